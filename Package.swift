@@ -1,0 +1,84 @@
+// swift-tools-version: 6.2
+import PackageDescription
+
+let swiftSettings: [SwiftSetting] = [
+  .swiftLanguageMode(.v6),
+  .enableUpcomingFeature("ExistentialAny"),
+  .enableUpcomingFeature("InternalImportsByDefault"),
+  .enableUpcomingFeature("MemberImportVisibility"),
+]
+
+// A debug build on Linux leaves calls of libm in the C kernels.
+let mathLibrary: [LinkerSetting] = [.linkedLibrary("m", .when(platforms: [.linux]))]
+
+let package = Package(
+  name: "swift-attention",
+  platforms: [.macOS(.v15)],
+  products: [
+    // MARK: Public API
+    .library(name: "Attention", targets: ["Attention", "AttentionTensors"]),
+    .library(name: "AttentionBLAS", targets: ["AttentionBLAS"]),
+    .library(name: "AttentionFiles", targets: ["AttentionFiles"]),
+    .executable(name: "attend", targets: ["attend"]),
+  ],
+  dependencies: [
+    .package(url: "https://github.com/apple/swift-argument-parser", from: "1.5.0")
+  ],
+  targets: [
+    // MARK: System libraries and C
+    .systemLibrary(
+      name: "COpenBLAS", pkgConfig: "openblas",
+      providers: [.apt(["libopenblas-dev"]), .brew(["openblas"])]),
+    .target(name: "COpenBLASStartup"),
+    .target(name: "CAttentionKernels", linkerSettings: mathLibrary),
+
+    // MARK: The library; imports run downwards to upwards only
+    .target(name: "AttentionTensors", swiftSettings: swiftSettings),
+    .target(
+      name: "AttentionBLAS", dependencies: ["AttentionTensors", "COpenBLAS", "COpenBLASStartup"],
+      swiftSettings: swiftSettings),
+    .target(
+      name: "Attention", dependencies: ["AttentionBLAS", "AttentionTensors", "CAttentionKernels"],
+      swiftSettings: swiftSettings),
+    .target(name: "AttentionFiles", dependencies: ["AttentionTensors"], swiftSettings: swiftSettings),
+
+    // MARK: Executables
+    .executableTarget(
+      name: "attend",
+      dependencies: [
+        "Attention", "AttentionBLAS", "AttentionFiles", "AttentionTensors",
+        .product(name: "ArgumentParser", package: "swift-argument-parser"),
+      ],
+      swiftSettings: swiftSettings),
+    // Here and not in the nested package, because it uses `package` symbols.
+    .target(name: "CMachinePeaks", path: "Benchmarks/CMachinePeaks"),
+    .executableTarget(
+      name: "attention-runner",
+      dependencies: ["Attention", "AttentionBLAS", "AttentionTensors", "CMachinePeaks"],
+      path: "Benchmarks/Runner", swiftSettings: swiftSettings),
+
+    // MARK: Tests
+    .target(name: "AttentionTestSupport", path: "Tests/AttentionTestSupport", swiftSettings: swiftSettings),
+    .testTarget(
+      name: "AttentionTensorsTests", dependencies: ["AttentionTensors", "AttentionTestSupport"],
+      swiftSettings: swiftSettings),
+    .testTarget(
+      name: "AttentionBLASTests",
+      dependencies: ["AttentionBLAS", "AttentionTensors", "AttentionTestSupport"], swiftSettings: swiftSettings),
+    .testTarget(
+      name: "AttentionTests",
+      dependencies: [
+        "Attention", "AttentionBLAS", "AttentionFiles", "AttentionTensors", "AttentionTestSupport",
+        "CAttentionKernels",
+      ],
+      swiftSettings: swiftSettings),
+    .testTarget(
+      name: "AttentionFilesTests", dependencies: ["AttentionFiles", "AttentionTensors", "AttentionTestSupport"],
+      swiftSettings: swiftSettings),
+    .testTarget(
+      name: "AttendTests",
+      dependencies: ["AttentionFiles", "AttentionTensors", "AttentionTestSupport", "attend", "attention-runner"],
+      swiftSettings: swiftSettings),
+  ],
+  cLanguageStandard: .c11
+)

@@ -1,0 +1,84 @@
+// Mends OpenBLAS's choice of kernels before main, where it is older than the CPU.
+//
+// OpenBLAS picks its kernels once, from a table of CPU models. For a model newer than itself it falls
+// back: to SSE3 ("Prescott": 16 instead of 155 GFLOP/s a thread) or to AVX2 on a CPU with AVX-512
+// (121 instead of 227 GFLOP/s a thread, sgemm 2048³, EPYC of family 26, OpenBLAS 0.3.21).
+// Builds with DYNAMIC_ARCH export the two functions that choose; calling them again with
+// OPENBLAS_CORETYPE set makes them choose anew.
+//
+// Hazard: the kernel table is NULL in between and setenv races with getenv, so this runs as a
+// constructor, before main and before any thread of the program. A process that loads this code with
+// dlopen while another thread is inside OpenBLAS can crash: set ATTENTION_OPENBLAS_AS_FOUND there.
+
+#define _GNU_SOURCE
+#include "COpenBLASStartup.h"
+
+#include <dlfcn.h>
+#include <stdlib.h>
+#include <string.h>
+
+static char core_as_found[64];
+static const char *decision = "left as found: this OpenBLAS cannot choose again";
+
+const char *openblas_startup_core_as_found(void) { return core_as_found; }
+const char *openblas_startup_decision(void) { return decision; }
+
+// The OPENBLAS_CORETYPE that suits this CPU better than `core`; NULL if `core` is right.
+static const char *better_core(const char *core) {
+#if defined(__x86_64__)
+  static const char *const avx2_or_less[] = {"Haswell", "Zen", "Excavator", "Steamroller", "Piledriver",
+                                             "Bulldozer", "Sandybridge", "Nehalem", "Barcelona", "Core2",
+                                             "Penryn", "Dunnington", "Atom", "Bobcat", "Katmai", "Coppermine",
+                                             "Northwood", "Banias", "Opteron", "Opteron_SSE3", "Nano"};
+  __builtin_cpu_init();
+  // An unknown name makes OpenBLAS choose by the CPU's features.
+  if (!strcmp(core, "Prescott")) return __builtin_cpu_supports("avx") ? "choose-by-features" : NULL;
+  int avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw")
+               && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl")
+               && __builtin_cpu_supports("avx512cd");
+  if (!avx512) return NULL;
+  for (size_t i = 0; i < sizeof avx2_or_less / sizeof *avx2_or_less; i++)
+    if (!strcmp(core, avx2_or_less[i])) return "SkylakeX";
+#else
+  (void)core;
+#endif
+  return NULL;
+}
+
+__attribute__((constructor)) static void choose_kernels(void) {
+  const char *(*core_name)(void) = (const char *(*)(void))dlsym(RTLD_DEFAULT, "openblas_get_corename");
+  if (!core_name) return;
+  strncpy(core_as_found, core_name(), sizeof core_as_found - 1);
+  if (getenv("OPENBLAS_CORETYPE")) {
+    decision = "left as found: OPENBLAS_CORETYPE is set";
+    return;
+  }
+  if (getenv("ATTENTION_OPENBLAS_AS_FOUND")) {
+    decision = "left as found: ATTENTION_OPENBLAS_AS_FOUND is set";
+    return;
+  }
+  void (*quit)(void) = (void (*)(void))dlsym(RTLD_DEFAULT, "gotoblas_dynamic_quit");
+  void (*init)(void) = (void (*)(void))dlsym(RTLD_DEFAULT, "gotoblas_dynamic_init");
+  if (!quit || !init) return;
+  const char *core = better_core(core_as_found);
+  if (!core) {
+    decision = "left as found: it suits this CPU";
+    return;
+  }
+  setenv("OPENBLAS_CORETYPE", core, 1);
+  quit();
+  init();
+  unsetenv("OPENBLAS_CORETYPE");
+  decision = strcmp(core_name(), core_as_found) ? "chosen anew before main: the core found was older than this CPU"
+                                                : "left as found: choosing anew changed nothing";
+}
+
+int openblas_startup_openmp_get_max_threads(void) {
+  int (*get)(void) = (int (*)(void))dlsym(RTLD_DEFAULT, "omp_get_max_threads");
+  return get ? get() : 1;
+}
+
+void openblas_startup_openmp_set_num_threads(int count) {
+  void (*set)(int) = (void (*)(int))dlsym(RTLD_DEFAULT, "omp_set_num_threads");
+  if (set) set(count);
+}
