@@ -1,0 +1,79 @@
+// Detection and dispatch. Compiled at the baseline: nothing here may need more than the oldest CPU.
+
+#include "CAttentionKernels.h"
+#include "kernels/tables.h"
+
+#if defined(__x86_64__)
+#include <cpuid.h>
+
+static uint64_t saved_state(void) {
+  uint32_t low, high;
+  __asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+  return (uint64_t)high << 32 | low;
+}
+
+enum {
+  leaf1_ecx_fma = 1 << 12,
+  leaf1_ecx_osxsave = 1 << 27,
+  leaf1_ecx_avx = 1 << 28,
+  leaf7_ebx_avx2 = 1 << 5,
+  leaf7_ebx_avx512f = 1 << 16,
+  leaf7_ebx_avx512dq = 1 << 17,
+  leaf7_ebx_avx512bw = 1 << 30,
+};
+static const uint32_t leaf7_ebx_avx512vl = UINT32_C(1) << 31;
+static const uint64_t state_avx = 0x06;     // XMM, YMM
+static const uint64_t state_avx512 = 0xe6;  // and opmask, ZMM
+
+static bool x86_isa_is_present(attn_isa isa) {
+  uint32_t a, b, c, d;
+  if (!__get_cpuid(1, &a, &b, &c, &d)) return false;
+  if (!(c & leaf1_ecx_osxsave) || !(c & leaf1_ecx_avx) || !(c & leaf1_ecx_fma)) return false;
+  if (!__get_cpuid_count(7, 0, &a, &b, &c, &d)) return false;
+  // The CPU may have what the operating system does not save at a switch of threads.
+  uint64_t state = saved_state();
+  if (!(b & leaf7_ebx_avx2) || (state & state_avx) != state_avx) return false;
+  if (isa == attn_isa_avx2) return true;
+  uint32_t avx512 = (uint32_t)leaf7_ebx_avx512f | leaf7_ebx_avx512dq | leaf7_ebx_avx512bw | leaf7_ebx_avx512vl;
+  return (b & avx512) == avx512 && (state & state_avx512) == state_avx512;
+}
+#endif
+
+bool attn_isa_is_present(attn_isa isa) {
+  switch (isa) {
+    case attn_isa_portable: return true;
+#if defined(__x86_64__)
+    case attn_isa_avx2:
+    case attn_isa_avx512: return x86_isa_is_present(isa);
+#elif defined(__aarch64__)
+    case attn_isa_neon: return true;
+#endif
+    default: return false;
+  }
+}
+
+#define DEFINE_KERNELS_FOR(P)                                                                        \
+  const P##_kernels *P##_kernels_for(attn_isa isa) {                                                 \
+    if (!attn_isa_is_present(isa)) return NULL;                                                      \
+    switch (isa) {                                                                                   \
+      case attn_isa_portable: return &P##_kernels__portable;                                         \
+      X86_CASES(P) ARM_CASES(P) default : return NULL;                                               \
+    }                                                                                                \
+  }
+
+#if defined(__x86_64__)
+#define X86_CASES(P)                                                                                 \
+  case attn_isa_avx2: return &P##_kernels__avx2;                                                     \
+  case attn_isa_avx512: return &P##_kernels__avx512;
+#else
+#define X86_CASES(P)
+#endif
+#if defined(__aarch64__)
+#define ARM_CASES(P) \
+  case attn_isa_neon: return &P##_kernels__neon;
+#else
+#define ARM_CASES(P)
+#endif
+
+DEFINE_KERNELS_FOR(attn_f32)
+DEFINE_KERNELS_FOR(attn_f64)

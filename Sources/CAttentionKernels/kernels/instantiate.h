@@ -1,0 +1,80 @@
+// Includes softmax.h for float and for double. Before it, a file kernels_<isa>.c defines
+//   ISA           the suffix of its symbols
+//   VECTOR_BYTES  the width of its vectors
+//   FMA(a, b, c)  a·b + c, fused where the instruction set can
+// and, where it has better than plain vector code, for each type
+//   F32_ROUND, F32_SCALE, F32_LOAD_TAIL, F32_STORE_TAIL and the same with F64.
+
+#include <math.h>
+
+#include "tables.h"
+
+#define PASTE_(prefix, x, isa) prefix##_##x##__##isa
+#define PASTE(prefix, x, isa) PASTE_(prefix, x, isa)
+
+typedef float attn_vector_f32 __attribute__((ext_vector_type(VECTOR_BYTES / 4)));
+typedef double attn_vector_f64 __attribute__((ext_vector_type(VECTOR_BYTES / 8)));
+typedef uint32_t attn_vector_u32 __attribute__((ext_vector_type(VECTOR_BYTES / 4)));
+typedef uint64_t attn_vector_u64 __attribute__((ext_vector_type(VECTOR_BYTES / 8)));
+
+// MARK: float
+#define T float
+#define V attn_vector_f32
+#define U attn_vector_u32
+#define LANES (VECTOR_BYTES / 4)
+#define NAME(x) PASTE(attn_f32, x, ISA)
+#define NAME_OF_TILE attn_f32_softmax_tile
+#define NAME_OF_TABLE attn_f32_kernels
+#define EXP2_LOWEST -126.0f
+#define EXP2_MAGIC 0x1.8p23f
+#define EXP2_EXPONENT_BIAS 127u
+#define EXP2_MANTISSA_BITS 23u
+#define EXP2_COEFFICIENTS                                                                            \
+  0x1.62e432p-1f, 0x1.ebfbe2p-3f, 0x1.c6ae72p-5f, 0x1.3b270ep-7f, 0x1.5f7276p-10f, 0x1.470b4ap-13f
+#ifdef F32_ROUND
+#define EXP2_ROUND F32_ROUND
+#define EXP2_SCALE F32_SCALE
+#define LOAD_TAIL F32_LOAD_TAIL
+#define STORE_TAIL F32_STORE_TAIL
+#endif
+#include "softmax.h"
+#undef T
+#undef V
+#undef U
+#undef LANES
+#undef NAME
+#undef NAME_OF_TILE
+#undef NAME_OF_TABLE
+#undef EXP2_LOWEST
+#undef EXP2_MAGIC
+#undef EXP2_EXPONENT_BIAS
+#undef EXP2_MANTISSA_BITS
+#undef EXP2_COEFFICIENTS
+#undef EXP2_ROUND
+#undef EXP2_SCALE
+#undef LOAD_TAIL
+#undef STORE_TAIL
+
+// MARK: double
+#define T double
+#define V attn_vector_f64
+#define U attn_vector_u64
+#define LANES (VECTOR_BYTES / 8)
+#define NAME(x) PASTE(attn_f64, x, ISA)
+#define NAME_OF_TILE attn_f64_softmax_tile
+#define NAME_OF_TABLE attn_f64_kernels
+#define EXP2_LOWEST -1022.0
+#define EXP2_MAGIC 0x1.8p52
+#define EXP2_EXPONENT_BIAS 1023u
+#define EXP2_MANTISSA_BITS 52u
+#define EXP2_COEFFICIENTS                                                                            \
+  0x1.62e42fefa39f3p-1, 0x1.ebfbdff82c598p-3, 0x1.c6b08d7048f31p-5, 0x1.3b2ab6fba1e1cp-7,            \
+      0x1.5d87fe7bbbe07p-10, 0x1.4309130961163p-13, 0x1.ffcbee3b0af8cp-17, 0x1.62bfd49ed0adfp-20,    \
+      0x1.b54167a0b9061p-24, 0x1.e605f979c7a5dp-28, 0x1.c0638527edf34p-32
+#ifdef F64_ROUND
+#define EXP2_ROUND F64_ROUND
+#define EXP2_SCALE F64_SCALE
+#define LOAD_TAIL F64_LOAD_TAIL
+#define STORE_TAIL F64_STORE_TAIL
+#endif
+#include "softmax.h"

@@ -1,0 +1,20 @@
+// AVX2 and FMA.
+
+#if defined(__x86_64__)
+
+// Before the push: the headers' own functions must keep their own targets.
+#include <math.h>
+
+#include "kernels/tables.h"
+
+#pragma clang attribute push(__attribute__((target("avx2,fma"))), apply_to = function)
+
+#define ISA avx2
+#define VECTOR_BYTES 32
+#define FMA(a, b, c) __builtin_elementwise_fma(a, b, c)
+
+#include "kernels/instantiate.h"
+
+#pragma clang attribute pop
+
+#endif

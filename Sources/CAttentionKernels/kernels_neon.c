@@ -1,0 +1,11 @@
+// NEON (Advanced SIMD): part of every AArch64.
+
+#if defined(__aarch64__)
+
+#define ISA neon
+#define VECTOR_BYTES 16
+#define FMA(a, b, c) __builtin_elementwise_fma(a, b, c)
+
+#include "kernels/instantiate.h"
+
+#endif

@@ -1,0 +1,8 @@
+// Portable: 16-byte vectors that clang lowers to whatever the baseline has.
+
+#define ISA portable
+#define VECTOR_BYTES 16
+// Not __builtin_elementwise_fma: without an FMA instruction it is a call of libm, 24 ns an element.
+#define FMA(a, b, c) ((a) * (b) + (c))
+
+#include "kernels/instantiate.h"
