@@ -1,0 +1,59 @@
+/// What went wrong, in one sentence: who expected what, and what came instead.
+///
+/// Every target of this package throws this one type. `code` tells the kinds apart for programs;
+/// it is open, so that new kinds are no source break. `description` is for people:
+///
+///     scaledDotProductAttention: key and value need the same length; got key [2, 4, 128, 64], value [2, 4, 127, 64]
+public struct AttentionError: Error, Sendable, Hashable {
+  /// The kind of an error. Open: compare with the constants, and expect others.
+  public struct Code: RawRepresentable, Sendable, Hashable {
+    public let rawValue: String
+    public init(rawValue: String) { self.rawValue = rawValue }
+
+    /// Shapes that do not fit each other or the operation.
+    public static let shapeMismatch = Code(rawValue: "shapeMismatch")
+    /// An argument outside what the operation accepts.
+    public static let invalidArgument = Code(rawValue: "invalidArgument")
+    /// A combination that is valid but that this version or this machine cannot do.
+    public static let unsupported = Code(rawValue: "unsupported")
+    /// A file whose content contradicts its format.
+    public static let invalidFile = Code(rawValue: "invalidFile")
+    /// A tensor or parameter of that name is not there.
+    public static let notFound = Code(rawValue: "notFound")
+    /// The operating system refused to read, write or map a file.
+    public static let inputOutput = Code(rawValue: "inputOutput")
+    /// Memory could not be allocated.
+    public static let outOfMemory = Code(rawValue: "outOfMemory")
+  }
+
+  /// The kind.
+  public let code: Code
+  /// The function, type or file that complains.
+  public let subject: String
+  /// What was expected and what came.
+  public let message: String
+
+  public init(_ code: Code, _ subject: String, _ message: String) {
+    self.code = code
+    self.subject = subject
+    self.message = message
+  }
+}
+
+extension AttentionError: CustomStringConvertible {
+  public var description: String { "\(subject): \(message)" }
+}
+
+/// Throws `.shapeMismatch` in the name of `subject` unless `condition` holds.
+package func requireShape(
+  _ condition: Bool, _ subject: @autoclosure () -> String, _ message: @autoclosure () -> String
+) throws(AttentionError) {
+  if !condition { throw AttentionError(.shapeMismatch, subject(), message()) }
+}
+
+/// Throws `.invalidArgument` in the name of `subject` unless `condition` holds.
+package func requireArgument(
+  _ condition: Bool, _ subject: @autoclosure () -> String, _ message: @autoclosure () -> String
+) throws(AttentionError) {
+  if !condition { throw AttentionError(.invalidArgument, subject(), message()) }
+}

@@ -1,0 +1,32 @@
+/// A small reproducible random generator: the same seed gives the same numbers on every machine.
+///
+/// SplitMix64 (Steele, Lea and Flood 2014, "Fast splittable pseudorandom number generators", Fig. 17).
+public struct SeededGenerator: RandomNumberGenerator, Sendable {
+  private var state: UInt64
+
+  public init(seed: UInt64) { state = seed }
+
+  public mutating func next() -> UInt64 {
+    state &+= 0x9e37_79b9_7f4a_7c15
+    var z = state
+    z = (z ^ (z >> 30)) &* 0xbf58_476d_1ce4_e5b9
+    z = (z ^ (z >> 27)) &* 0x94d0_49bb_1331_11eb
+    return z ^ (z >> 31)
+  }
+
+  /// Uniform on [0, 1), with 53 random bits.
+  public mutating func nextUnit() -> Double { Double(next() >> 11) * 0x1p-53 }
+}
+
+extension Tensor where Element: RealTensorElement {
+  /// Independent numbers, uniform on `range`; the same ones for the same seed.
+  /// - Throws: ``AttentionError`` where the shape is impossible or memory is lacking.
+  public init(uniform range: Range<Double>, shape: [Int], seed: UInt64) throws {
+    var generator = SeededGenerator(seed: seed)
+    try self.init(shape: shape) { target in
+      for i in target.indices {
+        target[i] = Element(nearest: range.lowerBound + (range.upperBound - range.lowerBound) * generator.nextUnit())
+      }
+    }
+  }
+}

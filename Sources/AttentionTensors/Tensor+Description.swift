@@ -1,0 +1,96 @@
+#if canImport(Glibc)
+  import Glibc
+#elseif canImport(Musl)
+  import Musl
+#elseif canImport(Darwin)
+  import Darwin
+#endif
+
+extension Tensor: CustomStringConvertible {
+  /// The elements as NumPy prints them: nested brackets, aligned columns, `...` in the middle of long axes.
+  ///
+  ///     [[ 1.   2.5]
+  ///      [-3.   4. ]]
+  public var description: String {
+    if count == 0 { return "[]" + (rank > 1 ? " (shape \(shape))" : "") }
+    let summarised = count > 1000
+    let shown = shape.map { extent in
+      summarised && extent > 6 ? [0, 1, 2, nil, extent - 3, extent - 2, extent - 1] : Array(0..<extent).map(Optional.some)
+    }
+    var values: [Element] = []
+    collect(axis: 0, offset: 0, shown, into: &values)
+    var cells = formatCells(values)[...]
+    return render(axis: 0, shown, &cells)
+  }
+
+  /// The elements shown, in order.
+  private func collect(axis: Int, offset: Int, _ shown: [[Int?]], into values: inout [Element]) {
+    if axis == rank { return values.append(base[offset]) }
+    for case let index? in shown[axis] {
+      collect(axis: axis + 1, offset: offset + index * strides[axis], shown, into: &values)
+    }
+  }
+
+  private func render(axis: Int, _ shown: [[Int?]], _ cells: inout ArraySlice<String>) -> String {
+    if axis == rank { return cells.removeFirst() }
+    let separator =
+      axis == rank - 1
+      ? " " : String(repeating: "\n", count: rank - 1 - axis) + String(repeating: " ", count: axis + 1)
+    var parts: [String] = []
+    for index in shown[axis] {
+      parts.append(index == nil ? "..." : render(axis: axis + 1, shown, &cells))
+    }
+    return "[" + parts.joined(separator: separator) + "]"
+  }
+}
+
+/// Every value as text of one width.
+private func formatCells<Element>(_ values: [Element]) -> [String] {
+  let texts: [String]
+  if let numbers = values as? [any RealTensorElement] {
+    texts = formatReals(numbers.map(\.asDouble))
+  } else if let flags = values as? [Bool] {
+    texts = flags.map { $0 ? "True" : "False" }
+  } else {
+    texts = values.map { "\($0)" }
+  }
+  let width = texts.map(\.count).max() ?? 0
+  return texts.map { String(repeating: " ", count: width - $0.count) + $0 }
+}
+
+/// At most 8 digits after the point, as few as show every value; an exponent where magnitudes lie far apart.
+private func formatReals(_ values: [Double]) -> [String] {
+  let magnitudes = values.filter { $0.isFinite && $0 != 0 }.map(abs)
+  let most = magnitudes.max() ?? 0
+  let least = magnitudes.min() ?? 0
+  let isScientific = most >= 1e8 || (least > 0 && (least < 1e-4 || most / least > 1e3 && most >= 1e3))
+  let digits = (0...8).first { digits in
+    values.allSatisfy { value in
+      !value.isFinite || formatReal(value, digits, isScientific) == nil
+        || reads(formatReal(value, digits, isScientific)!, like: formatReal(value, 8, isScientific)!)
+    }
+  }
+  return values.map { value in
+    if value.isNaN { return "nan" }
+    if value.isInfinite { return value < 0 ? "-inf" : "inf" }
+    var text = formatReal(value, digits ?? 8, isScientific) ?? "\(value)"
+    // NumPy writes 1. for 1, and pads with blanks what it leaves out at the end.
+    if !isScientific {
+      if !text.contains(".") { text += "." }
+      let significant = text.reversed().drop { $0 == "0" }.count
+      text = String(text.prefix(significant)) + String(repeating: " ", count: text.count - significant)
+    }
+    return text
+  }
+}
+
+private func reads(_ a: String, like b: String) -> Bool { strtod(a, nil) == strtod(b, nil) }
+
+private func formatReal(_ value: Double, _ digits: Int, _ isScientific: Bool) -> String? {
+  var buffer = [CChar](repeating: 0, count: 400)
+  let written = withVaList([Int32(digits), value]) {
+    vsnprintf(&buffer, buffer.count, isScientific ? "%.*e" : "%.*f", $0)
+  }
+  guard written > 0 && Int(written) < buffer.count else { return nil }
+  return String(decoding: buffer.prefix(Int(written)).map(UInt8.init(bitPattern:)), as: UTF8.self)
+}

@@ -1,0 +1,166 @@
+import Synchronization
+
+#if canImport(Glibc)
+  import Glibc
+#elseif canImport(Musl)
+  import Musl
+#elseif canImport(Darwin)
+  import Darwin
+#endif
+
+/// A small team of threads of our own, started on first use and kept.
+///
+/// The caller works too. A worker that runs out of work watches for more for some 30 µs, then sleeps.
+/// Several callers may execute at once, and pieces may execute again: every caller finishes its own
+/// pieces with whatever workers are free, so nobody waits for a thread that waits.
+public final class ThreadTeam: ParallelExecutor, @unchecked Sendable {
+  // Sendable: `jobs`, `workerCount` and `sleeperCount` are only touched under `lock`.
+
+  /// The process's team.
+  public static let shared = ThreadTeam()
+
+  private static let workerLimit = 255
+  /// Polls before sleeping: about 30 µs.
+  private static let spinLimit = 2_000
+
+  /// One call of `execute`.
+  private final class Job: @unchecked Sendable {
+    // Sendable: `freeSeatCount` and `nextSeat` are only touched under the team's lock.
+    let counter = PieceCounter()
+    let pieceCount: Int
+    let body: UncheckedSendable<(Int, Int) -> Void>
+    /// Workers that are inside `body`; changed under the lock, read anywhere.
+    let activeCount = Atomic<Int>(0)
+    var freeSeatCount: Int
+    var nextSeat = 1
+
+    init(pieceCount: Int, width: Int, body: @escaping (Int, Int) -> Void) {
+      self.pieceCount = pieceCount
+      self.body = UncheckedSendable(body)
+      freeSeatCount = width - 1
+    }
+
+    func work(seat: Int) {
+      while let piece = counter.claim(of: pieceCount) { body.value(piece, seat) }
+    }
+  }
+
+  // Not Synchronization.Mutex: ThreadSanitizer does not see through it on Linux.
+  private let lock = UnsafeMutablePointer<pthread_mutex_t>.allocate(capacity: 1)
+  private let wake = UnsafeMutablePointer<pthread_cond_t>.allocate(capacity: 1)
+  private let finished = UnsafeMutablePointer<pthread_cond_t>.allocate(capacity: 1)
+  private var jobs: [Job] = []
+  private var workerCount = 0
+  private var sleeperCount = 0
+  /// Counts jobs, so that an idle worker can watch for one without the lock.
+  private let postedCount = Atomic<Int>(0)
+
+  private init() {
+    pthread_mutex_init(lock, nil)
+    pthread_cond_init(wake, nil)
+    pthread_cond_init(finished, nil)
+  }
+
+  public func execute(pieceCount: Int, width: Int, _ body: (_ piece: Int, _ worker: Int) -> Void) {
+    let width = min(width, pieceCount, Self.workerLimit + 1)
+    if width <= 1 {
+      for piece in 0..<max(pieceCount, 0) { body(piece, 0) }
+      return
+    }
+    withoutActuallyEscaping(body) { body in
+      let job = Job(pieceCount: pieceCount, width: width, body: body)
+      post(job)
+      job.work(seat: 0)
+      withdraw(job)
+    }
+  }
+
+  private func post(_ job: Job) {
+    pthread_mutex_lock(lock)
+    while workerCount < job.freeSeatCount, startWorker() { workerCount += 1 }
+    jobs.append(job)
+    postedCount.add(1, ordering: .releasing)
+    if sleeperCount > 0 { pthread_cond_broadcast(wake) }
+    pthread_mutex_unlock(lock)
+  }
+
+  /// Lets nobody join any more and waits for those inside.
+  private func withdraw(_ job: Job) {
+    pthread_mutex_lock(lock)
+    jobs.removeAll { $0 === job }
+    pthread_mutex_unlock(lock)
+    for _ in 0..<Self.spinLimit where job.activeCount.load(ordering: .acquiring) > 0 {}
+    if job.activeCount.load(ordering: .acquiring) == 0 { return }
+    pthread_mutex_lock(lock)
+    while job.activeCount.load(ordering: .acquiring) > 0 { pthread_cond_wait(finished, lock) }
+    pthread_mutex_unlock(lock)
+  }
+
+  /// False where the system grants no more threads: the caller then works with those it has.
+  private func startWorker() -> Bool {
+    // Signals belong to the program's own threads.
+    var every = sigset_t()
+    var before = sigset_t()
+    sigfillset(&every)
+    pthread_sigmask(SIG_SETMASK, &every, &before)
+    defer { pthread_sigmask(SIG_SETMASK, &before, nil) }
+    #if canImport(Darwin)
+      var thread: pthread_t?
+    #else
+      var thread = pthread_t()
+    #endif
+    let status = pthread_create(
+      &thread, nil,
+      { _ in
+        ThreadTeam.shared.runWorker()
+        return nil
+      }, nil)
+    guard status == 0 else { return false }
+    #if canImport(Darwin)
+      if let thread { pthread_detach(thread) }
+    #else
+      pthread_detach(thread)
+    #endif
+    return true
+  }
+
+  private func runWorker() {
+    pthread_mutex_lock(lock)
+    while true {
+      guard let (job, seat) = takeSeat() else {
+        waitForJob()
+        continue
+      }
+      pthread_mutex_unlock(lock)
+      job.work(seat: seat)
+      pthread_mutex_lock(lock)
+      if job.activeCount.subtract(1, ordering: .acquiringAndReleasing).newValue == 0 {
+        pthread_cond_broadcast(finished)
+      }
+    }
+  }
+
+  /// Under the lock: a place in the first job that still has pieces.
+  private func takeSeat() -> (Job, Int)? {
+    for job in jobs where job.freeSeatCount > 0 && !job.counter.isExhausted(at: job.pieceCount) {
+      job.freeSeatCount -= 1
+      job.activeCount.add(1, ordering: .relaxed)
+      defer { job.nextSeat += 1 }
+      return (job, job.nextSeat)
+    }
+    return nil
+  }
+
+  /// Under the lock, which it gives up meanwhile.
+  private func waitForJob() {
+    let seen = postedCount.load(ordering: .acquiring)
+    pthread_mutex_unlock(lock)
+    for _ in 0..<Self.spinLimit where postedCount.load(ordering: .acquiring) == seen {}
+    pthread_mutex_lock(lock)
+    if postedCount.load(ordering: .acquiring) == seen {
+      sleeperCount += 1
+      pthread_cond_wait(wake, lock)
+      sleeperCount -= 1
+    }
+  }
+}
