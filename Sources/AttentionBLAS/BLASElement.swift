@@ -1,0 +1,35 @@
+public import AttentionTensors
+internal import COpenBLAS
+
+/// A type of number that OpenBLAS multiplies: Float and Double. Not for other types to adopt.
+public protocol BLASElement: RealTensorElement, BinaryFloatingPoint {
+  /// C ← α·op(A)·op(B) + β·C, row-major: one call of OpenBLAS. Not API.
+  static func _gemm(
+    transposeA: Bool, transposeB: Bool, rowCount: Int, columnCount: Int, depth: Int,
+    alpha: Self, a: UnsafePointer<Self>, aStride: Int, b: UnsafePointer<Self>, bStride: Int,
+    beta: Self, c: UnsafeMutablePointer<Self>, cStride: Int)
+}
+
+extension Float: BLASElement {
+  public static func _gemm(
+    transposeA: Bool, transposeB: Bool, rowCount: Int, columnCount: Int, depth: Int,
+    alpha: Float, a: UnsafePointer<Float>, aStride: Int, b: UnsafePointer<Float>, bStride: Int,
+    beta: Float, c: UnsafeMutablePointer<Float>, cStride: Int
+  ) {
+    cblas_sgemm(
+      CblasRowMajor, transposeA ? CblasTrans : CblasNoTrans, transposeB ? CblasTrans : CblasNoTrans,
+      CInt(rowCount), CInt(columnCount), CInt(depth), alpha, a, CInt(aStride), b, CInt(bStride), beta, c, CInt(cStride))
+  }
+}
+
+extension Double: BLASElement {
+  public static func _gemm(
+    transposeA: Bool, transposeB: Bool, rowCount: Int, columnCount: Int, depth: Int,
+    alpha: Double, a: UnsafePointer<Double>, aStride: Int, b: UnsafePointer<Double>, bStride: Int,
+    beta: Double, c: UnsafeMutablePointer<Double>, cStride: Int
+  ) {
+    cblas_dgemm(
+      CblasRowMajor, transposeA ? CblasTrans : CblasNoTrans, transposeB ? CblasTrans : CblasNoTrans,
+      CInt(rowCount), CInt(columnCount), CInt(depth), alpha, a, CInt(aStride), b, CInt(bStride), beta, c, CInt(cStride))
+  }
+}

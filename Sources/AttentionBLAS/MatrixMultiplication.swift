@@ -1,0 +1,105 @@
+public import AttentionTensors
+
+/// The matrix product of the last two axes: `C[…, i, j] = α · Σₖ A[…, i, k] · B[…, k, j]`.
+///
+///     let y = try matmul(x, weight.transposed())      // x · Wᵀ, without a copy of W
+///
+/// Axes before the last two are a batch and broadcast as in NumPy. Strides are free: transposed and
+/// broadcast views are read in place.
+///
+/// - Parameters:
+///   - a: `[…, m, k]`.
+///   - b: `[…, k, n]`.
+///   - alpha: α.
+///   - context: Threads.
+/// - Returns: `[…, m, n]`, contiguous.
+/// - Throws: ``AttentionError`` where shapes disagree or memory is lacking.
+public func matmul<Element: BLASElement>(
+  _ a: Tensor<Element>, _ b: Tensor<Element>, alpha: Element = 1, context: AttentionContext = .default
+) throws -> Tensor<Element> {
+  var result = try Tensor<Element>(uninitializedShape: matmulShape(a, b))
+  try result.withMutableView { try matmul(a, b, alpha: alpha, .replacing, into: &$0, context: context) }
+  return result
+}
+
+/// ``matmul(_:_:alpha:context:)`` into memory that is there already, overwriting or adding.
+///
+/// - Parameters:
+///   - a: `[…, m, k]`.
+///   - b: `[…, k, n]`.
+///   - alpha: α.
+///   - mode: Whether `result` is overwritten (and then never read) or added to.
+///   - result: `[…, m, n]`; the last axis is contiguous. Must not overlap `a` or `b`.
+///   - context: Threads.
+/// - Throws: ``AttentionError`` where shapes disagree or the strides of `result` do not fit.
+public func matmul<Element: BLASElement>(
+  _ a: Tensor<Element>, _ b: Tensor<Element>, alpha: Element = 1, _ mode: ResultMode,
+  into result: inout MutableTensorView<Element>, context: AttentionContext = .default
+) throws {
+  if let error = context.environmentError { throw error }
+  let shape = try matmulShape(a, b)
+  try requireShape(result.shape == shape, "matmul", "a result of shape \(shape) expected; got \(result.shape)")
+  let rank = shape.count
+  let a = try a.broadcast(to: Array(shape.dropLast(2)) + a.shape.suffix(2))
+  let b = try b.broadcast(to: Array(shape.dropLast(2)) + b.shape.suffix(2))
+  var rowCount = shape[rank - 2]
+  let columnCount = shape[rank - 1]
+  let depth = a.shape[rank - 1]
+  try requireArgument(
+    max(rowCount, columnCount, depth) <= Int(CInt.max), "matmul",
+    "extents up to \(CInt.max) expected; got \(a.shape) · \(b.shape)")
+  try requireShape(
+    columnCount <= 1 || result.strides[rank - 1] == 1, "matmul",
+    "a result with a contiguous last axis expected; got strides \(result.strides)")
+
+  // Batch axes over which B is the same and A's rows follow on are rows of one taller product.
+  var batchRank = rank - 2
+  while batchRank > 0, b.strides[batchRank - 1] == 0 || shape[batchRank - 1] == 1,
+    followsOn(a.strides, batchRank - 1, rowCount), followsOn(result.strides, batchRank - 1, rowCount),
+    rowCount * shape[batchRank - 1] <= Int(CInt.max)
+  {
+    rowCount *= shape[batchRank - 1]
+    batchRank -= 1
+  }
+  func followsOn(_ strides: [Int], _ axis: Int, _ rowCount: Int) -> Bool {
+    shape[axis] == 1 || strides[axis] == rowCount * strides[rank - 2]
+  }
+  func offset(_ strides: [Int], _ product: Int) -> Int {
+    var rest = product
+    var offset = 0
+    for axis in (0..<batchRank).reversed() {
+      offset += rest % shape[axis] * strides[axis]
+      rest /= shape[axis]
+    }
+    return offset
+  }
+  let base = UncheckedSendable(result.base)
+  let strides = result.strides
+  runProducts(
+    alpha: alpha, rowCount: rowCount, columnCount: columnCount, depth: depth,
+    count: shape[..<batchRank].reduce(1, *), mode, context: context
+  ) { product in
+    (
+      StridedMatrix(
+        base: a.base + offset(a.strides, product), rowCount: rowCount, columnCount: depth,
+        rowStride: a.strides[rank - 2], columnStride: a.strides[rank - 1]),
+      StridedMatrix(
+        base: b.base + offset(b.strides, product), rowCount: depth, columnCount: columnCount,
+        rowStride: b.strides[rank - 2], columnStride: b.strides[rank - 1]),
+      base.value + offset(strides, product), max(strides[rank - 2], columnCount)
+    )
+  }
+}
+
+private func matmulShape<Element>(_ a: Tensor<Element>, _ b: Tensor<Element>) throws(AttentionError) -> [Int] {
+  try requireShape(
+    a.rank >= 2 && b.rank >= 2 && a.shape[a.rank - 1] == b.shape[b.rank - 2], "matmul",
+    "[…, m, k] · […, k, n] expected; got \(a.shape) · \(b.shape)")
+  let rank = max(a.rank, b.rank)
+  func batch(_ shape: [Int]) -> [Int] { Array(repeating: 1, count: rank - shape.count) + shape.dropLast(2) }
+  let shape = zip(batch(a.shape), batch(b.shape)).map { $0 == 1 ? $1 : $0 }
+  try requireShape(
+    isBroadcastable(Array(a.shape.dropLast(2)), to: shape) && isBroadcastable(Array(b.shape.dropLast(2)), to: shape),
+    "matmul", "batch axes that broadcast expected; got \(a.shape) · \(b.shape)")
+  return shape + [a.shape[a.rank - 2], b.shape[b.rank - 1]]
+}

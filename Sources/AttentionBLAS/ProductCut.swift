@@ -1,0 +1,71 @@
+/// How a batch of equal products is cut into pieces for threads.
+///
+/// The cut follows from shapes alone, so a product has the same bits whatever the number of threads.
+struct ProductCut {
+  /// One part of one product.
+  struct Block {
+    var product: Int
+    var rows: Range<Int>
+    var columns: Range<Int>
+  }
+
+  private let rowCount: Int
+  private let columnCount: Int
+  private let productCount: Int
+  private let rowParts: Int
+  private let columnParts: Int
+  private let blocksPerPiece: Int
+  private let work: Double
+
+  /// A product is halved along its longer side while both halves keep this much work and length: each
+  /// part packs its operands anew, which costs about 31/rows + 31/columns of its time.
+  private static let leastWork = 2e8
+  private static let leastExtent = 256
+  private static let mostParts = 8
+  /// Pieces of less work than this are joined, for handing out a piece costs too.
+  private static let leastPieceWork = 1e6
+  /// What one call of OpenBLAS costs whatever its size, in floating-point operations.
+  private static let callWork = 2e4
+  /// Below this (some 100 µs) waking a second thread costs more than it brings.
+  private static let leastSharedWork = 1.6e7
+
+  init(rowCount: Int, columnCount: Int, depth: Int, productCount: Int) {
+    var rows = 1
+    var columns = 1
+    let product = 2 * Double(rowCount) * Double(columnCount) * Double(depth)
+    while rows * columns < Self.mostParts, product / Double(rows * columns) >= 2 * Self.leastWork {
+      let isTall = rowCount / rows >= columnCount / columns
+      if max(rowCount / rows, columnCount / columns) < 2 * Self.leastExtent { break }
+      if isTall { rows *= 2 } else { columns *= 2 }
+    }
+    let blockCount = productCount * rows * columns
+    let blockWork = product / Double(rows * columns) + Self.callWork
+    self.rowCount = rowCount
+    self.columnCount = columnCount
+    self.productCount = productCount
+    rowParts = rows
+    columnParts = columns
+    work = blockWork * Double(blockCount)
+    blocksPerPiece = max(1, min(blockCount / 16, Int(Self.leastPieceWork / blockWork)))
+  }
+
+  var pieceCount: Int { (productCount * rowParts * columnParts + blocksPerPiece - 1) / blocksPerPiece }
+
+  func width(threadCount: Int) -> Int { work < Self.leastSharedWork ? 1 : threadCount }
+
+  func blocks(ofPiece piece: Int) -> some Sequence<Block> {
+    let parts = rowParts * columnParts
+    let range = piece * blocksPerPiece..<min((piece + 1) * blocksPerPiece, productCount * parts)
+    return range.lazy.map { index in
+      Block(
+        product: index / parts, rows: part(index % parts / columnParts, of: rowParts, rowCount),
+        columns: part(index % columnParts, of: columnParts, columnCount))
+    }
+  }
+
+  private func part(_ index: Int, of parts: Int, _ extent: Int) -> Range<Int> {
+    // Multiples of 16, so that no part but the last has a ragged edge.
+    let length = (((extent + parts - 1) / parts) + 15) / 16 * 16
+    return min(index * length, extent)..<min((index + 1) * length, extent)
+  }
+}

@@ -1,0 +1,94 @@
+internal import AttentionTensors
+
+/// A matrix in memory with any strides: what every product here takes as an operand.
+package struct StridedMatrix<Element: BLASElement> {
+  package var base: UnsafePointer<Element>
+  package var rowCount: Int
+  package var columnCount: Int
+  package var rowStride: Int
+  package var columnStride: Int
+
+  package init(base: UnsafePointer<Element>, rowCount: Int, columnCount: Int, rowStride: Int, columnStride: Int) {
+    self.base = base
+    self.rowCount = rowCount
+    self.columnCount = columnCount
+    self.rowStride = rowStride
+    self.columnStride = columnStride
+  }
+
+  package func rows(_ range: Range<Int>) -> StridedMatrix {
+    var part = self
+    part.base += range.lowerBound * rowStride
+    part.rowCount = range.count
+    return part
+  }
+
+  package func columns(_ range: Range<Int>) -> StridedMatrix {
+    var part = self
+    part.base += range.lowerBound * columnStride
+    part.columnCount = range.count
+    return part
+  }
+
+  package var transposed: StridedMatrix {
+    StridedMatrix(
+      base: base, rowCount: columnCount, columnCount: rowCount, rowStride: columnStride, columnStride: rowStride)
+  }
+
+  /// How BLAS would read it: with which leading dimension, transposed or not. Nil where it cannot,
+  /// because neither stride is 1, rows overlap, or the stride does not fit its 32-bit integers.
+  package var blasLayout: (isTransposed: Bool, stride: Int)? {
+    func leadingDimension(_ count: Int, _ width: Int, _ stride: Int, _ inner: Int) -> Int? {
+      guard inner == 1 || width <= 1 else { return nil }
+      if count <= 1 { return max(1, width) }
+      return stride >= max(1, width) && stride <= Int(CInt.max) ? stride : nil
+    }
+    if let stride = leadingDimension(rowCount, columnCount, rowStride, columnStride) { return (false, stride) }
+    if let stride = leadingDimension(columnCount, rowCount, columnStride, rowStride) { return (true, stride) }
+    return nil
+  }
+
+  /// The elements row by row, one after another, at `target`.
+  package func pack(into target: UnsafeMutablePointer<Element>) -> StridedMatrix {
+    copyStrided(
+      shape: [rowCount, columnCount], elementByteCount: MemoryLayout<Element>.stride,
+      from: base, strides: [rowStride, columnStride], to: target, strides: [columnCount, 1])
+    return StridedMatrix(
+      base: target, rowCount: rowCount, columnCount: columnCount, rowStride: columnCount, columnStride: 1)
+  }
+}
+
+/// Whether a product overwrites its result or is added to it.
+public enum ResultMode: Sendable {
+  /// The result's old contents are never read: NaN there does not matter.
+  case replacing
+  case accumulating
+}
+
+/// C ← α·A·B, or C += α·A·B. One call of OpenBLAS; nothing is checked.
+///
+/// `c` is row-major with `cStride` elements from row to row. Operands have a BLAS layout.
+package func multiply<Element: BLASElement>(
+  alpha: Element = 1, _ a: StridedMatrix<Element>, _ b: StridedMatrix<Element>,
+  _ mode: ResultMode, into c: UnsafeMutablePointer<Element>, stride cStride: Int
+) {
+  assert(a.columnCount == b.rowCount)
+  let rowCount = a.rowCount
+  let columnCount = b.columnCount
+  if rowCount == 0 || columnCount == 0 { return }
+  // Some kernels read A where α = 0, and 0·NaN is NaN.
+  if a.columnCount == 0 || alpha == 0 {
+    if mode == .replacing {
+      for row in 0..<rowCount { (c + row * cStride).update(repeating: 0, count: columnCount) }
+    }
+    return
+  }
+  guard let aLayout = a.blasLayout, let bLayout = b.blasLayout else {
+    preconditionFailure("multiply: an operand has no BLAS layout")
+  }
+  Element._gemm(
+    transposeA: aLayout.isTransposed, transposeB: bLayout.isTransposed,
+    rowCount: rowCount, columnCount: columnCount, depth: a.columnCount,
+    alpha: alpha, a: a.base, aStride: aLayout.stride, b: b.base, bStride: bLayout.stride,
+    beta: mode == .replacing ? 0 : 1, c: c, cStride: max(cStride, columnCount))
+}
