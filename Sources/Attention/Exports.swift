@@ -1,0 +1,2 @@
+// Who imports Attention has tensors and errors with it.
+@_exported public import AttentionTensors

@@ -1,0 +1,141 @@
+public import AttentionTensors
+
+extension MultiHeadAttention {
+  /// The names under which a layer's tensors are stored.
+  public enum Naming: Sendable, Hashable {
+    /// `in_proj_weight` (or `q_proj_weight` …), `in_proj_bias`, `out_proj.weight` …: PyTorch's.
+    case pyTorch
+    /// `query_projection.weight`, `query_projection.bias` …
+    case perProjection
+  }
+
+  /// A layer from stored tensors, under either naming; widths and options follow from the shapes.
+  ///
+  /// - Parameters:
+  ///   - tensors: The state dictionary. Names that are not this layer's are ignored.
+  ///   - prefix: What stands before each name, for instance `"encoder.layer.0.attention."`.
+  ///   - headCount: H.
+  ///   - addsZeroAttention: PyTorch's `add_zero_attn`, of which no tensor tells.
+  /// - Throws: ``AttentionError`` where a tensor is missing or shapes disagree.
+  public init(
+    stateDictionary tensors: [String: Tensor<Element>], prefix: String = "", headCount: Int,
+    addsZeroAttention: Bool = false
+  ) throws {
+    func find(_ name: String) -> Tensor<Element>? { tensors[prefix + name] }
+    func get(_ name: String) throws(AttentionError) -> Tensor<Element> {
+      if let tensor = find(name) { return tensor }
+      let names = tensors.keys.sorted().prefix(20).joined(separator: ", ")
+      throw AttentionError(.notFound, "MultiHeadAttention", "no tensor \"\(prefix + name)\"; there are \(names)")
+    }
+    let isPerProjection = find("query_projection.weight") != nil
+    let output = Projection(
+      weight: try get(isPerProjection ? "output_projection.weight" : "out_proj.weight"),
+      bias: find(isPerProjection ? "output_projection.bias" : "out_proj.bias"))
+    try requireShape(
+      output.weight.rank == 2 && output.weight.shape[0] == output.weight.shape[1] && headCount > 0
+        && output.weight.shape[0] % headCount == 0, "MultiHeadAttention",
+      "a square output projection that divides by \(headCount) heads expected; got \(output.weight.shape)")
+    let width = output.weight.shape[0]
+
+    var query: Projection
+    var key: Projection
+    var value: Projection
+    if isPerProjection {
+      func projection(_ name: String) throws -> Projection {
+        Projection(weight: try get(name + "_projection.weight"), bias: find(name + "_projection.bias"))
+      }
+      (query, key, value) = (try projection("query"), try projection("key"), try projection("value"))
+    } else {
+      if let weight = find("in_proj_weight") {
+        try requireShape(
+          weight.rank == 2 && weight.shape[0] > width && (weight.shape[0] - width) % 2 == 0, "MultiHeadAttention",
+          "in_proj_weight of [3·\(width), \(width)] expected; got \(weight.shape)")
+        let half = (weight.shape[0] - width) / 2
+        query = Projection(weight: try weight.slice(0..<width, axis: 0))
+        key = Projection(weight: try weight.slice(width..<width + half, axis: 0))
+        value = Projection(weight: try weight.slice(width + half..<width + 2 * half, axis: 0))
+      } else {
+        query = Projection(weight: try get("q_proj_weight"))
+        key = Projection(weight: try get("k_proj_weight"))
+        value = Projection(weight: try get("v_proj_weight"))
+      }
+      if let bias = find("in_proj_bias") {
+        let half = key.weight.shape[0]
+        try requireShape(
+          bias.shape == [width + 2 * half], "MultiHeadAttention",
+          "in_proj_bias of [\(width + 2 * half)] expected; got \(bias.shape)")
+        query.bias = try bias.slice(0..<width, axis: 0)
+        key.bias = try bias.slice(width..<width + half, axis: 0)
+        value.bias = try bias.slice(width + half..<width + 2 * half, axis: 0)
+      }
+    }
+
+    try requireShape(
+      key.weight.rank == 2 && value.weight.rank == 2 && query.weight.rank == 2
+        && key.weight.shape[0] > 0 && key.weight.shape[0] % (width / headCount) == 0, "MultiHeadAttention",
+      "projections of rank 2 whose outputs divide by the head width \(width / headCount) expected; got query "
+        + "\(query.weight.shape), key \(key.weight.shape), value \(value.weight.shape)")
+    let configuration = Configuration(
+      embeddingWidth: width, headCount: headCount, keyValueHeadCount: key.weight.shape[0] / (width / headCount),
+      keyWidth: key.weight.shape[1], valueWidth: value.weight.shape[1], hasBias: query.bias != nil,
+      addsBiasKeyValue: find("bias_k") != nil, addsZeroAttention: addsZeroAttention)
+    try configuration.check()
+    func check(_ name: String, _ tensor: Tensor<Element>?, _ shape: [Int]) throws(AttentionError) {
+      guard let tensor else { return }
+      try requireShape(tensor.shape == shape, "MultiHeadAttention", "\(name) of \(shape) expected; got \(tensor.shape)")
+    }
+    let keyValueWidth = configuration.keyValueWidth
+    try check("query weight", query.weight, [width, width])
+    try check("key weight", key.weight, [keyValueWidth, configuration.keyWidth])
+    try check("value weight", value.weight, [keyValueWidth, configuration.valueWidth])
+    try check("query bias", query.bias, [width])
+    try check("key bias", key.bias, [keyValueWidth])
+    try check("value bias", value.bias, [keyValueWidth])
+    try check("output bias", output.bias, [width])
+    try requireShape(
+      (query.bias == nil) == (key.bias == nil) && (key.bias == nil) == (value.bias == nil), "MultiHeadAttention",
+      "biases for all of query, key and value, or for none, expected")
+    func appended(_ name: String) throws -> Tensor<Element>? {
+      guard configuration.addsBiasKeyValue else { return nil }
+      let tensor = try get(name)
+      try requireShape(
+        tensor.count == keyValueWidth, "MultiHeadAttention", "\(name) of [1, 1, \(keyValueWidth)] expected; got \(tensor.shape)")
+      return try tensor.reshaped([keyValueWidth])
+    }
+    try self.init(
+      configuration: configuration, query: query, key: key, value: value, output: output,
+      biasKey: appended("bias_k"), biasValue: appended("bias_v"))
+  }
+
+  /// The layer's tensors by name, to be stored; ``init(stateDictionary:prefix:headCount:addsZeroAttention:)``
+  /// reads them back.
+  /// - Throws: ``AttentionError`` where memory is lacking.
+  public func stateDictionary(naming: Naming = .pyTorch, prefix: String = "") throws -> [String: Tensor<Element>] {
+    var tensors: [String: Tensor<Element>] = [:]
+    let inputs = [("query", "q", queryProjection), ("key", "k", keyProjection), ("value", "v", valueProjection)]
+    switch naming {
+    case .perProjection:
+      for (name, _, projection) in inputs {
+        tensors["\(name)_projection.weight"] = projection.weight
+        tensors["\(name)_projection.bias"] = projection.bias
+      }
+      tensors["output_projection.weight"] = outputProjection.weight
+      tensors["output_projection.bias"] = outputProjection.bias
+    case .pyTorch:
+      if let stackedProjection {
+        tensors["in_proj_weight"] = stackedProjection.weight
+      } else {
+        for (_, letter, projection) in inputs { tensors["\(letter)_proj_weight"] = projection.weight }
+      }
+      let biases = inputs.compactMap { $0.2.bias }
+      if !biases.isEmpty {
+        tensors["in_proj_bias"] = try Tensor(biases.flatMap(\.array), shape: [biases.map(\.count).reduce(0, +)])
+      }
+      tensors["out_proj.weight"] = outputProjection.weight
+      tensors["out_proj.bias"] = outputProjection.bias
+    }
+    tensors["bias_k"] = try biasKey?.reshaped([1, 1, configuration.keyValueWidth])
+    tensors["bias_v"] = try biasValue?.reshaped([1, 1, configuration.keyValueWidth])
+    return Dictionary(uniqueKeysWithValues: tensors.map { (prefix + $0, $1) })
+  }
+}

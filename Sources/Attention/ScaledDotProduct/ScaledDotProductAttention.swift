@@ -1,0 +1,181 @@
+internal import AttentionBLAS
+public import AttentionTensors
+
+/// What ``scaledDotProductAttention(query:key:value:mask:scale:layout:returning:context:)`` gives beside the output.
+public struct AttentionExtras: OptionSet, Sendable {
+  public let rawValue: Int
+  public init(rawValue: Int) { self.rawValue = rawValue }
+
+  /// The natural logarithm of every softmax's denominator. Costs nothing.
+  public static let logSumExp = AttentionExtras(rawValue: 1)
+  /// The softmax itself. Costs `L × S` memory and half as much time again.
+  public static let weights = AttentionExtras(rawValue: 2)
+}
+
+/// The results of one call of attention.
+public struct AttentionResult<Element: AttentionElement>: Sendable {
+  /// `[B, H, L, Ev]`, in the query's layout and rank.
+  public let output: Tensor<Element>
+  /// `[B, H, L]`; −inf for a query that attends to nothing. Nil unless asked for.
+  public let logSumExp: Tensor<Element>?
+  /// `[B, H, L, S]`; rows sum to 1, or are 0 for a query that attends to nothing. Nil unless asked for.
+  public let weights: Tensor<Element>?
+}
+
+/// Softmax-weighted sum of the values for every query: `O = softmax(scale · Q Kᵀ + bias) V`.
+///
+/// `B` batch, `H` query heads, `Hk` key/value heads, `L` queries, `S` keys, `E` width of query and key,
+/// `Ev` width of the values. Exact, in O(L) memory beside the results. Tensors of rank 3 leave out the
+/// batch, those of rank 2 the heads too; strides are free, and no operand is copied to suit a layout.
+///
+/// - Parameters:
+///   - query: `[B, H, L, E]`.
+///   - key: `[B, Hk, S, E]`; H is a multiple of Hk, and query head h reads head h / (H / Hk).
+///   - value: `[B, Hk, S, Ev]`.
+///   - mask: Who may attend to whom, and what is added to the scores.
+///   - scale: Multiplies the scores before the mask. Default 1/√E.
+///   - layout: `.lengthFirst` for `[B, L, H, E]`.
+///   - context: Threads, instruction set, algorithm.
+/// - Returns: `[B, H, L, Ev]`, in the query's layout and rank, contiguous. A query that may attend to
+///   nothing gets 0; NaN that is attended gives NaN, NaN that is masked does not matter.
+/// - Throws: ``AttentionError`` where shapes disagree or the context asks for what this machine lacks.
+///
+/// Accuracy: error against Double at most twice that of the plain formula in the same type.
+/// Cost: 2·B·H·L·S·(E + Ev) operations, half of it under a causal mask. The same inputs give the same
+/// bits on the same kernels, whatever the threads.
+/// Source: Vaswani et al. 2017 (arXiv:1706.03762), equation 1; Dao et al. 2022 (arXiv:2205.14135).
+public func scaledDotProductAttention<Element: AttentionElement>(
+  query: Tensor<Element>, key: Tensor<Element>, value: Tensor<Element>, mask: AttentionMask = .none,
+  scale: Double? = nil, layout: AttentionLayout = .headsFirst, context: AttentionContext = .default
+) throws -> Tensor<Element> {
+  try scaledDotProductAttention(
+    query: query, key: key, value: value, mask: mask, scale: scale, layout: layout, returning: [], context: context
+  ).output
+}
+
+/// ``scaledDotProductAttention(query:key:value:mask:scale:layout:context:)`` with the log-sum-exp or the weights.
+///
+/// - Parameters: as there, and
+///   - extras: What is wanted beside the output.
+/// - Throws: ``AttentionError`` as there.
+public func scaledDotProductAttention<Element: AttentionElement>(
+  query: Tensor<Element>, key: Tensor<Element>, value: Tensor<Element>, mask: AttentionMask = .none,
+  scale: Double? = nil, layout: AttentionLayout = .headsFirst, returning extras: AttentionExtras,
+  context: AttentionContext = .default
+) throws -> AttentionResult<Element> {
+  let problem = try AttentionProblem(query: query, key: key, value: value, mask: mask, scale: scale, layout: layout)
+  var output = try Tensor<Element>(uninitializedShape: problem.outputShape)
+  let shape = problem.shape
+  let rows = [shape.batchCount, shape.headCount, shape.queryCount]
+  var logSumExp = extras.contains(.logSumExp) ? try Tensor<Element>(uninitializedShape: rows) : nil
+  var weights = extras.contains(.weights) ? try Tensor<Element>(uninitializedShape: rows + [shape.keyCount]) : nil
+  try output.withMutableView { view in
+    try problem.run(
+      into: &view, logSumExp: logSumExp?.mutableBase, weights: weights?.mutableBase, context: context)
+  }
+  let rank = query.rank
+  logSumExp = try logSumExp?.reshaped(Array(rows.suffix(rank - 1)))
+  weights = try weights?.reshaped(Array((rows + [shape.keyCount]).suffix(rank)))
+  return AttentionResult(output: output, logSumExp: logSumExp, weights: weights)
+}
+
+/// ``scaledDotProductAttention(query:key:value:mask:scale:layout:context:)`` into a tensor that is there
+/// already: nothing is allocated for the result, unless another tensor shares its memory.
+///
+/// - Parameters: as there, and
+///   - output: `[B, H, L, Ev]`, in the query's layout and rank; any strides. Its old contents are not read.
+/// - Throws: ``AttentionError`` as there, and where the output's shape is another.
+public func scaledDotProductAttention<Element: AttentionElement>(
+  query: Tensor<Element>, key: Tensor<Element>, value: Tensor<Element>, mask: AttentionMask = .none,
+  scale: Double? = nil, layout: AttentionLayout = .headsFirst, into output: inout Tensor<Element>,
+  context: AttentionContext = .default
+) throws {
+  let problem = try AttentionProblem(query: query, key: key, value: value, mask: mask, scale: scale, layout: layout)
+  try problem.checkOutput(output.shape)
+  try output.withMutableView { try problem.run(into: &$0, context: context) }
+}
+
+/// ``scaledDotProductAttention(query:key:value:mask:scale:layout:context:)`` into a part of a tensor.
+///
+/// - Parameters: as there, and
+///   - output: `[B, H, L, Ev]`, in the query's layout and rank; any strides. Gaps stay untouched.
+/// - Throws: ``AttentionError`` as there, and where the output's shape is another.
+public func scaledDotProductAttention<Element: AttentionElement>(
+  query: Tensor<Element>, key: Tensor<Element>, value: Tensor<Element>, mask: AttentionMask = .none,
+  scale: Double? = nil, layout: AttentionLayout = .headsFirst, into output: inout MutableTensorView<Element>,
+  context: AttentionContext = .default
+) throws {
+  let problem = try AttentionProblem(query: query, key: key, value: value, mask: mask, scale: scale, layout: layout)
+  try problem.run(into: &output, context: context)
+}
+
+/// One call, checked: what every public form comes down to.
+struct AttentionProblem<Element: AttentionElement> {
+  let shape: AttentionShape
+  let outputShape: [Int]
+  private let query: Tensor<Element>
+  private let key: Tensor<Element>
+  private let value: Tensor<Element>
+  private let schedule: MaskSchedule<Element>
+  private let scale: Element
+  private let layout: AttentionLayout
+
+  init(
+    query: Tensor<Element>, key: Tensor<Element>, value: Tensor<Element>, mask: AttentionMask, scale: Double?,
+    layout: AttentionLayout
+  ) throws(AttentionError) {
+    guard query.rank == key.rank, key.rank == value.rank,
+      let queryShape = layout.canonical(query.shape, query.strides)?.shape,
+      let keyShape = layout.canonical(key.shape, key.strides)?.shape,
+      let valueShape = layout.canonical(value.shape, value.strides)?.shape
+    else {
+      throw AttentionError(
+        .shapeMismatch, AttentionShape.subject,
+        "query, key and value need one rank of 2, 3 or 4; got query \(query.shape), key \(key.shape), value \(value.shape)")
+    }
+    shape = try AttentionShape(query: queryShape, key: keyShape, value: valueShape)
+    schedule = try MaskSchedule(mask, shape: shape)
+    outputShape = layout.shape(Array(queryShape.dropLast()) + [shape.valueWidth], rank: query.rank)
+    let scale = scale ?? 1 / Double(max(shape.width, 1)).squareRoot()
+    try requireArgument(scale.isFinite, AttentionShape.subject, "a finite scale expected; got \(scale)")
+    self.scale = Element(nearest: scale)
+    self.layout = layout
+    self.query = query
+    self.key = key
+    self.value = value
+  }
+
+  func checkOutput(_ shape: [Int]) throws(AttentionError) {
+    try requireShape(
+      shape == outputShape, AttentionShape.subject, "an output of shape \(outputShape) expected; got \(shape)")
+  }
+
+  func plan(context: AttentionContext) -> AttentionPlan {
+    AttentionPlan(shape: shape, elementByteCount: MemoryLayout<Element>.stride, algorithm: context.algorithm)
+  }
+
+  func run(
+    into output: inout MutableTensorView<Element>, logSumExp: UnsafeMutablePointer<Element>? = nil,
+    weights: UnsafeMutablePointer<Element>? = nil, context: AttentionContext
+  ) throws {
+    try checkOutput(output.shape)
+    let kernels = try context.kernels(for: Element.self)
+    let strides = layout.canonical(output.shape, output.strides)!.strides
+    let outputs = AttentionOutputs(
+      output: output.base, batchStride: strides[0], headStride: strides[1], lengthStride: strides[2],
+      widthStride: strides[3], logSumExp: logSumExp, weights: weights)
+    func operand(_ tensor: Tensor<Element>) -> Operand<Element> {
+      Operand(base: tensor.base, strides: layout.canonical(tensor.shape, tensor.strides)!.strides)
+    }
+    let plan = plan(context: context)
+    try withExtendedLifetime((query, key, value, schedule)) {
+      switch plan.algorithm {
+      case .openBLAS:
+        try AttentionDriver(
+          tiles: OpenBLASTiles<Element>(), kernels: kernels, shape: shape, plan: plan, schedule: schedule,
+          scale: scale, query: operand(query), key: operand(key), value: operand(value), outputs: outputs
+        ).run(context: context)
+      }
+    }
+  }
+}
