@@ -1,0 +1,53 @@
+internal import AttentionTensors
+
+#if canImport(Glibc)
+  internal import Glibc
+#elseif canImport(Musl)
+  internal import Musl
+#elseif canImport(Darwin)
+  internal import Darwin
+#endif
+
+/// Writes a file so that its name stands for the old content or the whole new one, never for a part:
+/// into a temporary file beside it, synced, then renamed over it.
+///
+/// - Throws: What `body` throws, and ``AttentionError``; the temporary file is gone then.
+func writeAtomically(
+  to path: String, _ body: (_ append: (UnsafeRawBufferPointer) throws(AttentionError) -> Void) throws -> Void
+) throws {
+  let slash = path.lastIndex(of: "/")
+  let folder = slash.map { $0 == path.startIndex ? "/" : String(path[..<$0]) } ?? "."
+  let temporary = "\(path).\(getpid())-\(UInt32.random(in: 0 ... .max)).partial"
+  let descriptor = open(temporary, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0o666)
+  guard descriptor >= 0 else { throw systemError(path, "cannot be created in \(folder)") }
+  var isOpen = true
+  do {
+    try body { bytes throws(AttentionError) in try writeAll(bytes, to: descriptor, path) }
+    guard fsync(descriptor) == 0 else { throw systemError(path, "cannot be synced") }
+    isOpen = false
+    guard close(descriptor) == 0 else { throw systemError(path, "cannot be closed") }
+    guard rename(temporary, path) == 0 else { throw systemError(path, "cannot be replaced") }
+  } catch {
+    if isOpen { close(descriptor) }
+    unlink(temporary)
+    throw error
+  }
+  // The rename itself is durable once the folder is. A file system that cannot sync folders loses only that.
+  let folderDescriptor = open(folder, O_RDONLY | O_CLOEXEC)
+  if folderDescriptor >= 0 {
+    fsync(folderDescriptor)
+    close(folderDescriptor)
+  }
+}
+
+private func writeAll(_ bytes: UnsafeRawBufferPointer, to descriptor: CInt, _ path: String) throws(AttentionError) {
+  var written = 0
+  while written < bytes.count {
+    let count = write(descriptor, bytes.baseAddress! + written, bytes.count - written)
+    if count >= 0 {
+      written += count
+    } else if errno != EINTR {
+      throw systemError(path, "cannot be written")
+    }
+  }
+}

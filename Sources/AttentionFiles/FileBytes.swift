@@ -1,0 +1,63 @@
+internal import AttentionTensors
+
+#if canImport(Glibc)
+  internal import Glibc
+#elseif canImport(Musl)
+  internal import Musl
+#elseif canImport(Darwin)
+  internal import Darwin
+#endif
+
+/// The bytes of a file: mapped into memory, or read into memory of our own.
+final class FileBytes: @unchecked Sendable {
+  // Sendable: nothing changes after init.
+  let bytes: UnsafeRawBufferPointer
+  private let isMapped: Bool
+
+  init(path: String, isMapped: Bool) throws(AttentionError) {
+    let descriptor = open(path, O_RDONLY | O_CLOEXEC)
+    guard descriptor >= 0 else { throw systemError(path, "cannot be opened") }
+    defer { close(descriptor) }
+    var status = stat()
+    guard fstat(descriptor, &status) == 0 else { throw systemError(path, "cannot be examined") }
+    guard status.st_mode & S_IFMT == S_IFREG else {
+      throw AttentionError(.inputOutput, path, "a regular file expected")
+    }
+    let count = Int(status.st_size)
+    self.isMapped = isMapped && count > 0
+    if self.isMapped {
+      guard let base = mmap(nil, count, PROT_READ, MAP_PRIVATE, descriptor, 0), base != MAP_FAILED else {
+        throw systemError(path, "cannot be mapped")
+      }
+      bytes = UnsafeRawBufferPointer(start: base, count: count)
+      return
+    }
+    var pointer: UnsafeMutableRawPointer?
+    guard posix_memalign(&pointer, TensorStorage.alignment, max(count, 1)) == 0, let base = pointer else {
+      throw AttentionError(.outOfMemory, path, "\(count) bytes could not be allocated")
+    }
+    var filled = 0
+    while filled < count {
+      let got = read(descriptor, base + filled, count - filled)
+      if got > 0 {
+        filled += got
+      } else if got == 0 || errno != EINTR {
+        free(base)
+        throw got == 0
+          ? AttentionError(.invalidFile, path, "the file ended after \(filled) of \(count) bytes")
+          : systemError(path, "cannot be read")
+      }
+    }
+    bytes = UnsafeRawBufferPointer(start: base, count: count)
+  }
+
+  deinit {
+    let base = UnsafeMutableRawPointer(mutating: bytes.baseAddress!)
+    if isMapped { munmap(base, bytes.count) } else { free(base) }
+  }
+}
+
+/// The last error of the operating system, in the name of a file.
+func systemError(_ path: String, _ what: String) -> AttentionError {
+  AttentionError(.inputOutput, path, "\(what): \(String(cString: strerror(errno)))")
+}

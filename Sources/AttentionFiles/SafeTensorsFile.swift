@@ -1,0 +1,113 @@
+public import AttentionTensors
+
+/// A safetensors file, opened for reading: named tensors and a dictionary of strings.
+///
+///     let file = try SafeTensorsFile(path: "model.safetensors")
+///     let weight = try file.tensor("encoder.weight", as: Float.self)
+///
+/// Opening reads and checks the header: types, shapes, ranges without gap or overlap, no name twice. A file
+/// that lies is a thrown error that names the tensor and its bytes.
+public struct SafeTensorsFile: Sendable {
+  /// How the data come into memory.
+  public enum Loading: Sendable, Hashable {
+    /// Mapped: tensors are views of the file, read page by page when they are first used. The file must
+    /// not be changed meanwhile, and not be cut short: reading a page that is gone kills the process.
+    case mapped
+    /// Read as a whole: safe where the file may change underneath.
+    case copied
+  }
+
+  public let path: String
+  /// `__metadata__`.
+  public let metadata: [String: String]
+  /// The tensors in the order of their bytes.
+  public let entries: [SafeTensorsEntry]
+  private let index: [String: Int]
+  private let bytes: FileBytes
+  private let dataOffset: Int
+
+  /// - Throws: ``AttentionError`` where the file cannot be read or contradicts its format.
+  public init(path: String, loading: Loading = .mapped) throws(AttentionError) {
+    self.path = path
+    bytes = try FileBytes(path: path, isMapped: loading == .mapped)
+    let header = try SafeTensorsHeader(file: bytes.bytes, path: path)
+    metadata = header.metadata
+    entries = header.entries
+    dataOffset = header.dataOffset
+    index = Dictionary(uniqueKeysWithValues: header.entries.enumerated().map { ($1.name, $0) })
+  }
+
+  /// The description of a tensor; nil where there is none of that name.
+  public func entry(_ name: String) -> SafeTensorsEntry? { index[name].map { entries[$0] } }
+
+  /// A tensor of exactly the stored type: a view of the file where its bytes are aligned, else a copy.
+  /// - Throws: ``AttentionError`` where there is none of that name, or its type is another.
+  public func tensor<Element: TensorElement>(
+    _ name: String, as _: Element.Type = Element.self
+  ) throws -> Tensor<Element> {
+    let entry = try requireEntry(name)
+    guard entry.dataType == Element.dataType else {
+      throw AttentionError(
+        .invalidArgument, path,
+        "tensor \"\(name)\" of \(Element.dataType.rawValue) expected; it is \(entry.dataType.rawValue)")
+    }
+    let data = data(of: entry)
+    // A Bool in memory is 0 or 1, whatever the file holds: read it as bytes, and check.
+    if Element.self == Bool.self {
+      guard let bad = data.firstIndex(where: { $0 > 1 }) else { return try copy(data, entry.shape) }
+      throw AttentionError(
+        .invalidFile, path,
+        "tensor \"\(name)\" at bytes \(entry.byteRange.lowerBound)..<\(entry.byteRange.upperBound): element \(bad) is "
+          + "\(data[bad]); a BOOL is 0 or 1")
+    }
+    if data.count > 0, Int(bitPattern: data.baseAddress!) % MemoryLayout<Element>.alignment != 0 {
+      return try copy(data, entry.shape)
+    }
+    let base = data.baseAddress ?? UnsafeRawPointer(bitPattern: TensorStorage.alignment)!
+    return Tensor(
+      storage: TensorStorage(readOnly: base, byteCount: data.count, owner: bytes), offset: 0, shape: entry.shape,
+      strides: rowMajorStrides(of: entry.shape))
+  }
+
+  /// A tensor of numbers as another type of number, rounded to nearest; without a copy if it is that already.
+  /// - Throws: ``AttentionError`` where there is none of that name, or it holds no real numbers.
+  public func tensor<Element: RealTensorElement>(
+    _ name: String, convertingTo _: Element.Type
+  ) throws -> Tensor<Element> {
+    let entry = try requireEntry(name)
+    switch entry.dataType {
+    case Element.dataType: return try tensor(name)
+    case .float32: return try Tensor(converting: tensor(name, as: Float.self))
+    case .float64: return try Tensor(converting: tensor(name, as: Double.self))
+    case .bfloat16: return try Tensor(converting: tensor(name, as: BFloat16.self))
+    #if !(os(macOS) && arch(x86_64))
+      case .float16: return try Tensor(converting: tensor(name, as: Float16.self))
+    #endif
+    default:
+      throw AttentionError(
+        .unsupported, path, "tensor \"\(name)\" of real numbers expected; it is \(entry.dataType.rawValue)")
+    }
+  }
+
+  /// Calls `body` with the bytes of a tensor of any type, as they are in the file.
+  /// - Throws: What `body` throws; ``AttentionError`` where there is no tensor of that name.
+  public func withUnsafeBytes<R>(of name: String, _ body: (UnsafeRawBufferPointer) throws -> R) throws -> R {
+    let entry = try requireEntry(name)
+    return try withExtendedLifetime(bytes) { try body(data(of: entry)) }
+  }
+
+  private func requireEntry(_ name: String) throws(AttentionError) -> SafeTensorsEntry {
+    if let entry = entry(name) { return entry }
+    let names = entries.prefix(20).map(\.name).joined(separator: ", ")
+    throw AttentionError(.notFound, path, "no tensor \"\(name)\"; there are \(names)")
+  }
+
+  private func data(of entry: SafeTensorsEntry) -> UnsafeRawBufferPointer {
+    let range = dataOffset + entry.byteRange.lowerBound..<dataOffset + entry.byteRange.upperBound
+    return UnsafeRawBufferPointer(rebasing: bytes.bytes[range])
+  }
+
+  private func copy<Element>(_ data: UnsafeRawBufferPointer, _ shape: [Int]) throws -> Tensor<Element> {
+    try Tensor(shape: shape) { UnsafeMutableRawBufferPointer($0).copyMemory(from: data) }
+  }
+}

@@ -1,0 +1,80 @@
+public import AttentionTensors
+
+/// One tensor as a safetensors header describes it.
+public struct SafeTensorsEntry: Sendable, Hashable {
+  public let name: String
+  public let dataType: DataType
+  public let shape: [Int]
+  /// Its bytes, counted from the end of the header.
+  public let byteRange: Range<Int>
+}
+
+/// The header of a safetensors file, checked: what it says is consistent, and true of `dataByteCount` bytes.
+///
+/// Format: 8 bytes little-endian header length N, N bytes of JSON beginning with `{`, then the data. The
+/// tensors' ranges cover the data without gap or overlap. Source: huggingface/safetensors, README "Format".
+struct SafeTensorsHeader {
+  /// As in the reference implementation: more is taken for an attack.
+  static let byteLimit = 100_000_000
+
+  let metadata: [String: String]
+  /// In the order of their bytes.
+  let entries: [SafeTensorsEntry]
+  /// Where the data begin in the file.
+  let dataOffset: Int
+
+  init(file: UnsafeRawBufferPointer, path: String) throws(AttentionError) {
+    func fail(_ message: String) -> AttentionError { AttentionError(.invalidFile, path, message) }
+    guard file.count >= 8 else { throw fail("8 bytes of header length expected; the file has \(file.count)") }
+    let length = UInt64(littleEndian: file.loadUnaligned(as: UInt64.self))
+    guard length <= UInt64(Self.byteLimit) else {
+      throw fail("a header of at most \(Self.byteLimit) bytes expected; got \(length)")
+    }
+    guard Int(length) <= file.count - 8 else {
+      throw fail("the header of \(length) bytes reaches past the end of the file, \(file.count) bytes")
+    }
+    dataOffset = 8 + Int(length)
+    var parser = SafeTensorsHeaderParser(UnsafeRawBufferPointer(rebasing: file[8..<dataOffset]), path: path)
+    let parsed = try parser.parse()
+    metadata = parsed.metadata
+
+    let dataByteCount = file.count - dataOffset
+    var entries: [SafeTensorsEntry] = []
+    for raw in parsed.tensors {
+      func fail(_ message: String) -> AttentionError {
+        AttentionError(
+          .invalidFile, path, "tensor \"\(raw.name)\" at bytes \(raw.begin)..<\(raw.end): \(message)")
+      }
+      guard let dataType = DataType(rawValue: raw.dataType) else { throw fail("unknown type \"\(raw.dataType)\"") }
+      guard raw.begin <= raw.end else { throw fail("it ends before it begins") }
+      guard raw.end <= dataByteCount else { throw fail("the file has \(dataByteCount) bytes of data") }
+      var bitCount = dataType.bitCount
+      for extent in raw.shape {
+        let (product, overflow) = bitCount.multipliedReportingOverflow(by: extent)
+        guard !overflow else { throw fail("the shape \(raw.shape) overflows") }
+        bitCount = product
+      }
+      guard bitCount % 8 == 0 else { throw fail("\(raw.shape) of \(raw.dataType) is no whole number of bytes") }
+      guard bitCount / 8 == raw.end - raw.begin else {
+        throw fail("\(raw.shape) of \(raw.dataType) has \(bitCount / 8) bytes; the range has \(raw.end - raw.begin)")
+      }
+      entries.append(
+        SafeTensorsEntry(name: raw.name, dataType: dataType, shape: raw.shape, byteRange: raw.begin..<raw.end))
+    }
+    entries.sort { ($0.byteRange.lowerBound, $0.byteRange.upperBound) < ($1.byteRange.lowerBound, $1.byteRange.upperBound) }
+    var end = 0
+    for entry in entries {
+      guard entry.byteRange.lowerBound == end else {
+        let what = entry.byteRange.lowerBound < end ? "it overlaps the tensor before it" : "bytes before it belong to no tensor"
+        throw fail(
+          "tensor \"\(entry.name)\" at bytes \(entry.byteRange.lowerBound)..<\(entry.byteRange.upperBound): \(what), "
+            + "which end at \(end)")
+      }
+      end = entry.byteRange.upperBound
+    }
+    guard end == dataByteCount else {
+      throw fail("tensors end at byte \(end) of the data; the file has \(dataByteCount)")
+    }
+    self.entries = entries
+  }
+}

@@ -1,0 +1,109 @@
+public import AttentionTensors
+
+/// Collects tensors and strings, then writes them as a safetensors file.
+///
+///     var writer = SafeTensorsWriter()
+///     writer.metadata["format"] = "pt"
+///     try writer.add("weight", weight)
+///     try writer.write(to: "model.safetensors")
+///
+/// Writing is atomic: the path holds its old content or the whole new one, never a part.
+public struct SafeTensorsWriter: Sendable {
+  private struct Entry: Sendable {
+    var name: String
+    var dataType: DataType
+    var shape: [Int]
+    var byteCount: Int
+    var withBytes: @Sendable ((UnsafeRawBufferPointer) throws -> Void) throws -> Void
+  }
+
+  /// `__metadata__`.
+  public var metadata: [String: String] = [:]
+  private var entries: [Entry] = []
+  private var names: Set<String> = []
+
+  public init() {}
+
+  /// Adds a tensor of any strides. It is not copied until it is written.
+  /// - Throws: ``AttentionError`` where the name is taken or reserved.
+  public mutating func add<Element: TensorElement>(_ name: String, _ tensor: Tensor<Element>) throws(AttentionError) {
+    try append(
+      Entry(
+        name: name, dataType: Element.dataType, shape: tensor.shape,
+        byteCount: tensor.count * MemoryLayout<Element>.stride,
+        withBytes: { body in try tensor.withUnsafeBufferPointer { try body(UnsafeRawBufferPointer($0)) } }))
+  }
+
+  /// Adds a tensor of any type of the format by its bytes.
+  /// - Throws: ``AttentionError`` where the name is taken or reserved, or the bytes are not as many as the
+  ///   shape says.
+  public mutating func add(_ name: String, dataType: DataType, shape: [Int], bytes: [UInt8]) throws(AttentionError) {
+    let (bitCount, overflow) = try elementCount(of: shape).multipliedReportingOverflow(by: dataType.bitCount)
+    try requireShape(
+      !overflow && bitCount % 8 == 0 && bitCount / 8 == bytes.count, "SafeTensorsWriter",
+      "tensor \"\(name)\": \(shape) of \(dataType.rawValue) is not \(bytes.count) bytes")
+    try append(
+      Entry(
+        name: name, dataType: dataType, shape: shape, byteCount: bytes.count,
+        withBytes: { body in try bytes.withUnsafeBytes(body) }))
+  }
+
+  private mutating func append(_ entry: Entry) throws(AttentionError) {
+    try requireArgument(
+      entry.name != "__metadata__", "SafeTensorsWriter", "the name \"__metadata__\" is reserved for strings")
+    try requireArgument(
+      names.insert(entry.name).inserted, "SafeTensorsWriter", "the name \"\(entry.name)\" appears twice")
+    entries.append(entry)
+  }
+
+  /// Writes the file: into a temporary file beside it, synced, renamed.
+  /// - Throws: ``AttentionError`` where the system refuses; then `path` is as it was.
+  public func write(to path: String) throws {
+    // Widest types first, so that every tensor is aligned to its type; then by name.
+    let ordered = entries.sorted {
+      ($1.dataType.bitCount, $0.name) < ($0.dataType.bitCount, $1.name)
+    }
+    let header = header(ordered)
+    try writeAtomically(to: path) { append in
+      var length = UInt64(header.count).littleEndian
+      try Swift.withUnsafeBytes(of: &length) { try append($0) }
+      try header.withUnsafeBytes { try append($0) }
+      for entry in ordered { try entry.withBytes { try append($0) } }
+    }
+  }
+
+  private func header(_ ordered: [Entry]) -> [UInt8] {
+    var members: [String] = []
+    if !metadata.isEmpty {
+      let pairs = metadata.sorted { $0.key < $1.key }.map { "\(quoted($0.key)):\(quoted($0.value))" }
+      members.append("\"__metadata__\":{\(pairs.joined(separator: ","))}")
+    }
+    var offset = 0
+    for entry in ordered {
+      let shape = entry.shape.map(String.init).joined(separator: ",")
+      members.append(
+        "\(quoted(entry.name)):{\"dtype\":\"\(entry.dataType.rawValue)\",\"shape\":[\(shape)],"
+          + "\"data_offsets\":[\(offset),\(offset + entry.byteCount)]}")
+      offset += entry.byteCount
+    }
+    var bytes = Array("{\(members.joined(separator: ","))}".utf8)
+    // Blanks at the end are allowed; so mapped data begin at a cache line.
+    while (8 + bytes.count) % TensorStorage.alignment != 0 { bytes.append(UInt8(ascii: " ")) }
+    return bytes
+  }
+
+  private func quoted(_ text: String) -> String {
+    var result = "\""
+    for scalar in text.unicodeScalars {
+      switch scalar {
+      case "\"": result += "\\\""
+      case "\\": result += "\\\\"
+      case "\u{0}"..<"\u{20}":
+        let digits = String(scalar.value, radix: 16)
+        result += "\\u" + String(repeating: "0", count: 4 - digits.count) + digits
+      default: result.unicodeScalars.append(scalar)
+      }
+    }
+    return result + "\""
+  }
+}
