@@ -1,0 +1,12 @@
+import ArgumentParser
+
+/// The command line of the package.
+@main
+struct Attend: ParsableCommand {
+  static let configuration = CommandConfiguration(
+    commandName: "attend",
+    abstract: "Exact attention on any CPU, composed from OpenBLAS.",
+    discussion: "Exit codes: 0 success, 1 a case failed or a file is wrong, 64 wrong arguments.",
+    version: "0.1.0",
+    subcommands: [Check.self, Compute.self, Map.self, Info.self])
+}

@@ -1,0 +1,59 @@
+import Attention
+import AttentionFiles
+import Foundation
+
+/// A stored problem: inputs and options, and, where it is a test, the expected results.
+protocol ConformanceCase {
+  /// The results by name.
+  func compute(context: AttentionContext) throws -> [String: Tensor<Float>]
+  /// The largest absolute error allowed in a result; nil: it is not compared.
+  func tolerance(of name: String, expected: Tensor<Float>) -> Double?
+}
+
+/// The forms of cases, told apart by their tensors' names.
+func openCase(_ file: SafeTensorsFile) throws -> any ConformanceCase {
+  let names = file.entries.map(\.name)
+  if names.contains(where: { $0.hasPrefix("state.") || $0 == "query_projection.weight" }) { return try LayerCase(file) }
+  if names.contains(where: { $0.hasPrefix("in.") }) {
+    throw AttentionError(.unsupported, file.path, "cases of ONNX operators are not supported")
+  }
+  if names.contains("query") { return try ScaledDotProductCase(file) }
+  throw AttentionError(.unsupported, file.path, "no form of case is known with tensors \(names.joined(separator: ", "))")
+}
+
+/// How one result compares with its expectation.
+struct Comparison: Encodable {
+  let name: String
+  /// Infinite where an infinity or NaN does not match.
+  let error: Double
+  let tolerance: Double
+
+  var passes: Bool { error <= tolerance }
+}
+
+extension ConformanceCase {
+  /// Every expected result in `file` against what is computed.
+  func compare(with file: SafeTensorsFile, context: AttentionContext) throws -> [Comparison] {
+    let results = try compute(context: context)
+    return try results.keys.sorted().compactMap { name in
+      guard file.entry(name) != nil else { return nil }
+      let expected = try file.tensor(name, convertingTo: Float.self)
+      guard let tolerance = tolerance(of: name, expected: expected) else { return nil }
+      return Comparison(name: name, error: try worstError(results[name]!, expected, name), tolerance: tolerance)
+    }
+  }
+}
+
+/// The largest absolute difference. Infinities must match exactly; a NaN matches nothing.
+func worstError(_ result: Tensor<Float>, _ expected: Tensor<Float>, _ name: String) throws -> Double {
+  guard result.shape == expected.shape else {
+    throw AttentionError(
+      .shapeMismatch, name, "the case expects a result of shape \(expected.shape); got \(result.shape)")
+  }
+  var worst = 0.0
+  for (a, b) in zip(result.array, expected.array) where a != b {
+    let error = abs(Double(a) - Double(b))
+    worst = error.isFinite ? max(worst, error) : .infinity
+  }
+  return worst
+}

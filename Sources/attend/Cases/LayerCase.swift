@@ -1,0 +1,80 @@
+import Attention
+import AttentionFiles
+
+/// A stored multi-head attention with its inputs: PyTorch's state dictionary under `state.`, or one
+/// `…_projection` for each of query, key, value and output beside one `input`.
+struct LayerCase: ConformanceCase {
+  let layer: MultiHeadAttention<Float>
+  let query: Tensor<Float>
+  private let key: Tensor<Float>
+  private let value: Tensor<Float>
+  private let mask: AttentionMask
+
+  init(_ file: SafeTensorsFile) throws {
+    guard let headCount = file.metadata["num_heads"].flatMap(Int.init), headCount > 0 else {
+      throw AttentionError(.invalidFile, file.path, "num_heads in the metadata expected")
+    }
+    let isPyTorch = file.entry("query_projection.weight") == nil
+    let prefix = isPyTorch ? "state." : ""
+    var tensors: [String: Tensor<Float>] = [:]
+    for entry in file.entries where isPyTorch ? entry.name.hasPrefix(prefix) : entry.name.contains("_projection.") {
+      tensors[entry.name] = try file.tensor(entry.name, convertingTo: Float.self)
+    }
+    layer = try MultiHeadAttention(
+      stateDictionary: tensors, prefix: prefix, headCount: headCount,
+      addsZeroAttention: file.metadata["add_zero_attn"] == "true")
+
+    func input(_ name: String) throws -> Tensor<Float> { try file.tensor(name, convertingTo: Float.self) }
+    if file.entry("input") != nil {
+      query = try input("input")
+      key = query
+      value = query
+    } else {
+      query = try input("query")
+      // Equal inputs are stored apart; the same tensor for both lets the layer share their product.
+      func same(_ name: String, as other: Tensor<Float>) throws -> Tensor<Float> {
+        let tensor = try input(name)
+        return tensor == other ? other : tensor
+      }
+      key = try same("key", as: query)
+      value = try same("value", as: key)
+    }
+    mask = try Self.mask(file, headCount: headCount)
+  }
+
+  private static func mask(_ file: SafeTensorsFile, headCount: Int) throws -> AttentionMask {
+    var mask = AttentionMask.none
+    if file.entry("lengths") != nil {
+      mask = .keyLengths(try file.tensor("lengths", as: Int32.self).array.map(Int.init))
+    }
+    if let entry = file.entry("key_padding_mask") {
+      mask = mask.intersection(
+        entry.dataType == .bool
+          ? try .pyTorchKeyPadding(try file.tensor(entry.name, as: Bool.self))
+          : try .pyTorchKeyPadding(try file.tensor(entry.name, as: Float.self)))
+    }
+    if let entry = file.entry("attn_mask") {
+      mask = mask.intersection(
+        entry.dataType == .bool
+          ? try .pyTorchAttention(try file.tensor(entry.name, as: Bool.self), headCount: headCount)
+          : try .pyTorchAttention(try file.tensor(entry.name, as: Float.self), headCount: headCount))
+    }
+    return mask
+  }
+
+  func forward(weights: MultiHeadWeights, context: AttentionContext) throws -> MultiHeadResult<Float> {
+    try layer.forward(query: query, key: key, value: value, mask: mask, weights: weights, context: context)
+  }
+
+  func compute(context: AttentionContext) throws -> [String: Tensor<Float>] {
+    let result = try forward(weights: .perHead, context: context)
+    return [
+      "output": result.output, "context": result.context, "weights": result.weights!,
+      "weights_averaged": try forward(weights: .averaged, context: context).weights!,
+    ]
+  }
+
+  func tolerance(of name: String, expected: Tensor<Float>) -> Double? {
+    1e-5 * max(1, expected.array.reduce(0) { max($0, Double(abs($1))) })
+  }
+}

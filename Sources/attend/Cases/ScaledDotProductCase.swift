@@ -1,0 +1,73 @@
+import Attention
+import AttentionFiles
+
+/// A case of scaled dot-product attention: `query`, `key`, `value`, options as metadata and tensors.
+struct ScaledDotProductCase: ConformanceCase {
+  private let query: Tensor<Float>
+  private let key: Tensor<Float>
+  private let value: Tensor<Float>
+  private let mask: AttentionMask
+  private let scale: Double?
+  private let metadata: [String: String]
+
+  init(_ file: SafeTensorsFile) throws {
+    for name in ["alibi_slopes", "sinks"] where file.entry(name) != nil {
+      throw AttentionError(.unsupported, file.path, "\(name) are not supported")
+    }
+    if file.metadata["softcap"] != nil { throw AttentionError(.unsupported, file.path, "softcap is not supported") }
+    query = try file.tensor("query")
+    key = try file.tensor("key")
+    value = try file.tensor("value")
+    scale = try file.metadata["scale"].map { try Self.number($0, "scale", file) }
+    mask = try Self.mask(file)
+    metadata = file.metadata
+  }
+
+  private static func mask(_ file: SafeTensorsFile) throws -> AttentionMask {
+    var mask = AttentionMask.none
+    var alignment = AttentionMask.Alignment.bottomRight
+    switch file.metadata["causal"] {
+    case nil: break
+    case "top_left":
+      alignment = .topLeft
+      mask = .causal(.topLeft)
+    case "bottom_right": mask = .causal(.bottomRight)
+    case let other?:
+      throw AttentionError(.invalidFile, file.path, "causal: top_left or bottom_right expected; got \"\(other)\"")
+    }
+    if let window = file.metadata["window"] {
+      let bounds = try window.split(separator: ",").map { Int(try number(String($0), "window", file)) }
+      guard bounds.count == 2 else {
+        throw AttentionError(.invalidFile, file.path, "window: \"left,right\" expected; got \"\(window)\"")
+      }
+      mask = mask.intersection(
+        .window(left: bounds[0] < 0 ? nil : bounds[0], right: bounds[1] < 0 ? nil : bounds[1], alignment: alignment))
+    }
+    if file.entry("kv_lengths") != nil {
+      let lengths = try file.tensor("kv_lengths", as: Int32.self)
+      mask = mask.intersection(.keyLengths(lengths.array.map(Int.init)))
+    }
+    if file.entry("mask") != nil { mask = mask.intersection(.attending(try file.tensor("mask"))) }
+    if file.entry("bias") != nil { mask = mask.intersection(.bias(try file.tensor("bias", as: Float.self))) }
+    return mask
+  }
+
+  private static func number(_ text: String, _ name: String, _ file: SafeTensorsFile) throws -> Double {
+    guard let number = Double(text), abs(number) <= 1e15 else {
+      throw AttentionError(.invalidFile, file.path, "\(name): a number expected; got \"\(text)\"")
+    }
+    return number
+  }
+
+  func compute(context: AttentionContext) throws -> [String: Tensor<Float>] {
+    let result = try scaledDotProductAttention(
+      query: query, key: key, value: value, mask: mask, scale: scale, returning: [.logSumExp, .weights],
+      context: context)
+    return ["output": result.output, "weights": result.weights!, "lse": result.logSumExp!]
+  }
+
+  func tolerance(of name: String, expected: Tensor<Float>) -> Double? {
+    // Without a tolerance in the file the result still counts: nothing but equality passes.
+    metadata["tolerance.\(name)"].flatMap(Double.init) ?? 0
+  }
+}

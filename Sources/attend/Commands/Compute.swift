@@ -1,0 +1,38 @@
+import ArgumentParser
+import Attention
+import AttentionFiles
+
+struct Compute: ParsableCommand {
+  static let configuration = CommandConfiguration(
+    abstract: "Compute one case file and write the results.",
+    discussion: """
+      The input has the form of a conformance case; expected results are not needed. The output file holds \
+      "output", "weights" and "lse", for a stored layer "output", "context", "weights" and "weights_averaged".
+      """)
+
+  @Argument(help: ArgumentHelp("The case: a safetensors file.", valueName: "in"))
+  var input: String
+
+  @Option(name: .shortAndLong, help: ArgumentHelp("Where the results go; replaced as a whole or not at all.", valueName: "out"))
+  var output: String
+
+  @Flag(help: "Print JSON instead of lines.")
+  var json = false
+
+  @OptionGroup var options: ContextOptions
+
+  func run() throws {
+    let context = try options.context()
+    // Copied: the output may be the input.
+    let results = try openCase(SafeTensorsFile(path: input, loading: .copied)).compute(context: context)
+    var writer = SafeTensorsWriter()
+    writer.metadata = ["isa": try context.resolvedInstructionSet().rawValue]
+    for (name, tensor) in results { try writer.add(name, tensor) }
+    try writer.write(to: output)
+    if json { return try printJSON(results.mapValues(\.shape)) }
+    for (name, tensor) in results.sorted(by: { $0.key < $1.key }) {
+      print("\(name.padded(to: 16)) \(tensor.shape)")
+    }
+    print("written to \(output)")
+  }
+}

@@ -1,0 +1,67 @@
+import ArgumentParser
+import Attention
+import AttentionBLAS
+import AttentionTensors
+
+struct Info: ParsableCommand {
+  static let configuration = CommandConfiguration(
+    abstract: "Show what this process computes with, and why.")
+
+  @Flag(help: "Print JSON instead of lines.")
+  var json = false
+
+  @OptionGroup var options: ContextOptions
+
+  private struct Facts: Encodable {
+    let version: String
+    let openblasVersion: String
+    let openblasConfiguration: String
+    let openblasCoreAsFound: String
+    let openblasCore: String
+    let openblasCoreReason: String
+    let openblasThreading: String
+    let openblasThreads: String
+    let isa: String
+    let isaReason: String
+    let isaPresent: [String]
+    let algorithm: String
+    let algorithmsPresent: [String]
+    let threads: Int
+    let threadsReason: String
+  }
+
+  func run() throws {
+    let context = try options.context()
+    let isFromEnvironment = AttentionContext.default.instructionSet != nil
+    let choice = ThreadChoice()
+    let facts = Facts(
+      version: Attend.configuration.version,
+      openblasVersion: OpenBLAS.version,
+      openblasConfiguration: OpenBLAS.configuration,
+      openblasCoreAsFound: OpenBLAS.coreAsFound,
+      openblasCore: OpenBLAS.core,
+      openblasCoreReason: OpenBLAS.coreDecision,
+      openblasThreading: OpenBLAS.threading.rawValue,
+      openblasThreads: OpenBLAS.keepsThreads
+        ? "left alone (ATTENTION_OPENBLAS_KEEP_THREADS): \(OpenBLAS.threadCount)" : "1 per call; calls run side by side",
+      isa: try context.resolvedInstructionSet().rawValue,
+      isaReason: options.isa != nil ? "--isa" : isFromEnvironment ? "ATTENTION_ISA" : "the best present",
+      isaPresent: InstructionSet.present.map(\.rawValue),
+      algorithm: (context.algorithm ?? .openBLAS).rawValue,
+      algorithmsPresent: AttentionAlgorithm.allCases.map(\.rawValue),
+      threads: context.threadCount,
+      threadsReason: options.threads != nil ? "--threads" : choice.source)
+    if json { return try printJSON(facts) }
+    let lines = [
+      ("attend", facts.version),
+      ("OpenBLAS", facts.openblasConfiguration),
+      ("  core as found", facts.openblasCoreAsFound),
+      ("  core as used", "\(facts.openblasCore) (\(facts.openblasCoreReason))"),
+      ("  threads", "\(facts.openblasThreads) (built: \(facts.openblasThreading))"),
+      ("instruction set", "\(facts.isa) (\(facts.isaReason); present: \(facts.isaPresent.joined(separator: ", ")))"),
+      ("algorithm", "\(facts.algorithm) (present: \(facts.algorithmsPresent.joined(separator: ", ")))"),
+      ("threads", "\(facts.threads) (\(facts.threadsReason))"),
+    ]
+    for (name, value) in lines { print("\(name.padded(to: 17))\(value)") }
+  }
+}

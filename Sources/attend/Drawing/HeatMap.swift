@@ -1,0 +1,64 @@
+/// A matrix of attention weights as text: one row for each token that looks, one column for each looked at.
+struct HeatMap {
+  struct Style {
+    let isColoured: Bool
+
+    /// Text in the colour of the map.
+    func coloured(_ text: String) -> String { isColoured ? "\u{1b}[38;5;208m\(text)\u{1b}[0m" : text }
+
+    /// Two characters whose darkness stands for the square root of a share of the largest weight: one large
+  /// weight would else hide all others.
+    func cell(_ share: Float) -> String {
+      if isColoured {
+        // From the background over red to yellow, on the 6 × 6 × 6 colour cube.
+        let ramp = [16, 52, 88, 124, 160, 166, 172, 178, 220, 227]
+        return "\u{1b}[48;5;\(ramp[Self.step(share, of: ramp.count)])m  \u{1b}[0m"
+      }
+      let shades: [Character] = [" ", "·", "░", "▒", "▓", "█"]
+      return String(repeating: shades[Self.step(share, of: shades.count)], count: 2)
+    }
+
+    private static func step(_ share: Float, of count: Int) -> Int {
+      share.isFinite ? min(count - 1, max(0, Int(share.squareRoot() * Float(count)))) : 0
+    }
+  }
+
+  let tokens: [String]
+  let weights: [[Float]]
+  let style: Style
+
+  /// Characters of a column's label.
+  private static let labelLimit = 10
+
+  /// The drawing, with a line break at its end.
+  var text: String {
+    let width = tokens.map(\.count).max() ?? 0
+    let most = max(weights.joined().max() ?? 0, .leastNormalMagnitude)
+    var lines = header(indent: width + 2)
+    for (token, row) in zip(tokens, weights) {
+      let cells = row.map { style.cell($0 / most) }.joined()
+      let strongest = row.indices.max { row[$0] < row[$1] }
+      let note = strongest.map { "  → \(tokens[$0]) \(percent(row[$0]))" } ?? ""
+      lines.append("\(token.leftPadded(to: width))  \(cells)\(note)")
+    }
+    return lines.joined(separator: "\n") + "\n"
+  }
+
+  /// The columns' labels, written downwards.
+  private func header(indent: Int) -> [String] {
+    let labels = tokens.map { Array($0.prefix(Self.labelLimit)) }
+    let height = labels.map(\.count).max() ?? 0
+    return (0..<height).map { line in
+      let letters = labels.map { label in
+        // Bottom-aligned: the label ends at its column.
+        let index = line - (height - label.count)
+        return index >= 0 ? "\(label[index]) " : "  "
+      }
+      return String(repeating: " ", count: indent) + letters.joined()
+    }
+  }
+
+  private func percent(_ weight: Float) -> String {
+    weight.isFinite ? "\(Int((weight * 100).rounded())) %" : "\(weight)"
+  }
+}
