@@ -63,20 +63,17 @@ private func formatReals(_ values: [Double]) -> [String] {
   let magnitudes = values.filter { $0.isFinite && $0 != 0 }.map(abs)
   let most = magnitudes.max() ?? 0
   let least = magnitudes.min() ?? 0
-  let isScientific = most >= 1e8 || (least > 0 && (least < 1e-4 || most / least > 1e3 && most >= 1e3))
-  let digits = (0...8).first { digits in
-    values.allSatisfy { value in
-      !value.isFinite || formatReal(value, digits, isScientific) == nil
-        || reads(formatReal(value, digits, isScientific)!, like: formatReal(value, 8, isScientific)!)
-    }
-  }
+  let isScientific = most >= 1e8 || (least > 0 && (least < 1e-4 || most / least > 1e3))
+  let finite = values.filter(\.isFinite)
+  let longest = finite.map { strtod(formatReal($0, 8, isScientific), nil) }
+  let digits = (0..<8).first { digits in finite.map { strtod(formatReal($0, digits, isScientific), nil) } == longest }
   return values.map { value in
     if value.isNaN { return "nan" }
     if value.isInfinite { return value < 0 ? "-inf" : "inf" }
-    var text = formatReal(value, digits ?? 8, isScientific) ?? "\(value)"
+    var text = formatReal(value, digits ?? 8, isScientific)
     // NumPy writes 1. for 1, and pads with blanks what it leaves out at the end.
+    if !text.contains(".") { text.insert(".", at: text.firstIndex(of: "e") ?? text.endIndex) }
     if !isScientific {
-      if !text.contains(".") { text += "." }
       let significant = text.reversed().drop { $0 == "0" }.count
       text = String(text.prefix(significant)) + String(repeating: " ", count: text.count - significant)
     }
@@ -84,13 +81,11 @@ private func formatReals(_ values: [Double]) -> [String] {
   }
 }
 
-private func reads(_ a: String, like b: String) -> Bool { strtod(a, nil) == strtod(b, nil) }
-
-private func formatReal(_ value: Double, _ digits: Int, _ isScientific: Bool) -> String? {
+/// As printf's `%.*e` or `%.*f`: longest is −1.8e308 with 8 digits behind the point.
+private func formatReal(_ value: Double, _ digits: Int, _ isScientific: Bool) -> String {
   var buffer = [CChar](repeating: 0, count: 400)
   let written = withVaList([Int32(digits), value]) {
     vsnprintf(&buffer, buffer.count, isScientific ? "%.*e" : "%.*f", $0)
   }
-  guard written > 0 && Int(written) < buffer.count else { return nil }
   return String(decoding: buffer.prefix(Int(written)).map(UInt8.init(bitPattern:)), as: UTF8.self)
 }

@@ -1,0 +1,90 @@
+import Attention
+import AttentionBLAS
+import AttentionTensors
+import CMachinePeaks
+import Foundation
+
+/// What this machine can do at most, measured on the spot.
+struct Machine: Encodable {
+  let cpu: String
+  let fmaPeakGflops: Double
+  /// Nil: there is no matrix unit, or none that is used.
+  let amxPeakGflops: Double?
+  let sgemmGflops: Double
+  let sgemmShareOfPeak: Double
+  let readRamGBps: Double
+  let readRamThreads: Int
+  let openblasCore: String
+  let openblasVersion: String
+  let isa: String
+  let threads: Int
+
+  private enum CodingKeys: String, CodingKey {
+    case cpu, fmaPeakGflops = "fma_peak_gflops", amxPeakGflops = "amx_peak_gflops", sgemmGflops = "sgemm_2048_gflops",
+      sgemmShareOfPeak = "sgemm_share_of_peak", readRamGBps = "read_ram_gbps", readRamThreads = "read_ram_threads",
+      openblasCore = "openblas_core", openblasVersion = "openblas_version", isa, threads
+  }
+
+  /// Rounds of peak and sgemm in turn; of each the best counts, for a shared machine only takes away.
+  private static let rounds = 15
+
+  static func measure() throws -> Machine {
+    let context = AttentionContext.default
+    let extent = 2048
+    let a = try Tensor<Float>(uniform: -1..<1, shape: [extent, extent], seed: 1)
+    let b = try Tensor<Float>(uniform: -1..<1, shape: [extent, extent], seed: 2)
+    var c = try Tensor<Float>(repeating: .nan, shape: [extent, extent])
+    var peak = 0.0
+    var sgemm = 0.0
+    try c.withMutableView { view in
+      let base = view.base
+      for _ in 0..<rounds {
+        var operations = 0.0
+        let seconds = time { operations = peaks_run_fma(8) }
+        peak = max(peak, operations / seconds * 1e-9)
+        let product = time {
+          OpenBLAS.withOneThread {
+            multiply(
+              StridedMatrix(base: a.base, rowCount: extent, columnCount: extent, rowStride: extent, columnStride: 1),
+              StridedMatrix(base: b.base, rowCount: extent, columnCount: extent, rowStride: extent, columnStride: 1),
+              .replacing, into: base, stride: extent)
+          }
+        }
+        sgemm = max(sgemm, 2 * Double(extent * extent * extent) / product * 1e-9)
+      }
+    }
+    return Machine(
+      cpu: cpuName(), fmaPeakGflops: peak, amxPeakGflops: nil, sgemmGflops: sgemm, sgemmShareOfPeak: sgemm / peak,
+      readRamGBps: try readBandwidth(context), readRamThreads: context.threadCount, openblasCore: OpenBLAS.core,
+      openblasVersion: OpenBLAS.version, isa: try context.resolvedInstructionSet().rawValue,
+      threads: context.threadCount)
+  }
+
+  /// All threads reading half a GiB, which no cache holds.
+  private static func readBandwidth(_ context: AttentionContext) throws -> Double {
+    let memory = try Tensor<Float>(repeating: 1, shape: [1 << 27])
+    let base = UncheckedSendable(memory.base)
+    let pieceCount = 64
+    let piece = memory.count / pieceCount
+    let best = (0..<5).map { _ in
+      time {
+        context.executor.execute(pieceCount: pieceCount, width: context.threadCount) { index, _ in
+          let sum = peaks_read(base.value + index * piece, piece)
+          precondition(sum > 0)
+        }
+      }
+    }.min()!
+    return Double(memory.count * 4) / best * 1e-9
+  }
+
+  private static func cpuName() -> String {
+    let text = (try? String(contentsOfFile: "/proc/cpuinfo", encoding: .utf8)) ?? ""
+    let line = text.split(separator: "\n").first { $0.hasPrefix("model name") }
+    return line.map { $0.split(separator: ":").last!.trimmingCharacters(in: .whitespaces) } ?? "unknown"
+  }
+
+  private static func time(_ body: () -> Void) -> Double {
+    let components = ContinuousClock().measure(body).components
+    return Double(components.seconds) + Double(components.attoseconds) * 1e-18
+  }
+}

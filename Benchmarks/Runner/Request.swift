@@ -1,0 +1,107 @@
+import Attention
+
+/// One line of input. Fields that are left out have the defaults below.
+struct Request: Decodable, Hashable {
+  enum Operation: String, Decodable { case sdpa, mha, gemm, batchedGEMM = "batched_gemm", softmax, machine }
+  enum DType: String, Decodable { case f32, f64, f16, bf16 }
+  enum Mask: String, Decodable {
+    case none, causal, causalTopLeft = "causal_top_left", boolean, bias, keyLengths = "key_lengths"
+  }
+  enum Pass: String, Decodable { case forward, forwardBackward = "forward_backward" }
+
+  let op: Operation
+  /// B; for `gemm` 1, for `softmax` the rows are batch × queries.
+  let batch: Int
+  let heads: Int
+  let keyValueHeads: Int
+  let queries: Int
+  let keys: Int
+  let width: Int
+  let valueWidth: Int
+  let dtype: DType
+  let mask: Mask
+  /// Keys to the left of the diagonal, under a causal mask.
+  let window: Int?
+  let pass: Pass
+  let algorithm: String
+  let threads: Int?
+  let iterations: Int
+  let seed: UInt64
+  /// For `gemm` and `batched_gemm`: [queries, width] · [keys, width]ᵀ, else [queries, keys] · [keys, width].
+  let transposed: Bool
+  /// Also compare with the naive reference in Double.
+  let error: Bool
+
+  private enum CodingKeys: String, CodingKey {
+    case op, batch, heads, keyValueHeads = "kv_heads", queries, keys, width, valueWidth = "value_width", dtype, mask,
+      window, pass, algorithm, threads, iterations, seed, transposed, error
+  }
+
+  init(from decoder: any Decoder) throws {
+    let fields = try decoder.container(keyedBy: CodingKeys.self)
+    func field<Value: Decodable>(_ key: CodingKeys, _ value: Value) throws -> Value {
+      try fields.decodeIfPresent(Value.self, forKey: key) ?? value
+    }
+    op = try fields.decode(Operation.self, forKey: .op)
+    batch = try field(.batch, 1)
+    heads = try field(.heads, 1)
+    keyValueHeads = try field(.keyValueHeads, heads)
+    queries = try field(.queries, op == .machine ? 1 : try fields.decode(Int.self, forKey: .queries))
+    keys = try field(.keys, queries)
+    width = try field(.width, 64)
+    valueWidth = try field(.valueWidth, width)
+    dtype = try field(.dtype, .f32)
+    mask = try field(.mask, .none)
+    window = try fields.decodeIfPresent(Int.self, forKey: .window)
+    pass = try field(.pass, .forward)
+    algorithm = try field(.algorithm, "auto")
+    threads = try fields.decodeIfPresent(Int.self, forKey: .threads)
+    iterations = try field(.iterations, 5)
+    seed = try field(.seed, 1)
+    transposed = try field(.transposed, false)
+    error = try field(.error, false)
+    func check(_ key: CodingKeys, _ value: Int, from least: Int) throws {
+      guard value >= least, value <= 1 << 32 else {
+        throw AttentionError(
+          .invalidArgument, "field \"\(key.stringValue)\"", "a number from \(least) to \(1 << 32) expected; got \(value)")
+      }
+    }
+    for (key, value) in [
+      (CodingKeys.batch, batch), (.heads, heads), (.keyValueHeads, keyValueHeads), (.iterations, iterations),
+      (.threads, threads ?? 1), (.width, width), (.valueWidth, valueWidth), (.queries, queries), (.keys, keys),
+    ] { try check(key, value, from: 1) }
+    if let window { try check(.window, window, from: 0) }
+    if dtype != .f32 && dtype != .f64 { throw unsupported("dtype", dtype.rawValue, "f32, f64") }
+    if pass != .forward { throw unsupported("pass", pass.rawValue, "forward") }
+    if algorithm != "auto" && AttentionAlgorithm(rawValue: algorithm) == nil {
+      throw unsupported("algorithm", algorithm, (["auto"] + AttentionAlgorithm.allCases.map(\.rawValue)).joined(separator: ", "))
+    }
+  }
+
+  private func unsupported(_ field: String, _ value: String, _ present: String) -> AttentionError {
+    AttentionError(.unsupported, "field \"\(field)\"", "\"\(value)\" is not present; present: \(present)")
+  }
+
+  /// True if both want the same inputs: threads, algorithm and iterations do not matter to them.
+  func hasInputs(of other: Request) -> Bool {
+    op == other.op && batch == other.batch && heads == other.heads && keyValueHeads == other.keyValueHeads
+      && queries == other.queries && keys == other.keys && width == other.width && valueWidth == other.valueWidth
+      && dtype == other.dtype && mask == other.mask && window == other.window && seed == other.seed
+      && transposed == other.transposed
+  }
+}
+
+/// One line of output.
+struct Answer: Encodable {
+  let seconds: [Double]
+  let gflops: Double
+  let algorithm: String
+  let isa: String
+  let checksum: Double
+  /// The largest absolute difference from the naive reference in Double, over sampled rows; only if asked for.
+  let maxError: Double?
+
+  private enum CodingKeys: String, CodingKey {
+    case seconds, gflops, algorithm, isa, checksum, maxError = "max_error"
+  }
+}

@@ -1,0 +1,288 @@
+import AttentionBLAS
+import AttentionTensors
+import AttentionTestSupport
+import Foundation
+import Testing
+
+@Suite("GEMM")
+struct GEMMTests {
+  /// A stored matrix with gaps, filled with numbers; gaps hold NaN.
+  private struct Stored<Element: BLASElement> {
+    var elements: [Element]
+    let rows: Int
+    let columns: Int
+    let stride: Int
+    let isTransposed: Bool
+
+    init(_ rows: Int, _ columns: Int, gap: Int, isTransposed: Bool, _ generator: inout TestGenerator) {
+      (self.rows, self.columns, self.isTransposed) = (rows, columns, isTransposed)
+      let (storedRows, storedColumns) = isTransposed ? (columns, rows) : (rows, columns)
+      stride = max(1, storedColumns + gap)
+      elements = [Element](repeating: .nan, count: storedRows * stride)
+      for i in 0..<storedRows {
+        for j in 0..<storedColumns { elements[i * stride + j] = Element(generator.numbers(1)[0]) }
+      }
+    }
+
+    subscript(i: Int, j: Int) -> Double { Double(isTransposed ? elements[j * stride + i] : elements[i * stride + j]) }
+
+    func withMatrix<R>(_ body: (UnsafeMatrix<Element>) throws -> R) throws -> R {
+      try elements.withUnsafeBufferPointer {
+        try body(
+          UnsafeMatrix($0, rowCount: rows, columnCount: columns, leadingDimension: stride, isTransposed: isTransposed))
+      }
+    }
+  }
+
+  static let extents = [0, 1, 2, 7, 16, 33]
+
+  @Test("agrees with the reference for transposes, strides and zero sizes", arguments: extents, extents)
+  func agrees(m: Int, n: Int) throws {
+    for k in [0, 1, 5, 17, 64] {
+      for variant in 0..<16 {
+        try check(m, n, k, variant, Float.self)
+        try check(m, n, k, variant, Double.self)
+      }
+    }
+  }
+
+  private func check<Element: BLASElement>(_ m: Int, _ n: Int, _ k: Int, _ variant: Int, _: Element.Type) throws {
+    let seed = UInt64(((m * 100 + n) * 100 + k) * 16 + variant)
+    var generator = TestGenerator(seed: seed)
+    let gap = variant & 4 == 0 ? 0 : 3
+    let a = Stored<Element>(m, k, gap: gap, isTransposed: variant & 1 != 0, &generator)
+    let b = Stored<Element>(k, n, gap: gap, isTransposed: variant & 2 != 0, &generator)
+    let mode = variant & 8 == 0 ? ResultMode.replacing : .accumulating
+    let alpha: Element = variant % 3 == 0 ? 1 : -0.75
+    // Replaced results start as NaN: whoever reads them shows it.
+    var c = [Element](repeating: .nan, count: m * (n + gap))
+    let before = generator.numbers(m * n)
+    if mode == .accumulating {
+      for i in 0..<m { for j in 0..<n { c[i * (n + gap) + j] = Element(before[i * n + j]) } }
+    }
+    try a.withMatrix { a in
+      try b.withMatrix { b in
+        try c.withUnsafeMutableBufferPointer { c in
+          try gemm(
+            alpha: alpha, a, b, mode,
+            into: UnsafeMutableMatrix(c, rowCount: m, columnCount: n, leadingDimension: max(1, n + gap)))
+        }
+      }
+    }
+    let expected = referenceProduct(
+      m: m, n: n, k: k, alpha: Double(alpha), { a[$0, $1] }, { b[$0, $1] }, adding: mode == .accumulating ? before : nil)
+    let got = (0..<m).flatMap { i in (0..<n).map { c[i * (n + gap) + $0] } }
+    // k roundings of products of at most 1.
+    let tolerance = Double(k + 2) * Double(Element.ulpOfOne)
+    #expect(mismatch(got, expected, tolerance: tolerance, "seed \(seed) \(Element.self)") == nil)
+    let gaps = (0..<m).flatMap { i in (n..<n + gap).map { c[i * (n + gap) + $0] } }
+    #expect(gaps.allSatisfy { $0.isNaN }, "gaps between rows must stay untouched, seed \(seed)")
+  }
+
+  @Test("α = 0 reads neither operand")
+  func alphaZero() throws {
+    let nan = [Float](repeating: .nan, count: 9)
+    var c: [Float] = [1, 2, 3, 4, 5, 6, 7, 8, 9]
+    for (mode, expected) in [(ResultMode.accumulating, c), (.replacing, [Float](repeating: 0, count: 9))] {
+      try nan.withUnsafeBufferPointer { nan in
+        try c.withUnsafeMutableBufferPointer { c in
+          let a = try UnsafeMatrix(nan, rowCount: 3, columnCount: 3)
+          try gemm(alpha: 0, a, a, mode, into: UnsafeMutableMatrix(c, rowCount: 3, columnCount: 3))
+        }
+      }
+      #expect(c == expected)
+    }
+  }
+
+  @Test("large products have the same bits on one thread and on many", arguments: [(700, 900, 300), (64, 5000, 300)])
+  func bitsDoNotDependOnThreads(m: Int, n: Int, k: Int) throws {
+    let a = try Tensor<Float>(uniform: -1..<1, shape: [m, k], seed: 1)
+    let b = try Tensor<Float>(uniform: -1..<1, shape: [k, n], seed: 2)
+    let one = try matmul(a, b, context: AttentionContext(threadCount: 1))
+    for count in [2, 3, 8] {
+      #expect(sameBits(one.array, try matmul(a, b, context: AttentionContext(threadCount: count)).array))
+    }
+    #expect(sameBits(one.array, try matmul(a, b, context: AttentionContext(threadCount: 2, executor: DispatchExecutor())).array))
+    for (i, j) in [(0, 0), (m - 1, n - 1), (m / 2, n / 3)] {
+      let dot = (0..<k).reduce(0.0) { $0 + Double(a[i, $1]) * Double(b[$1, j]) }
+      #expect(abs(Double(one[i, j]) - dot) < 1e-4)
+    }
+  }
+
+  @Test("concurrent callers with different transposes get right results")
+  func concurrentCallers() throws {
+    let a = try Tensor<Float>(uniform: -1..<1, shape: [200, 200], seed: 3)
+    let b = try Tensor<Float>(uniform: -1..<1, shape: [200, 200], seed: 4)
+    let views = [(a, b), (try a.transposed(), b), (a, try b.transposed()), (try a.transposed(), try b.transposed())]
+    let expected = try views.map { try matmul($0, $1).array }
+    let wrong = UncheckedSendable(UnsafeMutablePointer<Int>.allocate(capacity: 64))
+    wrong.value.initialize(repeating: 0, count: 64)
+    defer { wrong.value.deallocate() }
+    DispatchQueue.concurrentPerform(iterations: 64) { i in
+      let (a, b) = views[i % 4]
+      if let result = try? matmul(a, b).array, sameBits(result, expected[i % 4]) { return }
+      wrong.value[i] = 1
+    }
+    #expect((0..<64).allSatisfy { wrong.value[$0] == 0 })
+  }
+}
+
+@Suite("Batched GEMM")
+struct BatchedGEMMTests {
+  @Test("by stride, 0 broadcasts", arguments: [0, 1, 3, 40])
+  func strided(count: Int) throws {
+    let (m, n, k) = (5, 6, 7)
+    var generator = TestGenerator(seed: UInt64(count))
+    let a = generator.numbers(m * k).map { Float($0) }
+    let b = generator.numbers(max(1, count) * k * n).map { Float($0) }
+    var c = [Float](repeating: .nan, count: max(1, count) * (m * n + 2))
+    try a.withUnsafeBufferPointer { a in
+      try b.withUnsafeBufferPointer { b in
+        try c.withUnsafeMutableBufferPointer { c in
+          try batchedGEMM(
+            UnsafeMatrix(a, rowCount: m, columnCount: k), stride: 0,
+            UnsafeMatrix(b, rowCount: k, columnCount: n), stride: k * n,
+            into: UnsafeMutableMatrix(c, rowCount: m, columnCount: n), stride: m * n + 2, count: count)
+        }
+      }
+    }
+    for p in 0..<count {
+      let expected = referenceProduct(
+        m: m, n: n, k: k, alpha: 1, { Double(a[$0 * k + $1]) }, { Double(b[p * k * n + $0 * n + $1]) }, adding: nil)
+      let got = Array(c[p * (m * n + 2)..<p * (m * n + 2) + m * n])
+      #expect(mismatch(got, expected, tolerance: 1e-6, "product \(p)") == nil)
+      #expect(c[p * (m * n + 2) + m * n].isNaN, "the gap behind product \(p) must stay untouched")
+    }
+  }
+
+  @Test("by list, of differing shapes")
+  func list() throws {
+    let shapes = [(2, 3, 4), (2, 3, 4), (5, 1, 9), (0, 3, 2), (4, 4, 0)]
+    let a = try shapes.enumerated().map { try Tensor<Double>(uniform: -1..<1, shape: [$1.0, $1.2], seed: UInt64($0)) }
+    let b = try shapes.enumerated().map { try Tensor<Double>(uniform: -1..<1, shape: [$1.2, $1.1], seed: UInt64($0 + 50)) }
+    let memory = UnsafeMutableBufferPointer<Double>.allocate(capacity: 100)
+    memory.initialize(repeating: .nan)
+    defer { memory.deallocate() }
+    func matrix(_ x: Tensor<Double>) throws -> UnsafeMatrix<Double> {
+      try UnsafeMatrix(
+        UnsafeBufferPointer(start: x.base, count: x.count), rowCount: x.shape[0], columnCount: x.shape[1])
+    }
+    var results: [UnsafeMutableMatrix<Double>] = []
+    var start = 0
+    for (m, n, _) in shapes {
+      results.append(
+        try UnsafeMutableMatrix(
+          UnsafeMutableBufferPointer(rebasing: memory[start..<start + m * n]), rowCount: m, columnCount: n))
+      start += m * n
+    }
+    try batchedGEMM(a.map(matrix), b.map(matrix), into: results)
+    start = 0
+    for (i, (m, n, k)) in shapes.enumerated() {
+      let expected = referenceProduct(m: m, n: n, k: k, alpha: 1, { a[i][$0, $1] }, { b[i][$0, $1] }, adding: nil)
+      #expect(mismatch(Array(memory[start..<start + m * n]), expected, tolerance: 1e-14, "product \(i)") == nil)
+      start += m * n
+    }
+    #expect(throws: AttentionError.self) { try batchedGEMM(a.map(matrix), [matrix(b[0])], into: results) }
+  }
+
+  @Test("wrong extents are thrown errors that name them")
+  func wrongExtents() throws {
+    let x = [Float](repeating: 1, count: 12)
+    var y = [Float](repeating: 1, count: 12)
+    try x.withUnsafeBufferPointer { x in
+      try y.withUnsafeMutableBufferPointer { y in
+        let a = try UnsafeMatrix(x, rowCount: 3, columnCount: 4)
+        let c = try UnsafeMutableMatrix(y, rowCount: 3, columnCount: 3)
+        let error = #expect(throws: AttentionError.self) { try gemm(a, a, into: c) }
+        #expect(error?.description == "gemm: [m, k] · [k, n] into [m, n] expected; got [3, 4] · [3, 4] into [3, 3]")
+        #expect(throws: AttentionError.self) { try UnsafeMatrix(x, rowCount: 4, columnCount: 4) }
+        #expect(throws: AttentionError.self) { try UnsafeMatrix(x, rowCount: 3, columnCount: 4, leadingDimension: 3) }
+        #expect(throws: AttentionError.self) { try UnsafeMatrix(x, rowCount: -1, columnCount: 4) }
+        #expect(throws: AttentionError.self) { try UnsafeMatrix(x, rowCount: 1, columnCount: 1 << 33) }
+        let b = try UnsafeMatrix(x, rowCount: 4, columnCount: 3)
+        // One result would overwrite the other; one operand would reach past its buffer.
+        #expect(throws: AttentionError.self) { try batchedGEMM(a, stride: 0, b, stride: 0, into: c, stride: 0, count: 2) }
+        #expect(throws: AttentionError.self) { try batchedGEMM(a, stride: 1, b, stride: 0, into: c, stride: 9, count: 2) }
+        #expect(throws: AttentionError.self) { try batchedGEMM(a, stride: 0, b, stride: 0, into: c, stride: .max, count: 3) }
+      }
+    }
+  }
+}
+
+@Suite("matmul")
+struct MatmulTests {
+  @Test("broadcasts batch axes and reads any strides")
+  func broadcasts() throws {
+    var seed: UInt64 = 0
+    func random(_ shape: [Int]) throws -> Tensor<Double> {
+      seed += 1
+      return try Tensor(uniform: -1..<1, shape: shape, seed: seed)
+    }
+    let pairs: [(Tensor<Double>, Tensor<Double>)] = [
+      (try random([3, 4]), try random([4, 5])),
+      (try random([2, 3, 4]), try random([4, 5])),
+      (try random([2, 1, 3, 4]), try random([6, 4, 5])),
+      (try random([3, 4]), try random([2, 4, 5])),
+      (try random([2, 4, 3]).transposed(), try random([2, 5, 4]).transposed()),
+      // Neither stride of the last two axes is 1.
+      (try random([3, 4, 2]).select(1, axis: 2), try random([4, 5, 3]).select(2, axis: 2)),
+      (try random([1, 4]).broadcast(to: [3, 4]), try random([4, 1]).broadcast(to: [4, 5])),
+      (try random([4, 2, 3]).permuted([1, 2, 0]), try random([2, 4, 5])),
+      (try random([2, 0, 4]), try random([4, 5])),
+      (try random([2, 3, 0]), try random([0, 5])),
+      (try random([0, 3, 4]), try random([4, 5])),
+      (try random([5, 1, 4]), try random([4, 5])),
+    ]
+    for (a, b) in pairs {
+      let c = try matmul(a, b, alpha: 2)
+      let batch = Array(c.shape.dropLast(2))
+      let (m, n, k) = (c.shape[c.rank - 2], c.shape[c.rank - 1], a.shape[a.rank - 1])
+      let wideA = try a.broadcast(to: batch + [m, k]).reshaped([batch.reduce(1, *), m, k])
+      let wideB = try b.broadcast(to: batch + [k, n]).reshaped([batch.reduce(1, *), k, n])
+      var expected: [Double] = []
+      for p in 0..<batch.reduce(1, *) {
+        expected += referenceProduct(m: m, n: n, k: k, alpha: 2, { wideA[p, $0, $1] }, { wideB[p, $0, $1] }, adding: nil)
+      }
+      #expect(mismatch(c.array, expected, tolerance: 1e-14, "\(a.shape) \(a.strides) · \(b.shape) \(b.strides)") == nil)
+    }
+  }
+
+  @Test("writes into a part of a tensor and leaves the rest alone")
+  func intoPart() throws {
+    let a = try Tensor<Float>(uniform: -1..<1, shape: [2, 3, 4], seed: 1)
+    let b = try Tensor<Float>(uniform: -1..<1, shape: [4, 5], seed: 2)
+    var c = try Tensor<Float>(repeating: .nan, shape: [2, 4, 8])
+    try c.withMutableView { view in
+      try view.withSlice(0..<3, axis: 1) { part in
+        try part.withSlice(2..<7, axis: 2) { try matmul(a, b, .replacing, into: &$0) }
+      }
+    }
+    let expected = try matmul(a, b).array
+    #expect(sameBits(try c.slice(0..<3, axis: 1).slice(2..<7, axis: 2).array, expected))
+    #expect(c.array.filter { !$0.isNaN }.count == expected.count)
+  }
+
+  @Test("shapes that disagree throw")
+  func wrongShapes() throws {
+    let x = try Tensor<Float>(repeating: 1, shape: [2, 3])
+    let error = #expect(throws: AttentionError.self) { try matmul(x, x) }
+    #expect(error?.description == "matmul: […, m, k] · […, k, n] expected; got [2, 3] · [2, 3]")
+    let y = try Tensor<Float>(repeating: 1, shape: [2, 2, 3])
+    let z = try Tensor<Float>(repeating: 1, shape: [3, 3, 2])
+    #expect(throws: AttentionError.self) { try matmul(y, z) }
+    #expect(throws: AttentionError.self) { try matmul(x, try Tensor<Float>(repeating: 1, shape: [3])) }
+  }
+}
+
+@Suite("OpenBLAS")
+struct OpenBLASTests {
+  @Test("runs one thread per call and tells its state")
+  func state() throws {
+    _ = try matmul([[1]] as Tensor<Float>, [[2]] as Tensor<Float>)
+    OpenBLAS.withOneThread { #expect(OpenBLAS.threadCount == 1) }
+    #expect(!OpenBLAS.core.isEmpty)
+    #expect(OpenBLAS.configuration.contains("OpenBLAS"))
+    #expect(OpenBLAS.version.split(separator: ".").count >= 2)
+    #expect(!OpenBLAS.coreDecision.isEmpty)
+  }
+}

@@ -1,0 +1,117 @@
+import AttentionTensors
+import Foundation
+import Synchronization
+import Testing
+
+@Suite("Parallel execution")
+struct ExecutorTests {
+  static let executors: [any ParallelExecutor] = [ThreadTeam.shared, DispatchExecutor()]
+
+  /// Counters that several threads may touch.
+  final class Counters: Sendable {
+    private let storage: [Counter]
+    final class Counter: Sendable { let value = Atomic<Int>(0) }
+    init(_ count: Int) { storage = (0..<count).map { _ in Counter() } }
+    func add(_ index: Int, _ amount: Int = 1) -> Int {
+      storage[index].value.add(amount, ordering: .sequentiallyConsistent).newValue
+    }
+    var values: [Int] { storage.map { $0.value.load(ordering: .sequentiallyConsistent) } }
+  }
+
+  @Test("every piece runs once", arguments: [0, 1], [0, 1, 2, 3, 7, 100, 10_000])
+  func everyPieceOnce(executor: Int, pieceCount: Int) throws {
+    for width in [1, 2, 5, 64] {
+      let counters = Counters(pieceCount)
+      Self.executors[executor].execute(pieceCount: pieceCount, width: width) { piece, worker in
+        #expect((0..<width).contains(worker))
+        _ = counters.add(piece)
+      }
+      #expect(counters.values.allSatisfy { $0 == 1 })
+    }
+  }
+
+  @Test("no two pieces share a worker at one time", arguments: [0, 1])
+  func workersAreExclusive(executor: Int) {
+    let inside = Counters(4)
+    let collisions = Counters(1)
+    Self.executors[executor].execute(pieceCount: 2_000, width: 4) { _, worker in
+      if inside.add(worker) != 1 { _ = collisions.add(0) }
+      for _ in 0..<100 { _ = Double.random(in: 0...1).squareRoot() }
+      _ = inside.add(worker, -1)
+    }
+    #expect(collisions.values == [0])
+  }
+
+  @Test("several callers and nested calls finish", arguments: [0, 1])
+  func nestedAndConcurrent(executor: Int) {
+    let total = Counters(1)
+    let executor = Self.executors[executor]
+    DispatchQueue.concurrentPerform(iterations: 8) { _ in
+      executor.execute(pieceCount: 20, width: 3) { _, _ in
+        executor.execute(pieceCount: 10, width: 3) { _, _ in _ = total.add(0) }
+      }
+    }
+    #expect(total.values == [8 * 20 * 10])
+  }
+
+  @Test("a team that slept works again")
+  func wakes() {
+    for pause in [0.0, 0.002, 0.05] {
+      let total = Counters(1)
+      Thread.sleep(forTimeInterval: pause)
+      ThreadTeam.shared.execute(pieceCount: 50, width: 2) { _, _ in _ = total.add(0) }
+      #expect(total.values == [50])
+    }
+  }
+}
+
+@Suite("Width")
+struct WidthTests {
+  @Test("affinity lists are counted")
+  func affinity() {
+    func count(_ list: String) -> Int {
+      processorCountByAffinity { $0 == "/proc/self/status" ? "Name:\tx\nCpus_allowed_list:\t\(list)\nMore:\t1\n" : nil }
+    }
+    #expect(count("0-3") == 4)
+    #expect(count("0-3,8,10-11") == 7)
+    #expect(count("5") == 1)
+    #expect(processorCountByAffinity { _ in nil } >= 1)
+  }
+
+  @Test("quotas of control groups, version 1 and 2, the least of all ancestors")
+  func quotas() {
+    func quota(_ files: [String: String]) -> Double? { CPUQuota.read { files[$0] } }
+    let v2 = ["/proc/self/cgroup": "0::/a/b\n"]
+    #expect(quota(v2) == nil)
+    #expect(quota(v2.merging(["/sys/fs/cgroup/a/b/cpu.max": "max 100000"]) { $1 }) == nil)
+    #expect(quota(v2.merging(["/sys/fs/cgroup/a/b/cpu.max": "50000 100000\n"]) { $1 }) == 0.5)
+    #expect(
+      quota(v2.merging(["/sys/fs/cgroup/a/b/cpu.max": "400000 100000", "/sys/fs/cgroup/a/cpu.max": "150000 100000"]) { $1 })
+        == 1.5)
+    // Inside a container the group's own path is not there.
+    #expect(quota(v2.merging(["/sys/fs/cgroup/cpu.max": "200000 100000"]) { $1 }) == 2)
+    let v1 = ["/proc/self/cgroup": "4:memory:/x\n3:cpu,cpuacct:/x\n"]
+    #expect(
+      quota(
+        v1.merging([
+          "/sys/fs/cgroup/cpu,cpuacct/x/cpu.cfs_quota_us": "300000", "/sys/fs/cgroup/cpu,cpuacct/x/cpu.cfs_period_us": "100000",
+        ]) { $1 }) == 3)
+    #expect(
+      quota(
+        v1.merging([
+          "/sys/fs/cgroup/cpu,cpuacct/x/cpu.cfs_quota_us": "-1", "/sys/fs/cgroup/cpu,cpuacct/x/cpu.cfs_period_us": "100000",
+        ]) { $1 }) == nil)
+  }
+
+  @Test("the environment sets the default, and a wrong one is told")
+  func environment() {
+    let context = AttentionContext { ["ATTENTION_NUM_THREADS": "3", "ATTENTION_ISA": "portable"][$0] }
+    #expect(context.threadCount == 3)
+    #expect(context.instructionSet == .portable)
+    #expect(context.environmentError == nil)
+    #expect(ThreadChoice { $0 == "ATTENTION_NUM_THREADS" ? "3" : nil }.source == "ATTENTION_NUM_THREADS")
+    let wrong = AttentionContext { ["ATTENTION_ISA": "sse9"][$0] }
+    #expect(wrong.environmentError?.description == "ATTENTION_ISA: one of portable, neon, avx2, avx512 expected; got \"sse9\"")
+    #expect(AttentionContext { ["ATTENTION_NUM_THREADS": "none"][$0] }.environmentError != nil)
+  }
+}

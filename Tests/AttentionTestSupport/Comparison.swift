@@ -1,0 +1,31 @@
+/// What differs between a result and its expectation, for people; nil if nothing does.
+///
+///     #expect(mismatch(result, expected, tolerance: 1e-6) == nil)
+///
+/// Infinities must match exactly. A NaN matches only a NaN.
+public func mismatch<Actual: BinaryFloatingPoint>(
+  _ actual: [Actual], _ expected: [Double], tolerance: Double, _ what: String = "result"
+) -> String? {
+  if actual.count != expected.count {
+    return "\(what): \(expected.count) elements expected; got \(actual.count)"
+  }
+  var worst = -1.0
+  var worstIndex = 0
+  var count = 0
+  for i in actual.indices {
+    let got = Double(actual[i])
+    let want = expected[i]
+    if got == want || (got.isNaN && want.isNaN) { continue }
+    let difference = abs(got - want)
+    let error = difference.isNaN ? .infinity : difference
+    if error <= tolerance { continue }
+    count += 1
+    if error > worst { (worst, worstIndex) = (error, i) }
+  }
+  if count == 0 { return nil }
+  return "\(what): \(count) of \(actual.count) differ by more than \(tolerance); worst at \(worstIndex): "
+    + "expected \(expected[worstIndex]), got \(actual[worstIndex]), error \(worst)"
+}
+
+/// True if both have the same bits, element by element: NaN equals NaN, −0 differs from 0.
+public func sameBits(_ a: [Float], _ b: [Float]) -> Bool { a.map(\.bitPattern) == b.map(\.bitPattern) }

@@ -1,0 +1,180 @@
+import Attention
+import AttentionTestSupport
+import Dispatch
+import Testing
+
+@Suite("Properties of attention")
+struct PropertyTests {
+  private let scenario = Scenario(B: 2, H: 3, Hk: 3, L: 40, S: 70, E: 16, Ev: 16)
+
+  private func inputs(_ shape: Scenario? = nil) throws -> Inputs<Float> { try Inputs((shape ?? scenario).reference()) }
+
+  @Test("rows of weights sum to 1, and the output is weights times values")
+  func weightsSumToOne() throws {
+    let inputs = try inputs()
+    let result = try scaledDotProductAttention(
+      query: inputs.query, key: inputs.key, value: inputs.value, mask: .causal, returning: .weights)
+    let weights = result.weights!
+    for b in 0..<2 {
+      for h in 0..<3 {
+        for i in 0..<40 {
+          let row = (0..<70).map { weights[b, h, i, $0] }
+          #expect(abs(row.reduce(0, +) - 1) < 1e-5)
+          let first = zip(row, (0..<70).map { inputs.value[b, h, $0, 0] }).reduce(Float(0)) { $0 + $1.0 * $1.1 }
+          #expect(abs(first - result.output[b, h, i, 0]) < 1e-5)
+        }
+      }
+    }
+  }
+
+  @Test("permuting keys together with values changes nothing but rounding")
+  func permutation() throws {
+    let inputs = try inputs()
+    var generator = TestGenerator(seed: 5)
+    let order = (0..<70).shuffled(using: &generator)
+    func permuted(_ x: Tensor<Float>) throws -> Tensor<Float> {
+      var y = x
+      try y.withMutableView { view in
+        for (to, from) in order.enumerated() {
+          let row = try x.slice(from..<from + 1, axis: 2)
+          try view.withSlice(to..<to + 1, axis: 2) { try $0.copy(from: row) }
+        }
+      }
+      return y
+    }
+    let plain = try scaledDotProductAttention(query: inputs.query, key: inputs.key, value: inputs.value)
+    let other = try scaledDotProductAttention(query: inputs.query, key: permuted(inputs.key), value: permuted(inputs.value))
+    #expect(mismatch(other.array, plain.array.map(Double.init), tolerance: 2e-6) == nil)
+  }
+
+  @Test("adding a constant to every score changes nothing but the log-sum-exp", arguments: [-50, 3, 80])
+  func shift(constant: Float) throws {
+    let inputs = try inputs()
+    let bias = try Tensor<Float>(repeating: constant, shape: [1])
+    let plain = try scaledDotProductAttention(
+      query: inputs.query, key: inputs.key, value: inputs.value, returning: .logSumExp)
+    let shifted = try scaledDotProductAttention(
+      query: inputs.query, key: inputs.key, value: inputs.value, mask: .bias(bias), returning: .logSumExp)
+    #expect(mismatch(shifted.output.array, plain.output.array.map(Double.init), tolerance: 2e-5) == nil)
+    let lse = plain.logSumExp!.array.map { Double($0) + Double(constant) }
+    #expect(mismatch(shifted.logSumExp!.array, lse, tolerance: 2e-5) == nil)
+  }
+
+  @Test("scores at which exp overflows, but exp(x − max) does not")
+  func overflow() throws {
+    let query = try Tensor<Float>(repeating: 10, shape: [1, 1, 3, 4])
+    let key = try Tensor<Float>([9, 9, 9, 9, 10, 10, 10, 10], shape: [1, 1, 2, 4])
+    let value: Tensor<Float> = [[[[1], [2]]]]
+    // Scores 180 and 200: exp(200) is beyond Float.
+    let output = try scaledDotProductAttention(query: query, key: key, value: value)
+    #expect(output.array.allSatisfy { abs($0 - 2) < 1e-6 })
+  }
+
+  @Test("scores near the end of Float's range give no NaN", arguments: [1e18, 1e19] as [Float])
+  func hugeScores(size: Float) throws {
+    let query = try Tensor<Float>(repeating: size, shape: [1, 1, 2, 1])
+    let key = try Tensor<Float>([-size, size, 0], shape: [1, 1, 3, 1])
+    let value: Tensor<Float> = [[[[1], [2], [3]]]]
+    let output = try scaledDotProductAttention(query: query, key: key, value: value, scale: 0.5)
+    #expect(output.array == [2, 2])
+  }
+
+  static let masks: [Scenario.Mask] = [.causal, .causalTopLeft, .window, .keyLengths, .leftPadding, .boolean, .booleanPerKey, .biasWithInfinities, .everything]
+
+  @Test("NaN and infinities in masked keys and values change no bit", arguments: masks, [(40, 70), (1, 1300), (200, 90)])
+  func maskedNaN(mask: Scenario.Mask, lengths: (Int, Int)) throws {
+    // One head and one batch, so that a key is masked for all its queries or hidden tile by tile.
+    let scenario = Scenario(B: 1, H: 1, Hk: 1, L: lengths.0, S: lengths.1, E: 16, Ev: 16, mask: mask)
+    let problem = scenario.reference()
+    let clean = try Inputs<Float>(problem)
+    let libraryMask = try scenario.libraryMask(Float.self)
+    func run(_ inputs: Inputs<Float>) throws -> AttentionResult<Float> {
+      try scaledDotProductAttention(
+        query: inputs.query, key: inputs.key, value: inputs.value, mask: libraryMask, returning: [.logSumExp, .weights])
+    }
+    let expected = try run(clean)
+    func attends(_ i: Int, _ j: Int) -> Bool { problem.attends(0, 0, i, j) && problem.bias(0, 0, i, j) != -.infinity }
+    for bad in [Float.nan, .infinity] {
+      // Keys that nobody attends to.
+      var poisoned = clean
+      for j in 0..<scenario.S where !(0..<scenario.L).contains(where: { attends($0, j) }) {
+        for e in 0..<16 {
+          poisoned.key[0, 0, j, e] = bad
+          poisoned.value[0, 0, j, e] = bad
+        }
+      }
+      let result = try run(poisoned)
+      #expect(sameBits(result.output.array, expected.output.array))
+      #expect(sameBits(result.logSumExp!.array, expected.logSumExp!.array))
+      #expect(sameBits(result.weights!.array, expected.weights!.array))
+
+      // A key that some attend to: they get NaN (from values), the others keep their bits.
+      guard let j = (0..<scenario.S).last(where: { j in (0..<scenario.L).contains { attends($0, j) } }) else { continue }
+      var partly = clean
+      for e in 0..<16 { partly.value[0, 0, j, e] = bad }
+      let output = try run(partly).output
+      for i in 0..<scenario.L {
+        let row = (0..<16).map { output[0, 0, i, $0] }
+        if attends(i, j) {
+          #expect(row.allSatisfy { !$0.isFinite })
+        } else {
+          #expect(sameBits(row, (0..<16).map { expected.output[0, 0, i, $0] }))
+        }
+      }
+    }
+  }
+
+  @Test("NaN that is attended gives NaN, in that row alone")
+  func attendedNaN() throws {
+    var inputs = try inputs()
+    inputs.query[0, 1, 7, 3] = .nan
+    let output = try scaledDotProductAttention(query: inputs.query, key: inputs.key, value: inputs.value)
+    for i in 0..<40 {
+      #expect((0..<16).allSatisfy { output[0, 1, i, $0].isNaN == (i == 7) })
+    }
+    inputs = try self.inputs()
+    for e in 0..<16 { inputs.key[1, 0, 69, e] = .nan }
+    let causal = try scaledDotProductAttention(query: inputs.query, key: inputs.key, value: inputs.value, mask: .causal)
+    for i in 0..<40 { #expect(causal[1, 0, i, 0].isNaN == (i == 39)) }
+    // Nothing but NaN: still NaN, not the 0 of a row that attends to nothing.
+    let nan = try Tensor<Float>(repeating: .nan, shape: [1, 1, 5, 4])
+    let result = try scaledDotProductAttention(query: nan, key: nan, value: nan, returning: [.logSumExp, .weights])
+    #expect(result.output.array.allSatisfy { $0.isNaN })
+    #expect(result.logSumExp!.array.allSatisfy { $0.isNaN })
+    #expect(result.weights!.array.allSatisfy { $0.isNaN })
+  }
+
+  @Test("rows that attend to nothing give 0, 0 and −inf")
+  func emptyRows() throws {
+    let scenario = Scenario(B: 1, H: 2, Hk: 2, L: 9, S: 4, mask: .causal)
+    let inputs = try inputs(scenario)
+    let result = try scaledDotProductAttention(
+      query: inputs.query, key: inputs.key, value: inputs.value, mask: .causal, returning: [.logSumExp, .weights])
+    for h in 0..<2 {
+      for i in 0..<5 {
+        #expect((0..<8).allSatisfy { result.output[0, h, i, $0] == 0 })
+        #expect((0..<4).allSatisfy { result.weights![0, h, i, $0] == 0 })
+        #expect(result.logSumExp![0, h, i] == -.infinity)
+      }
+      #expect(result.logSumExp![0, h, 5].isFinite)
+    }
+  }
+
+  @Test("concurrent callers get what a lone one gets")
+  func concurrentCallers() throws {
+    let scenarios = [Scenario.Mask.none, .causal, .boolean, .everything].map { Scenario(B: 1, H: 4, Hk: 2, L: 130, S: 150, E: 32, Ev: 32, mask: $0) }
+    let inputs = try scenarios.map { try Inputs<Float>($0.reference()) }
+    let masks = try scenarios.map { try $0.libraryMask(Float.self) }
+    @Sendable func run(_ k: Int) throws -> [Float] {
+      try scaledDotProductAttention(query: inputs[k].query, key: inputs[k].key, value: inputs[k].value, mask: masks[k]).array
+    }
+    let expected = try (0..<4).map(run)
+    let outcomes = UncheckedSendable(UnsafeMutableBufferPointer<Bool>.allocate(capacity: 48))
+    defer { outcomes.value.deallocate() }
+    outcomes.value.initialize(repeating: false)
+    DispatchQueue.concurrentPerform(iterations: 48) { i in
+      if let got = try? run(i % 4) { outcomes.value[i] = sameBits(got, expected[i % 4]) }
+    }
+    #expect(outcomes.value.allSatisfy { $0 })
+  }
+}

@@ -1,0 +1,56 @@
+import Attention
+import AttentionTestSupport
+import Foundation
+import Testing
+
+@Suite("softmax and logSumExp")
+struct SoftmaxTests {
+  @Test("agree with the formula in Double", arguments: [1, 2, 16, 17, 100, 4097], InstructionSet.present)
+  func agree(count: Int, isa: InstructionSet) throws {
+    var generator = TestGenerator(seed: UInt64(count))
+    let rowCount = 5
+    let numbers = generator.numbers(rowCount * count, bound: 30)
+    let x = try Tensor<Float>(numbers.map { Float($0) }, shape: [rowCount, 1, count])
+    let context = AttentionContext(instructionSet: isa)
+    var exact: [Double] = []
+    var logarithms: [Double] = []
+    for row in 0..<rowCount {
+      let slice = numbers[row * count..<(row + 1) * count]
+      let most = slice.max()!
+      let sum = slice.reduce(0) { $0 + exp($1 - most) }
+      exact += slice.map { exp($0 - most) / sum }
+      logarithms.append(most + log(sum))
+    }
+    #expect(mismatch(try softmax(x, context: context).array, exact, tolerance: 1e-6) == nil)
+    let lse = try logSumExp(x, context: context)
+    #expect(lse.shape == [rowCount, 1])
+    #expect(mismatch(lse.array, logarithms, tolerance: 4e-6) == nil)
+    let wide = try Tensor<Double>(converting: x)
+    #expect(mismatch(try softmax(wide, context: context).array, exact, tolerance: 1e-14) == nil)
+    #expect(mismatch(try logSumExp(wide, context: context).array, logarithms, tolerance: 1e-13) == nil)
+  }
+
+  @Test("strided input, many rows, several threads")
+  func strided() throws {
+    let x = try Tensor<Float>(uniform: -5..<5, shape: [300, 700], seed: 3)
+    let columns = try softmax(x.transposed())
+    #expect(columns.shape == [700, 300])
+    let sums = (0..<700).map { j in (0..<300).reduce(Float(0)) { $0 + columns[j, $1] } }
+    #expect(sums.allSatisfy { abs($0 - 1) < 1e-5 })
+    #expect(sameBits(columns.array, try softmax(x.transposed(), context: AttentionContext(threadCount: 1)).array))
+  }
+
+  @Test("rows without anything, with NaN, with infinity")
+  func edges() throws {
+    let x = try Tensor<Float>([-.infinity, -.infinity, 1, .nan, .nan, .nan, .infinity, 0, -.infinity, 5], shape: [5, 2])
+    let y = try softmax(x).array
+    #expect(Array(y[0...1]) == [0, 0])
+    #expect(y[2].isNaN && y[3].isNaN && y[4].isNaN && y[5].isNaN && y[6].isNaN)
+    #expect(Array(y[8...9]) == [0, 1])
+    let lse = try logSumExp(x).array
+    #expect(lse[0] == -.infinity && lse[1].isNaN && lse[2].isNaN && lse[3].isNaN && lse[4] == 5)
+    #expect(try softmax(Tensor<Float>(repeating: 1, shape: [3, 0])).shape == [3, 0])
+    #expect(try logSumExp(Tensor<Float>(repeating: 1, shape: [3, 0])).array == [-.infinity, -.infinity, -.infinity])
+    #expect(throws: AttentionError.self) { try softmax(Tensor<Float>([1], shape: [])) }
+  }
+}
