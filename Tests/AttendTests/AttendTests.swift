@@ -1,0 +1,200 @@
+import AttentionFiles
+import AttentionTensors
+import AttentionTestSupport
+import Foundation
+import Testing
+
+@Suite("attend")
+struct AttendTests {
+  static let fixtures = "\(packageFolder)/Tests/Fixtures"
+  static let layer = "\(packageFolder)/Examples/Data/minilm-layer0.safetensors"
+  private let folder: TemporaryFolder
+  init() throws { folder = try TemporaryFolder() }
+
+  private func attend(_ arguments: String..., environment: [String: String] = [:]) throws -> Command {
+    try Command("attend", arguments, environment: environment)
+  }
+
+  private func json(_ command: Command) throws -> [String: Any] {
+    try #require(try JSONSerialization.jsonObject(with: Data(command.output.utf8)) as? [String: Any])
+  }
+
+  // MARK: check
+
+  static let instructionSets = ["portable", "avx2", "avx512", "neon"]
+
+  @Test("every conformance case passes but those with ALiBi, sinks or softcap", arguments: instructionSets)
+  func conformance(isa: String) throws {
+    let present = try #require(try json(attend("info", "--json"))["isaPresent"] as? [String])
+    guard present.contains(isa) else {
+      print("skipped, for this machine lacks it: conformance with \(isa)")
+      return
+    }
+    for threads in ["1", "2"] {
+      let sdpa = try attend("check", "--forward", "--isa", isa, "--threads", threads, "\(Self.fixtures)/sdpa")
+      #expect(sdpa.lines.last == "35 passed, 6 failed", "\(sdpa.output)")
+      let failed = sdpa.lines.filter { $0.hasPrefix("FAIL") }.map { $0.split(separator: " ")[1] }
+      #expect(failed == ["alibi", "causal_window_gqa_softcap", "sinks", "softcap_cross", "softcap_long", "softcap_small"])
+      #expect(sdpa.status == 1)
+      let mha = try attend("check", "--forward", "--isa", isa, "--threads", threads, "\(Self.fixtures)/mha")
+      #expect(mha.lines.last == "12 passed, 0 failed", "\(mha.output)")
+      #expect(mha.status == 0)
+    }
+  }
+
+  @Test("a wrong result fails")
+  func wrongResult() throws {
+    let file = try SafeTensorsFile(path: "\(Self.fixtures)/sdpa/plain_cross.safetensors")
+    var writer = SafeTensorsWriter()
+    writer.metadata = file.metadata
+    for entry in file.entries {
+      var tensor = try file.tensor(entry.name, as: Float.self)
+      if entry.name == "output" { tensor[0, 0, 0, 0] += 1e-4 }
+      try writer.add(entry.name, tensor)
+    }
+    try writer.write(to: folder("wrong.safetensors"))
+    let command = try attend("check", "--forward", folder("wrong.safetensors"))
+    #expect(command.status == 1)
+    #expect(command.lines.first?.hasPrefix("FAIL  wrong  output") == true)
+    #expect(command.lines.last == "0 passed, 1 failed")
+  }
+
+  @Test("what is not supported counts as failed, with the reason")
+  func unsupported() throws {
+    let gradients = try attend("check", "\(Self.fixtures)/sdpa/plain_small.safetensors")
+    #expect(gradients.status == 1)
+    #expect(gradients.output.contains("gradients are not supported"))
+    var writer = SafeTensorsWriter()
+    try writer.add("in.Q", [1] as Tensor<Float>)
+    try writer.write(to: folder("onnx.safetensors"))
+    try Data("junk".utf8).write(to: URL(fileURLWithPath: folder("junk.safetensors")))
+    let command = try attend("check", folder.path)
+    #expect(command.lines.count == 3)
+    #expect(command.lines.last == "0 passed, 2 failed")
+    #expect(command.output.contains("ONNX"))
+    #expect(command.output.contains("8 bytes of header length expected"))
+  }
+
+  @Test("--json is for machines")
+  func checkJSON() throws {
+    let command = try attend("check", "--forward", "--json", "\(Self.fixtures)/mha")
+    let summary = try json(command)
+    #expect(summary["passed"] as? Int == 12)
+    #expect(summary["failed"] as? Int == 0)
+    #expect((summary["cases"] as? [[String: Any]])?.count == 12)
+  }
+
+  @Test("a forced path that is absent is an error that names those present")
+  func absentPaths() throws {
+    for (option, value, present) in [
+      ("--isa", "amx", "portable"), ("--algorithm", "matrix", "openblas"), ("--algorithm", "packed", "openblas"),
+      ("--threads", "0", "from 1"), ("--threads", "x", "threads"),
+    ] {
+      let command = try attend("check", option, value, "\(Self.fixtures)/mha")
+      #expect(command.status == 64)
+      #expect(command.output.isEmpty)
+      #expect(command.errors.contains(present), "\(command.errors)")
+    }
+    let wrong = try attend("check", "\(Self.fixtures)/mha", environment: ["ATTENTION_ISA": "sse9"])
+    #expect(wrong.status == 1)
+    #expect(wrong.errors.contains("ATTENTION_ISA: one of portable, neon, avx2, avx512 expected; got \"sse9\""))
+  }
+
+  @Test("paths that are not there", arguments: ["check", "compute", "map"])
+  func missingPaths(command: String) throws {
+    let arguments = [command, folder("missing")] + (command == "compute" ? ["-o", folder("out")] : [])
+    let result = try Command("attend", arguments)
+    #expect(result.status == 1)
+    #expect(result.output.isEmpty)
+    #expect(result.errors.contains("missing"))
+    #expect(try folder.fileNames.isEmpty)
+  }
+
+  // MARK: compute
+
+  @Test("compute writes what the case expects")
+  func compute() throws {
+    let path = "\(Self.fixtures)/sdpa/gqa.safetensors"
+    let command = try attend("compute", path, "-o", folder("out.safetensors"))
+    #expect(command.status == 0, "\(command.errors)")
+    let expected = try SafeTensorsFile(path: path)
+    let results = try SafeTensorsFile(path: folder("out.safetensors"))
+    for name in ["output", "weights", "lse"] {
+      let difference = mismatch(
+        try results.tensor(name, as: Float.self).array, try expected.tensor(name, as: Float.self).array.map(Double.init),
+        tolerance: 1e-5, name)
+      #expect(difference == nil)
+    }
+    #expect(try folder.fileNames == ["out.safetensors"])
+    let layer = try attend("compute", "\(Self.fixtures)/mha/mha_cross.safetensors", "-o", folder("layer.safetensors"))
+    #expect(layer.output.contains("weights_averaged"))
+  }
+
+  @Test("compute leaves no file behind when it fails")
+  func computeFails() throws {
+    let softcap = try attend("compute", "\(Self.fixtures)/sdpa/softcap_small.safetensors", "-o", folder("out"))
+    #expect(softcap.status == 1)
+    #expect(softcap.errors.contains("softcap is not supported"))
+    let nowhere = try attend("compute", "\(Self.fixtures)/sdpa/gqa.safetensors", "-o", folder("no/such/folder/out"))
+    #expect(nowhere.status == 1)
+    #expect(nowhere.errors.contains("cannot be created"))
+    #expect(try folder.fileNames.isEmpty)
+  }
+
+  // MARK: map
+
+  @Test("map draws a sentence and agrees with the stored results")
+  func map() throws {
+    let command = try attend("map", Self.layer, "--token", "it")
+    #expect(command.status == 0, "\(command.errors)")
+    #expect(command.output.contains("mean over 12 heads"))
+    #expect(command.output.contains("\"it\" looks at"))
+    #expect(!command.output.contains("\u{1b}["), "no colours where output is no terminal")
+    #expect(try attend("map", Self.layer, "--color").output.contains("\u{1b}[48;5;"))
+    let picture = try json(attend("map", Self.layer, "--json", "--sentence", "2", "--head", "3"))
+    let tokens = try #require(picture["tokens"] as? [String])
+    #expect(tokens == ["[CLS]", "attention", "is", "all", "you", "need", ".", "[SEP]"])
+    let weights = try #require(picture["weights"] as? [[Double]])
+    #expect(weights.count == 8 && weights.allSatisfy { $0.count == 8 && abs($0.reduce(0, +) - 1) < 1e-5 })
+    let comparisons = try #require(picture["comparisons"] as? [[String: Any]])
+    #expect(comparisons.compactMap { $0["name"] as? String } == ["context", "output", "weights"])
+    #expect(comparisons.allSatisfy { ($0["error"] as? Double ?? 1) <= 1e-5 })
+  }
+
+  @Test("map tells which sentences, heads and tokens there are")
+  func mapErrors() throws {
+    for (arguments, message) in [
+      (["--sentence", "4"], "from 0 to 3"), (["--sentence=-1"], "from 0 to 3"), (["--head", "12"], "from 0 to 11"),
+      (["--token", "cat"], "animal"),
+    ] {
+      let command = try Command("attend", ["map", Self.layer] + arguments)
+      #expect(command.status == 64)
+      #expect(command.errors.contains(message), "\(command.errors)")
+    }
+    let other = try attend("map", "\(Self.fixtures)/sdpa/gqa.safetensors")
+    #expect(other.status == 1)
+  }
+
+  // MARK: info and help
+
+  @Test("info tells what is used and why")
+  func info() throws {
+    let facts = try json(attend("info", "--json"))
+    for key in ["version", "openblasConfiguration", "openblasCore", "openblasCoreReason", "isa", "threadsReason"] {
+      #expect((facts[key] as? String)?.isEmpty == false, "\(key)")
+    }
+    let forced = try attend("info", environment: ["ATTENTION_NUM_THREADS": "3", "ATTENTION_ISA": "portable"])
+    #expect(forced.output.contains("3 (ATTENTION_NUM_THREADS)"))
+    #expect(forced.output.contains("portable (ATTENTION_ISA"))
+    let found = try attend("info", environment: ["OPENBLAS_CORETYPE": "Prescott"])
+    #expect(found.output.contains("OPENBLAS_CORETYPE is set"))
+  }
+
+  @Test("help and version", arguments: [["--help"], ["check", "--help"], ["compute", "--help"], ["map", "--help"], ["info", "--help"], ["--version"]])
+  func help(arguments: [String]) throws {
+    let command = try Command("attend", arguments)
+    #expect(command.status == 0)
+    #expect(!command.output.isEmpty)
+    #expect(command.errors.isEmpty)
+  }
+}

@@ -1,0 +1,43 @@
+import Foundation
+import Testing
+
+@Suite("attention-runner")
+struct RunnerTests {
+  private func answers(_ requests: String...) throws -> [[String: Any]] {
+    let command = try Command("attention-runner", [], input: requests.joined(separator: "\n") + "\n")
+    #expect(command.status == 0)
+    return try command.lines.map { line in
+      try #require(try JSONSerialization.jsonObject(with: Data(line.utf8)) as? [String: Any])
+    }
+  }
+
+  @Test("answers one line for each request, and goes on after a bad one")
+  func answersEach() throws {
+    let answers = try answers(
+      #"{"op":"sdpa","batch":1,"heads":2,"kv_heads":1,"queries":32,"keys":48,"width":16,"value_width":8,"dtype":"f32","mask":"causal","window":7,"pass":"forward","algorithm":"auto","threads":2,"iterations":3,"seed":1,"error":true}"#,
+      "junk", #"{"op":"fly"}"#, #"{"op":"sdpa"}"#, #"{"op":"sdpa","queries":-1}"#, #"{"op":"sdpa","queries":4,"dtype":"bf16"}"#,
+      #"{"op":"sdpa","queries":4,"pass":"forward_backward"}"#, #"{"op":"sdpa","queries":4,"algorithm":"packed"}"#,
+      #"{"op":"sdpa","queries":4,"heads":3,"kv_heads":2}"#,
+      #"{"op":"mha","heads":2,"queries":8,"width":4,"iterations":1}"#,
+      #"{"op":"gemm","queries":8,"keys":9,"width":4,"iterations":1,"transposed":true,"dtype":"f64"}"#,
+      #"{"op":"batched_gemm","batch":3,"queries":8,"width":4,"iterations":1}"#,
+      #"{"op":"softmax","queries":8,"keys":100,"iterations":1}"#)
+    #expect(answers.count == 13)
+    #expect((answers[0]["seconds"] as? [Double])?.count == 3)
+    #expect(answers[0]["algorithm"] as? String == "openblas")
+    #expect((answers[0]["max_error"] as? Double ?? 1) < 1e-5)
+    for bad in 1...8 { #expect((answers[bad]["error"] as? String)?.isEmpty == false, "\(bad)") }
+    for good in 9...12 { #expect((answers[good]["gflops"] as? Double ?? 0) > 0, "\(answers[good])") }
+    // Rows of a softmax sum to 1.
+    #expect(abs((answers[12]["checksum"] as? Double ?? 0) - 8) < 1e-4)
+  }
+
+  @Test("the same seed gives the same checksum, another seed another", arguments: ["none", "causal", "causal_top_left", "boolean", "bias", "key_lengths"])
+  func checksums(mask: String) throws {
+    func request(_ seed: Int, _ threads: Int) -> String {
+      #"{"op":"sdpa","batch":2,"heads":2,"queries":40,"width":16,"mask":"\#(mask)","threads":\#(threads),"iterations":1,"seed":\#(seed)}"#
+    }
+    let sums = try answers(request(1, 1), request(1, 2), request(2, 1)).map { $0["checksum"] as? Double }
+    #expect(sums[0] != nil && sums[0] == sums[1] && sums[0] != sums[2])
+  }
+}
