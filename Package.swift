@@ -69,7 +69,6 @@ let package = Package(
       name: "AttentionTests",
       dependencies: [
         "Attention", "AttentionBLAS", "AttentionFiles", "AttentionTensors", "AttentionTestSupport",
-        "CAttentionKernels",
       ],
       swiftSettings: swiftSettings),
     .testTarget(

@@ -63,7 +63,8 @@ struct Request: Decodable, Hashable {
     func check(_ key: CodingKeys, _ value: Int, from least: Int) throws {
       guard value >= least, value <= 1 << 32 else {
         throw AttentionError(
-          .invalidArgument, "field \"\(key.stringValue)\"", "a number from \(least) to \(1 << 32) expected; got \(value)")
+          .invalidArgument, "field \"\(key.stringValue)\"",
+          "a number from \(least) to \(1 << 32) expected; got \(value)")
       }
     }
     for (key, value) in [
@@ -74,7 +75,8 @@ struct Request: Decodable, Hashable {
     if dtype != .f32 && dtype != .f64 { throw unsupported("dtype", dtype.rawValue, "f32, f64") }
     if pass != .forward { throw unsupported("pass", pass.rawValue, "forward") }
     if algorithm != "auto" && AttentionAlgorithm(rawValue: algorithm) == nil {
-      throw unsupported("algorithm", algorithm, (["auto"] + AttentionAlgorithm.allCases.map(\.rawValue)).joined(separator: ", "))
+      throw unsupported(
+        "algorithm", algorithm, (["auto"] + AttentionAlgorithm.allCases.map(\.rawValue)).joined(separator: ", "))
     }
   }
 

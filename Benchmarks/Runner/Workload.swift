@@ -60,7 +60,9 @@ private func checksum<Element: AttentionElement>(_ slot: Slot<Element>) -> () th
   { try slot.tensor.withUnsafeBufferPointer { $0.reduce(0) { $0 + Double($1) } } }
 }
 
-private func random<Element: AttentionElement>(_ shape: [Int], _ request: Request, _ index: UInt64) throws -> Tensor<Element> {
+private func random<Element: AttentionElement>(
+  _ shape: [Int], _ request: Request, _ index: UInt64
+) throws -> Tensor<Element> {
   try Tensor(uniform: -1..<1, shape: shape, seed: request.seed &* 1000 &+ index)
 }
 
@@ -73,7 +75,8 @@ private func attentionWorkload<Element: AttentionElement>(_ request: Request, _:
   let slot = Slot(try Tensor<Element>(repeating: .nan, shape: [batch, heads, request.queries, request.valueWidth]))
   return Workload(
     call: { context in
-      try scaledDotProductAttention(query: query, key: key, value: value, mask: mask, into: &slot.tensor, context: context)
+      try scaledDotProductAttention(
+        query: query, key: key, value: value, mask: mask, into: &slot.tensor, context: context)
     },
     operationCount: 2 * Double(batch * heads) * Double(request.queries) * Double(request.keys)
       * Double(request.width + request.valueWidth) * share,
@@ -104,11 +107,13 @@ private func makeMask<Element: AttentionElement>(
     mask = .attending(try Tensor(attends, shape: [1, 1, request.queries, request.keys]))
   case .bias:
     // Through Float, so that Double sees the same numbers.
-    let bias = try Tensor<Float>(uniform: -1..<1, shape: [1, 1, request.queries, request.keys], seed: request.seed &+ 78)
+    let bias = try Tensor<Float>(
+      uniform: -1..<1, shape: [1, 1, request.queries, request.keys], seed: request.seed &+ 78)
     mask = .bias(try Tensor<Element>(converting: bias))
   case .keyLengths:
     var generator = SeededGenerator(seed: request.seed &+ 79)
-    mask = .keyLengths((0..<request.batch).map { _ in Int.random(in: (request.keys + 1) / 2...request.keys, using: &generator) })
+    mask = .keyLengths(
+      (0..<request.batch).map { _ in Int.random(in: (request.keys + 1) / 2...request.keys, using: &generator) })
   }
   if let window = request.window { mask = mask.intersection(.window(left: window, right: nil)) }
   return (mask, share)
@@ -124,7 +129,8 @@ private func layerWorkload<Element: AttentionElement>(_ request: Request, _: Ele
   let rows = Double(request.batch * request.queries)
   return Workload(
     call: { slot.tensor = try layer(x, mask: mask, context: $0) },
-    operationCount: 8 * rows * Double(width) * Double(width) + 4 * rows * Double(request.queries) * Double(width) * share,
+    operationCount: 8 * rows * Double(width) * Double(width) + 4 * rows * Double(request.queries) * Double(width)
+      * share,
     checksum: checksum(slot), maxError: nil)
 }
 

@@ -10,40 +10,58 @@ public protocol AttentionElement: BLASElement {
 
 /// The kernels of one instruction set and element type, as CAttentionKernels.h describes them. Not API.
 public struct _Kernels<Element: AttentionElement>: Sendable {
-  typealias Pointer = UnsafePointer<Element>
-  typealias MutablePointer = UnsafeMutablePointer<Element>
+  package typealias Pointer = UnsafePointer<Element>
+  package typealias MutablePointer = UnsafeMutablePointer<Element>
 
-  let instructionSet: InstructionSet
+  package let instructionSet: InstructionSet
   /// The online softmax of one tile.
-  let softmaxTile: @Sendable (SoftmaxTile<Element>) -> Void
+  package let softmaxTile: @Sendable (SoftmaxTile<Element>) -> Void
   /// The largest of `count` elements, NaN left out.
-  let maximum: @Sendable (_ count: Int, Pointer) -> Element
+  package let maximum: @Sendable (_ count: Int, Pointer) -> Element
   /// y = exp(x − shift); returns Σ y.
-  let exponentialSum: @Sendable (_ count: Int, _ x: Pointer, _ shift: Element, _ y: MutablePointer) -> Element
+  package let exponentialSum: @Sendable (_ count: Int, _ x: Pointer, _ shift: Element, _ y: MutablePointer) -> Element
   /// y = x · factor.
-  let scale: @Sendable (_ count: Int, _ x: Pointer, _ factor: Element, _ y: MutablePointer) -> Void
+  package let scale: @Sendable (_ count: Int, _ x: Pointer, _ factor: Element, _ y: MutablePointer) -> Void
   /// scores += bias; −inf in the bias replaces the score.
-  let addBias: @Sendable (_ count: Int, _ scores: MutablePointer, _ bias: Pointer) -> Void
+  package let addBias: @Sendable (_ count: Int, _ scores: MutablePointer, _ bias: Pointer) -> Void
   /// −inf replaces the score where `attend` is 0.
-  let mask: @Sendable (_ count: Int, _ scores: MutablePointer, _ attend: UnsafePointer<UInt8>) -> Void
-  let isFinite: @Sendable (_ count: Int, Pointer) -> Bool
+  package let mask: @Sendable (_ count: Int, _ scores: MutablePointer, _ attend: UnsafePointer<UInt8>) -> Void
+  package let isFinite: @Sendable (_ count: Int, Pointer) -> Bool
+  /// y = 2^x for x ≤ 0: the function inside the softmax, to be tested by itself.
+  package let exp2: @Sendable (_ count: Int, _ x: Pointer, _ y: MutablePointer) -> Void
 }
 
 /// The arguments of the softmax kernel: a block of rows of a tile of scores.
-struct SoftmaxTile<Element> {
-  var rowCount: Int
-  var columnCount: Int
+package struct SoftmaxTile<Element> {
+  let rowCount: Int
+  let columnCount: Int
   /// `[rowCount, columnCount]`: scores in, weights relative to the running maximum out.
-  var scores: UnsafeMutablePointer<Element>
-  var stride: Int
+  let scores: UnsafeMutablePointer<Element>
+  let stride: Int
   /// Attended columns of each row; nil: all.
-  var begin: UnsafeMutablePointer<Int64>?
-  var end: UnsafeMutablePointer<Int64>?
+  let begin: UnsafePointer<Int64>?
+  let end: UnsafePointer<Int64>?
   /// Carried over from tile to tile, one for each row.
-  var maximum: UnsafeMutablePointer<Element>
-  var sum: UnsafeMutablePointer<Element>
+  let maximum: UnsafeMutablePointer<Element>
+  let sum: UnsafeMutablePointer<Element>
   /// Out: what earlier tiles' results are to be multiplied by.
-  var rescale: UnsafeMutablePointer<Element>
+  let rescale: UnsafeMutablePointer<Element>
+
+  package init(
+    rowCount: Int, columnCount: Int, scores: UnsafeMutablePointer<Element>, stride: Int, begin: UnsafePointer<Int64>?,
+    end: UnsafePointer<Int64>?, maximum: UnsafeMutablePointer<Element>, sum: UnsafeMutablePointer<Element>,
+    rescale: UnsafeMutablePointer<Element>
+  ) {
+    self.rowCount = rowCount
+    self.columnCount = columnCount
+    self.scores = scores
+    self.stride = stride
+    self.begin = begin
+    self.end = end
+    self.maximum = maximum
+    self.sum = sum
+    self.rescale = rescale
+  }
 }
 
 extension InstructionSet {
@@ -73,7 +91,7 @@ extension AttentionContext {
       .unsupported, "instruction set", "this machine has no \(wanted.rawValue); it has \(names)")
   }
 
-  func kernels<Element: AttentionElement>(for _: Element.Type = Element.self) throws(AttentionError) -> _Kernels<Element> {
+  func kernels<Element: AttentionElement>(for _: Element.Type) throws(AttentionError) -> _Kernels<Element> {
     let instructionSet = try resolvedInstructionSet()
     guard let kernels = Element._kernels(for: instructionSet) else {
       preconditionFailure("\(instructionSet) is present but has no kernels")
@@ -99,7 +117,7 @@ extension Float: AttentionElement {
       },
       maximum: { table.maximum($0, $1) }, exponentialSum: { table.exponential_sum($0, $1, $2, $3) },
       scale: { table.scale($0, $1, $2, $3) }, addBias: { table.add_bias($0, $1, $2) },
-      mask: { table.mask($0, $1, $2) }, isFinite: { table.is_finite($0, $1) })
+      mask: { table.mask($0, $1, $2) }, isFinite: { table.is_finite($0, $1) }, exp2: { table.exp2($0, $1, $2) })
   }
 }
 
@@ -120,6 +138,6 @@ extension Double: AttentionElement {
       },
       maximum: { table.maximum($0, $1) }, exponentialSum: { table.exponential_sum($0, $1, $2, $3) },
       scale: { table.scale($0, $1, $2, $3) }, addBias: { table.add_bias($0, $1, $2) },
-      mask: { table.mask($0, $1, $2) }, isFinite: { table.is_finite($0, $1) })
+      mask: { table.mask($0, $1, $2) }, isFinite: { table.is_finite($0, $1) }, exp2: { table.exp2($0, $1, $2) })
   }
 }

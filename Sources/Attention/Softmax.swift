@@ -42,7 +42,8 @@ public func logSumExp<Element: AttentionElement>(
   try forEachRow(of: x, "logSumExp", context) { kernels, row, source in
     withUnsafeTemporaryAllocation(of: Element.self, capacity: max(count, 1)) { buffer in
       let (maximum, sum) = exponentials(kernels, count, source, buffer.baseAddress!)
-      target.value[row] = sum > 0 ? maximum + Element(nearest: sum.asDouble.naturalLogarithm) : sum == 0 ? -.infinity : .nan
+      target.value[row] =
+        sum > 0 ? maximum + Element(nearest: sum.asDouble.naturalLogarithm) : sum == 0 ? -.infinity : .nan
     }
   }
   return result

@@ -212,7 +212,8 @@ private func checkMatrix(rowCount: Int, columnCount: Int, stride: Int, elementCo
     rowCount >= 0 && columnCount >= 0 && max(rowCount, columnCount, stride) <= Int(CInt.max), "matrix",
     "extents and leading dimension must be from 0 to \(CInt.max); got \(rowCount) × \(columnCount), \(stride)")
   try requireShape(
-    stride >= max(1, columnCount), "matrix", "a leading dimension of at least \(max(1, columnCount)) expected; got \(stride)")
+    stride >= max(1, columnCount), "matrix",
+    "a leading dimension of at least \(max(1, columnCount)) expected; got \(stride)")
   let span = elementSpan(rowCount: rowCount, columnCount: columnCount, stride: stride)
   try requireShape(
     elementCount >= span, "matrix",
@@ -223,7 +224,8 @@ private func checkProduct<Element>(
   _ a: UnsafeMatrix<Element>, _ b: UnsafeMatrix<Element>, _ c: UnsafeMutableMatrix<Element>
 ) throws(AttentionError) {
   try requireShape(
-    a.matrix.columnCount == b.matrix.rowCount && a.matrix.rowCount == c.rowCount && b.matrix.columnCount == c.columnCount,
+    a.matrix.columnCount == b.matrix.rowCount && a.matrix.rowCount == c.rowCount
+      && b.matrix.columnCount == c.columnCount,
     "gemm",
     "[m, k] · [k, n] into [m, n] expected; got [\(a.matrix.rowCount), \(a.matrix.columnCount)] · "
       + "[\(b.matrix.rowCount), \(b.matrix.columnCount)] into [\(c.rowCount), \(c.columnCount)]")

@@ -61,11 +61,14 @@ struct SafeTensorsHeader {
       entries.append(
         SafeTensorsEntry(name: raw.name, dataType: dataType, shape: raw.shape, byteRange: raw.begin..<raw.end))
     }
-    entries.sort { ($0.byteRange.lowerBound, $0.byteRange.upperBound) < ($1.byteRange.lowerBound, $1.byteRange.upperBound) }
+    entries.sort {
+      ($0.byteRange.lowerBound, $0.byteRange.upperBound) < ($1.byteRange.lowerBound, $1.byteRange.upperBound)
+    }
     var end = 0
     for entry in entries {
       guard entry.byteRange.lowerBound == end else {
-        let what = entry.byteRange.lowerBound < end ? "it overlaps the tensor before it" : "bytes before it belong to no tensor"
+        let what =
+          entry.byteRange.lowerBound < end ? "it overlaps the tensor before it" : "bytes before it belong to no tensor"
         throw fail(
           "tensor \"\(entry.name)\" at bytes \(entry.byteRange.lowerBound)..<\(entry.byteRange.upperBound): \(what), "
             + "which end at \(end)")

@@ -28,7 +28,9 @@ extension BFloat16: RealTensorElement {
     // Hazard: rounding to Float first can make a tie that was none. Rounding to odd there cannot.
     var float = Float(value)
     if value.isFinite, float.isFinite, Double(float) != value, float.bitPattern & 1 == 0 {
-      float = abs(Double(float)) > abs(value) ? Float(bitPattern: float.bitPattern - 1) : Float(bitPattern: float.bitPattern + 1)
+      float =
+        abs(Double(float)) > abs(value)
+        ? Float(bitPattern: float.bitPattern - 1) : Float(bitPattern: float.bitPattern + 1)
     }
     self.init(float)
   }

@@ -34,7 +34,9 @@ package final class ScratchPool: @unchecked Sendable {
 
   private func take(byteCount: Int) throws(AttentionError) -> TensorStorage {
     pthread_mutex_lock(lock)
-    let index = blocks.indices.filter { blocks[$0].byteCount >= byteCount }.min { blocks[$0].byteCount < blocks[$1].byteCount }
+    let index = blocks.indices.filter { blocks[$0].byteCount >= byteCount }.min {
+      blocks[$0].byteCount < blocks[$1].byteCount
+    }
     let block = index.map { blocks.remove(at: $0) }
     pthread_mutex_unlock(lock)
     if let block { return block }

@@ -15,7 +15,8 @@ extension Tensor: CustomStringConvertible {
     if count == 0 { return "[]" + (rank > 1 ? " (shape \(shape))" : "") }
     let summarised = count > 1000
     let shown = shape.map { extent in
-      summarised && extent > 6 ? [0, 1, 2, nil, extent - 3, extent - 2, extent - 1] : Array(0..<extent).map(Optional.some)
+      summarised && extent > 6
+        ? [0, 1, 2, nil, extent - 3, extent - 2, extent - 1] : Array(0..<extent).map(Optional.some)
     }
     var values: [Element] = []
     collect(axis: 0, offset: 0, shown, into: &values)

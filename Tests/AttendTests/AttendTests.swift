@@ -34,7 +34,8 @@ struct AttendTests {
       let sdpa = try attend("check", "--forward", "--isa", isa, "--threads", threads, "\(Self.fixtures)/sdpa")
       #expect(sdpa.lines.last == "35 passed, 6 failed", "\(sdpa.output)")
       let failed = sdpa.lines.filter { $0.hasPrefix("FAIL") }.map { $0.split(separator: " ")[1] }
-      #expect(failed == ["alibi", "causal_window_gqa_softcap", "sinks", "softcap_cross", "softcap_long", "softcap_small"])
+      #expect(
+        failed == ["alibi", "causal_window_gqa_softcap", "sinks", "softcap_cross", "softcap_long", "softcap_small"])
       #expect(sdpa.status == 1)
       let mha = try attend("check", "--forward", "--isa", isa, "--threads", threads, "\(Self.fixtures)/mha")
       #expect(mha.lines.last == "12 passed, 0 failed", "\(mha.output)")
@@ -121,7 +122,8 @@ struct AttendTests {
     let results = try SafeTensorsFile(path: folder("out.safetensors"))
     for name in ["output", "weights", "lse"] {
       let difference = mismatch(
-        try results.tensor(name, as: Float.self).array, try expected.tensor(name, as: Float.self).array.map(Double.init),
+        try results.tensor(name, as: Float.self).array,
+        try expected.tensor(name, as: Float.self).array.map(Double.init),
         tolerance: 1e-5, name)
       #expect(difference == nil)
     }
@@ -190,7 +192,11 @@ struct AttendTests {
     #expect(found.output.contains("OPENBLAS_CORETYPE is set"))
   }
 
-  @Test("help and version", arguments: [["--help"], ["check", "--help"], ["compute", "--help"], ["map", "--help"], ["info", "--help"], ["--version"]])
+  @Test(
+    "help and version",
+    arguments: [
+      ["--help"], ["check", "--help"], ["compute", "--help"], ["map", "--help"], ["info", "--help"], ["--version"],
+    ])
   func help(arguments: [String]) throws {
     let command = try Command("attend", arguments)
     #expect(command.status == 0)

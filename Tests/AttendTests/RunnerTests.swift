@@ -15,7 +15,8 @@ struct RunnerTests {
   func answersEach() throws {
     let answers = try answers(
       #"{"op":"sdpa","batch":1,"heads":2,"kv_heads":1,"queries":32,"keys":48,"width":16,"value_width":8,"dtype":"f32","mask":"causal","window":7,"pass":"forward","algorithm":"auto","threads":2,"iterations":3,"seed":1,"error":true}"#,
-      "junk", #"{"op":"fly"}"#, #"{"op":"sdpa"}"#, #"{"op":"sdpa","queries":-1}"#, #"{"op":"sdpa","queries":4,"dtype":"bf16"}"#,
+      "junk", #"{"op":"fly"}"#, #"{"op":"sdpa"}"#, #"{"op":"sdpa","queries":-1}"#,
+      #"{"op":"sdpa","queries":4,"dtype":"bf16"}"#,
       #"{"op":"sdpa","queries":4,"pass":"forward_backward"}"#, #"{"op":"sdpa","queries":4,"algorithm":"packed"}"#,
       #"{"op":"sdpa","queries":4,"heads":3,"kv_heads":2}"#,
       #"{"op":"mha","heads":2,"queries":8,"width":4,"iterations":1}"#,
@@ -32,7 +33,9 @@ struct RunnerTests {
     #expect(abs((answers[12]["checksum"] as? Double ?? 0) - 8) < 1e-4)
   }
 
-  @Test("the same seed gives the same checksum, another seed another", arguments: ["none", "causal", "causal_top_left", "boolean", "bias", "key_lengths"])
+  @Test(
+    "the same seed gives the same checksum, another seed another",
+    arguments: ["none", "causal", "causal_top_left", "boolean", "bias", "key_lengths"])
   func checksums(mask: String) throws {
     func request(_ seed: Int, _ threads: Int) -> String {
       #"{"op":"sdpa","batch":2,"heads":2,"queries":40,"width":16,"mask":"\#(mask)","threads":\#(threads),"iterations":1,"seed":\#(seed)}"#

@@ -70,7 +70,8 @@ struct GEMMTests {
       }
     }
     let expected = referenceProduct(
-      m: m, n: n, k: k, alpha: Double(alpha), { a[$0, $1] }, { b[$0, $1] }, adding: mode == .accumulating ? before : nil)
+      m: m, n: n, k: k, alpha: Double(alpha), { a[$0, $1] }, { b[$0, $1] }, adding: mode == .accumulating ? before : nil
+    )
     let got = (0..<m).flatMap { i in (0..<n).map { c[i * (n + gap) + $0] } }
     // k roundings of products of at most 1.
     let tolerance = Double(k + 2) * Double(Element.ulpOfOne)
@@ -102,7 +103,9 @@ struct GEMMTests {
     for count in [2, 3, 8] {
       #expect(sameBits(one.array, try matmul(a, b, context: AttentionContext(threadCount: count)).array))
     }
-    #expect(sameBits(one.array, try matmul(a, b, context: AttentionContext(threadCount: 2, executor: DispatchExecutor())).array))
+    #expect(
+      sameBits(
+        one.array, try matmul(a, b, context: AttentionContext(threadCount: 2, executor: DispatchExecutor())).array))
     for (i, j) in [(0, 0), (m - 1, n - 1), (m / 2, n / 3)] {
       let dot = (0..<k).reduce(0.0) { $0 + Double(a[i, $1]) * Double(b[$1, j]) }
       #expect(abs(Double(one[i, j]) - dot) < 1e-4)
@@ -159,7 +162,9 @@ struct BatchedGEMMTests {
   func list() throws {
     let shapes = [(2, 3, 4), (2, 3, 4), (5, 1, 9), (0, 3, 2), (4, 4, 0)]
     let a = try shapes.enumerated().map { try Tensor<Double>(uniform: -1..<1, shape: [$1.0, $1.2], seed: UInt64($0)) }
-    let b = try shapes.enumerated().map { try Tensor<Double>(uniform: -1..<1, shape: [$1.2, $1.1], seed: UInt64($0 + 50)) }
+    let b = try shapes.enumerated().map {
+      try Tensor<Double>(uniform: -1..<1, shape: [$1.2, $1.1], seed: UInt64($0 + 50))
+    }
     let memory = UnsafeMutableBufferPointer<Double>.allocate(capacity: 100)
     memory.initialize(repeating: .nan)
     defer { memory.deallocate() }
@@ -201,9 +206,15 @@ struct BatchedGEMMTests {
         #expect(throws: AttentionError.self) { try UnsafeMatrix(x, rowCount: 1, columnCount: 1 << 33) }
         let b = try UnsafeMatrix(x, rowCount: 4, columnCount: 3)
         // One result would overwrite the other; one operand would reach past its buffer.
-        #expect(throws: AttentionError.self) { try batchedGEMM(a, stride: 0, b, stride: 0, into: c, stride: 0, count: 2) }
-        #expect(throws: AttentionError.self) { try batchedGEMM(a, stride: 1, b, stride: 0, into: c, stride: 9, count: 2) }
-        #expect(throws: AttentionError.self) { try batchedGEMM(a, stride: 0, b, stride: 0, into: c, stride: .max, count: 3) }
+        #expect(throws: AttentionError.self) {
+          try batchedGEMM(a, stride: 0, b, stride: 0, into: c, stride: 0, count: 2)
+        }
+        #expect(throws: AttentionError.self) {
+          try batchedGEMM(a, stride: 1, b, stride: 0, into: c, stride: 9, count: 2)
+        }
+        #expect(throws: AttentionError.self) {
+          try batchedGEMM(a, stride: 0, b, stride: 0, into: c, stride: .max, count: 3)
+        }
       }
     }
   }
@@ -241,7 +252,8 @@ struct MatmulTests {
       let wideB = try b.broadcast(to: batch + [k, n]).reshaped([batch.reduce(1, *), k, n])
       var expected: [Double] = []
       for p in 0..<batch.reduce(1, *) {
-        expected += referenceProduct(m: m, n: n, k: k, alpha: 2, { wideA[p, $0, $1] }, { wideB[p, $0, $1] }, adding: nil)
+        expected += referenceProduct(
+          m: m, n: n, k: k, alpha: 2, { wideA[p, $0, $1] }, { wideB[p, $0, $1] }, adding: nil)
       }
       #expect(mismatch(c.array, expected, tolerance: 1e-14, "\(a.shape) \(a.strides) · \(b.shape) \(b.strides)") == nil)
     }

@@ -31,7 +31,9 @@ struct HostileFileTests {
     try openError(Array(header.utf8), data: data)
   }
 
-  private func tensor(_ name: String, _ type: String = "U8", _ shape: String = "[4]", _ begin: String = "0", _ end: String = "4") -> String {
+  private func tensor(
+    _ name: String, _ type: String = "U8", _ shape: String = "[4]", _ begin: String = "0", _ end: String = "4"
+  ) -> String {
     "\"\(name)\":{\"dtype\":\"\(type)\",\"shape\":\(shape),\"data_offsets\":[\(begin),\(end)]}"
   }
 
@@ -44,9 +46,18 @@ struct HostileFileTests {
   }
 
   static let lies: [(String, Int, String)] = [
-    ("\"a\":{\"dtype\":\"U8\",\"shape\":[4],\"data_offsets\":[0,4]},\"b\":{\"dtype\":\"U8\",\"shape\":[4],\"data_offsets\":[2,6]}", 6, "overlaps"),
-    ("\"a\":{\"dtype\":\"U8\",\"shape\":[4],\"data_offsets\":[0,4]},\"b\":{\"dtype\":\"U8\",\"shape\":[4],\"data_offsets\":[0,4]}", 4, "overlaps"),
-    ("\"a\":{\"dtype\":\"U8\",\"shape\":[4],\"data_offsets\":[0,4]},\"b\":{\"dtype\":\"U8\",\"shape\":[4],\"data_offsets\":[5,9]}", 9, "belong to no tensor"),
+    (
+      "\"a\":{\"dtype\":\"U8\",\"shape\":[4],\"data_offsets\":[0,4]},\"b\":{\"dtype\":\"U8\",\"shape\":[4],\"data_offsets\":[2,6]}",
+      6, "overlaps"
+    ),
+    (
+      "\"a\":{\"dtype\":\"U8\",\"shape\":[4],\"data_offsets\":[0,4]},\"b\":{\"dtype\":\"U8\",\"shape\":[4],\"data_offsets\":[0,4]}",
+      4, "overlaps"
+    ),
+    (
+      "\"a\":{\"dtype\":\"U8\",\"shape\":[4],\"data_offsets\":[0,4]},\"b\":{\"dtype\":\"U8\",\"shape\":[4],\"data_offsets\":[5,9]}",
+      9, "belong to no tensor"
+    ),
     ("\"a\":{\"dtype\":\"U8\",\"shape\":[4],\"data_offsets\":[1,5]}", 5, "belong to no tensor"),
     ("\"a\":{\"dtype\":\"U8\",\"shape\":[4],\"data_offsets\":[0,4]}", 5, "the file has 5"),
     ("\"a\":{\"dtype\":\"U8\",\"shape\":[4],\"data_offsets\":[0,4]}", 3, "the file has 3 bytes of data"),
@@ -64,7 +75,10 @@ struct HostileFileTests {
     ("\"a\":{\"dtype\":\"U8\",\"shape\":[4],\"data_offsets\":[0,4,4]}", 4, "two data_offsets"),
     ("\"a\":{\"dtype\":\"U8\",\"shape\":[4],\"shape\":[4],\"data_offsets\":[0,4]}", 4, "appears twice"),
     ("\"a\":{\"dtype\":\"U8\",\"shape\":[4],\"data_offsets\":[0,4],\"more\":1}", 4, "unknown field"),
-    ("\"a\":{\"dtype\":\"U8\",\"shape\":[0],\"data_offsets\":[0,0]},\"a\":{\"dtype\":\"U8\",\"shape\":[4],\"data_offsets\":[0,4]}", 4, "\"a\" appears twice"),
+    (
+      "\"a\":{\"dtype\":\"U8\",\"shape\":[0],\"data_offsets\":[0,0]},\"a\":{\"dtype\":\"U8\",\"shape\":[4],\"data_offsets\":[0,4]}",
+      4, "\"a\" appears twice"
+    ),
     ("\"__metadata__\":{\"k\":\"v\",\"k\":\"w\"}", 0, "appears twice"),
     ("\"__metadata__\":{},\"__metadata__\":{}", 0, "appears twice"),
     ("\"__metadata__\":{\"k\":1}", 0, "expected"),
@@ -122,7 +136,8 @@ struct HostileFileTests {
 
   @Test("a huge header of many tensors opens, and cutting it anywhere does not trap")
   func manyTensors() throws {
-    let header = "{" + (0..<20_000).map { tensor("t\($0)", "U8", "[1]", "\($0)", "\($0 + 1)") }.joined(separator: ",") + "}"
+    let header =
+      "{" + (0..<20_000).map { tensor("t\($0)", "U8", "[1]", "\($0)", "\($0 + 1)") }.joined(separator: ",") + "}"
     #expect(try openError(header, data: 20_000) == nil)
     let small = Array("{\"__metadata__\":{\"a\":\"b\\u00e4\"},\(tensor("x"))}".utf8)
     for count in 0..<small.count { #expect(try openError(Array(small[..<count]), data: 4) != nil) }
@@ -130,7 +145,8 @@ struct HostileFileTests {
 
   @Test("random changes of a good file never trap")
   func mutations() throws {
-    let good = Array("{\"__metadata__\":{\"a\":\"b\\n\"},\(tensor("x")),\(tensor("y", "F32", "[2,1]", "4", "12"))}".utf8)
+    let good = Array(
+      "{\"__metadata__\":{\"a\":\"b\\n\"},\(tensor("x")),\(tensor("y", "F32", "[2,1]", "4", "12"))}".utf8)
     var generator = TestGenerator(seed: 11)
     let letters = Array("{}[]\",:\\u0123456789abcdefU8F32x".utf8) + [0, 0xff, 0x80]
     for _ in 0..<3_000 {
@@ -139,9 +155,12 @@ struct HostileFileTests {
         bytes[Int.random(in: bytes.indices, using: &generator)] = letters.randomElement(using: &generator)!
       }
       let path = try folder.write(
-        withUnsafeBytes(of: UInt64(bytes.count).littleEndian, Array.init) + bytes + [UInt8](repeating: 0, count: 12), to: "m.safetensors")
+        withUnsafeBytes(of: UInt64(bytes.count).littleEndian, Array.init) + bytes + [UInt8](repeating: 0, count: 12),
+        to: "m.safetensors")
       guard let file = try? SafeTensorsFile(path: path) else { continue }
-      for entry in file.entries { try file.withUnsafeBytes(of: entry.name) { #expect($0.count == entry.byteRange.count) } }
+      for entry in file.entries {
+        try file.withUnsafeBytes(of: entry.name) { #expect($0.count == entry.byteRange.count) }
+      }
     }
   }
 

@@ -86,7 +86,8 @@ struct WidthTests {
     #expect(quota(v2.merging(["/sys/fs/cgroup/a/b/cpu.max": "max 100000"]) { $1 }) == nil)
     #expect(quota(v2.merging(["/sys/fs/cgroup/a/b/cpu.max": "50000 100000\n"]) { $1 }) == 0.5)
     #expect(
-      quota(v2.merging(["/sys/fs/cgroup/a/b/cpu.max": "400000 100000", "/sys/fs/cgroup/a/cpu.max": "150000 100000"]) { $1 })
+      quota(
+        v2.merging(["/sys/fs/cgroup/a/b/cpu.max": "400000 100000", "/sys/fs/cgroup/a/cpu.max": "150000 100000"]) { $1 })
         == 1.5)
     // Inside a container the group's own path is not there.
     #expect(quota(v2.merging(["/sys/fs/cgroup/cpu.max": "200000 100000"]) { $1 }) == 2)
@@ -94,12 +95,14 @@ struct WidthTests {
     #expect(
       quota(
         v1.merging([
-          "/sys/fs/cgroup/cpu,cpuacct/x/cpu.cfs_quota_us": "300000", "/sys/fs/cgroup/cpu,cpuacct/x/cpu.cfs_period_us": "100000",
+          "/sys/fs/cgroup/cpu,cpuacct/x/cpu.cfs_quota_us": "300000",
+          "/sys/fs/cgroup/cpu,cpuacct/x/cpu.cfs_period_us": "100000",
         ]) { $1 }) == 3)
     #expect(
       quota(
         v1.merging([
-          "/sys/fs/cgroup/cpu,cpuacct/x/cpu.cfs_quota_us": "-1", "/sys/fs/cgroup/cpu,cpuacct/x/cpu.cfs_period_us": "100000",
+          "/sys/fs/cgroup/cpu,cpuacct/x/cpu.cfs_quota_us": "-1",
+          "/sys/fs/cgroup/cpu,cpuacct/x/cpu.cfs_period_us": "100000",
         ]) { $1 }) == nil)
   }
 
@@ -111,7 +114,9 @@ struct WidthTests {
     #expect(context.environmentError == nil)
     #expect(ThreadChoice { $0 == "ATTENTION_NUM_THREADS" ? "3" : nil }.source == "ATTENTION_NUM_THREADS")
     let wrong = AttentionContext { ["ATTENTION_ISA": "sse9"][$0] }
-    #expect(wrong.environmentError?.description == "ATTENTION_ISA: one of portable, neon, avx2, avx512 expected; got \"sse9\"")
+    #expect(
+      wrong.environmentError?.description == "ATTENTION_ISA: one of portable, neon, avx2, avx512 expected; got \"sse9\""
+    )
     #expect(AttentionContext { ["ATTENTION_NUM_THREADS": "none"][$0] }.environmentError != nil)
   }
 }

@@ -24,7 +24,8 @@ struct LayoutTests {
   func anyStrides(order: [Int]) throws {
     let (inputs, expected) = try expected()
     let output = try scaledDotProductAttention(
-      query: rearranged(inputs.query, order), key: rearranged(inputs.key, order), value: rearranged(inputs.value, order),
+      query: rearranged(inputs.query, order), key: rearranged(inputs.key, order),
+      value: rearranged(inputs.value, order),
       mask: .causal)
     #expect(output.isContiguous)
     #expect(mismatch(output.array, expected.array.map(Double.init), tolerance: 1e-6) == nil)
@@ -45,7 +46,8 @@ struct LayoutTests {
       query: oneBatch(inputs.query).contiguous(), key: oneBatch(inputs.key).contiguous(),
       value: oneBatch(inputs.value).contiguous(), mask: .causal)
     let strided = try scaledDotProductAttention(
-      query: widened(oneBatch(inputs.query)), key: oneBatch(widened(inputs.key)), value: oneBatch(widened(inputs.value)),
+      query: widened(oneBatch(inputs.query)), key: oneBatch(widened(inputs.key)),
+      value: oneBatch(widened(inputs.value)),
       mask: .causal)
     #expect(mismatch(strided.array, plain.array.map(Double.init), tolerance: 1e-6) == nil)
   }
@@ -64,20 +66,23 @@ struct LayoutTests {
 
     func one(_ x: Tensor<Float>) throws -> Tensor<Float> { try x.select(1, axis: 0) }
     let third = try scaledDotProductAttention(
-      query: one(inputs.query), key: one(inputs.key), value: one(inputs.value), mask: .causal, returning: [.logSumExp, .weights])
+      query: one(inputs.query), key: one(inputs.key), value: one(inputs.value), mask: .causal,
+      returning: [.logSumExp, .weights])
     #expect(third.output.shape == [4, 21, 12])
     #expect(third.logSumExp!.shape == [4, 21])
     #expect(third.weights!.shape == [4, 21, 34])
     #expect(mismatch(third.output.array, try one(expected).array.map(Double.init), tolerance: 1e-6) == nil)
     let thirdSwapped = try scaledDotProductAttention(
-      query: one(swapped(inputs.query)), key: one(swapped(inputs.key)), value: one(swapped(inputs.value)), mask: .causal,
+      query: one(swapped(inputs.query)), key: one(swapped(inputs.key)), value: one(swapped(inputs.value)),
+      mask: .causal,
       layout: .lengthFirst)
     #expect(thirdSwapped.shape == [21, 4, 12])
 
     func single(_ x: Tensor<Float>) throws -> Tensor<Float> { try x.select(1, axis: 0).select(0, axis: 0) }
     for layout in [AttentionLayout.headsFirst, .lengthFirst] {
       let second = try scaledDotProductAttention(
-        query: single(inputs.query), key: single(inputs.key), value: single(inputs.value), mask: .causal, layout: layout,
+        query: single(inputs.query), key: single(inputs.key), value: single(inputs.value), mask: .causal,
+        layout: layout,
         returning: .logSumExp)
       #expect(second.output.shape == [21, 12])
       #expect(second.logSumExp!.shape == [21])
@@ -91,7 +96,8 @@ struct LayoutTests {
     var output = try Tensor<Float>(repeating: .nan, shape: expected.shape)
     func address(_ x: borrowing Tensor<Float>) -> Int { Int(bitPattern: x.base) }
     let before = address(output)
-    try scaledDotProductAttention(query: inputs.query, key: inputs.key, value: inputs.value, mask: .causal, into: &output)
+    try scaledDotProductAttention(
+      query: inputs.query, key: inputs.key, value: inputs.value, mask: .causal, into: &output)
     #expect(address(output) == before)
     #expect(sameBits(output.array, expected.array))
 
@@ -99,7 +105,8 @@ struct LayoutTests {
     try wide.withMutableView { view in
       try view.withSlice(1..<13, axis: 3) { part in
         try part.withPermutation([0, 2, 1, 3]) {
-          try scaledDotProductAttention(query: inputs.query, key: inputs.key, value: inputs.value, mask: .causal, into: &$0)
+          try scaledDotProductAttention(
+            query: inputs.query, key: inputs.key, value: inputs.value, mask: .causal, into: &$0)
         }
       }
     }
@@ -110,7 +117,8 @@ struct LayoutTests {
     var turned = try Tensor<Float>(repeating: .nan, shape: [2, 4, 12, 21])
     try turned.withMutableView { view in
       try view.withPermutation([0, 1, 3, 2]) {
-        try scaledDotProductAttention(query: inputs.query, key: inputs.key, value: inputs.value, mask: .causal, into: &$0)
+        try scaledDotProductAttention(
+          query: inputs.query, key: inputs.key, value: inputs.value, mask: .causal, into: &$0)
       }
     }
     #expect(sameBits(try turned.transposed().array, expected.array))
@@ -119,7 +127,8 @@ struct LayoutTests {
     let error = #expect(throws: AttentionError.self) {
       try scaledDotProductAttention(query: inputs.query, key: inputs.key, value: inputs.value, into: &wrong)
     }
-    #expect(error?.description == "scaledDotProductAttention: an output of shape [2, 4, 21, 12] expected; got [2, 4, 21, 8]")
+    #expect(
+      error?.description == "scaledDotProductAttention: an output of shape [2, 4, 21, 12] expected; got [2, 4, 21, 8]")
     #expect(wrong.array.allSatisfy { $0 == 1 })
   }
 }
@@ -155,8 +164,10 @@ struct AttentionErrorTests {
   func masks() throws {
     let x = try tensor([2, 4, 8, 16])
     let masks: [AttentionMask] = [
-      .keyLengths([1]), .keyLengths([1, 9]), .keyLengths([-1, 3]), .leftPadding([1, 2, 3]), .window(left: -1, right: nil),
-      .attending(try Tensor(repeating: true, shape: [7, 8])), .attending(try Tensor(repeating: true, shape: [1, 2, 4, 8, 8])),
+      .keyLengths([1]), .keyLengths([1, 9]), .keyLengths([-1, 3]), .leftPadding([1, 2, 3]),
+      .window(left: -1, right: nil),
+      .attending(try Tensor(repeating: true, shape: [7, 8])),
+      .attending(try Tensor(repeating: true, shape: [1, 2, 4, 8, 8])),
       .bias(try tensor([3, 1, 8, 8])), .bias(try Tensor<Double>(repeating: 0, shape: [8, 8])),
     ]
     for mask in masks {

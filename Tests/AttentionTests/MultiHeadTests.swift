@@ -31,10 +31,15 @@ struct MultiHeadTests {
         return rows
       }
     }
-    let (q, k, v) = (project(query, "query", extra: nil), project(key, "key", extra: "bias_k"), project(value, "value", extra: "bias_v"))
+    let (q, k, v) = (
+      project(query, "query", extra: nil), project(key, "key", extra: "bias_k"),
+      project(value, "value", extra: "bias_v")
+    )
     var problem = ReferenceAttention()
     let E = c.embeddingWidth / c.headCount
-    (problem.B, problem.H, problem.Hk, problem.L, problem.S, problem.E, problem.Ev) = (B, c.headCount, c.keyValueHeadCount, L, S + added, E, E)
+    (problem.B, problem.H, problem.Hk, problem.L, problem.S, problem.E, problem.Ev) = (
+      B, c.headCount, c.keyValueHeadCount, L, S + added, E, E
+    )
     func heads(_ x: [[[Double]]], _ count: Int) -> [Double] {
       x.flatMap { rows in (0..<count).flatMap { h in rows.flatMap { $0[h * E..<(h + 1) * E] } } }
     }
@@ -73,16 +78,20 @@ struct MultiHeadTests {
     .init(embeddingWidth: 12, headCount: 3, addsBiasKeyValue: true),
     .init(embeddingWidth: 12, headCount: 3, addsZeroAttention: true),
     .init(embeddingWidth: 16, headCount: 4, keyValueHeadCount: 2, addsBiasKeyValue: true, addsZeroAttention: true),
-    .init(embeddingWidth: 12, headCount: 3, keyWidth: 4, valueWidth: 9, addsBiasKeyValue: true, addsZeroAttention: true),
+    .init(
+      embeddingWidth: 12, headCount: 3, keyWidth: 4, valueWidth: 9, addsBiasKeyValue: true, addsZeroAttention: true),
   ]
 
-  private func input(_ shape: [Int], _ seed: UInt64) throws -> Tensor<Float> { try Tensor(uniform: -1..<1, shape: shape, seed: seed) }
+  private func input(_ shape: [Int], _ seed: UInt64) throws -> Tensor<Float> {
+    try Tensor(uniform: -1..<1, shape: shape, seed: seed)
+  }
 
   /// A layer whose biases are not zero.
   private func layer(_ configuration: Layer.Configuration) throws -> Layer {
     var state = try Layer(configuration: configuration, seed: 1).stateDictionary()
     for (name, tensor) in state where name.hasSuffix("bias") { state[name] = try input(tensor.shape, 99) }
-    return try Layer(stateDictionary: state, headCount: configuration.headCount, addsZeroAttention: configuration.addsZeroAttention)
+    return try Layer(
+      stateDictionary: state, headCount: configuration.headCount, addsZeroAttention: configuration.addsZeroAttention)
   }
 
   @Test("cross-attention agrees with the layer written out", arguments: configurations)
@@ -109,7 +118,9 @@ struct MultiHeadTests {
     ]
   }
 
-  @Test("self-attention, shared products, and stored copies agree", arguments: configurations.filter { $0.keyWidth == $0.embeddingWidth && $0.valueWidth == $0.embeddingWidth })
+  @Test(
+    "self-attention, shared products, and stored copies agree",
+    arguments: configurations.filter { $0.keyWidth == $0.embeddingWidth && $0.valueWidth == $0.embeddingWidth })
   func selfAttention(configuration: Layer.Configuration) throws {
     let layer = try layer(configuration)
     let x = try input([2, 6, configuration.embeddingWidth], 5)
@@ -121,10 +132,13 @@ struct MultiHeadTests {
     let y = try x.copied()
     #expect(mismatch(try layer(query: x, key: y, value: y).array, expected.output, tolerance: 1e-5) == nil)
     // One sentence without a batch.
-    let single = try layer.forward(query: x.select(1, axis: 0), key: x.select(1, axis: 0), value: x.select(1, axis: 0), weights: .averaged)
+    let single = try layer.forward(
+      query: x.select(1, axis: 0), key: x.select(1, axis: 0), value: x.select(1, axis: 0), weights: .averaged)
     #expect(single.output.shape == [6, configuration.embeddingWidth])
     #expect(single.weights!.rank == 2)
-    #expect(mismatch(single.output.array, Array(expected.output.suffix(6 * configuration.embeddingWidth)), tolerance: 1e-5) == nil)
+    #expect(
+      mismatch(single.output.array, Array(expected.output.suffix(6 * configuration.embeddingWidth)), tolerance: 1e-5)
+        == nil)
   }
 
   @Test("averaged weights are the mean over heads")
@@ -154,7 +168,8 @@ struct MultiHeadTests {
       #expect(sameBits(try copy(query: query, key: key, value: value).array, expected.array))
     }
     let names = Set(try layer.stateDictionary().keys)
-    let isStacked = configuration.keyWidth == configuration.embeddingWidth && configuration.valueWidth == configuration.embeddingWidth
+    let isStacked =
+      configuration.keyWidth == configuration.embeddingWidth && configuration.valueWidth == configuration.embeddingWidth
     #expect(names.contains(isStacked ? "in_proj_weight" : "q_proj_weight"))
     #expect(names.contains("in_proj_bias") == configuration.hasBias)
     #expect(names.contains("bias_k") == configuration.addsBiasKeyValue)
@@ -205,13 +220,24 @@ struct MultiHeadTests {
     let x = try input([2, 4, 8], 2)
     let padded: Tensor<Bool> = [[false, false, false, true], [false, false, true, true]]
     let byPadding = try layer(x, mask: .pyTorchKeyPadding(padded))
-    #expect(sameBits(byPadding.array, try layer(x, mask: .attending(Tensor([true, true, true, false, true, true, false, false], shape: [2, 1, 1, 4]))).array))
+    #expect(
+      sameBits(
+        byPadding.array,
+        try layer(
+          x, mask: .attending(Tensor([true, true, true, false, true, true, false, false], shape: [2, 1, 1, 4]))
+        ).array))
     var upper = try Tensor<Bool>(repeating: false, shape: [4, 4])
     for i in 0..<4 { for j in i + 1..<4 { upper[i, j] = true } }
     let causal = try layer(x, mask: .causal)
-    #expect(mismatch(try layer(x, mask: .pyTorchAttention(upper, headCount: 2)).array, causal.array.map(Double.init), tolerance: 1e-6) == nil)
+    #expect(
+      mismatch(
+        try layer(x, mask: .pyTorchAttention(upper, headCount: 2)).array, causal.array.map(Double.init), tolerance: 1e-6
+      ) == nil)
     let each = try upper.reshaped([1, 4, 4]).broadcast(to: [4, 4, 4])
-    #expect(mismatch(try layer(x, mask: .pyTorchAttention(each, headCount: 2)).array, causal.array.map(Double.init), tolerance: 1e-6) == nil)
+    #expect(
+      mismatch(
+        try layer(x, mask: .pyTorchAttention(each, headCount: 2)).array, causal.array.map(Double.init), tolerance: 1e-6)
+        == nil)
     #expect(throws: AttentionError.self) { try AttentionMask.pyTorchAttention(each, headCount: 3) }
     #expect(throws: AttentionError.self) { try AttentionMask.pyTorchKeyPadding(each) }
   }

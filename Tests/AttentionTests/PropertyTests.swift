@@ -43,7 +43,8 @@ struct PropertyTests {
       return y
     }
     let plain = try scaledDotProductAttention(query: inputs.query, key: inputs.key, value: inputs.value)
-    let other = try scaledDotProductAttention(query: inputs.query, key: permuted(inputs.key), value: permuted(inputs.value))
+    let other = try scaledDotProductAttention(
+      query: inputs.query, key: permuted(inputs.key), value: permuted(inputs.value))
     #expect(mismatch(other.array, plain.array.map(Double.init), tolerance: 2e-6) == nil)
   }
 
@@ -79,9 +80,13 @@ struct PropertyTests {
     #expect(output.array == [2, 2])
   }
 
-  static let masks: [Scenario.Mask] = [.causal, .causalTopLeft, .window, .keyLengths, .leftPadding, .boolean, .booleanPerKey, .biasWithInfinities, .everything]
+  static let masks: [Scenario.Mask] = [
+    .causal, .causalTopLeft, .window, .keyLengths, .leftPadding, .boolean, .booleanPerKey, .biasWithInfinities,
+    .everything,
+  ]
 
-  @Test("NaN and infinities in masked keys and values change no bit", arguments: masks, [(40, 70), (1, 1300), (200, 90)])
+  @Test(
+    "NaN and infinities in masked keys and values change no bit", arguments: masks, [(40, 70), (1, 1300), (200, 90)])
   func maskedNaN(mask: Scenario.Mask, lengths: (Int, Int)) throws {
     // One head and one batch, so that a key is masked for all its queries or hidden tile by tile.
     let scenario = Scenario(B: 1, H: 1, Hk: 1, L: lengths.0, S: lengths.1, E: 16, Ev: 16, mask: mask)
@@ -109,7 +114,9 @@ struct PropertyTests {
       #expect(sameBits(result.weights!.array, expected.weights!.array))
 
       // A key that some attend to: they get NaN (from values), the others keep their bits.
-      guard let j = (0..<scenario.S).last(where: { j in (0..<scenario.L).contains { attends($0, j) } }) else { continue }
+      guard let j = (0..<scenario.S).last(where: { j in (0..<scenario.L).contains { attends($0, j) } }) else {
+        continue
+      }
       var partly = clean
       for e in 0..<16 { partly.value[0, 0, j, e] = bad }
       let output = try run(partly).output
@@ -162,11 +169,14 @@ struct PropertyTests {
 
   @Test("concurrent callers get what a lone one gets")
   func concurrentCallers() throws {
-    let scenarios = [Scenario.Mask.none, .causal, .boolean, .everything].map { Scenario(B: 1, H: 4, Hk: 2, L: 130, S: 150, E: 32, Ev: 32, mask: $0) }
+    let scenarios = [Scenario.Mask.none, .causal, .boolean, .everything].map {
+      Scenario(B: 1, H: 4, Hk: 2, L: 130, S: 150, E: 32, Ev: 32, mask: $0)
+    }
     let inputs = try scenarios.map { try Inputs<Float>($0.reference()) }
     let masks = try scenarios.map { try $0.libraryMask(Float.self) }
     @Sendable func run(_ k: Int) throws -> [Float] {
-      try scaledDotProductAttention(query: inputs[k].query, key: inputs[k].key, value: inputs[k].value, mask: masks[k]).array
+      try scaledDotProductAttention(query: inputs[k].query, key: inputs[k].key, value: inputs[k].value, mask: masks[k])
+        .array
     }
     let expected = try (0..<4).map(run)
     let outcomes = UncheckedSendable(UnsafeMutableBufferPointer<Bool>.allocate(capacity: 48))

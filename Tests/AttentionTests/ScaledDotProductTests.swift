@@ -52,7 +52,9 @@ struct ScaledDotProductTests {
     }
   }
 
-  @Test("widths, E ≠ Ev", arguments: [(1, 1), (1, 40), (7, 5), (16, 72), (64, 64), (80, 24), (128, 128), (257, 3), (300, 300)])
+  @Test(
+    "widths, E ≠ Ev",
+    arguments: [(1, 1), (1, 40), (7, 5), (16, 72), (64, 64), (80, 24), (128, 128), (257, 3), (300, 300)])
   func widths(E: Int, Ev: Int) throws {
     for (L, S) in [(4, 9), (70, 130)] {
       try check(Scenario(B: 1, H: 2, Hk: 1, L: L, S: S, E: E, Ev: Ev, mask: .causal), .default)
@@ -90,7 +92,9 @@ struct ScaledDotProductTests {
     #expect(try scaledDotProductAttention(query: headless, key: headless, value: headless).count == 0)
   }
 
-  @Test("same inputs give the same bits, whatever the threads and the executor", arguments: [Scenario.Mask.none, .causal, .everything])
+  @Test(
+    "same inputs give the same bits, whatever the threads and the executor",
+    arguments: [Scenario.Mask.none, .causal, .everything])
   func bitsDoNotDependOnThreads(mask: Scenario.Mask) throws {
     for scenario in [
       Scenario(B: 2, H: 4, Hk: 2, L: 300, S: 300, E: 64, Ev: 64, mask: mask),
@@ -103,7 +107,10 @@ struct ScaledDotProductTests {
           returning: [.logSumExp, .weights], context: context)
       }
       let one = try run(AttentionContext(threadCount: 1))
-      let others = [2, 3, 16].map { AttentionContext(threadCount: $0) } + [AttentionContext(threadCount: 2, executor: DispatchExecutor())]
+      let others =
+        [2, 3, 16].map { AttentionContext(threadCount: $0) } + [
+          AttentionContext(threadCount: 2, executor: DispatchExecutor())
+        ]
       for context in others {
         let many = try run(context)
         #expect(sameBits(one.output.array, many.output.array))

@@ -1,231 +1,224 @@
 import Attention
 import AttentionTestSupport
-import CAttentionKernels
 import Foundation
 import Testing
 
-/// The C kernels by themselves, once for every instruction set that this machine has.
+/// The kernels by themselves, once for every instruction set that this machine has and both element types.
 @Suite("Softmax kernels")
 struct SoftmaxKernelTests {
-  private func table(_ isa: attn_isa) -> (attn_f32_kernels, attn_f64_kernels) {
-    (attn_f32_kernels_for(isa)!.pointee, attn_f64_kernels_for(isa)!.pointee)
-  }
-
-  static let present = [attn_isa_portable, attn_isa_neon, attn_isa_avx2, attn_isa_avx512].filter(attn_isa_is_present).map(\.rawValue)
-
   @Test("instruction sets that this machine lacks are told")
   func absent() {
-    let names = InstructionSet.allCases.filter { !InstructionSet.present.contains($0) }.map(\.rawValue)
-    if !names.isEmpty { print("skipped, for this machine lacks them: kernels of \(names.joined(separator: ", "))") }
+    let absent = InstructionSet.allCases.filter { !InstructionSet.present.contains($0) }
+    if !absent.isEmpty { print("skipped, for this machine lacks them: kernels of \(absent.map(\.rawValue))") }
     #expect(InstructionSet.present.contains(.portable))
-    for isa in InstructionSet.allCases where !InstructionSet.present.contains(isa) {
-      #expect(Float._kernels(for: isa) == nil)
-    }
+    for isa in absent { #expect(Float._kernels(for: isa) == nil && Double._kernels(for: isa) == nil) }
   }
 
-  @Test("2^x on [-126, 0] is within 1.5 ULP, float", arguments: present)
-  func exp2ULP(isa: UInt32) {
-    let exp2 = table(attn_isa(rawValue: isa)).0.exp2!
+  // MARK: 2^x
+
+  @Test("2^x on [-126, 0] and [-1022, 0] is within 1.5 ULP", arguments: InstructionSet.present)
+  func exp2ULP(isa: InstructionSet) {
+    let single = worstULP(Float._kernels(for: isa)!.exp2, lowest: -126) { Foundation.exp2(Double($0)) }
+    print("2^x, Float, \(isa): at most \(single) ULP")
+    #expect(single <= 1.5)
+    #if arch(x86_64) && os(Linux)
+      let double = worstULP(Double._kernels(for: isa)!.exp2, lowest: -1022) { Foundation.exp2(Float80($0)) }
+      print("2^x, Double, \(isa): at most \(double) ULP")
+      #expect(double <= 1.5)
+    #else
+      print("skipped, for this machine has no type wider than Double: 2^x, Double")
+    #endif
+  }
+
+  private func worstULP<T: BinaryFloatingPoint, Wide: BinaryFloatingPoint>(
+    _ exp2: (Int, UnsafePointer<T>, UnsafeMutablePointer<T>) -> Void, lowest: T, _ exact: (T) -> Wide
+  ) -> Double where T.RawSignificand: FixedWidthInteger {
     var generator = TestGenerator(seed: 1)
-    var x = (0..<400_001).map { -126 * Float($0) / 400_000 }
-    x += (0..<400_000).map { _ in Float.random(in: -2...0, using: &generator) }
-    for n in 0..<126 {
-      let whole = -Float(n)
-      x += [whole, whole.nextDown, whole - 0.5, (whole - 0.5).nextUp, (whole - 0.5).nextDown]
+    var x = (0...300_000).map { lowest * T($0) / 300_000 }
+    x += (0..<300_000).map { _ in T.random(in: -2...0, using: &generator) }
+    for n in 0..<Int(-lowest) {
+      let whole = -T(n)
+      let half = whole - 0.5
+      x += [whole, whole.nextDown, half, half.nextUp, half.nextDown]
     }
-    var y = [Float](repeating: .nan, count: x.count)
+    var y = [T](repeating: .nan, count: x.count)
     exp2(x.count, x, &y)
-    let worst = zip(x, y).map { x, y in
-      let exact = Foundation.exp2(Double(x))
-      return abs(Double(y) - exact) / Double(Float(exact).ulp)
+    return zip(x, y).map { x, y in
+      let exact = exact(x)
+      return Double(abs(Wide(y) - exact) / Wide(T(exact).ulp))
     }.max()!
-    print("2^x, float, instruction set \(isa): at most \(worst) ULP")
-    #expect(worst <= 1.5)
   }
 
-  #if arch(x86_64) && os(Linux)
-    @Test("2^x on [-1022, 0] is within 1.5 ULP, double", arguments: present)
-    func exp2ULPDouble(isa: UInt32) {
-      let exp2 = table(attn_isa(rawValue: isa)).1.exp2!
-      var generator = TestGenerator(seed: 2)
-      var x = (0..<200_001).map { -1022 * Double($0) / 200_000 }
-      x += (0..<200_000).map { _ in Double.random(in: -2...0, using: &generator) }
-      var y = [Double](repeating: .nan, count: x.count)
-      exp2(x.count, x, &y)
-      let worst = zip(x, y).map { x, y in
-        let exact = Foundation.exp2(Float80(x))
-        return Double(abs(Float80(y) - exact) / Float80(Double(exact).ulp))
-      }.max()!
-      print("2^x, double, instruction set \(isa): at most \(worst) ULP")
-      #expect(worst <= 1.5)
-    }
-  #endif
+  @Test(
+    "2^x keeps NaN, takes −inf and what is too small to 0, in every lane and in tails",
+    arguments: InstructionSet.present)
+  func exp2Edges(isa: InstructionSet) {
+    check(Float._kernels(for: isa)!.exp2, lowest: -126)
+    check(Double._kernels(for: isa)!.exp2, lowest: -1022)
 
-  @Test("2^x keeps NaN, takes −inf and what is too small to 0", arguments: present)
-  func exp2Edges(isa: UInt32) {
-    let (f32, f64) = table(attn_isa(rawValue: isa))
-    let x: [Float] = [-.infinity, .nan, -126.001, -1e30, -200, 0, -0.0]
-    for position in [0, 5, 11, 16, 30] {
-      // At every lane and in tails alike.
-      var input = [Float](repeating: -1, count: position) + x
-      input += [-1, -1, -1]
-      var y = [Float](repeating: 7, count: input.count)
-      f32.exp2(input.count, input, &y)
-      let got = Array(y[position..<position + x.count])
-      #expect(got[0] == 0 && got[1].isNaN && got[2] == 0 && got[3] == 0 && got[4] == 0 && got[5] == 1 && got[6] == 1)
-      #expect(y.enumerated().allSatisfy { (position..<position + x.count).contains($0.offset) || $0.element == 0.5 })
+    func check<T: BinaryFloatingPoint>(
+      _ exp2: (Int, UnsafePointer<T>, UnsafeMutablePointer<T>) -> Void, lowest: T
+    ) {
+      let edges: [(x: T, y: T)] = [
+        (-.infinity, 0), (.nan, .nan), (lowest.nextDown, 0), (-1e30, 0), (lowest * 2, 0), (0, 1), (-0.0, 1),
+      ]
+      for position in 0..<34 {
+        let x = [T](repeating: -1, count: position) + edges.map(\.x) + [-1, -1, -1]
+        let expected = [T](repeating: 0.5, count: position) + edges.map(\.y) + [0.5, 0.5, 0.5]
+        var y = [T](repeating: 7, count: x.count)
+        exp2(x.count, x, &y)
+        #expect(mismatch(y, expected.map { Double($0) }, tolerance: 0, "at \(position)") == nil)
+      }
     }
-    var y = [Double](repeating: 7, count: 5)
-    f64.exp2(5, [-.infinity, .nan, -1022.5, 0, -1], &y)
-    #expect(y[0] == 0 && y[1].isNaN && y[2] == 0 && y[3] == 1 && y[4] == 0.5)
   }
+
+  // MARK: Rows
 
   static let lengths = [0, 1, 2, 3, 4, 7, 8, 9, 15, 16, 17, 31, 32, 33, 47, 48, 64, 65, 97, 257]
 
-  @Test("row operations agree with plain code for any length and touch nothing beyond", arguments: present, lengths)
-  func rows(isa: UInt32, count: Int) {
-    let (f32, f64) = table(attn_isa(rawValue: isa))
-    checkRows(f32.maximum, f32.exponential_sum, f32.scale, f32.add_bias, f32.mask, f32.is_finite, count, 1e-6)
-    checkRows(f64.maximum, f64.exponential_sum, f64.scale, f64.add_bias, f64.mask, f64.is_finite, count, 1e-14)
+  @Test(
+    "row operations agree with plain code for any length and touch nothing beyond", arguments: InstructionSet.present,
+    lengths)
+  func rows(isa: InstructionSet, count: Int) {
+    checkRows(Float._kernels(for: isa)!, count, tolerance: 1e-6)
+    checkRows(Double._kernels(for: isa)!, count, tolerance: 1e-14)
   }
 
-  private func checkRows<T: BinaryFloatingPoint>(
-    _ maximum: (Int, UnsafePointer<T>?) -> T, _ exponentialSum: (Int, UnsafePointer<T>?, T, UnsafeMutablePointer<T>?) -> T,
-    _ scale: (Int, UnsafePointer<T>?, T, UnsafeMutablePointer<T>?) -> Void,
-    _ addBias: (Int, UnsafeMutablePointer<T>?, UnsafePointer<T>?) -> Void,
-    _ mask: (Int, UnsafeMutablePointer<T>?, UnsafePointer<UInt8>?) -> Void,
-    _ isFinite: (Int, UnsafePointer<T>?) -> Bool, _ count: Int, _ tolerance: Double
-  ) {
+  private func checkRows<T: AttentionElement>(_ kernels: _Kernels<T>, _ count: Int, tolerance: Double) {
     var generator = TestGenerator(seed: UInt64(count))
     let numbers = generator.numbers(count, bound: 20)
-    let x = numbers.map { T($0) } + [T.infinity]  // a fence: whoever reads it shows it
+    // A fence behind the row: whoever reads it shows it.
+    let x = numbers.map { T($0) } + [.infinity]
     let most = numbers.max() ?? -.infinity
-    #expect(Double(maximum(count, x)) == most)
-    #expect(isFinite(count, x))
+    #expect(Double(kernels.maximum(count, x)) == most)
+    #expect(kernels.isFinite(count, x))
 
     var y = [T](repeating: .nan, count: count + 1)
+    func expectRow(_ expected: [Double], _ factor: Double, _ what: String) {
+      #expect(mismatch(Array(y.dropLast()), expected, tolerance: tolerance * factor, what) == nil)
+      #expect(y[count].isNaN, "\(what) must not touch what lies beyond")
+    }
     let shift = T(max(most, -1000))
-    let sum = exponentialSum(count, x, shift, &y)
-    let expected = numbers.map { exp($0 - Double(shift)) }
-    #expect(mismatch(Array(y.dropLast()), expected, tolerance: tolerance) == nil)
-    #expect(abs(Double(sum) - expected.reduce(0, +)) <= tolerance * Double(count + 1))
-    #expect(y[count].isNaN)
+    let sum = kernels.exponentialSum(count, x, shift, &y)
+    let exponentials = numbers.map { exp($0 - Double(shift)) }
+    expectRow(exponentials, 1, "exponentialSum")
+    #expect(abs(Double(sum) - exponentials.reduce(0, +)) <= tolerance * Double(count + 1))
 
     y = [T](repeating: .nan, count: count + 1)
-    scale(count, x, -3, &y)
-    #expect(mismatch(Array(y.dropLast()), numbers.map { -3 * $0 }, tolerance: tolerance * 60) == nil)
-    #expect(y[count].isNaN)
+    kernels.scale(count, x, -3, &y)
+    expectRow(numbers.map { -3 * $0 }, 60, "scale")
 
     let bias = generator.numbers(count).enumerated().map { $0.offset % 3 == 1 ? -T.infinity : T($0.element) }
-    var scores = numbers.enumerated().map { $0.offset % 3 == 1 ? T.nan : T($0.element) } + [T.nan]
-    addBias(count, &scores, bias)
-    let biased = (0..<count).map { $0 % 3 == 1 ? -.infinity : numbers[$0] + Double(bias[$0]) }
-    #expect(mismatch(Array(scores.dropLast()), biased, tolerance: tolerance * 20) == nil)
-    #expect(scores[count].isNaN)
+    y = numbers.enumerated().map { $0.offset % 3 == 1 ? T.nan : T($0.element) } + [T.nan]
+    kernels.addBias(count, &y, bias)
+    expectRow((0..<count).map { $0 % 3 == 1 ? -.infinity : numbers[$0] + Double(bias[$0]) }, 20, "addBias")
 
     let attend = generator.flags(count, trueShare: 0.5)
-    scores = zip(numbers, attend).map { $1 ? T($0) : T.nan } + [T.nan]
-    mask(count, &scores, attend.map { $0 ? 1 : 0 })
-    let masked = zip(numbers, attend).map { $1 ? $0 : -.infinity }
-    #expect(mismatch(Array(scores.dropLast()), masked, tolerance: tolerance * 20) == nil)
-    #expect(scores[count].isNaN)
+    y = zip(numbers, attend).map { $1 ? T($0) : T.nan } + [T.nan]
+    kernels.mask(count, &y, attend.map { $0 ? 1 : 0 })
+    expectRow(zip(numbers, attend).map { $1 ? $0 : -.infinity }, 20, "mask")
 
     for bad in [T.nan, .infinity, -.infinity] where count > 0 {
       for index in [0, count / 2, count - 1] {
         var z = x
         z[index] = bad
-        #expect(!isFinite(count, z))
-        // NaN is left out of the maximum.
-        if bad.isNaN, count > 1 {
-          let rest = numbers.enumerated().filter { $0.offset != index }.map(\.element).max()!
-          #expect(Double(maximum(count, z)) == rest)
+        #expect(!kernels.isFinite(count, z))
+        if bad.isNaN {
+          let rest = numbers.enumerated().filter { $0.offset != index }.map(\.element).max() ?? -.infinity
+          #expect(Double(kernels.maximum(count, z)) == rest, "the maximum leaves NaN out")
         }
       }
     }
   }
 
-  @Test("the online softmax over tiles is the softmax of the whole row", arguments: present, [1, 15, 16, 17, 64, 100])
-  func onlineSoftmax(isa: UInt32, tileWidth: Int) {
-    let softmaxTile = table(attn_isa(rawValue: isa)).0.softmax_tile!
-    var generator = TestGenerator(seed: UInt64(tileWidth))
-    let (rowCount, columnCount) = (5, 230)
-    var numbers = generator.numbers(rowCount * columnCount, bound: 95)
-    // exp overflows here, but exp(x − max) does not; and the largest comes late.
-    for i in numbers.indices { numbers[i] = Double(Float(90 + numbers[i] / 10)) }
-    numbers[columnCount - 1] = 140
-    for j in 0..<columnCount { numbers[2 * columnCount + j] = -.infinity }
-    var maximum = [Float](repeating: -.infinity, count: rowCount)
-    var sum = [Float](repeating: 0, count: rowCount)
-    var rescale = [Float](repeating: .nan, count: rowCount)
-    var weights = [[Float]](repeating: [], count: rowCount)
-    for low in stride(from: 0, to: columnCount, by: tileWidth) {
-      let width = min(tileWidth, columnCount - low)
-      var scores = (0..<rowCount).flatMap { row in
-        (0..<width).map { Float(numbers[row * columnCount + low + $0]) } + [Float.nan]
-      }
+  // MARK: Tiles
+
+  /// What the softmax carries over from tile to tile, with memory of its own.
+  private struct Tiles<T: AttentionElement> {
+    let kernels: _Kernels<T>
+    var maximum: [T]
+    var sum: [T]
+    var rescale: [T]
+
+    init(_ kernels: _Kernels<T>, rowCount: Int) {
+      self.kernels = kernels
+      maximum = [T](repeating: -.infinity, count: rowCount)
+      sum = [T](repeating: 0, count: rowCount)
+      rescale = [T](repeating: .nan, count: rowCount)
+    }
+
+    /// One tile of rows with a gap of one element behind each.
+    mutating func run(_ scores: inout [T], columnCount: Int, intervals: [Range<Int>]? = nil) {
+      let begin = intervals?.map { Int64($0.lowerBound) }
+      let end = intervals?.map { Int64($0.upperBound) }
       scores.withUnsafeMutableBufferPointer { scores in
         maximum.withUnsafeMutableBufferPointer { maximum in
           sum.withUnsafeMutableBufferPointer { sum in
             rescale.withUnsafeMutableBufferPointer { rescale in
-              var tile = attn_f32_softmax_tile(
-                row_count: rowCount, column_count: width, stride: width + 1, scores: scores.baseAddress, begin: nil,
-                end: nil, maximum: maximum.baseAddress, sum: sum.baseAddress, rescale: rescale.baseAddress)
-              softmaxTile(&tile)
+              func call(_ begin: UnsafePointer<Int64>?, _ end: UnsafePointer<Int64>?) {
+                kernels.softmaxTile(
+                  SoftmaxTile(
+                    rowCount: maximum.count, columnCount: columnCount, scores: scores.baseAddress!,
+                    stride: columnCount + 1, begin: begin, end: end, maximum: maximum.baseAddress!,
+                    sum: sum.baseAddress!, rescale: rescale.baseAddress!))
+              }
+              if let begin, let end { call(begin, end) } else { call(nil, nil) }
             }
           }
         }
       }
-      for row in 0..<rowCount {
-        weights[row] = weights[row].map { $0 * rescale[row] } + scores[row * (width + 1)..<row * (width + 1) + width]
-        #expect(scores[row * (width + 1) + width].isNaN, "the gap behind row \(row) must stay untouched")
-      }
-    }
-    for row in 0..<rowCount {
-      let x = numbers[row * columnCount..<(row + 1) * columnCount]
-      let most = x.max()!
-      let exact = x.map { most == -.infinity ? 0 : exp($0 - most) }
-      let total = exact.reduce(0, +)
-      #expect(mismatch(weights[row], exact, tolerance: 2e-6, "row \(row)") == nil)
-      #expect(Double(maximum[row]) == most)
-      #expect(abs(Double(sum[row]) - total) <= 2e-6 * max(total, 1))
     }
   }
 
-  @Test("columns outside a row's interval get weight 0, whatever they hold", arguments: present)
-  func intervals(isa: UInt32) {
-    let softmaxTile = table(attn_isa(rawValue: isa)).0.softmax_tile!
+  @Test(
+    "the online softmax over tiles is the softmax of the whole row", arguments: InstructionSet.present,
+    [1, 15, 16, 17, 64, 100])
+  func onlineSoftmax(isa: InstructionSet, tileWidth: Int) {
+    checkOnline(Float._kernels(for: isa)!, tileWidth, tolerance: 2e-6)
+    checkOnline(Double._kernels(for: isa)!, tileWidth, tolerance: 1e-14)
+  }
+
+  private func checkOnline<T: AttentionElement>(_ kernels: _Kernels<T>, _ tileWidth: Int, tolerance: Double) {
+    var generator = TestGenerator(seed: UInt64(tileWidth))
+    let (rowCount, columnCount) = (5, 230)
+    // exp overflows Float here, but exp(x − max) does not; the largest of row 0 comes last; row 2 is empty.
+    var rows = (0..<rowCount).map { _ in generator.numbers(columnCount, bound: 10).map { Double(Float($0 + 90)) } }
+    rows[0][columnCount - 1] = 140
+    rows[2] = [Double](repeating: -.infinity, count: columnCount)
+    var tiles = Tiles(kernels, rowCount: rowCount)
+    var weights = [[T]](repeating: [], count: rowCount)
+    for low in stride(from: 0, to: columnCount, by: tileWidth) {
+      let width = min(tileWidth, columnCount - low)
+      var scores = rows.flatMap { $0[low..<low + width].map { T($0) } + [.nan] }
+      tiles.run(&scores, columnCount: width)
+      for row in 0..<rowCount {
+        let start = row * (width + 1)
+        weights[row] = weights[row].map { $0 * tiles.rescale[row] } + scores[start..<start + width]
+        #expect(scores[start + width].isNaN, "the gap behind row \(row) must stay untouched")
+      }
+    }
+    for (row, x) in rows.enumerated() {
+      let most = x.max()!
+      let exact = x.map { most == -.infinity ? 0 : exp($0 - most) }
+      let total = exact.reduce(0, +)
+      #expect(mismatch(weights[row], exact, tolerance: tolerance, "row \(row)") == nil)
+      #expect(Double(tiles.maximum[row]) == most)
+      #expect(abs(Double(tiles.sum[row]) - total) <= tolerance * max(total, 1))
+    }
+  }
+
+  @Test("columns outside a row's interval get weight 0, whatever they hold", arguments: InstructionSet.present)
+  func intervals(isa: InstructionSet) {
     let columnCount = 37
-    let intervals: [(Int64, Int64)] = [(0, 37), (5, 6), (0, 0), (37, 37), (20, 37), (3, 33)]
-    var scores = [Float](repeating: .nan, count: intervals.count * columnCount)
-    for (row, (begin, end)) in intervals.enumerated() {
-      for j in Int(begin)..<Int(end) { scores[row * columnCount + j] = 1 }
-    }
-    var begin = intervals.map(\.0)
-    var end = intervals.map(\.1)
-    var (maximum, sum, rescale) = ([Float](repeating: -.infinity, count: 6), [Float](repeating: 0, count: 6), [Float](repeating: .nan, count: 6))
-    scores.withUnsafeMutableBufferPointer { scores in
-      begin.withUnsafeMutableBufferPointer { begin in
-        end.withUnsafeMutableBufferPointer { end in
-          maximum.withUnsafeMutableBufferPointer { maximum in
-            sum.withUnsafeMutableBufferPointer { sum in
-              rescale.withUnsafeMutableBufferPointer { rescale in
-                var tile = attn_f32_softmax_tile(
-                  row_count: 6, column_count: columnCount, stride: columnCount, scores: scores.baseAddress,
-                  begin: begin.baseAddress, end: end.baseAddress, maximum: maximum.baseAddress, sum: sum.baseAddress,
-                  rescale: rescale.baseAddress)
-                softmaxTile(&tile)
-              }
-            }
-          }
-        }
-      }
-    }
-    for (row, (begin, end)) in intervals.enumerated() {
-      for j in 0..<columnCount {
-        #expect(scores[row * columnCount + j] == ((begin..<end).contains(Int64(j)) ? 1 : 0))
-      }
-      #expect(sum[row] == Float(end - begin))
-      #expect(rescale[row] == 1)
+    let intervals = [0..<37, 5..<6, 0..<0, 37..<37, 20..<37, 3..<33]
+    var scores = intervals.flatMap { interval in (0...columnCount).map { interval.contains($0) ? Float(1) : .nan } }
+    var tiles = Tiles(Float._kernels(for: isa)!, rowCount: intervals.count)
+    tiles.run(&scores, columnCount: columnCount, intervals: intervals)
+    for (row, interval) in intervals.enumerated() {
+      let start = row * (columnCount + 1)
+      #expect((0..<columnCount).allSatisfy { scores[start + $0] == (interval.contains($0) ? 1 : 0) })
+      #expect(tiles.sum[row] == Float(interval.count))
+      #expect(tiles.rescale[row] == 1)
     }
   }
 }

@@ -42,7 +42,8 @@ struct SoftmaxTests {
 
   @Test("rows without anything, with NaN, with infinity")
   func edges() throws {
-    let x = try Tensor<Float>([-.infinity, -.infinity, 1, .nan, .nan, .nan, .infinity, 0, -.infinity, 5], shape: [5, 2])
+    let x = try Tensor<Float>(
+      [-.infinity, -.infinity, 1, .nan, .nan, .nan, .infinity, 0, -.infinity, 5], shape: [5, 2])
     let y = try softmax(x).array
     #expect(Array(y[0...1]) == [0, 0])
     #expect(y[2].isNaN && y[3].isNaN && y[4].isNaN && y[5].isNaN && y[6].isNaN)

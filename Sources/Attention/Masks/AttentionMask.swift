@@ -68,6 +68,7 @@ public struct AttentionMask: Sendable {
   ///   - left: At least 0; nil: no bound.
   ///   - right: At least 0; nil: no bound.
   ///   - alignment: Which diagonal.
+  /// - Returns: The mask. Negative bounds are an error of the call that uses it.
   public static func window(left: Int?, right: Int?, alignment: Alignment = .bottomRight) -> AttentionMask {
     AttentionMask(bands: [Band(alignment: alignment, left: left, right: right)])
   }
@@ -80,10 +81,12 @@ public struct AttentionMask: Sendable {
 
   /// Keys where `mask` is true.
   /// - Parameter mask: Broadcasts to `[B, H, L, S]`, right-aligned; read in place.
+  /// - Returns: The mask.
   public static func attending(_ mask: Tensor<Bool>) -> AttentionMask { AttentionMask(booleans: [mask]) }
 
   /// Adds `bias` to the scores; where it is −inf, the query does not attend.
   /// - Parameter bias: Broadcasts to `[B, H, L, S]`, right-aligned; read in place. Of the query's element type.
+  /// - Returns: The mask.
   public static func bias<Element: AttentionElement>(_ bias: Tensor<Element>) -> AttentionMask {
     AttentionMask(biases: [Bias(tensor: bias, shape: bias.shape, dataType: Element.dataType)])
   }
@@ -113,6 +116,7 @@ public struct AttentionMask: Sendable {
 extension AttentionMask {
   /// `key_padding_mask` of PyTorch's `nn.MultiheadAttention`, in which true means *ignore*.
   /// - Parameter mask: `[B, S]`, or `[S]` without a batch.
+  /// - Returns: The mask.
   /// - Throws: ``AttentionError`` for other shapes.
   public static func pyTorchKeyPadding(_ mask: Tensor<Bool>) throws -> AttentionMask {
     .attending(try inverted(try keyPadding(mask)))
@@ -120,6 +124,7 @@ extension AttentionMask {
 
   /// A floating-point `key_padding_mask` of PyTorch's `nn.MultiheadAttention`, which is added.
   /// - Parameter mask: `[B, S]`, or `[S]` without a batch.
+  /// - Returns: The mask.
   /// - Throws: ``AttentionError`` for other shapes.
   public static func pyTorchKeyPadding<Element: AttentionElement>(_ mask: Tensor<Element>) throws -> AttentionMask {
     .bias(try keyPadding(mask))
@@ -129,6 +134,7 @@ extension AttentionMask {
   /// - Parameters:
   ///   - mask: `[L, S]` or `[B·H, L, S]`, batch-major.
   ///   - headCount: H.
+  /// - Returns: The mask.
   /// - Throws: ``AttentionError`` for other shapes.
   public static func pyTorchAttention(_ mask: Tensor<Bool>, headCount: Int) throws -> AttentionMask {
     .attending(try inverted(try splitBatch(mask, headCount: headCount)))
@@ -138,6 +144,7 @@ extension AttentionMask {
   /// - Parameters:
   ///   - mask: `[L, S]` or `[B·H, L, S]`, batch-major.
   ///   - headCount: H.
+  /// - Returns: The mask.
   /// - Throws: ``AttentionError`` for other shapes.
   public static func pyTorchAttention<Element: AttentionElement>(
     _ mask: Tensor<Element>, headCount: Int

@@ -52,6 +52,7 @@ extension MultiHeadAttention {
   ///   - mask: Broadcasts to `[B, H, L, S]`. Keys that the layer adds are always attended.
   ///   - weights: Whether attention weights are returned.
   ///   - context: Threads, instruction set, algorithm.
+  /// - Returns: Output and context of the query's shape, and the weights if asked for.
   /// - Throws: ``AttentionError`` where shapes disagree.
   public func forward(
     query: Tensor<Element>, key: Tensor<Element>, value: Tensor<Element>, mask: AttentionMask = .none,
@@ -83,7 +84,9 @@ extension MultiHeadAttention {
       weights: weights == .averaged ? try result.weights.map(averageHeads) : result.weights)
   }
 
-  private func check(_ query: Tensor<Element>, _ key: Tensor<Element>, _ value: Tensor<Element>) throws(AttentionError) {
+  private func check(
+    _ query: Tensor<Element>, _ key: Tensor<Element>, _ value: Tensor<Element>
+  ) throws(AttentionError) {
     let isRight =
       (2...3).contains(query.rank) && key.rank == query.rank && value.rank == query.rank
       && query.shape.last == configuration.embeddingWidth && key.shape.last == configuration.keyWidth

@@ -99,7 +99,8 @@ extension MultiHeadAttention {
       guard configuration.addsBiasKeyValue else { return nil }
       let tensor = try get(name)
       try requireShape(
-        tensor.count == keyValueWidth, "MultiHeadAttention", "\(name) of [1, 1, \(keyValueWidth)] expected; got \(tensor.shape)")
+        tensor.count == keyValueWidth, "MultiHeadAttention",
+        "\(name) of [1, 1, \(keyValueWidth)] expected; got \(tensor.shape)")
       return try tensor.reshaped([keyValueWidth])
     }
     try self.init(

@@ -69,7 +69,8 @@ public struct MultiHeadAttention<Element: AttentionElement>: Sendable {
         min(embeddingWidth, headCount, keyValueHeadCount, keyWidth, valueWidth) > 0
           && embeddingWidth % headCount == 0 && headCount % keyValueHeadCount == 0, "MultiHeadAttention",
         "a width that divides by its heads, and heads by the key/value heads, expected; got width \(embeddingWidth), "
-          + "\(headCount) heads, \(keyValueHeadCount) key/value heads, key width \(keyWidth), value width \(valueWidth)")
+          + "\(headCount) heads, \(keyValueHeadCount) key/value heads, key width \(keyWidth), value width \(valueWidth)"
+      )
     }
   }
 

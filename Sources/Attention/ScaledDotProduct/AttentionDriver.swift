@@ -306,7 +306,8 @@ struct AttentionDriver<Tiles: TileKernels>: @unchecked Sendable {
       let source = part.result + row * shape.valueWidth
       // Not max: NaN must win, in either operand.
       let most = whole.maximum[row] > part.maximum[row] ? whole.maximum[row] : part.maximum[row]
-      let ours = whole.maximum[row] == -.infinity ? 0 : Element(nearest: (whole.maximum[row] - most).asDouble.exponential)
+      let ours =
+        whole.maximum[row] == -.infinity ? 0 : Element(nearest: (whole.maximum[row] - most).asDouble.exponential)
       let theirs = Element(nearest: (part.maximum[row] - most).asDouble.exponential)
       for column in 0..<shape.valueWidth { target[column] = target[column] * ours + source[column] * theirs }
       whole.sum[row] = whole.sum[row] * ours + part.sum[row] * theirs
@@ -330,7 +331,9 @@ struct AttentionDriver<Tiles: TileKernels>: @unchecked Sendable {
       }
       if let logSumExp = outputs.logSumExp {
         let position = (tile.batch * shape.headCount + head) * shape.queryCount + index
-        logSumExp[position] = state.sum[row] == 0 ? -.infinity : state.maximum[row] + Element(nearest: state.sum[row].asDouble.naturalLogarithm)
+        logSumExp[position] =
+          state.sum[row] == 0
+          ? -.infinity : state.maximum[row] + Element(nearest: state.sum[row].asDouble.naturalLogarithm)
       }
     }
     if let weights = outputs.weights { writeWeights(tile, state, weights, scratch) }

@@ -77,7 +77,8 @@ struct AttentionShape: Equatable {
   init(query: [Int], key: [Int], value: [Int]) throws(AttentionError) {
     func require(_ condition: Bool, _ rule: String) throws(AttentionError) {
       try requireShape(
-        condition, Self.subject, "\(rule); got query \(query), key \(key), value \(value) as [batch, heads, length, width]")
+        condition, Self.subject,
+        "\(rule); got query \(query), key \(key), value \(value) as [batch, heads, length, width]")
     }
     try require(key[0] == query[0] && value[0] == query[0], "query, key and value need the same batch")
     try require(key[1] == value[1], "key and value need the same heads")

@@ -131,7 +131,8 @@ struct AttentionProblem<Element: AttentionElement> {
     else {
       throw AttentionError(
         .shapeMismatch, AttentionShape.subject,
-        "query, key and value need one rank of 2, 3 or 4; got query \(query.shape), key \(key.shape), value \(value.shape)")
+        "query, key and value need one rank of 2, 3 or 4; got query \(query.shape), key \(key.shape), value \(value.shape)"
+      )
     }
     shape = try AttentionShape(query: queryShape, key: keyShape, value: valueShape)
     schedule = try MaskSchedule(mask, shape: shape)

@@ -18,7 +18,8 @@ func openCase(_ file: SafeTensorsFile) throws -> any ConformanceCase {
     throw AttentionError(.unsupported, file.path, "cases of ONNX operators are not supported")
   }
   if names.contains("query") { return try ScaledDotProductCase(file) }
-  throw AttentionError(.unsupported, file.path, "no form of case is known with tensors \(names.joined(separator: ", "))")
+  throw AttentionError(
+    .unsupported, file.path, "no form of case is known with tensors \(names.joined(separator: ", "))")
 }
 
 /// How one result compares with its expectation.

@@ -73,9 +73,12 @@ struct Check: ParsableCommand {
     let head = "\(report.passed ? "PASS" : "FAIL")  \(name(report.path).padded(to: width))  "
     if let reason = report.reason { return head + reason }
     // The result that comes closest to its tolerance, or farthest beyond it.
-    func share(_ comparison: Comparison) -> Double { comparison.error / max(comparison.tolerance, .leastNormalMagnitude) }
+    func share(_ comparison: Comparison) -> Double {
+      comparison.error / max(comparison.tolerance, .leastNormalMagnitude)
+    }
     let worst = report.comparisons.max { share($0) < share($1) }!
-    return head + "\(worst.name.padded(to: 16)) error \(scientific(worst.error)), tolerance \(scientific(worst.tolerance))"
+    return head
+      + "\(worst.name.padded(to: 16)) error \(scientific(worst.error)), tolerance \(scientific(worst.tolerance))"
   }
 
   private func name(_ path: String) -> String {

@@ -13,7 +13,9 @@ struct Compute: ParsableCommand {
   @Argument(help: ArgumentHelp("The case: a safetensors file.", valueName: "in"))
   var input: String
 
-  @Option(name: .shortAndLong, help: ArgumentHelp("Where the results go; replaced as a whole or not at all.", valueName: "out"))
+  @Option(
+    name: .shortAndLong,
+    help: ArgumentHelp("Where the results go; replaced as a whole or not at all.", valueName: "out"))
   var output: String
 
   @Flag(help: "Print JSON instead of lines.")

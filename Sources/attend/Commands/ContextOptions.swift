@@ -30,7 +30,8 @@ struct ContextOptions: ParsableArguments {
 
   func context() throws -> AttentionContext {
     let context = AttentionContext(
-      threadCount: threads, instructionSet: isa.flatMap(InstructionSet.init), algorithm: algorithm.flatMap(AttentionAlgorithm.init))
+      threadCount: threads, instructionSet: isa.flatMap(InstructionSet.init),
+      algorithm: algorithm.flatMap(AttentionAlgorithm.init))
     // A wrong environment is told before the work, not in the middle.
     _ = try context.resolvedInstructionSet()
     return context

@@ -43,7 +43,8 @@ struct Info: ParsableCommand {
       openblasCoreReason: OpenBLAS.coreDecision,
       openblasThreading: OpenBLAS.threading.rawValue,
       openblasThreads: OpenBLAS.keepsThreads
-        ? "left alone (ATTENTION_OPENBLAS_KEEP_THREADS): \(OpenBLAS.threadCount)" : "1 per call; calls run side by side",
+        ? "left alone (ATTENTION_OPENBLAS_KEEP_THREADS): \(OpenBLAS.threadCount)"
+        : "1 per call; calls run side by side",
       isa: try context.resolvedInstructionSet().rawValue,
       isaReason: options.isa != nil ? "--isa" : isFromEnvironment ? "ATTENTION_ISA" : "the best present",
       isaPresent: InstructionSet.present.map(\.rawValue),

@@ -67,7 +67,8 @@ struct Map: ParsableCommand {
           layer.query.shape[0], layer.query.shape[1], context.threadCount))
     }
     if let wrong = comparisons.first(where: { !$0.passes }) {
-      throw AttentionError(.invalidFile, file, "\(wrong.name) differs from the stored result by \(scientific(wrong.error))")
+      throw AttentionError(
+        .invalidFile, file, "\(wrong.name) differs from the stored result by \(scientific(wrong.error))")
     }
   }
 
@@ -133,7 +134,9 @@ struct Map: ParsableCommand {
         words.map { (head: head, key: $0, weight: weights[picture.sentence, head, query, $0]) }
       }
       .sorted { $0.weight > $1.weight }.prefix(3)
-      let parts = strongest.map { "head \($0.head) at \"\(picture.tokens[$0.key])\" (\(String(format: "%.2f", $0.weight)))" }
+      let parts = strongest.map {
+        "head \($0.head) at \"\(picture.tokens[$0.key])\" (\(String(format: "%.2f", $0.weight)))"
+      }
       if !parts.isEmpty { lines.append("  most of all: " + parts.joined(separator: ", ")) }
     }
     return lines.joined(separator: "\n") + "\n"

@@ -7,7 +7,7 @@ struct HeatMap {
     func coloured(_ text: String) -> String { isColoured ? "\u{1b}[38;5;208m\(text)\u{1b}[0m" : text }
 
     /// Two characters whose darkness stands for the square root of a share of the largest weight: one large
-  /// weight would else hide all others.
+    /// weight would else hide all others.
     func cell(_ share: Float) -> String {
       if isColoured {
         // From the background over red to yellow, on the 6 × 6 × 6 colour cube.
