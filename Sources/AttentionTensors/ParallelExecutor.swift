@@ -24,10 +24,9 @@ public struct DispatchExecutor: ParallelExecutor {
       return
     }
     let next = PieceCounter()
-    withoutActuallyEscaping(body) { body in
-      let shared = UncheckedSendable(body)
+    withSharedBody(body) { body in
       DispatchQueue.concurrentPerform(iterations: width) { worker in
-        while let piece = next.claim(of: pieceCount) { shared.value(piece, worker) }
+        body.run(pieceCount: pieceCount, claimedFrom: next, worker: worker)
       }
     }
   }
@@ -43,6 +42,25 @@ final class PieceCounter: Sendable {
   }
 
   func isExhausted(at count: Int) -> Bool { next.load(ordering: .relaxed) >= count }
+}
+
+/// The body of one `execute`, as several threads share it for the length of the call.
+///
+/// A pointer to the closure, not the closure: a thread may let go of its last reference after the call has
+/// returned, and a closure that does not escape must not be held then.
+struct SharedBody: @unchecked Sendable {
+  fileprivate let body: UnsafePointer<(Int, Int) -> Void>
+
+  // Never inlined: what it holds of the closure is released when it returns, not later.
+  @inline(never)
+  func run(pieceCount: Int, claimedFrom counter: PieceCounter, worker: Int) {
+    while let piece = counter.claim(of: pieceCount) { body.pointee(piece, worker) }
+  }
+}
+
+/// Calls `use` with a body that threads may share until `use` returns.
+func withSharedBody(_ body: (Int, Int) -> Void, _ use: (SharedBody) -> Void) {
+  withoutActuallyEscaping(body) { body in withUnsafePointer(to: body) { use(SharedBody(body: $0)) } }
 }
 
 /// A value that its user vouches for: shared among threads for the length of one `execute`.

@@ -28,21 +28,19 @@ public final class ThreadTeam: ParallelExecutor, @unchecked Sendable {
     // Sendable: `freeSeatCount` and `nextSeat` are only touched under the team's lock.
     let counter = PieceCounter()
     let pieceCount: Int
-    let body: UncheckedSendable<(Int, Int) -> Void>
+    private let body: SharedBody
     /// Workers that are inside `body`; changed under the lock, read anywhere.
     let activeCount = Atomic<Int>(0)
     var freeSeatCount: Int
     var nextSeat = 1
 
-    init(pieceCount: Int, width: Int, body: @escaping (Int, Int) -> Void) {
+    init(pieceCount: Int, width: Int, body: SharedBody) {
       self.pieceCount = pieceCount
-      self.body = UncheckedSendable(body)
+      self.body = body
       freeSeatCount = width - 1
     }
 
-    func work(seat: Int) {
-      while let piece = counter.claim(of: pieceCount) { body.value(piece, seat) }
-    }
+    func work(seat: Int) { body.run(pieceCount: pieceCount, claimedFrom: counter, worker: seat) }
   }
 
   // Not Synchronization.Mutex: ThreadSanitizer does not see through it on Linux.
@@ -67,7 +65,7 @@ public final class ThreadTeam: ParallelExecutor, @unchecked Sendable {
       for piece in 0..<max(pieceCount, 0) { body(piece, 0) }
       return
     }
-    withoutActuallyEscaping(body) { body in
+    withSharedBody(body) { body in
       let job = Job(pieceCount: pieceCount, width: width, body: body)
       post(job)
       job.work(seat: 0)

@@ -54,6 +54,13 @@ struct ExecutorTests {
     #expect(total.values == [8 * 20 * 10])
   }
 
+  @Test("many short calls, one after another: none returns while a worker still holds on to it", arguments: [0, 1])
+  func shortCalls(executor: Int) {
+    let total = Counters(1)
+    for _ in 0..<50_000 { Self.executors[executor].execute(pieceCount: 3, width: 3) { _, _ in _ = total.add(0) } }
+    #expect(total.values == [150_000])
+  }
+
   @Test("a team that slept works again")
   func wakes() {
     for pause in [0.0, 0.002, 0.05] {
