@@ -16,9 +16,11 @@ extension Float: BLASElement {
     alpha: Float, a: UnsafePointer<Float>, aStride: Int, b: UnsafePointer<Float>, bStride: Int,
     beta: Float, c: UnsafeMutablePointer<Float>, cStride: Int
   ) {
-    cblas_sgemm(
-      CblasRowMajor, transposeA ? CblasTrans : CblasNoTrans, transposeB ? CblasTrans : CblasNoTrans,
-      CInt(rowCount), CInt(columnCount), CInt(depth), alpha, a, CInt(aStride), b, CInt(bStride), beta, c, CInt(cStride))
+    OpenBLAS.withCall {
+      cblas_sgemm(
+        CblasRowMajor, transposeA ? CblasTrans : CblasNoTrans, transposeB ? CblasTrans : CblasNoTrans, CInt(rowCount),
+        CInt(columnCount), CInt(depth), alpha, a, CInt(aStride), b, CInt(bStride), beta, c, CInt(cStride))
+    }
   }
 }
 
@@ -28,8 +30,10 @@ extension Double: BLASElement {
     alpha: Double, a: UnsafePointer<Double>, aStride: Int, b: UnsafePointer<Double>, bStride: Int,
     beta: Double, c: UnsafeMutablePointer<Double>, cStride: Int
   ) {
-    cblas_dgemm(
-      CblasRowMajor, transposeA ? CblasTrans : CblasNoTrans, transposeB ? CblasTrans : CblasNoTrans,
-      CInt(rowCount), CInt(columnCount), CInt(depth), alpha, a, CInt(aStride), b, CInt(bStride), beta, c, CInt(cStride))
+    OpenBLAS.withCall {
+      cblas_dgemm(
+        CblasRowMajor, transposeA ? CblasTrans : CblasNoTrans, transposeB ? CblasTrans : CblasNoTrans, CInt(rowCount),
+        CInt(columnCount), CInt(depth), alpha, a, CInt(aStride), b, CInt(bStride), beta, c, CInt(cStride))
+    }
   }
 }

@@ -10,6 +10,8 @@ internal import COpenBLASStartup
 /// for all; code of yours that calls OpenBLAS then gets one thread too. Set the environment variable
 /// `ATTENTION_OPENBLAS_KEEP_THREADS` to leave the number alone, at the price of that race. Where OpenBLAS
 /// is built with OpenMP the number belongs to each thread; it is set around each piece of work and put back.
+/// A serial build, without USE_LOCKING as Debian's is, gives wrong results to threads that call it at one
+/// time, and does not tell: there, products wait for one another. Prefer a build with threads.
 ///
 /// **Kernels.** Before `main`, an OpenBLAS older than the CPU is made to choose its kernels anew. Not if
 /// `OPENBLAS_CORETYPE` is set, nor if `ATTENTION_OPENBLAS_AS_FOUND` is.
@@ -47,24 +49,42 @@ public enum OpenBLAS {
   }
 
   /// Threads that OpenBLAS would use inside a call made by this thread.
-  public static var threadCount: Int { Int(openblas_get_num_threads()) }
+  public static var threadCount: Int {
+    threading == .openMP ? Int(openblas_startup_openmp_get_max_threads()) : Int(openblas_get_num_threads())
+  }
 
   /// True if the thread count is left to the program.
   public static let keepsThreads = environmentVariable("ATTENTION_OPENBLAS_KEEP_THREADS") != nil
 
-  private static let isOpenMP: Bool = {
-    if keepsThreads { return false }
-    if threading == .openMP { return true }
-    openblas_set_num_threads(1)
-    return false
+  /// How calls of OpenBLAS must be made here; settled, with its effect on the thread count, at the first one.
+  private enum Discipline {
+    case plain, oneThreadByOpenMP, oneCallAtATime
+  }
+
+  private static let discipline: Discipline = {
+    switch threading {
+    case .serial: return .oneCallAtATime
+    case .openMP: return keepsThreads ? .plain : .oneThreadByOpenMP
+    case .pthreads:
+      if !keepsThreads { openblas_set_num_threads(1) }
+      return .plain
+    }
   }()
+
+  private static let exclusion = ExclusionLock()
 
   /// Runs `body`, in which OpenBLAS uses one thread. Every call of OpenBLAS in this package is inside one.
   package static func withOneThread<R>(_ body: () throws -> R) rethrows -> R {
-    guard isOpenMP else { return try body() }
+    guard discipline == .oneThreadByOpenMP else { return try body() }
     let before = openblas_startup_openmp_get_max_threads()
     openblas_startup_openmp_set_num_threads(1)
     defer { openblas_startup_openmp_set_num_threads(before) }
     return try body()
+  }
+
+  /// Runs one call of OpenBLAS; in a serial build, while no other thread is in one.
+  static func withCall(_ body: () -> Void) {
+    guard discipline == .oneCallAtATime else { return body() }
+    exclusion.withLock(body)
   }
 }

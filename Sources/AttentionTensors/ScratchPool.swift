@@ -1,14 +1,6 @@
-#if canImport(Glibc)
-  import Glibc
-#elseif canImport(Musl)
-  import Musl
-#elseif canImport(Darwin)
-  import Darwin
-#endif
-
 /// Working memory that outlives calls, so that a call allocates nothing that grows with its tiles.
 ///
-/// A borrower has a block to itself. Blocks go back to a short list and are reused, largest first.
+/// A borrower has a block to itself. Blocks go back to a short list and are reused.
 package final class ScratchPool: @unchecked Sendable {
   // Sendable: `blocks` is only touched under `lock`.
   package static let shared = ScratchPool()
@@ -18,10 +10,10 @@ package final class ScratchPool: @unchecked Sendable {
   /// Larger blocks are given back to the system.
   private static let keptByteCount = 64 << 20
 
-  private let lock = UnsafeMutablePointer<pthread_mutex_t>.allocate(capacity: 1)
+  private let lock = ExclusionLock()
   private var blocks: [TensorStorage] = []
 
-  private init() { pthread_mutex_init(lock, nil) }
+  private init() {}
 
   /// Calls `body` with at least `byteCount` bytes, aligned to 64, contents unspecified.
   package func withScratch<R>(
@@ -32,25 +24,25 @@ package final class ScratchPool: @unchecked Sendable {
     return try body(block.base)
   }
 
+  /// The smallest block that is large enough, else a new one.
   private func take(byteCount: Int) throws(AttentionError) -> TensorStorage {
-    pthread_mutex_lock(lock)
-    let index = blocks.indices.filter { blocks[$0].byteCount >= byteCount }.min {
-      blocks[$0].byteCount < blocks[$1].byteCount
+    let kept = lock.withLock { () -> TensorStorage? in
+      let fitting = blocks.indices.filter { blocks[$0].byteCount >= byteCount }
+      return fitting.min { blocks[$0].byteCount < blocks[$1].byteCount }.map { blocks.remove(at: $0) }
     }
-    let block = index.map { blocks.remove(at: $0) }
-    pthread_mutex_unlock(lock)
-    if let block { return block }
+    if let kept { return kept }
     return try TensorStorage(byteCount: byteCount)
   }
 
   private func give(_ block: TensorStorage) {
     if block.byteCount > Self.keptByteCount { return }
-    pthread_mutex_lock(lock)
-    blocks.append(block)
-    if blocks.count > Self.blockLimit {
-      let smallest = blocks.indices.min { blocks[$0].byteCount < blocks[$1].byteCount }
-      if let smallest { blocks.remove(at: smallest) }
+    lock.withLock {
+      blocks.append(block)
+      if blocks.count > Self.blockLimit,
+        let smallest = blocks.indices.min(by: { blocks[$0].byteCount < blocks[$1].byteCount })
+      {
+        blocks.remove(at: smallest)
+      }
     }
-    pthread_mutex_unlock(lock)
   }
 }

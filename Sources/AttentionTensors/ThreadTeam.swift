@@ -21,7 +21,7 @@ public final class ThreadTeam: ParallelExecutor, @unchecked Sendable {
 
   private static let workerLimit = 255
   /// Polls before sleeping: about 30 µs.
-  private static let spinLimit = 2_000
+  private static let spinLimit = 50_000
 
   /// One call of `execute`.
   private final class Job: @unchecked Sendable {
@@ -43,21 +43,18 @@ public final class ThreadTeam: ParallelExecutor, @unchecked Sendable {
     func work(seat: Int) { body.run(pieceCount: pieceCount, claimedFrom: counter, worker: seat) }
   }
 
-  // Not Synchronization.Mutex: ThreadSanitizer does not see through it on Linux.
-  private let lock = UnsafeMutablePointer<pthread_mutex_t>.allocate(capacity: 1)
-  private let wake = UnsafeMutablePointer<pthread_cond_t>.allocate(capacity: 1)
-  private let finished = UnsafeMutablePointer<pthread_cond_t>.allocate(capacity: 1)
+  private let lock = ExclusionLock()
+  /// A job was posted.
+  private let wake = Condition()
+  /// The last worker has left some job.
+  private let finished = Condition()
   private var jobs: [Job] = []
   private var workerCount = 0
   private var sleeperCount = 0
   /// Counts jobs, so that an idle worker can watch for one without the lock.
   private let postedCount = Atomic<Int>(0)
 
-  private init() {
-    pthread_mutex_init(lock, nil)
-    pthread_cond_init(wake, nil)
-    pthread_cond_init(finished, nil)
-  }
+  private init() {}
 
   public func execute(pieceCount: Int, width: Int, _ body: (_ piece: Int, _ worker: Int) -> Void) {
     let width = min(width, pieceCount, Self.workerLimit + 1)
@@ -74,24 +71,23 @@ public final class ThreadTeam: ParallelExecutor, @unchecked Sendable {
   }
 
   private func post(_ job: Job) {
-    pthread_mutex_lock(lock)
+    lock.lock()
     while workerCount < job.freeSeatCount, startWorker() { workerCount += 1 }
     jobs.append(job)
     postedCount.add(1, ordering: .releasing)
-    if sleeperCount > 0 { pthread_cond_broadcast(wake) }
-    pthread_mutex_unlock(lock)
+    if sleeperCount > 0 { wake.wakeAll() }
+    lock.unlock()
   }
 
   /// Lets nobody join any more and waits for those inside.
   private func withdraw(_ job: Job) {
-    pthread_mutex_lock(lock)
+    lock.lock()
     jobs.removeAll { $0 === job }
-    pthread_mutex_unlock(lock)
-    for _ in 0..<Self.spinLimit where job.activeCount.load(ordering: .acquiring) > 0 {}
-    if job.activeCount.load(ordering: .acquiring) == 0 { return }
-    pthread_mutex_lock(lock)
-    while job.activeCount.load(ordering: .acquiring) > 0 { pthread_cond_wait(finished, lock) }
-    pthread_mutex_unlock(lock)
+    lock.unlock()
+    if spin(while: { job.activeCount.load(ordering: .acquiring) > 0 }) { return }
+    lock.lock()
+    while job.activeCount.load(ordering: .acquiring) > 0 { finished.wait(lock) }
+    lock.unlock()
   }
 
   /// False where the system grants no more threads: the caller then works with those it has.
@@ -123,17 +119,17 @@ public final class ThreadTeam: ParallelExecutor, @unchecked Sendable {
   }
 
   private func runWorker() {
-    pthread_mutex_lock(lock)
+    lock.lock()
     while true {
       guard let (job, seat) = takeSeat() else {
         waitForJob()
         continue
       }
-      pthread_mutex_unlock(lock)
+      lock.unlock()
       job.work(seat: seat)
-      pthread_mutex_lock(lock)
+      lock.lock()
       if job.activeCount.subtract(1, ordering: .acquiringAndReleasing).newValue == 0 {
-        pthread_cond_broadcast(finished)
+        finished.wakeAll()
       }
     }
   }
@@ -149,15 +145,23 @@ public final class ThreadTeam: ParallelExecutor, @unchecked Sendable {
     return nil
   }
 
+  /// Polls for a short while; true if the condition no longer holds.
+  private func spin(while condition: () -> Bool) -> Bool {
+    for _ in 0..<Self.spinLimit {
+      if !condition() { return true }
+    }
+    return false
+  }
+
   /// Under the lock, which it gives up meanwhile.
   private func waitForJob() {
     let seen = postedCount.load(ordering: .acquiring)
-    pthread_mutex_unlock(lock)
-    for _ in 0..<Self.spinLimit where postedCount.load(ordering: .acquiring) == seen {}
-    pthread_mutex_lock(lock)
+    lock.unlock()
+    _ = spin { postedCount.load(ordering: .acquiring) == seen }
+    lock.lock()
     if postedCount.load(ordering: .acquiring) == seen {
       sleeperCount += 1
-      pthread_cond_wait(wake, lock)
+      wake.wait(lock)
       sleeperCount -= 1
     }
   }

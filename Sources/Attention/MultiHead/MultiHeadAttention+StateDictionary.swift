@@ -37,37 +37,39 @@ extension MultiHeadAttention {
       "a square output projection that divides by \(headCount) heads expected; got \(output.weight.shape)")
     let width = output.weight.shape[0]
 
-    var query: Projection
-    var key: Projection
-    var value: Projection
+    var stacked: Projection?
+    let query: Projection
+    let key: Projection
+    let value: Projection
     if isPerProjection {
       func projection(_ name: String) throws -> Projection {
         Projection(weight: try get(name + "_projection.weight"), bias: find(name + "_projection.bias"))
       }
       (query, key, value) = (try projection("query"), try projection("key"), try projection("value"))
     } else {
-      if let weight = find("in_proj_weight") {
+      let bias = find("in_proj_bias")
+      let weight = find("in_proj_weight")
+      let keyRows = try weight ?? get("k_proj_weight")
+      try requireShape(
+        keyRows.rank == 2 && (weight == nil || keyRows.shape[0] > width && (keyRows.shape[0] - width) % 2 == 0),
+        "MultiHeadAttention", "in_proj_weight of [3·\(width), \(width)] expected; got \(keyRows.shape)")
+      let keyValueWidth = weight == nil ? keyRows.shape[0] : (keyRows.shape[0] - width) / 2
+      let ranges = [
+        0..<width, width..<width + keyValueWidth, width + keyValueWidth..<width + 2 * keyValueWidth,
+      ]
+      if let bias {
         try requireShape(
-          weight.rank == 2 && weight.shape[0] > width && (weight.shape[0] - width) % 2 == 0, "MultiHeadAttention",
-          "in_proj_weight of [3·\(width), \(width)] expected; got \(weight.shape)")
-        let half = (weight.shape[0] - width) / 2
-        query = Projection(weight: try weight.slice(0..<width, axis: 0))
-        key = Projection(weight: try weight.slice(width..<width + half, axis: 0))
-        value = Projection(weight: try weight.slice(width + half..<width + 2 * half, axis: 0))
-      } else {
-        query = Projection(weight: try get("q_proj_weight"))
-        key = Projection(weight: try get("k_proj_weight"))
-        value = Projection(weight: try get("v_proj_weight"))
+          bias.shape == [ranges[2].upperBound], "MultiHeadAttention",
+          "in_proj_bias of [\(ranges[2].upperBound)] expected; got \(bias.shape)")
       }
-      if let bias = find("in_proj_bias") {
-        let half = key.weight.shape[0]
-        try requireShape(
-          bias.shape == [width + 2 * half], "MultiHeadAttention",
-          "in_proj_bias of [\(width + 2 * half)] expected; got \(bias.shape)")
-        query.bias = try bias.slice(0..<width, axis: 0)
-        key.bias = try bias.slice(width..<width + half, axis: 0)
-        value.bias = try bias.slice(width + half..<width + 2 * half, axis: 0)
+      if let weight { stacked = Projection(weight: weight, bias: bias) }
+      func projection(_ letter: String, _ range: Range<Int>) throws -> Projection {
+        if let stacked { return try stacked.outputs(range) }
+        return Projection(weight: try get("\(letter)_proj_weight"), bias: try bias?.slice(range, axis: 0))
       }
+      query = try projection("q", ranges[0])
+      key = try projection("k", ranges[1])
+      value = try projection("v", ranges[2])
     }
 
     try requireShape(
@@ -104,7 +106,7 @@ extension MultiHeadAttention {
       return try tensor.reshaped([keyValueWidth])
     }
     try self.init(
-      configuration: configuration, query: query, key: key, value: value, output: output,
+      configuration: configuration, stacked: stacked, query: query, key: key, value: value, output: output,
       biasKey: appended("bias_k"), biasValue: appended("bias_v"))
   }
 

@@ -61,6 +61,8 @@ public struct MultiHeadAttention<Element: AttentionElement>: Sendable {
     public var headWidth: Int { embeddingWidth / headCount }
     /// Hk·E: width of projected keys and values.
     public var keyValueWidth: Int { keyValueHeadCount * headWidth }
+    /// True if query, key and value have one input width, so that one matrix can project them.
+    var hasStackedProjection: Bool { keyWidth == embeddingWidth && valueWidth == embeddingWidth }
     /// Keys that the layer adds behind the caller's.
     var addedKeyCount: Int { (addsBiasKeyValue ? 1 : 0) + (addsZeroAttention ? 1 : 0) }
 
@@ -88,11 +90,20 @@ public struct MultiHeadAttention<Element: AttentionElement>: Sendable {
 
     /// Several projections of one input as one.
     static func stacked(_ parts: [Projection]) throws -> Projection {
-      let shape = [parts.map { $0.weight.shape[0] }.reduce(0, +), parts[0].weight.shape[1]]
-      let biases = parts.compactMap(\.bias)
-      return Projection(
-        weight: try Tensor(parts.flatMap(\.weight.array), shape: shape),
-        bias: biases.isEmpty ? nil : try Tensor(biases.flatMap(\.array), shape: [shape[0]]))
+      func stack(_ tensors: [Tensor<Element>]) throws -> Tensor<Element>? {
+        guard let first = tensors.first else { return nil }
+        let shape = [tensors.map { $0.shape[0] }.reduce(0, +)] + first.shape.dropFirst()
+        var result = try Tensor<Element>(uninitializedShape: shape)
+        try result.withMutableView { view in
+          var row = 0
+          for tensor in tensors {
+            try view.withSlice(row..<row + tensor.shape[0], axis: 0) { try $0.copy(from: tensor) }
+            row += tensor.shape[0]
+          }
+        }
+        return result
+      }
+      return Projection(weight: try stack(parts.map(\.weight))!, bias: try stack(parts.compactMap(\.bias)))
     }
   }
 
@@ -109,19 +120,19 @@ public struct MultiHeadAttention<Element: AttentionElement>: Sendable {
   let biasKey: Tensor<Element>?
   let biasValue: Tensor<Element>?
 
+  /// A layer of projections that fit each other. `stacked` is what the first three are views of, if they are.
   init(
-    configuration: Configuration, query: Projection, key: Projection, value: Projection, output: Projection,
-    biasKey: Tensor<Element>?, biasValue: Tensor<Element>?
+    configuration: Configuration, stacked: Projection? = nil, query: Projection, key: Projection, value: Projection,
+    output: Projection, biasKey: Tensor<Element>?, biasValue: Tensor<Element>?
   ) throws {
     self.configuration = configuration
-    let width = configuration.embeddingWidth
-    let keyValueWidth = configuration.keyValueWidth
-    if configuration.keyWidth == width && configuration.valueWidth == width {
-      let stacked = try Projection.stacked([query, key, value])
+    if configuration.hasStackedProjection {
+      let stacked = try stacked ?? .stacked([query, key, value])
+      let keyEnd = configuration.embeddingWidth + configuration.keyValueWidth
       stackedProjection = stacked
-      queryProjection = try stacked.outputs(0..<width)
-      keyProjection = try stacked.outputs(width..<width + keyValueWidth)
-      valueProjection = try stacked.outputs(width + keyValueWidth..<width + 2 * keyValueWidth)
+      queryProjection = try stacked.outputs(0..<configuration.embeddingWidth)
+      keyProjection = try stacked.outputs(configuration.embeddingWidth..<keyEnd)
+      valueProjection = try stacked.outputs(keyEnd..<keyEnd + configuration.keyValueWidth)
     } else {
       stackedProjection = nil
       queryProjection = query
@@ -148,9 +159,8 @@ public struct MultiHeadAttention<Element: AttentionElement>: Sendable {
     var generator = SeededGenerator(seed: seed)
     let width = configuration.embeddingWidth
     let keyValueWidth = configuration.keyValueWidth
-    let isStacked = configuration.keyWidth == width && configuration.valueWidth == width
     func projection(_ input: Int, _ output: Int, bound: Double? = nil) throws -> Projection {
-      let fanOut = isStacked ? width + 2 * keyValueWidth : output
+      let fanOut = configuration.hasStackedProjection ? width + 2 * keyValueWidth : output
       let bound = bound ?? (6 / Double(input + fanOut)).squareRoot()
       return Projection(
         weight: try Tensor(uniform: -bound..<bound, shape: [output, input], seed: generator.next()),
