@@ -66,14 +66,16 @@ struct Machine: Encodable {
     let base = UncheckedSendable(memory.base)
     let pieceCount = 64
     let piece = memory.count / pieceCount
-    let best = (0..<5).map { _ in
-      time {
-        context.executor.execute(pieceCount: pieceCount, width: context.threadCount) { index, _ in
-          let sum = peaks_read(base.value + index * piece, piece)
-          precondition(sum > 0)
+    let best = withExtendedLifetime(memory) {
+      (0..<5).map { _ in
+        time {
+          context.executor.execute(pieceCount: pieceCount, width: context.threadCount) { index, _ in
+            let sum = peaks_read(base.value + index * piece, piece)
+            precondition(sum > 0)
+          }
         }
-      }
-    }.min()!
+      }.min()!
+    }
     return Double(memory.count * 4) / best * 1e-9
   }
 

@@ -29,7 +29,7 @@ struct Request: Decodable, Hashable {
   let seed: UInt64
   /// For `gemm` and `batched_gemm`: [queries, width] · [keys, width]ᵀ, else [queries, keys] · [keys, width].
   let transposed: Bool
-  /// Also compare with the naive reference in Double.
+  /// Also compare with the same call in Double.
   let error: Bool
 
   private enum CodingKeys: String, CodingKey {
@@ -61,10 +61,11 @@ struct Request: Decodable, Hashable {
     transposed = try field(.transposed, false)
     error = try field(.error, false)
     func check(_ key: CodingKeys, _ value: Int, from least: Int) throws {
-      guard value >= least, value <= 1 << 32 else {
+      // The product of any three is an Int.
+      let most = 1 << 20
+      guard value >= least, value <= most else {
         throw AttentionError(
-          .invalidArgument, "field \"\(key.stringValue)\"",
-          "a number from \(least) to \(1 << 32) expected; got \(value)")
+          .invalidArgument, "field \"\(key.stringValue)\"", "a number from \(least) to \(most) expected; got \(value)")
       }
     }
     for (key, value) in [
@@ -72,6 +73,16 @@ struct Request: Decodable, Hashable {
       (.threads, threads ?? 1), (.width, width), (.valueWidth, valueWidth), (.queries, queries), (.keys, keys),
     ] { try check(key, value, from: 1) }
     if let window { try check(.window, window, from: 0) }
+    let planes = Double(batch * heads)
+    let hasScores = mask == .boolean || mask == .bias || op != .sdpa && op != .mha
+    let largest =
+      planes
+      * max(
+        Double(queries) * Double(max(width, valueWidth)), Double(keys) * Double(max(width, valueWidth)),
+        hasScores ? Double(queries) * Double(keys) : 0)
+    guard largest <= 0x1p34 else {
+      throw AttentionError(.invalidArgument, "extents", "operands of at most 2^34 elements expected")
+    }
     if dtype != .f32 && dtype != .f64 { throw unsupported("dtype", dtype.rawValue, "f32, f64") }
     if pass != .forward { throw unsupported("pass", pass.rawValue, "forward") }
     if algorithm != "auto" && AttentionAlgorithm(rawValue: algorithm) == nil {
@@ -100,7 +111,7 @@ struct Answer: Encodable {
   let algorithm: String
   let isa: String
   let checksum: Double
-  /// The largest absolute difference from the naive reference in Double, over sampled rows; only if asked for.
+  /// The largest absolute difference from the same call in Double; only if asked for.
   let maxError: Double?
 
   private enum CodingKeys: String, CodingKey {

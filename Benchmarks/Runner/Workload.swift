@@ -10,7 +10,7 @@ struct Workload {
   let operationCount: Double
   /// The sum of the result of the last call: equal inputs, equal sum.
   let checksum: () throws -> Double
-  /// The largest difference from a naive computation in Double; nil where there is none to compare with.
+  /// The largest difference from the same call in Double; nil where there is none to compare with.
   let maxError: (() throws -> Double)?
 }
 

@@ -3,23 +3,24 @@ public import AttentionTensors
 /// The softmax of every row along the last axis: `yᵢ = exp(xᵢ − max x) / Σⱼ exp(xⱼ − max x)`.
 ///
 /// - Parameters:
-///   - x: `[…, n]`.
+///   - x: `[…, n]`; any strides.
 ///   - context: Threads, instruction set.
 /// - Returns: The same shape; rows sum to 1. A row of nothing but −inf gives 0; one that holds NaN or
 ///   +inf gives NaN.
 /// - Throws: ``AttentionError`` for a scalar, or where the context asks for what this machine lacks.
 ///
-/// Accuracy: each exponential within 1.5 ULP of its argument's. Exponentials below 2^−126 (Double: 2^−1022)
-/// of the row's largest are 0. Source: Milakov and Gimelshein 2018 (arXiv:1805.02867), Algorithm 2.
+/// Accuracy: each exponential within 2 + 1.25·|xᵢ − max x| ULP (the argument is rounded once more on its way to
+/// 2^x, which itself is within 1.5; SoftmaxTests.smallExponentials). Below 2^−126 (Double: 2^−1022) of the
+/// row's largest they are 0. Source: Milakov and Gimelshein 2018 (arXiv:1805.02867), Algorithm 2.
 public func softmax<Element: AttentionElement>(
   _ x: Tensor<Element>, context: AttentionContext = .default
 ) throws -> Tensor<Element> {
   let result = try Tensor<Element>(uninitializedShape: x.shape)
   let target = UncheckedSendable(result.mutableBase)
   let count = x.shape.last ?? 0
-  try forEachRow(of: x, "softmax", context) { kernels, row, source in
+  try runRows(of: x, "softmax", context) { kernels, row, source, _ in
     let y = target.value + row * count
-    let sum = exponentials(kernels, count, source, y).sum
+    let sum = exponentials(kernels, count, source, x.strides[x.rank - 1], y).sum
     kernels.scale(count, y, sum == 0 ? 0 : 1 / sum, y)
   }
   return result
@@ -28,7 +29,7 @@ public func softmax<Element: AttentionElement>(
 /// The log-sum-exp of every row along the last axis: `max x + ln Σⱼ exp(xⱼ − max x)`.
 ///
 /// - Parameters:
-///   - x: `[…, n]`.
+///   - x: `[…, n]`; any strides.
 ///   - context: Threads, instruction set.
 /// - Returns: `[…]`: without the last axis. A row of nothing but −inf, and one of length 0, gives −inf;
 ///   one that holds NaN or +inf gives NaN.
@@ -39,20 +40,24 @@ public func logSumExp<Element: AttentionElement>(
   let result = try Tensor<Element>(uninitializedShape: x.shape.dropLast())
   let target = UncheckedSendable(result.mutableBase)
   let count = x.shape.last ?? 0
-  try forEachRow(of: x, "logSumExp", context) { kernels, row, source in
-    withUnsafeTemporaryAllocation(of: Element.self, capacity: max(count, 1)) { buffer in
-      let (maximum, sum) = exponentials(kernels, count, source, buffer.baseAddress!)
-      target.value[row] =
-        sum > 0 ? maximum + Element(nearest: sum.asDouble.naturalLogarithm) : sum == 0 ? -.infinity : .nan
-    }
+  try runRows(of: x, "logSumExp", context) { kernels, row, source, scratch in
+    let (maximum, sum) = exponentials(kernels, count, source, x.strides[x.rank - 1], scratch)
+    target.value[row] =
+      sum > 0 ? maximum + Element(nearest: sum.asDouble.naturalLogarithm) : sum == 0 ? -.infinity : .nan
   }
   return result
 }
 
 /// y = exp(x − max x), and what it was made with.
 private func exponentials<Element: AttentionElement>(
-  _ kernels: _Kernels<Element>, _ count: Int, _ x: UnsafePointer<Element>, _ y: UnsafeMutablePointer<Element>
+  _ kernels: _Kernels<Element>, _ count: Int, _ x: UnsafePointer<Element>, _ stride: Int,
+  _ y: UnsafeMutablePointer<Element>
 ) -> (maximum: Element, sum: Element) {
+  var x = x
+  if stride != 1 {
+    for i in 0..<count { y[i] = x[i * stride] }
+    x = UnsafePointer(y)
+  }
   let maximum = kernels.maximum(count, x)
   if maximum > -.infinity { return (maximum, kernels.exponentialSum(count, x, maximum, y)) }
   // Hazard: −inf − −inf is NaN. The row holds nothing but −inf, or NaN, which the maximum leaves out.
@@ -61,26 +66,40 @@ private func exponentials<Element: AttentionElement>(
   return (maximum, sum)
 }
 
-/// Calls `body` for every row along the last axis, on the threads of `context`.
-private func forEachRow<Element: AttentionElement>(
+/// Calls `body` for every row along the last axis, with a scratch as long as the row, on the threads of `context`.
+private func runRows<Element: AttentionElement>(
   of x: Tensor<Element>, _ subject: String, _ context: AttentionContext,
-  _ body: (_ kernels: _Kernels<Element>, _ row: Int, UnsafePointer<Element>) -> Void
+  _ body: (_ kernels: _Kernels<Element>, _ row: Int, UnsafePointer<Element>, UnsafeMutablePointer<Element>) -> Void
 ) throws {
   try requireShape(x.rank >= 1, subject, "at least one axis expected; got a scalar")
   let kernels = try context.kernels(for: Element.self)
-  let source = try x.contiguous()
   let count = x.shape[x.rank - 1]
   let rowCount = x.shape.dropLast().reduce(1, *)
-  // A piece has some 50 µs of work, and so does the least that is shared.
+  // A piece has at least some 30 µs of work, at 0.2 ns an element; so has what is shared at all.
   let rowsPerPiece = max(1, (1 << 17) / max(count, 1))
-  withExtendedLifetime(source) {
-    let base = UncheckedSendable(source.base)
-    context.executor.execute(
-      pieceCount: (rowCount + rowsPerPiece - 1) / rowsPerPiece, width: context.threadCount
-    ) { piece, _ in
+  let pieceCount = (rowCount + rowsPerPiece - 1) / rowsPerPiece
+  let width = max(1, min(context.threadCount, pieceCount))
+  let rowByteCount = (count * MemoryLayout<Element>.stride + 63) / 64 * 64
+  try ScratchPool.shared.withScratch(byteCount: width * rowByteCount) { memory in
+    let (source, scratches) = (UncheckedSendable(x.base), UncheckedSendable(memory))
+    context.executor.execute(pieceCount: pieceCount, width: width) { piece, worker in
+      let scratch = (scratches.value + worker * rowByteCount).assumingMemoryBound(to: Element.self)
       for row in piece * rowsPerPiece..<min((piece + 1) * rowsPerPiece, rowCount) {
-        body(kernels, row, base.value + row * count)
+        body(kernels, row, source.value + x.offset(ofRow: row), scratch)
       }
     }
+  }
+}
+
+extension Tensor {
+  /// Where a row along the last axis begins, rows being counted in row-major order.
+  fileprivate func offset(ofRow row: Int) -> Int {
+    var rest = row
+    var offset = 0
+    for axis in (0..<rank - 1).reversed() {
+      offset += rest % shape[axis] * strides[axis]
+      rest /= shape[axis]
+    }
+    return offset
   }
 }

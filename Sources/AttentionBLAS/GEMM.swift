@@ -1,59 +1,5 @@
 public import AttentionTensors
 
-/// A matrix for reading, in memory that somebody else keeps alive: `rowCount × columnCount`, row-major.
-public struct UnsafeMatrix<Element: BLASElement> {
-  let matrix: StridedMatrix<Element>
-  let buffer: UnsafeBufferPointer<Element>
-
-  /// - Parameters:
-  ///   - buffer: The memory, from the first element on.
-  ///   - rowCount: Rows of the matrix that takes part in the product, that is, after transposition.
-  ///   - columnCount: Its columns.
-  ///   - leadingDimension: Elements from one stored row to the next; default: stored rows lie one after another.
-  ///   - isTransposed: True if the memory holds the transpose, `columnCount × rowCount`.
-  /// - Throws: ``AttentionError`` where the buffer is too short or the leading dimension too small.
-  public init(
-    _ buffer: UnsafeBufferPointer<Element>, rowCount: Int, columnCount: Int, leadingDimension: Int? = nil,
-    isTransposed: Bool = false
-  ) throws(AttentionError) {
-    let stored = isTransposed ? (rows: columnCount, columns: rowCount) : (rows: rowCount, columns: columnCount)
-    let stride = leadingDimension ?? max(1, stored.columns)
-    try checkMatrix(rowCount: stored.rows, columnCount: stored.columns, stride: stride, elementCount: buffer.count)
-    self.buffer = buffer
-    // An empty buffer may have no address; nothing will be read from it.
-    let base = buffer.baseAddress ?? UnsafePointer(bitPattern: MemoryLayout<Element>.alignment)!
-    let matrix = StridedMatrix(
-      base: base, rowCount: stored.rows, columnCount: stored.columns, rowStride: stride, columnStride: 1)
-    self.matrix = isTransposed ? matrix.transposed : matrix
-  }
-}
-
-/// A matrix for writing, in memory that somebody else keeps alive: `rowCount × columnCount`, row-major.
-public struct UnsafeMutableMatrix<Element: BLASElement> {
-  let base: UnsafeMutablePointer<Element>
-  let rowCount: Int
-  let columnCount: Int
-  let stride: Int
-  let elementCount: Int
-
-  /// - Parameters:
-  ///   - buffer: The memory, from the first element on. Gaps between rows stay untouched.
-  ///   - rowCount: Rows.
-  ///   - columnCount: Columns.
-  ///   - leadingDimension: Elements from one row to the next; default: rows lie one after another.
-  /// - Throws: ``AttentionError`` where the buffer is too short or the leading dimension too small.
-  public init(
-    _ buffer: UnsafeMutableBufferPointer<Element>, rowCount: Int, columnCount: Int, leadingDimension: Int? = nil
-  ) throws(AttentionError) {
-    stride = leadingDimension ?? max(1, columnCount)
-    try checkMatrix(rowCount: rowCount, columnCount: columnCount, stride: stride, elementCount: buffer.count)
-    base = buffer.baseAddress ?? UnsafeMutablePointer(bitPattern: MemoryLayout<Element>.alignment)!
-    self.rowCount = rowCount
-    self.columnCount = columnCount
-    elementCount = buffer.count
-  }
-}
-
 /// C ← α·A·B, or C ← C + α·A·B.
 ///
 /// Work beyond some 100 µs is shared among `context.threadCount` threads; the bits of the result do not
@@ -71,7 +17,12 @@ public func gemm<Element: BLASElement>(
   alpha: Element = 1, _ a: UnsafeMatrix<Element>, _ b: UnsafeMatrix<Element>, _ mode: ResultMode = .replacing,
   into c: UnsafeMutableMatrix<Element>, context: AttentionContext = .default
 ) throws(AttentionError) {
-  try batchedGEMM(alpha: alpha, a, stride: 0, b, stride: 0, mode, into: c, stride: 0, count: 1, context: context)
+  if let error = context.environmentError { throw error }
+  try checkProduct("gemm", a, b, c)
+  runProducts(
+    alpha: alpha, rowCount: c.rowCount, columnCount: c.columnCount, depth: a.matrix.columnCount, count: 1, mode,
+    context: context
+  ) { _ in (a.matrix, b.matrix, c.base, c.stride) }
 }
 
 /// ``gemm(alpha:_:_:_:into:context:)`` for `count` products whose matrices lie at fixed distances.
@@ -95,7 +46,7 @@ public func batchedGEMM<Element: BLASElement>(
   count: Int, context: AttentionContext = .default
 ) throws(AttentionError) {
   if let error = context.environmentError { throw error }
-  try checkProduct(a, b, c)
+  try checkProduct("batchedGEMM", a, b, c)
   try requireArgument(count >= 0, "batchedGEMM", "the count must not be negative; got \(count)")
   func check(_ name: String, _ stride: Int, _ span: Int, _ available: Int) throws(AttentionError) {
     let (last, overflow) = stride.multipliedReportingOverflow(by: max(count - 1, 0))
@@ -108,7 +59,7 @@ public func batchedGEMM<Element: BLASElement>(
   try check("B", bStride, b.elementSpan, b.buffer.count)
   try check("C", cStride, cSpan, c.elementCount)
   // Results may lie side by side in the columns of one wide matrix, or one after another.
-  let areInterleaved = cStride >= c.columnCount && cStride * count <= c.stride
+  let areInterleaved = cStride >= c.columnCount && cStride > 0 && count <= c.stride / cStride
   try requireArgument(
     count <= 1 || cSpan == 0 || cStride >= cSpan || areInterleaved, "batchedGEMM",
     "results must not overlap: a stride of at least \(cSpan) expected; got \(cStride)")
@@ -136,7 +87,7 @@ public func batchedGEMM<Element: BLASElement>(
   try requireShape(
     a.count == b.count && b.count == c.count, "batchedGEMM",
     "lists of one length expected; got \(a.count), \(b.count) and \(c.count) matrices")
-  for i in a.indices { try checkProduct(a[i], b[i], c[i]) }
+  for i in a.indices { try checkProduct("batchedGEMM", a[i], b[i], c[i]) }
   // Runs of products of one shape share a cut.
   var start = 0
   while start < a.count {
@@ -191,42 +142,13 @@ private func withPacked<Element: BLASElement>(
   }
 }
 
-// MARK: - Checks
-
-extension UnsafeMatrix {
-  /// Elements from the first to behind the last.
-  var elementSpan: Int {
-    AttentionBLAS.elementSpan(
-      rowCount: matrix.rowCount, columnCount: matrix.columnCount, stride: max(matrix.rowStride, matrix.columnStride),
-      isTransposed: matrix.columnStride != 1)
-  }
-}
-
-private func elementSpan(rowCount: Int, columnCount: Int, stride: Int, isTransposed: Bool = false) -> Int {
-  if rowCount == 0 || columnCount == 0 { return 0 }
-  return isTransposed ? (columnCount - 1) * stride + rowCount : (rowCount - 1) * stride + columnCount
-}
-
-private func checkMatrix(rowCount: Int, columnCount: Int, stride: Int, elementCount: Int) throws(AttentionError) {
-  try requireArgument(
-    rowCount >= 0 && columnCount >= 0 && max(rowCount, columnCount, stride) <= Int(CInt.max), "matrix",
-    "extents and leading dimension must be from 0 to \(CInt.max); got \(rowCount) × \(columnCount), \(stride)")
-  try requireShape(
-    stride >= max(1, columnCount), "matrix",
-    "a leading dimension of at least \(max(1, columnCount)) expected; got \(stride)")
-  let span = elementSpan(rowCount: rowCount, columnCount: columnCount, stride: stride)
-  try requireShape(
-    elementCount >= span, "matrix",
-    "\(rowCount) rows of \(columnCount) at a stride of \(stride) need \(span) elements; got \(elementCount)")
-}
-
 private func checkProduct<Element>(
-  _ a: UnsafeMatrix<Element>, _ b: UnsafeMatrix<Element>, _ c: UnsafeMutableMatrix<Element>
+  _ subject: String, _ a: UnsafeMatrix<Element>, _ b: UnsafeMatrix<Element>, _ c: UnsafeMutableMatrix<Element>
 ) throws(AttentionError) {
   try requireShape(
     a.matrix.columnCount == b.matrix.rowCount && a.matrix.rowCount == c.rowCount
       && b.matrix.columnCount == c.columnCount,
-    "gemm",
+    subject,
     "[m, k] · [k, n] into [m, n] expected; got [\(a.matrix.rowCount), \(a.matrix.columnCount)] · "
       + "[\(b.matrix.rowCount), \(b.matrix.columnCount)] into [\(c.rowCount), \(c.columnCount)]")
 }

@@ -51,6 +51,9 @@ public func matmul<Element: BLASElement>(
   try requireShape(
     columnCount <= 1 || result.strides[rank - 1] == 1, "matmul",
     "a result with a contiguous last axis expected; got strides \(result.strides)")
+  try requireArgument(
+    result.strides[rank - 2] <= Int(CInt.max), "matmul",
+    "a result whose rows lie at most \(CInt.max) elements apart expected; got strides \(result.strides)")
 
   // Batch axes over which B is the same and A's rows follow on are rows of one taller product.
   var batchRank = rank - 2

@@ -1,12 +1,12 @@
 /// How a batch of equal products is cut into pieces for threads.
 ///
 /// The cut follows from shapes alone, so a product has the same bits whatever the number of threads.
-struct ProductCut {
+package struct ProductCut {
   /// One part of one product.
-  struct Block {
-    var product: Int
-    var rows: Range<Int>
-    var columns: Range<Int>
+  package struct Block {
+    package let product: Int
+    package let rows: Range<Int>
+    package let columns: Range<Int>
   }
 
   private let rowCount: Int
@@ -17,9 +17,9 @@ struct ProductCut {
   private let blocksPerPiece: Int
   private let work: Double
 
-  /// A product is halved along its longer side while both halves keep this much work and length: each
-  /// part packs its operands anew, which costs about 31/rows + 31/columns of its time.
-  private static let leastWork = 2e8
+  /// A product is halved along its longer side while both halves keep this much work and this length, for
+  /// each part packs its operands anew.
+  private static let leastWork = 2e7
   private static let leastExtent = 256
   private static let mostParts = 8
   /// Pieces of less work than this are joined, for handing out a piece costs too.
@@ -29,7 +29,7 @@ struct ProductCut {
   /// Below this (some 100 µs) waking a second thread costs more than it brings.
   private static let leastSharedWork = 1.6e7
 
-  init(rowCount: Int, columnCount: Int, depth: Int, productCount: Int) {
+  package init(rowCount: Int, columnCount: Int, depth: Int, productCount: Int) {
     var rows = 1
     var columns = 1
     let product = 2 * Double(rowCount) * Double(columnCount) * Double(depth)
@@ -49,11 +49,11 @@ struct ProductCut {
     blocksPerPiece = max(1, min(blockCount / 16, Int(Self.leastPieceWork / blockWork)))
   }
 
-  var pieceCount: Int { (productCount * rowParts * columnParts + blocksPerPiece - 1) / blocksPerPiece }
+  package var pieceCount: Int { (productCount * rowParts * columnParts + blocksPerPiece - 1) / blocksPerPiece }
 
-  func width(threadCount: Int) -> Int { work < Self.leastSharedWork ? 1 : threadCount }
+  package func width(threadCount: Int) -> Int { work < Self.leastSharedWork ? 1 : threadCount }
 
-  func blocks(ofPiece piece: Int) -> some Sequence<Block> {
+  package func blocks(ofPiece piece: Int) -> some Sequence<Block> {
     let parts = rowParts * columnParts
     let range = piece * blocksPerPiece..<min((piece + 1) * blocksPerPiece, productCount * parts)
     return range.lazy.map { index in

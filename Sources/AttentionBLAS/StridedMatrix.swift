@@ -50,9 +50,11 @@ package struct StridedMatrix<Element: BLASElement> {
 
   /// The elements row by row, one after another, at `target`.
   package func pack(into target: UnsafeMutablePointer<Element>) -> StridedMatrix {
-    copyStrided(
-      shape: [rowCount, columnCount], elementByteCount: MemoryLayout<Element>.stride,
-      from: base, strides: [rowStride, columnStride], to: target, strides: [columnCount, 1])
+    for row in 0..<rowCount {
+      copyStridedRow(
+        count: columnCount, elementByteCount: MemoryLayout<Element>.stride, from: base + row * rowStride,
+        stride: columnStride, to: target + row * columnCount, stride: 1)
+    }
     return StridedMatrix(
       base: target, rowCount: rowCount, columnCount: columnCount, rowStride: columnCount, columnStride: 1)
   }

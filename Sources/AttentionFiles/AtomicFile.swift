@@ -43,7 +43,7 @@ func writeAtomically(
 private func writeAll(_ bytes: UnsafeRawBufferPointer, to descriptor: CInt, _ path: String) throws(AttentionError) {
   var written = 0
   while written < bytes.count {
-    let count = write(descriptor, bytes.baseAddress! + written, bytes.count - written)
+    let count = write(descriptor, bytes.baseAddress! + written, min(bytes.count - written, transferLimit))
     if count >= 0 {
       written += count
     } else if errno != EINTR {

@@ -38,7 +38,7 @@ final class FileBytes: @unchecked Sendable {
     }
     var filled = 0
     while filled < count {
-      let got = read(descriptor, base + filled, count - filled)
+      let got = read(descriptor, base + filled, min(count - filled, transferLimit))
       if got > 0 {
         filled += got
       } else if got == 0 || errno != EINTR {
@@ -56,6 +56,9 @@ final class FileBytes: @unchecked Sendable {
     if isMapped { munmap(base, bytes.count) } else { free(base) }
   }
 }
+
+/// Bytes that one call reads or writes at most: more than 2 GiB fails on macOS.
+let transferLimit = 1 << 30
 
 /// The last error of the operating system, in the name of a file.
 func systemError(_ path: String, _ what: String) -> AttentionError {

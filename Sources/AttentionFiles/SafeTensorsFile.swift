@@ -5,8 +5,8 @@ public import AttentionTensors
 ///     let file = try SafeTensorsFile(path: "model.safetensors")
 ///     let weight = try file.tensor("encoder.weight", as: Float.self)
 ///
-/// Opening reads and checks the header: types, shapes, ranges without gap or overlap, no name twice. A file
-/// that lies is a thrown error that names the tensor and its bytes.
+/// Opening reads and checks the header: types, shapes, ranges without gap or overlap, no name twice (names
+/// that Unicode counts as equal included). A file that lies is a thrown error that names the tensor and its bytes.
 public struct SafeTensorsFile: Sendable {
   /// How the data come into memory.
   public enum Loading: Sendable, Hashable {
@@ -46,7 +46,7 @@ public struct SafeTensorsFile: Sendable {
     _ name: String, as _: Element.Type = Element.self
   ) throws -> Tensor<Element> {
     let entry = try requireEntry(name)
-    guard entry.dataType == Element.dataType else {
+    guard entry.dataType == Element.dataType, entry.dataType.bitCount == 8 * MemoryLayout<Element>.stride else {
       throw AttentionError(
         .invalidArgument, path,
         "tensor \"\(name)\" of \(Element.dataType.rawValue) expected; it is \(entry.dataType.rawValue)")

@@ -48,12 +48,10 @@ struct SafeTensorsHeader {
       guard let dataType = DataType(rawValue: raw.dataType) else { throw fail("unknown type \"\(raw.dataType)\"") }
       guard raw.begin <= raw.end else { throw fail("it ends before it begins") }
       guard raw.end <= dataByteCount else { throw fail("the file has \(dataByteCount) bytes of data") }
-      var bitCount = dataType.bitCount
-      for extent in raw.shape {
-        let (product, overflow) = bitCount.multipliedReportingOverflow(by: extent)
-        guard !overflow else { throw fail("the shape \(raw.shape) overflows") }
-        bitCount = product
-      }
+      let count: Int
+      do { count = try elementCount(of: raw.shape) } catch { throw fail("the shape \(raw.shape) overflows") }
+      let (bitCount, overflow) = count.multipliedReportingOverflow(by: dataType.bitCount)
+      guard !overflow else { throw fail("the shape \(raw.shape) overflows") }
       guard bitCount % 8 == 0 else { throw fail("\(raw.shape) of \(raw.dataType) is no whole number of bytes") }
       guard bitCount / 8 == raw.end - raw.begin else {
         throw fail("\(raw.shape) of \(raw.dataType) has \(bitCount / 8) bytes; the range has \(raw.end - raw.begin)")

@@ -1,27 +1,17 @@
-#if canImport(Glibc)
-  import Glibc
-#elseif canImport(Musl)
-  import Musl
-#elseif canImport(Darwin)
-  import Darwin
-#endif
-
-/// Which tile kernels compute the products inside attention.
-public enum AttentionAlgorithm: String, Sendable, Hashable, CaseIterable {
-  /// OpenBLAS, one thread per call: every element type, every machine.
-  case openBLAS = "openblas"
-}
-
 /// Choices that are not about one call: threads, instruction set, algorithm.
 ///
 /// A value, passed where it matters; `default` fills in elsewhere. Environment variables only set the
 /// default: `ATTENTION_NUM_THREADS`, `ATTENTION_ISA`, `ATTENTION_ALGORITHM`.
 public struct AttentionContext: Sendable {
-  /// Threads to use at most, the caller's included; at least 1. The work is cut by shapes alone, so
-  /// results have the same bits whatever the number.
-  public var threadCount: Int
+  /// Threads to use at most, the caller's included: from 1 to ``threadLimit``, to which other numbers are
+  /// brought. The work is cut by shapes alone, so results have the same bits whatever the number.
+  public var threadCount: Int {
+    didSet { threadCount = Self.clamped(threadCount) }
+  }
+  /// The most threads that one call can use.
+  public static let threadLimit = 256
   /// The instruction set of the kernels; nil: the best one present. One that this machine lacks makes
-  /// every call throw ``AttentionError`` with code `unsupported`.
+  /// every call that uses kernels throw ``AttentionError`` with code `unsupported`.
   public var instructionSet: InstructionSet?
   /// The tile kernels; nil: the best for each call.
   public var algorithm: AttentionAlgorithm?
@@ -36,7 +26,7 @@ public struct AttentionContext: Sendable {
     executor: (any ParallelExecutor)? = nil
   ) {
     self = .default
-    if let threadCount { self.threadCount = max(1, threadCount) }
+    if let threadCount { self.threadCount = Self.clamped(threadCount) }
     if let instructionSet { self.instructionSet = instructionSet }
     if let algorithm { self.algorithm = algorithm }
     if let executor { self.executor = executor }
@@ -46,12 +36,12 @@ public struct AttentionContext: Sendable {
   public static let `default` = AttentionContext(environment: environmentVariable)
 
   package init(environment: (String) -> String?) {
-    threadCount = ThreadChoice(environment: environment).count
+    threadCount = Self.clamped(ThreadChoice(environment: environment).count)
     executor = ThreadTeam.shared
     do throws(AttentionError) {
       instructionSet = try Self.choice("ATTENTION_ISA", environment)
       algorithm = try Self.choice("ATTENTION_ALGORITHM", environment)
-      if let text = environment("ATTENTION_NUM_THREADS") {
+      if let text = environment("ATTENTION_NUM_THREADS"), !text.isEmpty {
         try requireArgument(
           Int(text).map { $0 >= 1 } ?? false, "ATTENTION_NUM_THREADS", "a number from 1 expected; got \"\(text)\"")
       }
@@ -59,6 +49,8 @@ public struct AttentionContext: Sendable {
       environmentError = error
     }
   }
+
+  private static func clamped(_ count: Int) -> Int { min(max(count, 1), threadLimit) }
 
   private static func choice<Choice>(
     _ name: String, _ environment: (String) -> String?
@@ -68,31 +60,4 @@ public struct AttentionContext: Sendable {
     let names = Choice.allCases.map(\.rawValue).joined(separator: ", ")
     throw AttentionError(.invalidArgument, name, "one of \(names) expected; got \"\(text)\"")
   }
-}
-
-/// How many threads this process uses by default, and why.
-package struct ThreadChoice {
-  package let count: Int
-  /// For people: where the number comes from.
-  package let source: String
-
-  package init(environment: (String) -> String? = environmentVariable) {
-    if let text = environment("ATTENTION_NUM_THREADS"), let count = Int(text), count >= 1 {
-      self.count = count
-      source = "ATTENTION_NUM_THREADS"
-      return
-    }
-    let affinity = processorCountByAffinity()
-    if let quota = CPUQuota.current, Int(quota.rounded(.up)) < affinity {
-      count = max(1, Int(quota.rounded(.up)))
-      source = "the control group's quota of \(quota) CPUs"
-    } else {
-      count = affinity
-      source = "the CPUs that this process may run on"
-    }
-  }
-}
-
-package func environmentVariable(_ name: String) -> String? {
-  getenv(name).map { String(cString: $0) }
 }

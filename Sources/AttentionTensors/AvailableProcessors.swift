@@ -22,13 +22,17 @@ package func processorCountByAffinity(file: (String) -> String? = contents(ofFil
   return max(1, Int(sysconf(Int32(_SC_NPROCESSORS_ONLN))))
 }
 
-/// The first 4 KiB of a file, enough for those of the kernel that are read here.
+/// The whole of a small file, such as those in which the kernel tells its state.
 package func contents(ofFile path: String) -> String? {
   guard let file = fopen(path, "r") else { return nil }
   defer { fclose(file) }
-  var bytes = [UInt8](repeating: 0, count: 4096)
-  let count = fread(&bytes, 1, bytes.count, file)
-  return String(decoding: bytes.prefix(count), as: UTF8.self)
+  var bytes: [UInt8] = []
+  var buffer = [UInt8](repeating: 0, count: 4096)
+  while true {
+    let count = fread(&buffer, 1, buffer.count, file)
+    if count == 0 { return String(decoding: bytes, as: UTF8.self) }
+    bytes += buffer.prefix(count)
+  }
 }
 
 /// The CPU time that a container's control group grants, in CPUs.

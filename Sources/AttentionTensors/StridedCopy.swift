@@ -1,6 +1,6 @@
 /// Copies a strided block of elements of any type to another strided place of the same shape.
 ///
-/// Strides count elements. Both innermost axes contiguous: one `memcpy` a row.
+/// Strides count elements. Where the last axis is contiguous on both sides, a row is one `memcpy`.
 package func copyStrided(
   shape: [Int], elementByteCount: Int,
   from source: UnsafeRawPointer, strides sourceStrides: [Int],
@@ -15,13 +15,9 @@ package func copyStrided(
   forEachRow(shape: shape, sourceStrides, targetStrides) { sourceOffset, targetOffset in
     let from = source + sourceOffset * elementByteCount
     let to = target + targetOffset * elementByteCount
-    if sourceStrides[last] == 1 && targetStrides[last] == 1 {
-      to.copyMemory(from: from, byteCount: width * elementByteCount)
-    } else {
-      copyRow(
-        count: width, elementByteCount: elementByteCount,
-        from: from, stride: sourceStrides[last], to: to, stride: targetStrides[last])
-    }
+    copyStridedRow(
+      count: width, elementByteCount: elementByteCount,
+      from: from, stride: sourceStrides[last], to: to, stride: targetStrides[last])
   }
 }
 
@@ -51,10 +47,14 @@ package func forEachRow(
   }
 }
 
-private func copyRow(
+/// ``copyStrided(shape:elementByteCount:from:strides:to:strides:)`` for one row. Allocates nothing.
+package func copyStridedRow(
   count: Int, elementByteCount: Int, from source: UnsafeRawPointer, stride sourceStride: Int,
   to target: UnsafeMutableRawPointer, stride targetStride: Int
 ) {
+  if sourceStride == 1 && targetStride == 1 {
+    return target.copyMemory(from: source, byteCount: count * elementByteCount)
+  }
   func copy<Bits: BitwiseCopyable>(_: Bits.Type) {
     let from = source.assumingMemoryBound(to: Bits.self)
     let to = target.assumingMemoryBound(to: Bits.self)
@@ -64,8 +64,7 @@ private func copyRow(
   case 1: copy(UInt8.self)
   case 2: copy(UInt16.self)
   case 4: copy(UInt32.self)
-  default:
-    assert(elementByteCount == 8)
-    copy(UInt64.self)
+  case 8: copy(UInt64.self)
+  default: preconditionFailure("elements of \(elementByteCount) bytes")
   }
 }

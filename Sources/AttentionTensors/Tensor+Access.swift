@@ -39,7 +39,8 @@ extension Tensor {
 
 /// A place to write: the memory, shape and strides of a tensor for the length of a closure.
 ///
-/// Neither copyable nor constructible outside, so it cannot outlive ``Tensor/withMutableView(_:)``.
+/// Neither copyable nor constructible outside, so it ends with ``Tensor/withMutableView(_:)``. Do not swap two
+/// of them: each would then be used in the other's scope.
 public struct MutableTensorView<Element: TensorElement>: ~Copyable {
   package let base: UnsafeMutablePointer<Element>
   /// The extent of each axis.

@@ -97,6 +97,7 @@ extension Tensor {
   /// Repeats axes of extent 1, and new axes in front, without copying: stride 0. Right-aligned, as in NumPy.
   /// - Throws: ``AttentionError`` where an axis is neither 1 nor the extent wanted.
   public func broadcast(to newShape: [Int]) throws(AttentionError) -> Tensor {
+    _ = try elementCount(of: newShape)
     try requireShape(
       isBroadcastable(shape, to: newShape), "Tensor.broadcast", "\(shape) does not broadcast to \(newShape)")
     let added = newShape.count - rank

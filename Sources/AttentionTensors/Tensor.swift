@@ -160,16 +160,17 @@ extension Tensor where Element: RealTensorElement {
 
 // MARK: - Shapes
 
-/// The product of the extents.
+/// The product of the extents. Throws where it, or a stride, does not fit an Int, or an extent is negative.
 package func elementCount(of shape: [Int]) throws(AttentionError) -> Int {
+  // An extent of 0 makes the count 0, but strides are products of the others all the same.
   var count = 1
   for extent in shape {
     try requireArgument(extent >= 0, "Tensor", "extents must not be negative; got shape \(shape)")
-    let (product, overflow) = count.multipliedReportingOverflow(by: extent)
+    let (product, overflow) = count.multipliedReportingOverflow(by: max(extent, 1))
     try requireArgument(!overflow, "Tensor", "the shape \(shape) has more elements than fit an Int")
     count = product
   }
-  return count
+  return shape.contains(0) ? 0 : count
 }
 
 package func rowMajorStrides(of shape: [Int]) -> [Int] {

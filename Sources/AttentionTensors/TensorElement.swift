@@ -1,4 +1,4 @@
-/// A type that a ``Tensor`` can hold: plain bits of a known data type.
+/// A type that a ``Tensor`` can hold: plain bits of a known data type. Not for other types to adopt.
 public protocol TensorElement: BitwiseCopyable, Sendable {
   /// The type's name in files.
   static var dataType: DataType { get }
@@ -6,7 +6,7 @@ public protocol TensorElement: BitwiseCopyable, Sendable {
 
 /// An element that stands for a real number: it converts to and from every other such element.
 ///
-/// Conversion rounds to nearest, ties to even; what is too large becomes infinite; NaN stays NaN.
+/// Not for other types to adopt. Conversion rounds to nearest, ties to even; what is too large becomes infinite; NaN stays NaN.
 public protocol RealTensorElement: TensorElement {
   /// The nearest element to `value`.
   init(nearest value: Double)

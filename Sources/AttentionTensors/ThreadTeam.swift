@@ -19,9 +19,9 @@ public final class ThreadTeam: ParallelExecutor, @unchecked Sendable {
   /// The process's team.
   public static let shared = ThreadTeam()
 
-  private static let workerLimit = 255
-  /// Polls before sleeping: about 30 µs.
-  private static let spinLimit = 50_000
+  private static let workerLimit = AttentionContext.threadLimit - 1
+  /// How long to poll before sleeping: about what it costs to be woken.
+  private static let spinDuration = Duration.microseconds(30)
 
   /// One call of `execute`.
   private final class Job: @unchecked Sendable {
@@ -92,10 +92,11 @@ public final class ThreadTeam: ParallelExecutor, @unchecked Sendable {
 
   /// False where the system grants no more threads: the caller then works with those it has.
   private func startWorker() -> Bool {
-    // Signals belong to the program's own threads.
+    // Signals belong to the program's own threads; but a crash must be told where it happens.
     var every = sigset_t()
     var before = sigset_t()
     sigfillset(&every)
+    for signal in [SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGTRAP, SIGABRT, SIGPROF] { sigdelset(&every, signal) }
     pthread_sigmask(SIG_SETMASK, &every, &before)
     defer { pthread_sigmask(SIG_SETMASK, &before, nil) }
     #if canImport(Darwin)
@@ -147,9 +148,11 @@ public final class ThreadTeam: ParallelExecutor, @unchecked Sendable {
 
   /// Polls for a short while; true if the condition no longer holds.
   private func spin(while condition: () -> Bool) -> Bool {
-    for _ in 0..<Self.spinLimit {
-      if !condition() { return true }
-    }
+    // Reading the clock takes as long as some hundred polls.
+    let end = ContinuousClock.now + Self.spinDuration
+    repeat {
+      for _ in 0..<100 where !condition() { return true }
+    } while ContinuousClock.now < end
     return false
   }
 

@@ -20,6 +20,10 @@
 static char core_as_found[64];
 static const char *decision = "left as found: this OpenBLAS cannot choose again";
 
+// Of the OpenMP runtime; looked up once, for they are called around every piece of work.
+static int (*get_max_threads)(void);
+static void (*set_num_threads)(int);
+
 const char *openblas_startup_core_as_found(void) { return core_as_found; }
 const char *openblas_startup_decision(void) { return decision; }
 
@@ -45,7 +49,7 @@ static const char *better_core(const char *core) {
   return NULL;
 }
 
-__attribute__((constructor)) static void choose_kernels(void) {
+static void choose_kernels(void) {
   const char *(*core_name)(void) = (const char *(*)(void))dlsym(RTLD_DEFAULT, "openblas_get_corename");
   if (!core_name) return;
   strncpy(core_as_found, core_name(), sizeof core_as_found - 1);
@@ -73,12 +77,14 @@ __attribute__((constructor)) static void choose_kernels(void) {
                                                 : "left as found: choosing anew changed nothing";
 }
 
-int openblas_startup_openmp_get_max_threads(void) {
-  int (*get)(void) = (int (*)(void))dlsym(RTLD_DEFAULT, "omp_get_max_threads");
-  return get ? get() : 1;
+__attribute__((constructor)) static void start(void) {
+  get_max_threads = (int (*)(void))dlsym(RTLD_DEFAULT, "omp_get_max_threads");
+  set_num_threads = (void (*)(int))dlsym(RTLD_DEFAULT, "omp_set_num_threads");
+  choose_kernels();
 }
 
+int openblas_startup_openmp_get_max_threads(void) { return get_max_threads ? get_max_threads() : 1; }
+
 void openblas_startup_openmp_set_num_threads(int count) {
-  void (*set)(int) = (void (*)(int))dlsym(RTLD_DEFAULT, "omp_set_num_threads");
-  if (set) set(count);
+  if (set_num_threads) set_num_threads(count);
 }

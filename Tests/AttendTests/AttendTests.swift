@@ -190,6 +190,8 @@ struct AttendTests {
     #expect(forced.output.contains("portable (ATTENTION_ISA"))
     let found = try attend("info", environment: ["OPENBLAS_CORETYPE": "Prescott"])
     #expect(found.output.contains("OPENBLAS_CORETYPE is set"))
+    let kept = try attend("info", environment: ["ATTENTION_OPENBLAS_KEEP_THREADS": "1"])
+    #expect(kept.output.contains("left alone (ATTENTION_OPENBLAS_KEEP_THREADS)"))
   }
 
   @Test(

@@ -19,18 +19,20 @@ struct RunnerTests {
       #"{"op":"sdpa","queries":4,"dtype":"bf16"}"#,
       #"{"op":"sdpa","queries":4,"pass":"forward_backward"}"#, #"{"op":"sdpa","queries":4,"algorithm":"packed"}"#,
       #"{"op":"sdpa","queries":4,"heads":3,"kv_heads":2}"#,
+      #"{"op":"softmax","batch":1048576,"heads":1048576,"queries":1048576}"#, #"{"op":"sdpa","queries":1e300}"#,
+      #"{"op":"mha","queries":4,"width":4294967296,"heads":4294967296}"#,
       #"{"op":"mha","heads":2,"queries":8,"width":4,"iterations":1}"#,
       #"{"op":"gemm","queries":8,"keys":9,"width":4,"iterations":1,"transposed":true,"dtype":"f64"}"#,
       #"{"op":"batched_gemm","batch":3,"queries":8,"width":4,"iterations":1}"#,
       #"{"op":"softmax","queries":8,"keys":100,"iterations":1}"#)
-    #expect(answers.count == 13)
+    #expect(answers.count == 16)
     #expect((answers[0]["seconds"] as? [Double])?.count == 3)
     #expect(answers[0]["algorithm"] as? String == "openblas")
     #expect((answers[0]["max_error"] as? Double ?? 1) < 1e-5)
-    for bad in 1...8 { #expect((answers[bad]["error"] as? String)?.isEmpty == false, "\(bad)") }
-    for good in 9...12 { #expect((answers[good]["gflops"] as? Double ?? 0) > 0, "\(answers[good])") }
+    for bad in 1...11 { #expect((answers[bad]["error"] as? String)?.isEmpty == false, "\(bad)") }
+    for good in 12...15 { #expect((answers[good]["gflops"] as? Double ?? 0) > 0, "\(answers[good])") }
     // Rows of a softmax sum to 1.
-    #expect(abs((answers[12]["checksum"] as? Double ?? 0) - 8) < 1e-4)
+    #expect(abs((answers[15]["checksum"] as? Double ?? 0) - 8) < 1e-4)
   }
 
   @Test(

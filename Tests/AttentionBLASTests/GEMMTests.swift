@@ -106,10 +106,43 @@ struct GEMMTests {
     #expect(
       sameBits(
         one.array, try matmul(a, b, context: AttentionContext(threadCount: 2, executor: DispatchExecutor())).array))
+    let cut = ProductCut(rowCount: m, columnCount: n, depth: k, productCount: 1)
+    #expect(cut.pieceCount > 1 && cut.width(threadCount: 2) == 2, "or this test shows nothing")
     for (i, j) in [(0, 0), (m - 1, n - 1), (m / 2, n / 3)] {
       let dot = (0..<k).reduce(0.0) { $0 + Double(a[i, $1]) * Double(b[$1, j]) }
       #expect(abs(Double(one[i, j]) - dot) < 1e-4)
     }
+  }
+
+  @Test(
+    "a cut covers every element of every product once",
+    arguments: [
+      (1, 1, 1, 1), (700, 900, 300, 1), (2048, 2048, 2048, 1), (64, 5000, 300, 3), (5000, 64, 300, 2),
+      (16, 16, 16, 1000),
+      (128, 128, 64, 96), (257, 513, 4000, 2), (1_000_000, 3, 5, 1),
+    ])
+  func cutCovers(m: Int, n: Int, k: Int, count: Int) {
+    let cut = ProductCut(rowCount: m, columnCount: n, depth: k, productCount: count)
+    var areas = [Int](repeating: 0, count: count)
+    var blocks: [[(rows: Range<Int>, columns: Range<Int>)]] = Array(repeating: [], count: count)
+    for piece in 0..<cut.pieceCount {
+      for block in cut.blocks(ofPiece: piece) {
+        #expect(!blocks[block.product].contains { $0.rows.overlaps(block.rows) && $0.columns.overlaps(block.columns) })
+        blocks[block.product].append((block.rows, block.columns))
+        areas[block.product] += block.rows.count * block.columns.count
+        #expect((0...m).contains(block.rows.upperBound) && (0...n).contains(block.columns.upperBound))
+      }
+    }
+    #expect(areas.allSatisfy { $0 == m * n })
+  }
+
+  @Test("operands that BLAS cannot read are packed, whatever their size")
+  func packing() throws {
+    let a = try Tensor<Float>(uniform: -1..<1, shape: [300, 400, 2], seed: 1).select(1, axis: 2)
+    let b = try Tensor<Float>(uniform: -1..<1, shape: [400, 500, 2], seed: 2).select(0, axis: 2)
+    #expect(
+      mismatch(try matmul(a, b).array, try matmul(a.copied(), b.copied()).array.map(Double.init), tolerance: 1e-4)
+        == nil)
   }
 
   @Test("concurrent callers with different transposes get right results")

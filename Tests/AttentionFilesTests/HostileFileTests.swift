@@ -98,6 +98,14 @@ struct HostileFileTests {
     #expect(error.message.contains(message), "\(error)")
   }
 
+  @Test("shapes without elements whose strides overflow")
+  func emptyOverflow() throws {
+    for shape in ["[0,1099511627776,1099511627776]", "[1099511627776,0,1099511627776]", "[0,9223372036854775807,2]"] {
+      let error = try openError("{\(tensor("x", "F32", shape, "0", "0"))}")
+      #expect(error?.message.contains("overflows") == true)
+    }
+  }
+
   @Test("errors name the tensor and its bytes")
   func namesTensorAndBytes() throws {
     let error = try #require(try openError("{\(tensor("wq", "F32", "[4]", "0", "12"))}", data: 12))
@@ -160,6 +168,8 @@ struct HostileFileTests {
       guard let file = try? SafeTensorsFile(path: path) else { continue }
       for entry in file.entries {
         try file.withUnsafeBytes(of: entry.name) { #expect($0.count == entry.byteRange.count) }
+        if entry.dataType == .uint8 { _ = try file.tensor(entry.name, as: UInt8.self).description }
+        if entry.dataType == .float32 { _ = try file.tensor(entry.name, as: Float.self).description }
       }
     }
   }

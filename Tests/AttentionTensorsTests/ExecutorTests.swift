@@ -125,5 +125,16 @@ struct WidthTests {
       wrong.environmentError?.description == "ATTENTION_ISA: one of portable, neon, avx2, avx512 expected; got \"sse9\""
     )
     #expect(AttentionContext { ["ATTENTION_NUM_THREADS": "none"][$0] }.environmentError != nil)
+    #expect(AttentionContext { ["ATTENTION_NUM_THREADS": "", "ATTENTION_ISA": ""][$0] }.environmentError == nil)
+  }
+
+  @Test(
+    "thread counts are brought to what is possible",
+    arguments: [(-1, 1), (0, 1), (1, 1), (7, 7), (.max, 256), (.min, 1)])
+  func threadCounts(asked: Int, got: Int) {
+    #expect(AttentionContext(threadCount: asked).threadCount == got)
+    var context = AttentionContext.default
+    context.threadCount = asked
+    #expect(context.threadCount == got)
   }
 }

@@ -88,6 +88,7 @@ public func tolerance<Number: BinaryFloatingPoint>(plain: [Number], exact: [Doub
   var error = 0.0
   var size = 0.0
   for (a, b) in zip(plain, exact) where b.isFinite {
+    precondition(a.isFinite, "the plain formula overflows: it allows any error")
     error = max(error, abs(Double(a) - b))
     size = max(size, abs(b))
   }

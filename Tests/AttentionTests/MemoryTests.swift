@@ -17,7 +17,8 @@ struct MemoryTests {
         let value = try Tensor<Float>(repeating: 0.5, shape: shape)
         let bias = try Tensor<Float>(repeating: 0.25, shape: [1, 8, 1, length])
         let output = try scaledDotProductAttention(
-          query: query, key: key, value: value, mask: .causal.intersection(.bias(bias)))
+          query: query, key: key, value: value, mask: .causal.intersection(.bias(bias)),
+          context: AttentionContext(threadCount: 2))
         let operands = 4 * 4 * shape.reduce(1, *) + 4 * bias.count
         let used = peakByteCount() - before
         print("peak memory \(used >> 20) MiB, of which \(operands >> 20) MiB are operands")

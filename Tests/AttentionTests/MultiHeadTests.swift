@@ -141,6 +141,23 @@ struct MultiHeadTests {
         == nil)
   }
 
+  @Test("keys that the layer adds, behind so many that they are split")
+  func addedKeysBehindSplits() throws {
+    let layer = try layer(.init(embeddingWidth: 8, headCount: 2, addsBiasKeyValue: true, addsZeroAttention: true))
+    let query = try input([1, 1, 8], 2)
+    let memory = try input([1, 2500, 8], 3)
+    for (mask, attends) in [
+      (AttentionMask.none, { (_: Int, _: Int, _: Int, _: Int) in true }),
+      (.keyLengths([1500]), { _, _, _, j in j < 1500 }), (.keyLengths([0]), { _, _, _, _ in false }),
+      (.window(left: 1200, right: nil), { _, _, _, j in j >= 2499 - 1200 }),
+    ] {
+      let result = try layer.forward(query: query, key: memory, value: memory, mask: mask, weights: .perHead)
+      let expected = try reference(layer, query, memory, memory, attends: attends)
+      #expect(mismatch(result.output.array, expected.output, tolerance: 1e-5) == nil)
+      #expect(mismatch(result.weights!.array, expected.weights, tolerance: 1e-6) == nil)
+    }
+  }
+
   @Test("averaged weights are the mean over heads")
   func averagedWeights() throws {
     let layer = try Layer(embeddingWidth: 12, headCount: 3, seed: 1)
@@ -212,6 +229,18 @@ struct MultiHeadTests {
     #expect(throws: AttentionError.self) { try Layer(stateDictionary: state, headCount: 3) }
     #expect(throws: AttentionError.self) { try Layer(stateDictionary: layer.stateDictionary(), headCount: 5) }
     #expect(throws: AttentionError.self) { try Layer(stateDictionary: [:], headCount: 3) }
+    func zeros(_ shape: [Int]) throws -> Tensor<Float> { try Tensor(repeating: 0, shape: shape) }
+    for state in try [
+      ["out_proj.weight": zeros([0, 0]), "in_proj_weight": zeros([2, 0])],
+      [
+        "out_proj.weight": zeros([6, 6]), "q_proj_weight": zeros([6, 6]), "k_proj_weight": zeros([1 << 62, 0]),
+        "v_proj_weight": zeros([6, 6]),
+      ],
+    ] {
+      #expect(throws: AttentionError.self) { try Layer(stateDictionary: state, headCount: 1) }
+    }
+    #expect(throws: AttentionError.self) { try Layer(embeddingWidth: .max, headCount: 1, seed: 1) }
+    #expect(Layer.Configuration(embeddingWidth: 4, headCount: 0).headWidth == 0)
   }
 
   @Test("PyTorch's masks convert by name: true means ignore")

@@ -131,6 +131,28 @@ struct PropertyTests {
     }
   }
 
+  @Test("a masked NaN in values of width 1, whose elements lie apart")
+  func maskedNaNInStridedColumn() throws {
+    let x = try Tensor<Float>(uniform: -1..<1, shape: [1, 1, 8, 4], seed: 1)
+    var pairs = try Tensor<Float>(uniform: -1..<1, shape: [1, 1, 8, 1, 2], seed: 2)
+    let expected = try scaledDotProductAttention(query: x, key: x, value: pairs.select(0, axis: 4), mask: .causal)
+    pairs[0, 0, 7, 0, 0] = .nan
+    let output = try scaledDotProductAttention(query: x, key: x, value: pairs.select(0, axis: 4), mask: .causal)
+    #expect(sameBits(Array(output.array.dropLast()), Array(expected.array.dropLast())))
+    #expect(output[0, 0, 7, 0].isNaN)
+  }
+
+  @Test("where one bias forbids, another changes nothing, in either order", arguments: [Float.infinity, .nan, 5])
+  func forbiddenByBias(other: Float) throws {
+    let x = try Tensor<Float>(uniform: -1..<1, shape: [1, 1, 3, 4], seed: 1)
+    let forbids = AttentionMask.bias(try Tensor<Float>([-.infinity, 0, 0], shape: [3]))
+    let adds = AttentionMask.bias(try Tensor<Float>([other, 0, 0], shape: [3]))
+    let expected = try scaledDotProductAttention(query: x, key: x, value: x, mask: forbids)
+    for mask in [forbids.intersection(adds), adds.intersection(forbids)] {
+      #expect(sameBits(try scaledDotProductAttention(query: x, key: x, value: x, mask: mask).array, expected.array))
+    }
+  }
+
   @Test("NaN that is attended gives NaN, in that row alone")
   func attendedNaN() throws {
     var inputs = try inputs()

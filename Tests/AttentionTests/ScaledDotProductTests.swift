@@ -96,9 +96,9 @@ struct ScaledDotProductTests {
     "same inputs give the same bits, whatever the threads and the executor",
     arguments: [Scenario.Mask.none, .causal, .everything])
   func bitsDoNotDependOnThreads(mask: Scenario.Mask) throws {
-    for scenario in [
-      Scenario(B: 2, H: 4, Hk: 2, L: 300, S: 300, E: 64, Ev: 64, mask: mask),
-      Scenario(B: 1, H: 4, Hk: 1, L: 1, S: 9000, E: 64, Ev: 64, mask: mask),
+    for (scenario, isSplit) in [
+      (Scenario(B: 2, H: 4, Hk: 2, L: 300, S: 300, E: 64, Ev: 64, mask: mask), false),
+      (Scenario(B: 1, H: 4, Hk: 1, L: 4, S: 20_000, E: 64, Ev: 64, mask: mask), mask != .everything),
     ] {
       let inputs = try Inputs<Float>(scenario.reference())
       func run(_ context: AttentionContext) throws -> AttentionResult<Float> {
@@ -106,6 +106,11 @@ struct ScaledDotProductTests {
           query: inputs.query, key: inputs.key, value: inputs.value, mask: scenario.libraryMask(Float.self),
           returning: [.logSumExp, .weights], context: context)
       }
+      let problem = try AttentionProblem(
+        query: inputs.query, key: inputs.key, value: inputs.value, mask: scenario.libraryMask(Float.self))
+      let plan = problem.plan(context: .default)
+      #expect(plan.width(threadCount: 2) == (isSplit || scenario.L > 4 ? 2 : 1), "or this test shows nothing: \(plan)")
+      #expect((plan.splitCount > 1) == isSplit, "\(plan)")
       let one = try run(AttentionContext(threadCount: 1))
       let others =
         [2, 3, 16].map { AttentionContext(threadCount: $0) } + [

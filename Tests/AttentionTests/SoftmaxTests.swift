@@ -40,6 +40,17 @@ struct SoftmaxTests {
     #expect(sameBits(columns.array, try softmax(x.transposed(), context: AttentionContext(threadCount: 1)).array))
   }
 
+  @Test("small exponentials are as accurate as their argument", arguments: InstructionSet.present)
+  func smallExponentials(isa: InstructionSet) throws {
+    let x = (0..<8000).map { -Float($0) / 92 }
+    let y = try softmax(Tensor(x, shape: [1, x.count]), context: AttentionContext(instructionSet: isa)).array
+    // Against the largest, which is exp(0): so the sum does not matter. Two divisions more, one ULP each.
+    for (x, y) in zip(x, y.map { Double($0) / Double(y[0]) }) {
+      let exact = exp(Double(x))
+      #expect(abs(y - exact) <= (2 + 1.25 * Double(-x) + 2) * Double(Float(exact).ulp), "exp(\(x))")
+    }
+  }
+
   @Test("rows without anything, with NaN, with infinity")
   func edges() throws {
     let x = try Tensor<Float>(

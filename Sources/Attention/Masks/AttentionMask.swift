@@ -9,9 +9,9 @@ public import AttentionTensors
 ///     .attending(Tensor<Bool>)      // true: may attend
 ///     .bias(Tensor<Float>)          // added to the scores; −inf: may not attend
 ///
-/// With `L` queries and `S` keys, structural masks give every query one interval of keys; keys outside
-/// it are never read, and tiles of scores outside it never computed. A query that may attend to nothing
-/// gets output 0. What a masked key or value holds, even NaN, does not reach the result.
+/// With `L` queries and `S` keys, structural masks give every query one interval of keys; tiles of scores
+/// outside of it are never computed, nor are keys read that no query nearby attends to. A query that may
+/// attend to nothing gets output 0. What a masked key or value holds, even NaN, does not reach the result.
 public struct AttentionMask: Sendable {
   /// Where the diagonal lies if there are more keys than queries, or fewer.
   public enum Alignment: Sendable, Hashable {

@@ -89,6 +89,9 @@ struct MaskSchedule<Element: AttentionElement> {
   /// True if intervals differ from one query to the next.
   var isRagged: Bool { !bands.isEmpty }
 
+  /// True if some query's interval may leave keys out.
+  var isStructured: Bool { !bands.isEmpty || keyRanges != nil }
+
   /// The keys before `maskedKeyCount` that a query's interval holds.
   func interval(batch: Int, query: Int) -> Range<Int> {
     var low = 0

@@ -33,7 +33,8 @@ extension MultiHeadAttention {
       bias: find(isPerProjection ? "output_projection.bias" : "out_proj.bias"))
     try requireShape(
       output.weight.rank == 2 && output.weight.shape[0] == output.weight.shape[1] && headCount > 0
-        && output.weight.shape[0] % headCount == 0, "MultiHeadAttention",
+        && (1...Int(Int32.max)).contains(output.weight.shape[0]) && output.weight.shape[0] % headCount == 0,
+      "MultiHeadAttention",
       "a square output projection that divides by \(headCount) heads expected; got \(output.weight.shape)")
     let width = output.weight.shape[0]
 
@@ -51,7 +52,8 @@ extension MultiHeadAttention {
       let weight = find("in_proj_weight")
       let keyRows = try weight ?? get("k_proj_weight")
       try requireShape(
-        keyRows.rank == 2 && (weight == nil || keyRows.shape[0] > width && (keyRows.shape[0] - width) % 2 == 0),
+        keyRows.rank == 2 && keyRows.shape[0] <= 2 * Int(Int32.max)
+          && (weight == nil || keyRows.shape[0] > width && (keyRows.shape[0] - width) % 2 == 0),
         "MultiHeadAttention", "in_proj_weight of [3·\(width), \(width)] expected; got \(keyRows.shape)")
       let keyValueWidth = weight == nil ? keyRows.shape[0] : (keyRows.shape[0] - width) / 2
       let ranges = [

@@ -57,8 +57,8 @@ public struct MultiHeadAttention<Element: AttentionElement>: Sendable {
       self.addsZeroAttention = addsZeroAttention
     }
 
-    /// E.
-    public var headWidth: Int { embeddingWidth / headCount }
+    /// E; 0 without heads.
+    public var headWidth: Int { headCount > 0 ? embeddingWidth / headCount : 0 }
     /// Hk·E: width of projected keys and values.
     public var keyValueWidth: Int { keyValueHeadCount * headWidth }
     /// True if query, key and value have one input width, so that one matrix can project them.
@@ -69,6 +69,7 @@ public struct MultiHeadAttention<Element: AttentionElement>: Sendable {
     func check() throws(AttentionError) {
       try requireArgument(
         min(embeddingWidth, headCount, keyValueHeadCount, keyWidth, valueWidth) > 0
+          && max(embeddingWidth, headCount, keyWidth, valueWidth) <= Int(Int32.max)
           && embeddingWidth % headCount == 0 && headCount % keyValueHeadCount == 0, "MultiHeadAttention",
         "a width that divides by its heads, and heads by the key/value heads, expected; got width \(embeddingWidth), "
           + "\(headCount) heads, \(keyValueHeadCount) key/value heads, key width \(keyWidth), value width \(valueWidth)"

@@ -49,7 +49,7 @@ struct AttentionDriver<Tiles: TileKernels>: @unchecked Sendable {
             // Last tiles first: under a causal mask they are the longest.
             let tile = self.tile(plan.pieceCount - 1 - piece)
             let scratch = scratch(worker)
-            attend(tile, to: 0..<shape.keyCount, state: scratch.state, scratch)
+            attend(tile, to: keys(of: tile, split: 0), state: scratch.state, scratch)
             finish(tile, scratch.state, scratch)
           }
         }
@@ -105,7 +105,8 @@ struct AttentionDriver<Tiles: TileKernels>: @unchecked Sendable {
   }
 
   /// One of the equal parts into which the keys that a tile needs are split.
-  private func keys(of tile: Tile, split: Int) -> Range<Int> {
+  func keys(of tile: Tile, split: Int) -> Range<Int> {
+    if plan.splitCount == 1 { return 0..<shape.keyCount }
     let union = schedule.union(batch: tile.batch, queries: tile.queries)
     let length = (union.count + plan.splitCount - 1) / plan.splitCount
     let low = min(union.lowerBound + split * length, union.upperBound)
@@ -127,7 +128,7 @@ struct AttentionDriver<Tiles: TileKernels>: @unchecked Sendable {
   }
 
   /// Calls `body` for every part of the score matrix that the mask does not leave empty.
-  private func forEachBlock(_ tile: Tile, _ keys: Range<Int>, _ body: (Block) -> Void) {
+  func forEachBlock(_ tile: Tile, _ keys: Range<Int>, _ body: (Block) -> Void) {
     let masked = schedule.union(batch: tile.batch, queries: tile.queries).clamped(to: keys)
     let common = schedule.common(batch: tile.batch, queries: tile.queries)
     for low in stride(from: masked.lowerBound, to: masked.upperBound, by: plan.keyTileLength) {
@@ -186,7 +187,7 @@ struct AttentionDriver<Tiles: TileKernels>: @unchecked Sendable {
   }
 
   /// The tile's queries as one matrix: in place if their strides are a matrix's, else packed.
-  private func queryMatrix(_ tile: Tile, _ scratch: TileScratch<Element>) -> StridedMatrix<Element> {
+  func queryMatrix(_ tile: Tile, _ scratch: TileScratch<Element>) -> StridedMatrix<Element> {
     if tile.heads.count == 1 {
       let matrix = StridedMatrix(
         base: query.row(batch: tile.batch, head: tile.heads.lowerBound, index: tile.queries.lowerBound),
@@ -214,7 +215,7 @@ struct AttentionDriver<Tiles: TileKernels>: @unchecked Sendable {
   }
 
   /// scores ← scale·QKᵀ + biases, −inf where a boolean mask or a bias forbids; and each row's interval.
-  private func computeScores(
+  func computeScores(
     _ block: Block, _ tile: Tile, _ queries: StridedMatrix<Element>, _ scratch: TileScratch<Element>
   ) {
     tiles.computeScores(
@@ -290,94 +291,12 @@ struct AttentionDriver<Tiles: TileKernels>: @unchecked Sendable {
     if matrix.columnStride == 1 && matrix.rowStride == matrix.columnCount {
       return kernels.isFinite(matrix.rowCount * matrix.columnCount, matrix.base)
     }
-    if matrix.columnStride == 1 {
+    // Whole rows are contiguous, also those of one element; else it is the columns, for BLAS reads them.
+    if matrix.columnStride == 1 || matrix.columnCount == 1 {
       return (0..<matrix.rowCount).allSatisfy { kernels.isFinite(matrix.columnCount, matrix.rows($0..<$0 + 1).base) }
     }
-    // Transposed: whole columns are contiguous.
+    assert(matrix.rowStride == 1 || matrix.rowCount == 1)
     return (0..<matrix.columnCount).allSatisfy { kernels.isFinite(matrix.rowCount, matrix.columns($0..<$0 + 1).base) }
-  }
-
-  // MARK: Results
-
-  /// Adds what another part of the keys gave: both are brought to the greater maximum.
-  private func merge(_ part: RowState<Element>, into whole: RowState<Element>, _ tile: Tile) {
-    for row in 0..<tile.rowCount where part.maximum[row] != -.infinity {
-      let target = whole.result + row * shape.valueWidth
-      let source = part.result + row * shape.valueWidth
-      // Not max: NaN must win, in either operand.
-      let most = whole.maximum[row] > part.maximum[row] ? whole.maximum[row] : part.maximum[row]
-      let ours =
-        whole.maximum[row] == -.infinity ? 0 : Element(nearest: (whole.maximum[row] - most).asDouble.exponential)
-      let theirs = Element(nearest: (part.maximum[row] - most).asDouble.exponential)
-      for column in 0..<shape.valueWidth { target[column] = target[column] * ours + source[column] * theirs }
-      whole.sum[row] = whole.sum[row] * ours + part.sum[row] * theirs
-      whole.maximum[row] = whole.maximum[row].isNaN ? .nan : most
-    }
-  }
-
-  /// Divides by the sums and writes what was asked for.
-  private func finish(_ tile: Tile, _ state: RowState<Element>, _ scratch: TileScratch<Element>) {
-    for row in 0..<tile.rowCount {
-      let head = tile.head(ofRow: row)
-      let index = tile.query(ofRow: row)
-      // A row that attends to nothing: result 0, sum 0, maximum −inf.
-      let factor = state.sum[row] == 0 ? 0 : 1 / state.sum[row]
-      let source = state.result + row * shape.valueWidth
-      let target = outputs.outputRow(batch: tile.batch, head: head, query: index)
-      if outputs.widthStride == 1 {
-        kernels.scale(shape.valueWidth, source, factor, target)
-      } else {
-        for column in 0..<shape.valueWidth { target[column * outputs.widthStride] = source[column] * factor }
-      }
-      if let logSumExp = outputs.logSumExp {
-        let position = (tile.batch * shape.headCount + head) * shape.queryCount + index
-        logSumExp[position] =
-          state.sum[row] == 0
-          ? -.infinity : state.maximum[row] + Element(nearest: state.sum[row].asDouble.naturalLogarithm)
-      }
-    }
-    if let weights = outputs.weights { writeWeights(tile, state, weights, scratch) }
-  }
-
-  /// weights = exp(score − maximum) / sum, from scores computed once more.
-  private func writeWeights(
-    _ tile: Tile, _ state: RowState<Element>, _ weights: UnsafeMutablePointer<Element>, _ scratch: TileScratch<Element>
-  ) {
-    func target(_ row: Int) -> UnsafeMutablePointer<Element> {
-      let head = tile.batch * shape.headCount + tile.head(ofRow: row)
-      return weights + (head * shape.queryCount + tile.query(ofRow: row)) * shape.keyCount
-    }
-    for row in 0..<tile.rowCount { target(row).update(repeating: 0, count: shape.keyCount) }
-    let queries = queryMatrix(tile, scratch)
-    forEachBlock(tile, 0..<shape.keyCount) { block in
-      computeScores(block, tile, queries, scratch)
-      for row in 0..<block.rows.count where state.sum[block.rows.lowerBound + row] != 0 {
-        let begin = block.isRagged ? Int(scratch.begin[row]) : 0
-        let end = block.isRagged ? Int(scratch.end[row]) : block.keys.count
-        let target = target(block.rows.lowerBound + row) + block.keys.lowerBound + begin
-        _ = kernels.exponentialSum(
-          end - begin, scratch.scores + row * scratch.scoreStride + begin,
-          state.maximum[block.rows.lowerBound + row], target)
-        kernels.scale(end - begin, target, 1 / state.sum[block.rows.lowerBound + row], target)
-      }
-    }
-  }
-}
-
-/// Where results go; nil: not wanted.
-struct AttentionOutputs<Element> {
-  let output: UnsafeMutablePointer<Element>
-  let batchStride: Int
-  let headStride: Int
-  let lengthStride: Int
-  let widthStride: Int
-  /// `[B, H, L]`.
-  let logSumExp: UnsafeMutablePointer<Element>?
-  /// `[B, H, L, S]`.
-  let weights: UnsafeMutablePointer<Element>?
-
-  func outputRow(batch: Int, head: Int, query: Int) -> UnsafeMutablePointer<Element> {
-    output + (batch * batchStride + head * headStride + query * lengthStride)
   }
 }
 

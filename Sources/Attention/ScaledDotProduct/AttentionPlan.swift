@@ -1,7 +1,7 @@
 internal import AttentionTensors
 
 /// How one call is carried out: which tile kernels, which tile sizes, how many pieces. Chosen here and
-/// nowhere else, from shapes alone, so that the bits of a result do not depend on threads.
+/// nowhere else, from shape and mask alone, so that the bits of a result do not depend on threads.
 package struct AttentionPlan: Equatable, CustomStringConvertible {
   package let algorithm: AttentionAlgorithm
   /// Queries of one head in a tile.
@@ -41,11 +41,11 @@ package struct AttentionPlan: Equatable, CustomStringConvertible {
   package let pieceCount: Int
   private let work: Double
 
-  init(shape: AttentionShape, elementByteCount: Int, algorithm: AttentionAlgorithm?) {
+  init<Element>(schedule: MaskSchedule<Element>, shape: AttentionShape, algorithm: AttentionAlgorithm?) {
     self.algorithm = algorithm ?? .openBLAS
     let widest = max(shape.width, shape.valueWidth, 1)
     let rowTarget = max(32, min(Self.rowTarget, Self.tileElementTarget / widest))
-    keyTileLength = max(64, Self.keyTileByteCount / elementByteCount)
+    keyTileLength = max(64, Self.keyTileByteCount / MemoryLayout<Element>.stride)
     blockLength = Self.defaultBlockLength
 
     let length = max(shape.queryCount, 1)
@@ -66,15 +66,33 @@ package struct AttentionPlan: Equatable, CustomStringConvertible {
     queryTileCount = (length + queryTileLength - 1) / queryTileLength
     headTileCount = (group + headsPerTile - 1) / headsPerTile
     let tileCount = shape.batchCount * shape.keyValueHeadCount * headTileCount * queryTileCount
+    // What the mask leaves of the keys: of the longest tile, and of all together.
+    var longest = shape.keyCount
+    var total = shape.batchCount * queryTileCount * shape.keyCount
+    if schedule.isStructured {
+      longest = 0
+      total = 0
+      for batch in 0..<shape.batchCount {
+        for tile in 0..<queryTileCount where shape.queryCount > 0 {
+          let queries = tile * queryTileLength..<min((tile + 1) * queryTileLength, shape.queryCount)
+          let count = schedule.keyCount - schedule.maskedKeyCount + schedule.union(batch: batch, queries: queries).count
+          longest = max(longest, count)
+          total += count
+        }
+      }
+    }
     let wanted = (Self.pieceTarget + tileCount - 1) / max(tileCount, 1)
-    splitCount = max(1, min(wanted, shape.keyCount / Self.leastSplitLength))
+    splitCount = max(1, min(wanted, longest / Self.leastSplitLength))
     pieceCount = tileCount * splitCount
-    work = shape.operationCount + Double(pieceCount) * Self.tileWork
+    let products =
+      2 * Double(shape.width + shape.valueWidth) * Double(shape.headCount * queryTileLength) * Double(total)
+    work = products + Double(pieceCount) * Self.tileWork
   }
 
   var rowsPerTile: Int { headsPerTile * queryTileLength }
 
-  func width(threadCount: Int) -> Int { work < Self.leastSharedWork ? 1 : min(threadCount, pieceCount) }
+  /// The threads that are worth waking, of those there are.
+  package func width(threadCount: Int) -> Int { work < Self.leastSharedWork ? 1 : min(threadCount, pieceCount) }
 
   package var description: String {
     "\(algorithm.rawValue): tiles of \(headsPerTile) × \(queryTileLength) queries by \(keyTileLength) keys, "

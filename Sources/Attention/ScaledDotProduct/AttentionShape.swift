@@ -95,9 +95,4 @@ struct AttentionShape: Equatable {
     width = query[3]
     valueWidth = value[3]
   }
-
-  /// Operations of the two products, without a mask: 4·B·H·L·S·(E + Ev)/2.
-  var operationCount: Double {
-    2 * Double(batchCount * headCount) * Double(queryCount) * Double(keyCount) * Double(width + valueWidth)
-  }
 }

@@ -8,7 +8,7 @@ public struct AttentionExtras: OptionSet, Sendable {
 
   /// The natural logarithm of every softmax's denominator. Costs nothing.
   public static let logSumExp = AttentionExtras(rawValue: 1)
-  /// The softmax itself. Costs `L × S` memory and half as much time again.
+  /// The softmax itself. Costs `L × S` memory, and the time to compute the scores once more.
   public static let weights = AttentionExtras(rawValue: 2)
 }
 
@@ -33,7 +33,7 @@ public struct AttentionResult<Element: AttentionElement>: Sendable {
 ///   - key: `[B, Hk, S, E]`; H is a multiple of Hk, and query head h reads head h / (H / Hk).
 ///   - value: `[B, Hk, S, Ev]`.
 ///   - mask: Who may attend to whom, and what is added to the scores.
-///   - scale: Multiplies the scores before the mask. Default 1/√E.
+///   - scale: Multiplies the scores before the mask. Default 1/√E. 0 makes every score 0, whatever the query.
 ///   - layout: `.lengthFirst` for `[B, L, H, E]`.
 ///   - context: Threads, instruction set, algorithm.
 /// - Returns: `[B, H, L, Ev]`, in the query's layout and rank, contiguous. A query that may attend to
@@ -110,7 +110,7 @@ public func scaledDotProductAttention<Element: AttentionElement>(
 }
 
 /// One call, checked: what every public form comes down to.
-struct AttentionProblem<Element: AttentionElement> {
+package struct AttentionProblem<Element: AttentionElement> {
   let shape: AttentionShape
   let outputShape: [Int]
   private let query: Tensor<Element>
@@ -120,9 +120,9 @@ struct AttentionProblem<Element: AttentionElement> {
   private let scale: Element
   private let layout: AttentionLayout
 
-  init(
-    query: Tensor<Element>, key: Tensor<Element>, value: Tensor<Element>, mask: AttentionMask, scale: Double?,
-    layout: AttentionLayout
+  package init(
+    query: Tensor<Element>, key: Tensor<Element>, value: Tensor<Element>, mask: AttentionMask = .none,
+    scale: Double? = nil, layout: AttentionLayout = .headsFirst
   ) throws(AttentionError) {
     guard query.rank == key.rank, key.rank == value.rank,
       let queryShape = layout.canonical(query.shape, query.strides)?.shape,
@@ -138,8 +138,9 @@ struct AttentionProblem<Element: AttentionElement> {
     schedule = try MaskSchedule(mask, shape: shape)
     outputShape = layout.shape(Array(queryShape.dropLast()) + [shape.valueWidth], rank: query.rank)
     let scale = scale ?? 1 / Double(max(shape.width, 1)).squareRoot()
-    try requireArgument(scale.isFinite, AttentionShape.subject, "a finite scale expected; got \(scale)")
     self.scale = Element(nearest: scale)
+    try requireArgument(
+      self.scale.isFinite, AttentionShape.subject, "a scale that is finite as \(Element.self) expected; got \(scale)")
     self.layout = layout
     self.query = query
     self.key = key
@@ -151,8 +152,9 @@ struct AttentionProblem<Element: AttentionElement> {
       shape == outputShape, AttentionShape.subject, "an output of shape \(outputShape) expected; got \(shape)")
   }
 
-  func plan(context: AttentionContext) -> AttentionPlan {
-    AttentionPlan(shape: shape, elementByteCount: MemoryLayout<Element>.stride, algorithm: context.algorithm)
+  /// How a call with this context is carried out.
+  package func plan(context: AttentionContext) -> AttentionPlan {
+    AttentionPlan(schedule: schedule, shape: shape, algorithm: context.algorithm)
   }
 
   func run(

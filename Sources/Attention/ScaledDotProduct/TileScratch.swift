@@ -1,6 +1,6 @@
 internal import AttentionTensors
 
-/// The working memory of one worker: a few hundred KiB, whatever the lengths.
+/// The working memory of one worker: about 1 MiB at width 64, whatever the lengths.
 struct TileScratch<Element: AttentionElement> {
   /// Queries packed row by row, where their strides are no matrix's.
   let query: UnsafeMutablePointer<Element>

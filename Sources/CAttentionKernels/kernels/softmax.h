@@ -157,7 +157,8 @@ static void NAME(scale)(ptrdiff_t count, const T *x, T factor, T *y) {
 }
 
 static inline V NAME(biased)(V score, V bias) {
-  return bias == -(T)INFINITY ? bias : score + bias;
+  // Also where an earlier bias or mask said so: −inf + inf is NaN.
+  return ((score == -(T)INFINITY) | (bias == -(T)INFINITY)) ? (V){} - (T)INFINITY : score + bias;
 }
 
 static void NAME(add_bias)(ptrdiff_t count, T *scores, const T *bias) {

@@ -6,6 +6,8 @@ import Foundation
 protocol ConformanceCase {
   /// The results by name.
   func compute(context: AttentionContext) throws -> [String: Tensor<Float>]
+  /// How the attention inside is carried out, for people; nil where the case does not tell.
+  func plan(context: AttentionContext) throws -> String?
   /// The largest absolute error allowed in a result; nil: it is not compared.
   func tolerance(of name: String, expected: Tensor<Float>) -> Double?
 }
@@ -33,6 +35,8 @@ struct Comparison: Encodable {
 }
 
 extension ConformanceCase {
+  func plan(context _: AttentionContext) throws -> String? { nil }
+
   /// Every expected result in `file` against what is computed.
   func compare(with file: SafeTensorsFile, context: AttentionContext) throws -> [Comparison] {
     let results = try compute(context: context)

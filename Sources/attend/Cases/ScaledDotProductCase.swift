@@ -18,7 +18,12 @@ struct ScaledDotProductCase: ConformanceCase {
     query = try file.tensor("query")
     key = try file.tensor("key")
     value = try file.tensor("value")
-    scale = try file.metadata["scale"].map { try Self.number($0, "scale", file) }
+    scale = try file.metadata["scale"].map { text in
+      guard let scale = Double(text) else {
+        throw AttentionError(.invalidFile, file.path, "scale: a number expected; got \"\(text)\"")
+      }
+      return scale
+    }
     mask = try Self.mask(file)
     metadata = file.metadata
   }
@@ -36,8 +41,8 @@ struct ScaledDotProductCase: ConformanceCase {
       throw AttentionError(.invalidFile, file.path, "causal: top_left or bottom_right expected; got \"\(other)\"")
     }
     if let window = file.metadata["window"] {
-      let bounds = try window.split(separator: ",").map { Int(try number(String($0), "window", file)) }
-      guard bounds.count == 2 else {
+      let bounds = window.split(separator: ",", omittingEmptySubsequences: false).compactMap { Int($0) }
+      guard bounds.count == 2, window.count(where: { $0 == "," }) == 1 else {
         throw AttentionError(.invalidFile, file.path, "window: \"left,right\" expected; got \"\(window)\"")
       }
       mask = mask.intersection(
@@ -52,18 +57,16 @@ struct ScaledDotProductCase: ConformanceCase {
     return mask
   }
 
-  private static func number(_ text: String, _ name: String, _ file: SafeTensorsFile) throws -> Double {
-    guard let number = Double(text), abs(number) <= 1e15 else {
-      throw AttentionError(.invalidFile, file.path, "\(name): a number expected; got \"\(text)\"")
-    }
-    return number
-  }
-
   func compute(context: AttentionContext) throws -> [String: Tensor<Float>] {
     let result = try scaledDotProductAttention(
       query: query, key: key, value: value, mask: mask, scale: scale, returning: [.logSumExp, .weights],
       context: context)
     return ["output": result.output, "weights": result.weights!, "lse": result.logSumExp!]
+  }
+
+  func plan(context: AttentionContext) throws -> String? {
+    let problem = try AttentionProblem(query: query, key: key, value: value, mask: mask, scale: scale)
+    return problem.plan(context: context).description
   }
 
   func tolerance(of name: String, expected: Tensor<Float>) -> Double? {

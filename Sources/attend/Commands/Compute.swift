@@ -26,7 +26,8 @@ struct Compute: ParsableCommand {
   func run() throws {
     let context = try options.context()
     // Copied: the output may be the input.
-    let results = try openCase(SafeTensorsFile(path: input, loading: .copied)).compute(context: context)
+    let testCase = try openCase(SafeTensorsFile(path: input, loading: .copied))
+    let results = try testCase.compute(context: context)
     var writer = SafeTensorsWriter()
     writer.metadata = ["isa": try context.resolvedInstructionSet().rawValue]
     for (name, tensor) in results { try writer.add(name, tensor) }
@@ -35,6 +36,7 @@ struct Compute: ParsableCommand {
     for (name, tensor) in results.sorted(by: { $0.key < $1.key }) {
       print("\(name.padded(to: 16)) \(tensor.shape)")
     }
+    if let plan = try testCase.plan(context: context) { print("\("plan".padded(to: 16)) \(plan)") }
     print("written to \(output)")
   }
 }

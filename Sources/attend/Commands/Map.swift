@@ -106,7 +106,8 @@ struct Map: ParsableCommand {
   private func sentenceTokens(_ stored: SafeTensorsFile, keyCount: Int) -> [String] {
     let sentences = (stored.metadata["tokens"] ?? "").split(separator: "\n")
     guard sentence < sentences.count else { return (0..<keyCount).map(String.init) }
-    return sentences[sentence].split(separator: " ").map(String.init).prefix(keyCount).filter { $0 != "[PAD]" }
+    let words = sentences[sentence].split(separator: " ").map(String.init).prefix(keyCount)
+    return Array(words.prefix((words.lastIndex { $0 != "[PAD]" } ?? -1) + 1))
   }
 
   private func title(_ picture: Picture, headCount: Int) -> String {
@@ -122,9 +123,11 @@ struct Map: ParsableCommand {
     }
     var lines = ["\"\(token)\" looks at"]
     let row = picture.weights[query]
+    let most = max(row.max() ?? 1, .leastNormalMagnitude)
     let width = picture.tokens.map(\.count).max() ?? 0
     for (word, weight) in zip(picture.tokens, row) {
-      let bar = String(repeating: "█", count: Int((40 * weight / max(row.max() ?? 1, .leastNormalMagnitude)).rounded()))
+      let share = weight / most
+      let bar = String(repeating: "█", count: share.isFinite ? Int((40 * share).rounded()) : 0)
       lines.append("  \(word.leftPadded(to: width))  \(String(format: "%.3f", weight))  \(style.coloured(bar))")
     }
     if picture.head == nil {

@@ -1,0 +1,86 @@
+public import AttentionTensors
+
+/// A matrix for reading, in memory that somebody else keeps alive: `rowCount × columnCount`, row-major.
+public struct UnsafeMatrix<Element: BLASElement> {
+  let matrix: StridedMatrix<Element>
+  let buffer: UnsafeBufferPointer<Element>
+
+  /// - Parameters:
+  ///   - buffer: The memory, from the first element on.
+  ///   - rowCount: Rows of the matrix that takes part in the product, that is, after transposition.
+  ///   - columnCount: Its columns.
+  ///   - leadingDimension: Elements from one stored row to the next; default: stored rows lie one after another.
+  ///   - isTransposed: True if the memory holds the transpose, `columnCount × rowCount`.
+  /// - Throws: ``AttentionError`` where the buffer is too short or the leading dimension too small.
+  public init(
+    _ buffer: UnsafeBufferPointer<Element>, rowCount: Int, columnCount: Int, leadingDimension: Int? = nil,
+    isTransposed: Bool = false
+  ) throws(AttentionError) {
+    let stored = isTransposed ? (rows: columnCount, columns: rowCount) : (rows: rowCount, columns: columnCount)
+    let stride = leadingDimension ?? max(1, stored.columns)
+    try checkMatrix(
+      "UnsafeMatrix", rowCount: stored.rows, columnCount: stored.columns, stride: stride, elementCount: buffer.count)
+    self.buffer = buffer
+    // An empty buffer may have no address; nothing will be read from it.
+    let base = buffer.baseAddress ?? UnsafePointer(bitPattern: MemoryLayout<Element>.alignment)!
+    let matrix = StridedMatrix(
+      base: base, rowCount: stored.rows, columnCount: stored.columns, rowStride: stride, columnStride: 1)
+    self.matrix = isTransposed ? matrix.transposed : matrix
+  }
+}
+
+/// A matrix for writing, in memory that somebody else keeps alive: `rowCount × columnCount`, row-major.
+public struct UnsafeMutableMatrix<Element: BLASElement> {
+  let base: UnsafeMutablePointer<Element>
+  let rowCount: Int
+  let columnCount: Int
+  let stride: Int
+  let elementCount: Int
+
+  /// - Parameters:
+  ///   - buffer: The memory, from the first element on. Gaps between rows stay untouched.
+  ///   - rowCount: Rows.
+  ///   - columnCount: Columns.
+  ///   - leadingDimension: Elements from one row to the next; default: rows lie one after another.
+  /// - Throws: ``AttentionError`` where the buffer is too short or the leading dimension too small.
+  public init(
+    _ buffer: UnsafeMutableBufferPointer<Element>, rowCount: Int, columnCount: Int, leadingDimension: Int? = nil
+  ) throws(AttentionError) {
+    stride = leadingDimension ?? max(1, columnCount)
+    try checkMatrix(
+      "UnsafeMutableMatrix", rowCount: rowCount, columnCount: columnCount, stride: stride, elementCount: buffer.count)
+    base = buffer.baseAddress ?? UnsafeMutablePointer(bitPattern: MemoryLayout<Element>.alignment)!
+    self.rowCount = rowCount
+    self.columnCount = columnCount
+    elementCount = buffer.count
+  }
+}
+
+extension UnsafeMatrix {
+  /// Elements from the first to behind the last.
+  var elementSpan: Int {
+    AttentionBLAS.elementSpan(
+      rowCount: matrix.rowCount, columnCount: matrix.columnCount, stride: max(matrix.rowStride, matrix.columnStride),
+      isTransposed: matrix.columnStride != 1)
+  }
+}
+
+func elementSpan(rowCount: Int, columnCount: Int, stride: Int, isTransposed: Bool = false) -> Int {
+  if rowCount == 0 || columnCount == 0 { return 0 }
+  return isTransposed ? (columnCount - 1) * stride + rowCount : (rowCount - 1) * stride + columnCount
+}
+
+private func checkMatrix(_ subject: String, rowCount: Int, columnCount: Int, stride: Int, elementCount: Int)
+  throws(AttentionError)
+{
+  try requireArgument(
+    rowCount >= 0 && columnCount >= 0 && max(rowCount, columnCount, stride) <= Int(CInt.max), subject,
+    "extents and leading dimension must be from 0 to \(CInt.max); got \(rowCount) × \(columnCount), \(stride)")
+  try requireShape(
+    stride >= max(1, columnCount), subject,
+    "a leading dimension of at least \(max(1, columnCount)) expected; got \(stride)")
+  let span = elementSpan(rowCount: rowCount, columnCount: columnCount, stride: stride)
+  try requireShape(
+    elementCount >= span, subject,
+    "\(rowCount) rows of \(columnCount) at a stride of \(stride) need \(span) elements; got \(elementCount)")
+}
