@@ -50,7 +50,9 @@ func describe(_ error: any Error) -> String {
   case .keyNotFound(let key, _): return "field \"\(key.stringValue)\" expected"
   case .typeMismatch(_, let context), .valueNotFound(_, let context), .dataCorrupted(let context):
     let path = context.codingPath.map(\.stringValue).joined(separator: ".")
-    return path.isEmpty ? "one JSON object a line expected" : "field \"\(path)\": \(context.debugDescription)"
+    return path.isEmpty
+      ? "one JSON object a line expected: \(context.debugDescription)"
+      : "field \"\(path)\": \(context.debugDescription)"
   @unknown default: return "\(error)"
   }
 }

@@ -49,9 +49,10 @@ public func batchedGEMM<Element: BLASElement>(
   try checkProduct("batchedGEMM", a, b, c)
   try requireArgument(count >= 0, "batchedGEMM", "the count must not be negative; got \(count)")
   func check(_ name: String, _ stride: Int, _ span: Int, _ available: Int) throws(AttentionError) {
+    try requireArgument(stride >= 0, "batchedGEMM", "a stride of \(name) from 0 expected; got \(stride)")
     let (last, overflow) = stride.multipliedReportingOverflow(by: max(count - 1, 0))
     try requireShape(
-      stride >= 0 && !overflow && (span == 0 || count == 0 || available - span >= last), "batchedGEMM",
+      !overflow && (span == 0 || count == 0 || available - span >= last), "batchedGEMM",
       "\(count) matrices \(name) at a stride of \(stride) need more elements than the \(available) given")
   }
   let cSpan = elementSpan(rowCount: c.rowCount, columnCount: c.columnCount, stride: c.stride)

@@ -11,22 +11,38 @@ internal import AttentionTensors
 /// Writes a file so that its name stands for the old content or the whole new one, never for a part:
 /// into a temporary file beside it, synced, then renamed over it.
 ///
+/// A symbolic link is followed, and the file's permissions are kept. What is no regular file is refused.
 /// - Throws: What `body` throws, and ``AttentionError``; the temporary file is gone then.
 func writeAtomically(
   to path: String, _ body: (_ append: (UnsafeRawBufferPointer) throws(AttentionError) -> Void) throws -> Void
 ) throws {
-  let slash = path.lastIndex(of: "/")
-  let folder = slash.map { $0 == path.startIndex ? "/" : String(path[..<$0]) } ?? "."
-  let temporary = "\(path).\(getpid())-\(UInt32.random(in: 0 ... .max)).partial"
+  try requirePath(path)
+  var target = path
+  var mode: mode_t?
+  var status = stat()
+  if stat(path, &status) == 0 {
+    guard status.st_mode & S_IFMT == S_IFREG else {
+      throw AttentionError(.inputOutput, path, "a regular file, or nothing, expected in this place")
+    }
+    mode = status.st_mode & 0o7777
+    if let resolved = realpath(path, nil) {
+      target = String(cString: resolved)
+      free(resolved)
+    }
+  }
+  let slash = target.lastIndex(of: "/")
+  let folder = slash.map { $0 == target.startIndex ? "/" : String(target[..<$0]) } ?? "."
+  let temporary = "\(folder)/.\(getpid())-\(UInt32.random(in: 0 ... .max)).partial"
   let descriptor = open(temporary, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0o666)
   guard descriptor >= 0 else { throw systemError(path, "cannot be created in \(folder)") }
   var isOpen = true
   do {
     try body { bytes throws(AttentionError) in try writeAll(bytes, to: descriptor, path) }
+    if let mode { fchmod(descriptor, mode) }
     guard fsync(descriptor) == 0 else { throw systemError(path, "cannot be synced") }
     isOpen = false
     guard close(descriptor) == 0 else { throw systemError(path, "cannot be closed") }
-    guard rename(temporary, path) == 0 else { throw systemError(path, "cannot be replaced") }
+    guard rename(temporary, target) == 0 else { throw systemError(path, "cannot be replaced") }
   } catch {
     if isOpen { close(descriptor) }
     unlink(temporary)

@@ -15,7 +15,9 @@ final class FileBytes: @unchecked Sendable {
   private let isMapped: Bool
 
   init(path: String, isMapped: Bool) throws(AttentionError) {
-    let descriptor = open(path, O_RDONLY | O_CLOEXEC)
+    try requirePath(path)
+    // Not to wait for a writer, where the path is a pipe.
+    let descriptor = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK)
     guard descriptor >= 0 else { throw systemError(path, "cannot be opened") }
     defer { close(descriptor) }
     var status = stat()
@@ -59,6 +61,13 @@ final class FileBytes: @unchecked Sendable {
 
 /// Bytes that one call reads or writes at most: more than 2 GiB fails on macOS.
 let transferLimit = 1 << 30
+
+/// Throws unless the system sees the whole of `path`, which for it ends at a NUL.
+func requirePath(_ path: String) throws(AttentionError) {
+  try requireArgument(
+    !path.isEmpty && !path.utf8.contains(0), "path",
+    "a path that is not empty and holds no NUL expected; got \"\(path)\"")
+}
 
 /// The last error of the operating system, in the name of a file.
 func systemError(_ path: String, _ what: String) -> AttentionError {

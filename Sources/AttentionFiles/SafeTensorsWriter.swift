@@ -27,10 +27,12 @@ public struct SafeTensorsWriter: Sendable {
   /// Adds a tensor of any strides. It is not copied until it is written.
   /// - Throws: ``AttentionError`` where the name is taken or reserved.
   public mutating func add<Element: TensorElement>(_ name: String, _ tensor: Tensor<Element>) throws(AttentionError) {
+    let (byteCount, overflow) = try elementCount(of: tensor.shape)
+      .multipliedReportingOverflow(by: MemoryLayout<Element>.stride)
+    try requireShape(!overflow, "SafeTensorsWriter", "tensor \"\(name)\" of \(tensor.shape) is too large for a file")
     try append(
       Entry(
-        name: name, dataType: Element.dataType, shape: tensor.shape,
-        byteCount: tensor.count * MemoryLayout<Element>.stride,
+        name: name, dataType: Element.dataType, shape: tensor.shape, byteCount: byteCount,
         withBytes: { body in try tensor.withUnsafeBufferPointer { try body(UnsafeRawBufferPointer($0)) } }))
   }
 

@@ -60,6 +60,72 @@ struct AttendTests {
     #expect(command.lines.last == "0 passed, 1 failed")
   }
 
+  @Test("no tolerance is infinite, and garbage is none", arguments: ["inf", "1e400", "nan", "abc", "", "-1"])
+  func tolerances(text: String) throws {
+    let file = try SafeTensorsFile(path: "\(Self.fixtures)/sdpa/single_key.safetensors")
+    var writer = SafeTensorsWriter()
+    writer.metadata = file.metadata
+    writer.metadata["tolerance.output"] = text
+    for entry in file.entries { try writer.add(entry.name, try file.tensor(entry.name, as: Float.self)) }
+    try writer.write(to: folder("case.safetensors"))
+    let command = try attend("check", "--forward", folder("case.safetensors"))
+    #expect(command.status == 1)
+    #expect(command.output.contains("tolerance.output: a finite number from 0 expected"), "\(command.output)")
+  }
+
+  @Test("hostile cases are failures with a reason, not crashes")
+  func hostileCases() throws {
+    func write(_ name: String, _ metadata: [String: String], _ tensors: [String: Tensor<Float>]) throws {
+      var writer = SafeTensorsWriter()
+      writer.metadata = metadata
+      for (name, tensor) in tensors { try writer.add(name, tensor) }
+      try writer.write(to: folder("\(name).safetensors"))
+    }
+    func zeros(_ shape: [Int]) throws -> Tensor<Float> { try Tensor(repeating: 0, shape: shape) }
+    let long = try zeros([0, 1, 1 << 61, 1])
+    try write("long", ["causal": "bottom_right"], ["query": long, "key": long, "value": long])
+    try write(
+      "narrow", ["num_heads": "2"],
+      [
+        "state.out_proj.weight": zeros([0, 0]), "state.in_proj_weight": zeros([2, 8]), "query": zeros([1, 2, 0]),
+        "key": zeros([1, 2, 0]), "value": zeros([1, 2, 0]),
+      ])
+    try write(
+      "scalar", ["num_heads": "2"],
+      [
+        "state.out_proj.weight": zeros([8, 8]), "state.q_proj_weight": zeros([8, 8]), "state.k_proj_weight": zeros([]),
+        "state.v_proj_weight": zeros([8, 8]), "state.in_proj_bias": zeros([24]), "query": zeros([1, 2, 8]),
+        "key": zeros([1, 2, 8]), "value": zeros([1, 2, 8]),
+      ])
+    try write("heads", ["num_heads": "99999999999999999999"], ["state.out_proj.weight": zeros([8, 8])])
+    try write("rank", [:], ["query": zeros([3]), "key": zeros([3]), "value": zeros([3])])
+    try write(
+      "window", ["window": "1.5,2"],
+      ["query": zeros([1, 1, 3, 4]), "key": zeros([1, 1, 3, 4]), "value": zeros([1, 1, 3, 4])])
+    let command = try attend("check", "--forward", folder.path)
+    #expect(command.lines.last == "0 passed, 6 failed", "\(command.output)")
+    for name in ["long", "narrow", "scalar", "heads", "rank", "window"] {
+      let result = try attend("compute", folder("\(name).safetensors"), "-o", folder("out"))
+      #expect(result.status == 1 && result.output.isEmpty, "\(name): \(result.errors)")
+    }
+    #expect(try !folder.fileNames.contains("out"))
+  }
+
+  @Test("map of weights that are NaN, of words with control characters")
+  func hostileMap() throws {
+    let layer = try SafeTensorsFile(path: Self.layer)
+    var writer = SafeTensorsWriter()
+    writer.metadata = ["num_heads": "12", "tokens": "a \u{1b}[31mred b"]
+    for entry in layer.entries where entry.name.contains("projection") {
+      try writer.add(entry.name, try layer.tensor(entry.name, as: Float.self))
+    }
+    try writer.add("input", Tensor<Float>(repeating: .nan, shape: [1, 3, 384]))
+    try writer.write(to: folder("nan.safetensors"))
+    let command = try attend("map", folder("nan.safetensors"), "--token", "b")
+    #expect(command.status == 0, "\(command.errors)")
+    #expect(!command.output.contains("\u{1b}"))
+  }
+
   @Test("what is not supported counts as failed, with the reason")
   func unsupported() throws {
     let gradients = try attend("check", "\(Self.fixtures)/sdpa/plain_small.safetensors")
@@ -137,6 +203,10 @@ struct AttendTests {
     let softcap = try attend("compute", "\(Self.fixtures)/sdpa/softcap_small.safetensors", "-o", folder("out"))
     #expect(softcap.status == 1)
     #expect(softcap.errors.contains("softcap is not supported"))
+    for target in ["", "\(folder.path)", "/dev/null"] {
+      let refused = try attend("compute", "\(Self.fixtures)/sdpa/gqa.safetensors", "-o", target)
+      #expect(refused.status == 1, "\(target): \(refused.output)")
+    }
     let nowhere = try attend("compute", "\(Self.fixtures)/sdpa/gqa.safetensors", "-o", folder("no/such/folder/out"))
     #expect(nowhere.status == 1)
     #expect(nowhere.errors.contains("cannot be created"))

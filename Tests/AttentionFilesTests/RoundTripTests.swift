@@ -96,6 +96,18 @@ struct RoundTripTests {
     try FileManager.default.createDirectory(atPath: folder("taken"), withIntermediateDirectories: false)
     #expect(throws: AttentionError.self) { try writer.write(to: folder("taken")) }
     #expect(try folder.fileNames == ["taken", "w.safetensors"])
+    // A link is followed, permissions are kept, long names fit.
+    try FileManager.default.createSymbolicLink(atPath: folder("link"), withDestinationPath: "w.safetensors")
+    try FileManager.default.setAttributes([.posixPermissions: 0o640], ofItemAtPath: folder("w.safetensors"))
+    try writer.add("y", [2] as Tensor<Float>)
+    try writer.write(to: folder("link"))
+    #expect(try SafeTensorsFile(path: folder("w.safetensors")).entries.count == 2)
+    let attributes = try FileManager.default.attributesOfItem(atPath: folder("w.safetensors"))
+    #expect(attributes[.posixPermissions] as? Int == 0o640)
+    try writer.write(to: folder(String(repeating: "n", count: 250)))
+    #expect(throws: AttentionError.self) { try writer.write(to: "") }
+    #expect(throws: AttentionError.self) { try writer.write(to: folder("a\0b")) }
+    #expect(throws: AttentionError.self) { try SafeTensorsFile(path: folder("w.safetensors\0junk")) }
   }
 
   @Test("names that are taken or reserved, bytes that do not fit")
@@ -107,6 +119,8 @@ struct RoundTripTests {
     #expect(throws: AttentionError.self) { try writer.add("y", dataType: .float32, shape: [2], bytes: [0]) }
     #expect(throws: AttentionError.self) { try writer.add("y", dataType: .float4, shape: [3], bytes: [0, 0]) }
     #expect(throws: AttentionError.self) { try writer.add("y", dataType: .float32, shape: [-1], bytes: []) }
+    let endless = try Tensor<Float>(repeating: 1, shape: [1]).broadcast(to: [.max])
+    #expect(throws: AttentionError.self) { try writer.add("y", endless) }
   }
 
   @Test("the wrong type or name is told")

@@ -87,6 +87,10 @@ struct AttentionShape: Equatable {
     try require(
       query[1] == key[1] || (key[1] > 0 && query[1] % key[1] == 0),
       "the query's heads must be a multiple of the key's and value's")
+    // OpenBLAS counts in 32 bits; and sums of such lengths are Ints.
+    try requireArgument(
+      (query + key + value).allSatisfy { $0 <= Int(Int32.max) }, Self.subject,
+      "extents up to \(Int32.max) expected; got query \(query), key \(key), value \(value)")
     batchCount = query[0]
     headCount = query[1]
     keyValueHeadCount = key[1]

@@ -65,7 +65,9 @@ struct Check: ParsableCommand {
       guard !comparisons.isEmpty else { throw AttentionError(.invalidFile, path, "it holds no expected result") }
       return Report(path: path, passed: comparisons.allSatisfy(\.passes), comparisons: comparisons)
     } catch {
-      return Report(path: path, passed: false, reason: (error as? AttentionError)?.message ?? "\(error)")
+      // The path stands in the line already.
+      let known = error as? AttentionError
+      return Report(path: path, passed: false, reason: known?.subject == path ? known?.message : "\(error)")
     }
   }
 

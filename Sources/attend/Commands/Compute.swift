@@ -1,6 +1,7 @@
 import ArgumentParser
 import Attention
 import AttentionFiles
+import Foundation
 
 struct Compute: ParsableCommand {
   static let configuration = CommandConfiguration(
@@ -31,6 +32,8 @@ struct Compute: ParsableCommand {
     var writer = SafeTensorsWriter()
     writer.metadata = ["isa": try context.resolvedInstructionSet().rawValue]
     for (name, tensor) in results { try writer.add(name, tensor) }
+    // Beyond a limit of file size the write must fail, so that the temporary file is removed, not kill.
+    signal(SIGXFSZ, SIG_IGN)
     try writer.write(to: output)
     if json { return try printJSON(results.mapValues(\.shape)) }
     for (name, tensor) in results.sorted(by: { $0.key < $1.key }) {

@@ -77,6 +77,7 @@ struct Map: ParsableCommand {
     _ context: AttentionContext
   ) throws -> Picture {
     let (sentenceCount, headCount) = (weights.shape[0], weights.shape[1])
+    guard sentenceCount > 0 else { throw AttentionError(.invalidFile, file, "at least one sentence expected") }
     func check(_ name: String, _ index: Int, _ count: Int) throws {
       guard (0..<count).contains(index) else {
         throw ValidationError("--\(name): a number from 0 to \(count - 1) expected; got \(index)")
@@ -104,9 +105,14 @@ struct Map: ParsableCommand {
 
   /// The words of one sentence without its padding; numbers where the file has no words.
   private func sentenceTokens(_ stored: SafeTensorsFile, keyCount: Int) -> [String] {
-    let sentences = (stored.metadata["tokens"] ?? "").split(separator: "\n")
+    let sentences = (stored.metadata["tokens"] ?? "").split(separator: "\n", omittingEmptySubsequences: false)
     guard sentence < sentences.count else { return (0..<keyCount).map(String.init) }
-    let words = sentences[sentence].split(separator: " ").map(String.init).prefix(keyCount)
+    // Control characters would reach the terminal.
+    let words = sentences[sentence].split(separator: " ").prefix(keyCount).map { word in
+      String(
+        String.UnicodeScalarView(
+          word.unicodeScalars.map { $0.properties.generalCategory == .control ? "\u{fffd}" : $0 }))
+    }
     return Array(words.prefix((words.lastIndex { $0 != "[PAD]" } ?? -1) + 1))
   }
 
