@@ -12,6 +12,8 @@ public import AttentionTensors
 /// Accuracy: each exponential within 2 + 1.25·|xᵢ − max x| ULP (the argument is rounded once more on its way to
 /// 2^x, which itself is within 1.5; SoftmaxTests.smallExponentials). Below 2^−126 (Double: 2^−1022) of the
 /// row's largest they are 0. Source: Milakov and Gimelshein 2018 (arXiv:1805.02867), Algorithm 2.
+@_specialize(where Element == Float)
+@_specialize(where Element == Double)
 public func softmax<Element: AttentionElement>(
   _ x: Tensor<Element>, context: AttentionContext = .default
 ) throws -> Tensor<Element> {
@@ -34,6 +36,8 @@ public func softmax<Element: AttentionElement>(
 /// - Returns: `[…]`: without the last axis. A row of nothing but −inf, and one of length 0, gives −inf;
 ///   one that holds NaN or +inf gives NaN.
 /// - Throws: ``AttentionError`` for a scalar, or where the context asks for what this machine lacks.
+@_specialize(where Element == Float)
+@_specialize(where Element == Double)
 public func logSumExp<Element: AttentionElement>(
   _ x: Tensor<Element>, context: AttentionContext = .default
 ) throws -> Tensor<Element> {

@@ -108,6 +108,8 @@ public func batchedGEMM<Element: BLASElement>(
 
 /// Runs products of one shape on the threads of `context`. Nothing is checked; operands that BLAS cannot
 /// read are packed block by block.
+@_specialize(where Element == Float)
+@_specialize(where Element == Double)
 package func runProducts<Element: BLASElement>(
   alpha: Element, rowCount: Int, columnCount: Int, depth: Int, count: Int, _ mode: ResultMode,
   context: AttentionContext,

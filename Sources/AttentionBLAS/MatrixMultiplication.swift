@@ -32,6 +32,8 @@ public func matmul<Element: BLASElement>(
 ///   - result: `[…, m, n]`; the last axis is contiguous. Must not overlap `a` or `b`.
 ///   - context: Threads.
 /// - Throws: ``AttentionError`` where shapes disagree or the strides of `result` do not fit.
+@_specialize(where Element == Float)
+@_specialize(where Element == Double)
 public func matmul<Element: BLASElement>(
   _ a: Tensor<Element>, _ b: Tensor<Element>, alpha: Element = 1, _ mode: ResultMode,
   into result: inout MutableTensorView<Element>, context: AttentionContext = .default

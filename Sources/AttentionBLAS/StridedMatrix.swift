@@ -70,6 +70,8 @@ public enum ResultMode: Sendable {
 /// C ← α·A·B, or C += α·A·B. One call of OpenBLAS; nothing is checked.
 ///
 /// `c` is row-major with `cStride` elements from row to row. Operands have a BLAS layout.
+@_specialize(where Element == Float)
+@_specialize(where Element == Double)
 package func multiply<Element: BLASElement>(
   alpha: Element = 1, _ a: StridedMatrix<Element>, _ b: StridedMatrix<Element>,
   _ mode: ResultMode, into c: UnsafeMutablePointer<Element>, stride cStride: Int

@@ -151,6 +151,8 @@ extension MultiHeadAttention {
   }
 
   /// `[B, H, L, S]` → `[B, L, S]`.
+  @_specialize(where Element == Float)
+  @_specialize(where Element == Double)
   private func averageHeads(_ weights: Tensor<Element>) throws -> Tensor<Element> {
     let (batchCount, headCount, plane) = (weights.shape[0], weights.shape[1], weights.shape[2] * weights.shape[3])
     return try Tensor(shape: [batchCount, weights.shape[2], weights.shape[3]]) { target in

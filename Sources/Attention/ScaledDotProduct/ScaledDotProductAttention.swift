@@ -120,6 +120,8 @@ package struct AttentionProblem<Element: AttentionElement> {
   private let scale: Element
   private let layout: AttentionLayout
 
+  @_specialize(where Element == Float)
+  @_specialize(where Element == Double)
   package init(
     query: Tensor<Element>, key: Tensor<Element>, value: Tensor<Element>, mask: AttentionMask = .none,
     scale: Double? = nil, layout: AttentionLayout = .headsFirst
@@ -157,6 +159,10 @@ package struct AttentionProblem<Element: AttentionElement> {
     AttentionPlan(schedule: schedule, shape: shape, algorithm: context.algorithm)
   }
 
+  // Specialised here, so that everything below is: the public forms are called from other modules, for
+  // which unspecialised code would look up every operation of `Element` in a table.
+  @_specialize(where Element == Float)
+  @_specialize(where Element == Double)
   func run(
     into output: inout MutableTensorView<Element>, logSumExp: UnsafeMutablePointer<Element>? = nil,
     weights: UnsafeMutablePointer<Element>? = nil, context: AttentionContext
