@@ -79,7 +79,7 @@ private func runRows<Element: AttentionElement>(
   let kernels = try context.kernels(for: Element.self)
   let count = x.shape[x.rank - 1]
   let rowCount = x.shape.dropLast().reduce(1, *)
-  // A piece has at least some 30 µs of work, at 0.2 ns an element; so has what is shared at all.
+  // A piece has at least some 30 µs of work, at 0.25 ns an element; less is not shared.
   let rowsPerPiece = max(1, (1 << 17) / max(count, 1))
   let pieceCount = (rowCount + rowsPerPiece - 1) / rowsPerPiece
   let width = max(1, min(context.threadCount, pieceCount))

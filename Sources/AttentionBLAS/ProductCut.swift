@@ -17,16 +17,19 @@ package struct ProductCut {
   private let blocksPerPiece: Int
   private let work: Double
 
+  // Ratios of times below as in AttentionPlan.
+
   /// A product is halved along its longer side while both halves keep this much work and this length, for
-  /// each part packs its operands anew.
+  /// each part packs its operands anew. 2e8 took 1.13 of the time in a layer of B8 L128 d384, 0.99 at L512 d768,
+  /// and 1.01 at 2048³.
   private static let leastWork = 2e7
   private static let leastExtent = 256
   private static let mostParts = 8
-  /// Pieces of less work than this are joined, for handing out a piece costs too.
+  /// Pieces of less work than this, some 10 µs, are joined, for handing out a piece costs too.
   private static let leastPieceWork = 1e6
-  /// What one call of OpenBLAS costs whatever its size, in floating-point operations.
+  /// What one call of OpenBLAS costs whatever its size, some 0.2 µs, in operations.
   private static let callWork = 2e4
-  /// Below this (some 100 µs) waking a second thread costs more than it brings.
+  /// Operations below which a second thread is not woken: AttentionPlan.leastSharedWork.
   private static let leastSharedWork = 1.6e7
 
   package init(rowCount: Int, columnCount: Int, depth: Int, productCount: Int) {

@@ -19,22 +19,28 @@ package struct AttentionPlan: Equatable, CustomStringConvertible {
   /// Tiles along the heads of one group.
   package let headTileCount: Int
 
-  /// Rows of a tile: 256 × 512 took 0.87 of the time of 128 × 512 and 0.69 of that of 32 × 512 (B1 H8
-  /// L4096 E64, 2 threads, OpenBLAS 0.3.21 SkylakeX kernels on an EPYC of family 26, 2026-11).
+  // Ratios of times below: medians of 11 alternating rounds of two builds of the runner, 2 threads of an EPYC
+  // of family 26, OpenBLAS 0.3.21 with its Cooperlake kernels, 2026-11. (c: causal)
+
+  /// Rows of a tile. 128 took 1.06 of the time at H8 L4096 E64, 1.05 at H12 L512 E64, 1.05 at H32/8 L2048 E128 c;
+  /// 512 took 1.00, 1.01 and 0.98, with twice the scratch.
   private static let rowTarget = 256
-  /// Keys of a tile of 4-byte elements: 512 took 0.98 of the time of 256 and 0.95 of that of 128 (same run).
-  /// A tile of scores then has 512 KiB, which stays in the second-level cache.
+  /// Bytes of a row of scores. 512 Float keys took 0.98 of the time of 256 and 0.95 of that of 128 (H8 L4096 E64,
+  /// in C on the same OpenBLAS). A tile of scores then has 512 KiB, which stays in the second-level cache.
   private static let keyTileByteCount = 2048
-  /// Widths beyond this get fewer rows, so that queries and results of a tile stay in the cache.
+  /// Widths beyond 256 get fewer rows, so that a tile's queries and results stay in the cache. Not tuned.
   private static let tileElementTarget = 256 * 256
-  /// Pieces that are wanted at least, to keep some threads busy: from shapes, not from the threads there are.
+  /// Pieces that are wanted at least, to keep some threads busy; 8 took 1.00 of the time with two threads.
   private static let pieceTarget = 16
-  /// Keys that a split is worth.
+  /// Keys that a split is worth. 2048 took 1.04 of the time with one key/value head (S16384 E128), 1024 1.05.
   private static let leastSplitLength = 512
+  /// Queries of a block where the diagonal crosses. 32 took 1.02 to 1.07 of the time (L4096 E64 c, L512 E64 c,
+  /// H32/8 L2048 E128 c, L8192 E64 window 511), 128 0.99 to 1.00.
   private static let defaultBlockLength = 64
-  /// Below this (some 100 µs) waking a second thread costs more than it brings.
+  /// Operations below which a second thread is not woken. Not sharing 1.7e7 (H4 L128 E64) took 1.75 of the time
+  /// beside a busy team; but a sleeping one takes 29 µs to come, in which one thread does 4e6.
   private static let leastSharedWork = 1.6e7
-  /// What one tile costs whatever its size, in floating-point operations.
+  /// What one tile costs whatever its size, about 1 µs, in operations.
   private static let tileWork = 2e5
 
   /// Pieces of work to be handed out: tiles of queries × splits.
