@@ -3,7 +3,7 @@
 # make help    the rest
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test runner compare format lint
+.PHONY: help setup demo test runner compare docs format lint
 
 SOURCES := Package.swift Sources Tests Benchmarks
 TEST_FLAGS := -c release --disable-testable-imports --disable-xctest
@@ -32,6 +32,11 @@ runner: setup ## build the benchmark runner; its path is the last line
 
 compare: runner ## alternate with PyTorch, which is set up in Benchmarks/.venv
 	@Benchmarks/compare --runner "$$(swift build -c release --show-bin-path)/attention-runner" $(ARGUMENTS)
+
+docs: setup ## build the documentation, without a warning, into .build-docs/html
+	ATTENTION_DOCC=1 swift package --scratch-path .build-docs --allow-writing-to-directory .build-docs \
+	  generate-documentation --target AttentionTensors --target AttentionBLAS --target Attention --target AttentionFiles \
+	  --enable-experimental-combined-documentation --output-path .build-docs/html --warnings-as-errors
 
 format: ## rewrite the sources as .swift-format says
 	swift format --in-place --parallel --recursive $(SOURCES)

@@ -81,3 +81,8 @@ let package = Package(
   ],
   cLanguageStandard: .c11
 )
+
+// Documentation is built with `make docs`; who uses the package does not resolve the plugin.
+if Context.environment["ATTENTION_DOCC"] != nil {
+  package.dependencies.append(.package(url: "https://github.com/swiftlang/swift-docc-plugin", from: "1.4.0"))
+}

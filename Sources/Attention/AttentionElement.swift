@@ -80,7 +80,7 @@ extension InstructionSet {
 
 extension AttentionContext {
   /// The instruction set that calls with this context use.
-  /// - Throws: ``AttentionError`` where this machine lacks the one asked for.
+  /// - Throws: `AttentionError` where this machine lacks the one asked for.
   public func resolvedInstructionSet() throws(AttentionError) -> InstructionSet {
     if let environmentError { throw environmentError }
     let present = InstructionSet.present

@@ -7,7 +7,7 @@ public import AttentionTensors
 ///   - context: Threads, instruction set.
 /// - Returns: The same shape; rows sum to 1. A row of nothing but −inf gives 0; one that holds NaN or
 ///   +inf gives NaN.
-/// - Throws: ``AttentionError`` for a scalar, or where the context asks for what this machine lacks.
+/// - Throws: `AttentionError` for a scalar, or where the context asks for what this machine lacks.
 ///
 /// Accuracy: each exponential within 2 + 1.25·|xᵢ − max x| ULP (the argument is rounded once more on its way to
 /// 2^x, which itself is within 1.5; SoftmaxTests.smallExponentials). Below 2^−126 (Double: 2^−1022) of the
@@ -35,7 +35,7 @@ public func softmax<Element: AttentionElement>(
 ///   - context: Threads, instruction set.
 /// - Returns: `[…]`: without the last axis. A row of nothing but −inf, and one of length 0, gives −inf;
 ///   one that holds NaN or +inf gives NaN.
-/// - Throws: ``AttentionError`` for a scalar, or where the context asks for what this machine lacks.
+/// - Throws: `AttentionError` for a scalar, or where the context asks for what this machine lacks.
 @_specialize(where Element == Float)
 @_specialize(where Element == Double)
 public func logSumExp<Element: AttentionElement>(

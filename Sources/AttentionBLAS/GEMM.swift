@@ -12,7 +12,7 @@ public import AttentionTensors
 ///   - mode: Whether C is overwritten (and then never read) or added to.
 ///   - c: C, `m × n`. Must not overlap A or B.
 ///   - context: Threads.
-/// - Throws: ``AttentionError`` where shapes disagree or an extent exceeds OpenBLAS's 32-bit integers.
+/// - Throws: `AttentionError` where shapes disagree or an extent exceeds OpenBLAS's 32-bit integers.
 public func gemm<Element: BLASElement>(
   alpha: Element = 1, _ a: UnsafeMatrix<Element>, _ b: UnsafeMatrix<Element>, _ mode: ResultMode = .replacing,
   into c: UnsafeMutableMatrix<Element>, context: AttentionContext = .default
@@ -38,7 +38,7 @@ public func gemm<Element: BLASElement>(
 ///   - cStride: Elements from one C to the next.
 ///   - count: Products.
 ///   - context: Threads.
-/// - Throws: ``AttentionError`` where shapes disagree, a buffer is too short for `count` matrices, or
+/// - Throws: `AttentionError` where shapes disagree, a buffer is too short for `count` matrices, or
 ///   results would overlap.
 public func batchedGEMM<Element: BLASElement>(
   alpha: Element = 1, _ a: UnsafeMatrix<Element>, stride aStride: Int, _ b: UnsafeMatrix<Element>,
@@ -78,7 +78,7 @@ public func batchedGEMM<Element: BLASElement>(
 
 /// ``gemm(alpha:_:_:_:into:context:)`` for a list of products. Their shapes may differ.
 ///
-/// - Throws: ``AttentionError`` where the lists differ in length or the shapes of a product disagree; then
+/// - Throws: `AttentionError` where the lists differ in length or the shapes of a product disagree; then
 ///   nothing has been written.
 public func batchedGEMM<Element: BLASElement>(
   alpha: Element = 1, _ a: [UnsafeMatrix<Element>], _ b: [UnsafeMatrix<Element>], _ mode: ResultMode = .replacing,

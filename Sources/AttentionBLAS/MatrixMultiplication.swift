@@ -13,7 +13,7 @@ public import AttentionTensors
 ///   - alpha: α.
 ///   - context: Threads.
 /// - Returns: `[…, m, n]`, contiguous.
-/// - Throws: ``AttentionError`` where shapes disagree or memory is lacking.
+/// - Throws: `AttentionError` where shapes disagree or memory is lacking.
 public func matmul<Element: BLASElement>(
   _ a: Tensor<Element>, _ b: Tensor<Element>, alpha: Element = 1, context: AttentionContext = .default
 ) throws -> Tensor<Element> {
@@ -31,7 +31,7 @@ public func matmul<Element: BLASElement>(
 ///   - mode: Whether `result` is overwritten (and then never read) or added to.
 ///   - result: `[…, m, n]`; the last axis is contiguous. Must not overlap `a` or `b`.
 ///   - context: Threads.
-/// - Throws: ``AttentionError`` where shapes disagree or the strides of `result` do not fit.
+/// - Throws: `AttentionError` where shapes disagree or the strides of `result` do not fit.
 @_specialize(where Element == Float)
 @_specialize(where Element == Double)
 public func matmul<Element: BLASElement>(

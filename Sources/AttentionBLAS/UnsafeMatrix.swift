@@ -11,7 +11,7 @@ public struct UnsafeMatrix<Element: BLASElement> {
   ///   - columnCount: Its columns.
   ///   - leadingDimension: Elements from one stored row to the next; default: stored rows lie one after another.
   ///   - isTransposed: True if the memory holds the transpose, `columnCount × rowCount`.
-  /// - Throws: ``AttentionError`` where the buffer is too short or the leading dimension too small.
+  /// - Throws: `AttentionError` where the buffer is too short or the leading dimension too small.
   public init(
     _ buffer: UnsafeBufferPointer<Element>, rowCount: Int, columnCount: Int, leadingDimension: Int? = nil,
     isTransposed: Bool = false
@@ -42,7 +42,7 @@ public struct UnsafeMutableMatrix<Element: BLASElement> {
   ///   - rowCount: Rows.
   ///   - columnCount: Columns.
   ///   - leadingDimension: Elements from one row to the next; default: rows lie one after another.
-  /// - Throws: ``AttentionError`` where the buffer is too short or the leading dimension too small.
+  /// - Throws: `AttentionError` where the buffer is too short or the leading dimension too small.
   public init(
     _ buffer: UnsafeMutableBufferPointer<Element>, rowCount: Int, columnCount: Int, leadingDimension: Int? = nil
   ) throws(AttentionError) {

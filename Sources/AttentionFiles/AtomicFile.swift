@@ -12,7 +12,7 @@ internal import AttentionTensors
 /// into a temporary file beside it, synced, then renamed over it.
 ///
 /// A symbolic link is followed, and the file's permissions are kept. What is no regular file is refused.
-/// - Throws: What `body` throws, and ``AttentionError``; the temporary file is gone then.
+/// - Throws: What `body` throws, and `AttentionError`; the temporary file is gone then.
 func writeAtomically(
   to path: String, _ body: (_ append: (UnsafeRawBufferPointer) throws(AttentionError) -> Void) throws -> Void
 ) throws {

@@ -26,7 +26,7 @@ public struct SafeTensorsFile: Sendable {
   private let bytes: FileBytes
   private let dataOffset: Int
 
-  /// - Throws: ``AttentionError`` where the file cannot be read or contradicts its format.
+  /// - Throws: `AttentionError` where the file cannot be read or contradicts its format.
   public init(path: String, loading: Loading = .mapped) throws(AttentionError) {
     self.path = path
     bytes = try FileBytes(path: path, isMapped: loading == .mapped)
@@ -41,7 +41,7 @@ public struct SafeTensorsFile: Sendable {
   public func entry(_ name: String) -> SafeTensorsEntry? { index[name].map { entries[$0] } }
 
   /// A tensor of exactly the stored type: a view of the file where its bytes are aligned, else a copy.
-  /// - Throws: ``AttentionError`` where there is none of that name, or its type is another.
+  /// - Throws: `AttentionError` where there is none of that name, or its type is another.
   public func tensor<Element: TensorElement>(
     _ name: String, as _: Element.Type = Element.self
   ) throws -> Tensor<Element> {
@@ -70,7 +70,7 @@ public struct SafeTensorsFile: Sendable {
   }
 
   /// A tensor of numbers as another type of number, rounded to nearest; without a copy if it is that already.
-  /// - Throws: ``AttentionError`` where there is none of that name, or it holds no real numbers.
+  /// - Throws: `AttentionError` where there is none of that name, or it holds no real numbers.
   public func tensor<Element: RealTensorElement>(
     _ name: String, convertingTo _: Element.Type
   ) throws -> Tensor<Element> {
@@ -90,7 +90,7 @@ public struct SafeTensorsFile: Sendable {
   }
 
   /// Calls `body` with the bytes of a tensor of any type, as they are in the file.
-  /// - Throws: What `body` throws; ``AttentionError`` where there is no tensor of that name.
+  /// - Throws: What `body` throws; `AttentionError` where there is no tensor of that name.
   public func withUnsafeBytes<R>(of name: String, _ body: (UnsafeRawBufferPointer) throws -> R) throws -> R {
     let entry = try requireEntry(name)
     return try withExtendedLifetime(bytes) { try body(data(of: entry)) }

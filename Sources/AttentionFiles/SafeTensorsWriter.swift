@@ -25,7 +25,7 @@ public struct SafeTensorsWriter: Sendable {
   public init() {}
 
   /// Adds a tensor of any strides. It is not copied until it is written.
-  /// - Throws: ``AttentionError`` where the name is taken or reserved.
+  /// - Throws: `AttentionError` where the name is taken or reserved.
   public mutating func add<Element: TensorElement>(_ name: String, _ tensor: Tensor<Element>) throws(AttentionError) {
     let (byteCount, overflow) = try elementCount(of: tensor.shape)
       .multipliedReportingOverflow(by: MemoryLayout<Element>.stride)
@@ -37,7 +37,7 @@ public struct SafeTensorsWriter: Sendable {
   }
 
   /// Adds a tensor of any type of the format by its bytes.
-  /// - Throws: ``AttentionError`` where the name is taken or reserved, or the bytes are not as many as the
+  /// - Throws: `AttentionError` where the name is taken or reserved, or the bytes are not as many as the
   ///   shape says.
   public mutating func add(_ name: String, dataType: DataType, shape: [Int], bytes: [UInt8]) throws(AttentionError) {
     let (bitCount, overflow) = try elementCount(of: shape).multipliedReportingOverflow(by: dataType.bitCount)
@@ -59,7 +59,7 @@ public struct SafeTensorsWriter: Sendable {
   }
 
   /// Writes the file: into a temporary file beside it, synced, renamed.
-  /// - Throws: ``AttentionError`` where the system refuses; then `path` is as it was.
+  /// - Throws: `AttentionError` where the system refuses; then `path` is as it was.
   public func write(to path: String) throws {
     // Widest types first, so that every tensor is aligned to its type; then by name.
     let ordered = entries.sorted {

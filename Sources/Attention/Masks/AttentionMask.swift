@@ -117,7 +117,7 @@ extension AttentionMask {
   /// `key_padding_mask` of PyTorch's `nn.MultiheadAttention`, in which true means *ignore*.
   /// - Parameter mask: `[B, S]`, or `[S]` without a batch.
   /// - Returns: The mask.
-  /// - Throws: ``AttentionError`` for other shapes.
+  /// - Throws: `AttentionError` for other shapes.
   public static func pyTorchKeyPadding(_ mask: Tensor<Bool>) throws -> AttentionMask {
     .attending(try inverted(try keyPadding(mask)))
   }
@@ -125,7 +125,7 @@ extension AttentionMask {
   /// A floating-point `key_padding_mask` of PyTorch's `nn.MultiheadAttention`, which is added.
   /// - Parameter mask: `[B, S]`, or `[S]` without a batch.
   /// - Returns: The mask.
-  /// - Throws: ``AttentionError`` for other shapes.
+  /// - Throws: `AttentionError` for other shapes.
   public static func pyTorchKeyPadding<Element: AttentionElement>(_ mask: Tensor<Element>) throws -> AttentionMask {
     .bias(try keyPadding(mask))
   }
@@ -135,7 +135,7 @@ extension AttentionMask {
   ///   - mask: `[L, S]` or `[B·H, L, S]`, batch-major.
   ///   - headCount: H.
   /// - Returns: The mask.
-  /// - Throws: ``AttentionError`` for other shapes.
+  /// - Throws: `AttentionError` for other shapes.
   public static func pyTorchAttention(_ mask: Tensor<Bool>, headCount: Int) throws -> AttentionMask {
     .attending(try inverted(try splitBatch(mask, headCount: headCount)))
   }
@@ -145,7 +145,7 @@ extension AttentionMask {
   ///   - mask: `[L, S]` or `[B·H, L, S]`, batch-major.
   ///   - headCount: H.
   /// - Returns: The mask.
-  /// - Throws: ``AttentionError`` for other shapes.
+  /// - Throws: `AttentionError` for other shapes.
   public static func pyTorchAttention<Element: AttentionElement>(
     _ mask: Tensor<Element>, headCount: Int
   ) throws -> AttentionMask {

@@ -28,7 +28,7 @@ extension MultiHeadAttention {
   ///   - mask: Broadcasts to `[B, H, L, L]`.
   ///   - context: Threads, instruction set, algorithm.
   /// - Returns: The shape of `x`.
-  /// - Throws: ``AttentionError`` where shapes disagree.
+  /// - Throws: `AttentionError` where shapes disagree.
   public func callAsFunction(
     _ x: Tensor<Element>, mask: AttentionMask = .none, context: AttentionContext = .default
   ) throws -> Tensor<Element> {
@@ -53,7 +53,7 @@ extension MultiHeadAttention {
   ///   - weights: Whether attention weights are returned.
   ///   - context: Threads, instruction set, algorithm.
   /// - Returns: Output and context of the query's shape, and the weights if asked for.
-  /// - Throws: ``AttentionError`` where shapes disagree.
+  /// - Throws: `AttentionError` where shapes disagree.
   public func forward(
     query: Tensor<Element>, key: Tensor<Element>, value: Tensor<Element>, mask: AttentionMask = .none,
     weights: MultiHeadWeights = .none, context: AttentionContext = .default

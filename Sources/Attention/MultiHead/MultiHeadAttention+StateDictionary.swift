@@ -16,7 +16,7 @@ extension MultiHeadAttention {
   ///   - prefix: What stands before each name, for instance `"encoder.layer.0.attention."`.
   ///   - headCount: H.
   ///   - addsZeroAttention: PyTorch's `add_zero_attn`, of which no tensor tells.
-  /// - Throws: ``AttentionError`` where a tensor is missing or shapes disagree.
+  /// - Throws: `AttentionError` where a tensor is missing or shapes disagree.
   public init(
     stateDictionary tensors: [String: Tensor<Element>], prefix: String = "", headCount: Int,
     addsZeroAttention: Bool = false
@@ -114,7 +114,7 @@ extension MultiHeadAttention {
 
   /// The layer's tensors by name, to be stored; ``init(stateDictionary:prefix:headCount:addsZeroAttention:)``
   /// reads them back.
-  /// - Throws: ``AttentionError`` where memory is lacking.
+  /// - Throws: `AttentionError` where memory is lacking.
   public func stateDictionary(naming: Naming = .pyTorch, prefix: String = "") throws -> [String: Tensor<Element>] {
     var tensors: [String: Tensor<Element>] = [:]
     let inputs = [("query", "q", queryProjection), ("key", "k", keyProjection), ("value", "v", valueProjection)]

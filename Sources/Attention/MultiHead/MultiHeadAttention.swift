@@ -151,7 +151,7 @@ public struct MultiHeadAttention<Element: AttentionElement>: Sendable {
   /// - Parameters:
   ///   - configuration: Extents and options.
   ///   - seed: The same seed gives the same layer on every machine.
-  /// - Throws: ``AttentionError`` where the extents do not fit each other.
+  /// - Throws: `AttentionError` where the extents do not fit each other.
   ///
   /// Source: Glorot and Bengio 2010, equation 16: uniform on ±√(6 / (in + out)). As in PyTorch, query, key
   /// and value count as one matrix (out = d + 2·Hk·E) where their inputs have one width.

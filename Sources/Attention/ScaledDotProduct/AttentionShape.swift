@@ -73,7 +73,7 @@ struct AttentionShape: Equatable {
   var groupSize: Int { headCount / max(keyValueHeadCount, 1) }
 
   /// Names the extents of canonical `[B, H, L, E]` shapes.
-  /// - Throws: ``AttentionError`` where they disagree.
+  /// - Throws: `AttentionError` where they disagree.
   init(query: [Int], key: [Int], value: [Int]) throws(AttentionError) {
     func require(_ condition: Bool, _ rule: String) throws(AttentionError) {
       try requireShape(

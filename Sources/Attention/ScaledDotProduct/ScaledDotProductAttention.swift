@@ -38,7 +38,7 @@ public struct AttentionResult<Element: AttentionElement>: Sendable {
 ///   - context: Threads, instruction set, algorithm.
 /// - Returns: `[B, H, L, Ev]`, in the query's layout and rank, contiguous. A query that may attend to
 ///   nothing gets 0; NaN that is attended gives NaN, NaN that is masked does not matter.
-/// - Throws: ``AttentionError`` where shapes disagree or the context asks for what this machine lacks.
+/// - Throws: `AttentionError` where shapes disagree or the context asks for what this machine lacks.
 ///
 /// Accuracy: error against Double at most twice that of the plain formula in the same type.
 /// Cost: 2·B·H·L·S·(E + Ev) operations, half of it under a causal mask. The same inputs give the same
@@ -55,9 +55,7 @@ public func scaledDotProductAttention<Element: AttentionElement>(
 
 /// ``scaledDotProductAttention(query:key:value:mask:scale:layout:context:)`` with the log-sum-exp or the weights.
 ///
-/// - Parameters: as there, and
-///   - extras: What is wanted beside the output.
-/// - Throws: ``AttentionError`` as there.
+/// `extras` names what is wanted beside the output; parameters and errors are as there.
 public func scaledDotProductAttention<Element: AttentionElement>(
   query: Tensor<Element>, key: Tensor<Element>, value: Tensor<Element>, mask: AttentionMask = .none,
   scale: Double? = nil, layout: AttentionLayout = .headsFirst, returning extras: AttentionExtras,
@@ -82,9 +80,8 @@ public func scaledDotProductAttention<Element: AttentionElement>(
 /// ``scaledDotProductAttention(query:key:value:mask:scale:layout:context:)`` into a tensor that is there
 /// already: nothing is allocated for the result, unless another tensor shares its memory.
 ///
-/// - Parameters: as there, and
-///   - output: `[B, H, L, Ev]`, in the query's layout and rank; any strides. Its old contents are not read.
-/// - Throws: ``AttentionError`` as there, and where the output's shape is another.
+/// `output` is `[B, H, L, Ev]`, in the query's layout and rank; any strides. Its old contents are not read; where
+/// its shape is another, that is an error. The other parameters are as there.
 public func scaledDotProductAttention<Element: AttentionElement>(
   query: Tensor<Element>, key: Tensor<Element>, value: Tensor<Element>, mask: AttentionMask = .none,
   scale: Double? = nil, layout: AttentionLayout = .headsFirst, into output: inout Tensor<Element>,
@@ -97,9 +94,8 @@ public func scaledDotProductAttention<Element: AttentionElement>(
 
 /// ``scaledDotProductAttention(query:key:value:mask:scale:layout:context:)`` into a part of a tensor.
 ///
-/// - Parameters: as there, and
-///   - output: `[B, H, L, Ev]`, in the query's layout and rank; any strides. Gaps stay untouched.
-/// - Throws: ``AttentionError`` as there, and where the output's shape is another.
+/// `output` is `[B, H, L, Ev]`, in the query's layout and rank; any strides, and gaps between them stay
+/// untouched; where its shape is another, that is an error. The other parameters are as there.
 public func scaledDotProductAttention<Element: AttentionElement>(
   query: Tensor<Element>, key: Tensor<Element>, value: Tensor<Element>, mask: AttentionMask = .none,
   scale: Double? = nil, layout: AttentionLayout = .headsFirst, into output: inout MutableTensorView<Element>,
