@@ -74,7 +74,7 @@ package struct AttentionPlan: Equatable, CustomStringConvertible {
     let tileCount = shape.batchCount * shape.keyValueHeadCount * headTileCount * queryTileCount
     // What the mask leaves of the keys: of the longest tile, and of all together.
     var longest = shape.keyCount
-    var total = shape.batchCount * queryTileCount * shape.keyCount
+    var total = Double(shape.batchCount * queryTileCount) * Double(shape.keyCount)
     if schedule.isStructured {
       longest = 0
       total = 0
@@ -83,7 +83,7 @@ package struct AttentionPlan: Equatable, CustomStringConvertible {
           let queries = tile * queryTileLength..<min((tile + 1) * queryTileLength, shape.queryCount)
           let count = schedule.keyCount - schedule.maskedKeyCount + schedule.union(batch: batch, queries: queries).count
           longest = max(longest, count)
-          total += count
+          total += Double(count)
         }
       }
     }
@@ -91,7 +91,7 @@ package struct AttentionPlan: Equatable, CustomStringConvertible {
     splitCount = max(1, min(wanted, longest / Self.leastSplitLength))
     pieceCount = tileCount * splitCount
     let products =
-      2 * Double(shape.width + shape.valueWidth) * Double(shape.headCount * queryTileLength) * Double(total)
+      2 * Double(shape.width + shape.valueWidth) * Double(shape.headCount * queryTileLength) * total
     work = products + Double(pieceCount) * Self.tileWork
   }
 
