@@ -3,7 +3,7 @@
 # make help    the rest
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test runner compare docs format lint
+.PHONY: help setup demo test test-sanitized test-neon runner compare docs format lint
 
 SOURCES := Package.swift Sources Tests Benchmarks
 TEST_FLAGS := -c release --disable-testable-imports --disable-xctest
@@ -14,7 +14,7 @@ export PKG_CONFIG_PATH := $(shell brew --prefix 2>/dev/null)/opt/openblas/lib/pk
 endif
 
 help: ## show these lines
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: ## install what is missing: OpenBLAS, LAPACKE, pkg-config (apt-get or brew)
 	@.ci/setup
@@ -25,6 +25,17 @@ demo: setup ## draw where "it" looks in a sentence, through a trained layer of a
 
 test: setup ## run the tests
 	swift test $(TEST_FLAGS)
+
+# Peak memory is another matter under a sanitizer. OpenBLAS itself is not instrumented.
+SANITIZED := swift test $(TEST_FLAGS) --skip MemoryTests --scratch-path
+
+test-sanitized: setup ## run the tests under the thread, address and undefined-behaviour sanitizers
+	$(SANITIZED) .build-thread --sanitize=thread
+	LSAN_OPTIONS=suppressions=$(CURDIR)/Tests/leaks.supp $(SANITIZED) .build-address --sanitize=address
+	$(SANITIZED) .build-undefined -Xcc -fsanitize=undefined -Xcc -fsanitize-trap=undefined
+
+test-neon: ## run the NEON kernels under qemu, against the C library (Debian, Ubuntu)
+	@Tests/neon/run
 
 runner: setup ## build the benchmark runner; its path is the last line
 	@swift build -c release --product attention-runner
@@ -38,8 +49,8 @@ docs: setup ## build the documentation, without a warning, into .build-docs/html
 	  generate-documentation --target AttentionTensors --target AttentionBLAS --target Attention --target AttentionFiles \
 	  --enable-experimental-combined-documentation --output-path .build-docs/html --warnings-as-errors
 
-format: ## rewrite the sources as .swift-format says
+format: setup ## rewrite the sources as .swift-format says
 	swift format --in-place --parallel --recursive $(SOURCES)
 
-lint: ## complain where the sources are not as .swift-format says
+lint: setup ## complain where the sources are not as .swift-format says
 	swift format lint --strict --parallel --recursive $(SOURCES)
