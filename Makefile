@@ -3,9 +3,9 @@
 # make help    the rest
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-sanitized test-neon runner compare docs format lint
+.PHONY: help setup demo test test-sanitized test-neon runner compare examples docs format lint
 
-SOURCES := Package.swift Sources Tests Benchmarks
+SOURCES := Package.swift Sources Tests Benchmarks Examples
 TEST_FLAGS := -c release --disable-testable-imports --disable-xctest
 
 # Homebrew keeps OpenBLAS and LAPACK out of the default search path.
@@ -43,6 +43,10 @@ runner: setup ## build the benchmark runner; its path is the last line
 
 compare: runner ## alternate with PyTorch, which is set up in Benchmarks/.venv
 	@Benchmarks/compare --runner "$$(swift build -c release --show-bin-path)/attention-runner" $(ARGUMENTS)
+
+examples: setup ## build and run the examples, a package that depends on this one as a user's does
+	@set -e; for name in TenLines PyTorchLayer ConcurrentCalls; do \
+	  echo "== $$name"; swift run --package-path Examples -c release $$name; done
 
 docs: setup ## build the documentation, without a warning, into .build-docs/html
 	ATTENTION_DOCC=1 swift package --scratch-path .build-docs --allow-writing-to-directory .build-docs \

@@ -11,6 +11,8 @@ struct TensorDescriptionTests {
     #expect(([0.1, 0.25, 100] as Tensor<Double>).description == "[  0.1    0.25 100.  ]")
     #expect((try! Tensor<Double>([1.0 / 3, 2.0 / 3], shape: [2])).description == "[0.33333333 0.66666667]")
     #expect((try! Tensor<Double>([3.5], shape: [])).description == "3.5")
+    #expect(([-0.85426652, 0.40058702] as Tensor<Float>).description == "[-0.8542665   0.40058702]")
+    #expect((try! Tensor<Float>([0.1, 1.0 / 3], shape: [2])).description == "[0.1        0.33333334]")
   }
 
   @Test("magnitudes far apart take an exponent")
