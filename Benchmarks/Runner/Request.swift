@@ -1,7 +1,7 @@
 import Attention
 
 /// One line of input. Fields that are left out have the defaults below.
-struct Request: Decodable, Hashable {
+struct Request: Decodable {
   enum Operation: String, Decodable { case sdpa, mha, gemm, batchedGEMM = "batched_gemm", softmax, machine }
   enum DType: String, Decodable { case f32, f64, f16, bf16 }
   enum Mask: String, Decodable {
@@ -79,7 +79,8 @@ struct Request: Decodable, Hashable {
       planes
       * max(
         Double(queries) * Double(max(width, valueWidth)), Double(keys) * Double(max(width, valueWidth)),
-        hasScores ? Double(queries) * Double(keys) : 0)
+        hasScores ? Double(queries) * Double(keys) : 0,
+        op == .mha ? 4 * Double(width * heads) * Double(width * heads) / planes : 0)
     guard largest <= 0x1p34 else {
       throw AttentionError(.invalidArgument, "extents", "operands of at most 2^34 elements expected")
     }

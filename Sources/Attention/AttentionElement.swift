@@ -13,7 +13,6 @@ public struct _Kernels<Element: AttentionElement>: Sendable {
   package typealias Pointer = UnsafePointer<Element>
   package typealias MutablePointer = UnsafeMutablePointer<Element>
 
-  package let instructionSet: InstructionSet
   /// The online softmax of one tile.
   package let softmaxTile: @Sendable (SoftmaxTile<Element>) -> Void
   /// The largest of `count` elements, NaN left out.
@@ -100,6 +99,8 @@ extension AttentionContext {
   }
 }
 
+// The two tables below read alike, but their C types have nothing in common.
+
 extension Float: AttentionElement {
   public static func _kernels(for instructionSet: InstructionSet) -> _Kernels<Float>? {
     tables[InstructionSet.allCases.firstIndex(of: instructionSet)!]
@@ -108,7 +109,6 @@ extension Float: AttentionElement {
   private static let tables = InstructionSet.allCases.map { instructionSet -> _Kernels<Float>? in
     guard let table = attn_f32_kernels_for(instructionSet.isa)?.pointee else { return nil }
     return _Kernels(
-      instructionSet: instructionSet,
       softmaxTile: {
         var tile = attn_f32_softmax_tile(
           row_count: $0.rowCount, column_count: $0.columnCount, stride: $0.stride, scores: $0.scores,
@@ -129,7 +129,6 @@ extension Double: AttentionElement {
   private static let tables = InstructionSet.allCases.map { instructionSet -> _Kernels<Double>? in
     guard let table = attn_f64_kernels_for(instructionSet.isa)?.pointee else { return nil }
     return _Kernels(
-      instructionSet: instructionSet,
       softmaxTile: {
         var tile = attn_f64_softmax_tile(
           row_count: $0.rowCount, column_count: $0.columnCount, stride: $0.stride, scores: $0.scores,

@@ -20,7 +20,8 @@ public func softmax<Element: AttentionElement>(
   let result = try Tensor<Element>(uninitializedShape: x.shape)
   let target = UncheckedSendable(result.mutableBase)
   let count = x.shape.last ?? 0
-  try runRows(of: x, "softmax", context) { kernels, row, source, _ in
+  if x.rank > 0 && count == 0 { return result }
+  try runRows(of: x, "softmax", context, scratchCount: 0) { kernels, row, source, _ in
     let y = target.value + row * count
     let sum = exponentials(kernels, count, source, x.strides[x.rank - 1], y).sum
     kernels.scale(count, y, sum == 0 ? 0 : 1 / sum, y)
@@ -44,7 +45,7 @@ public func logSumExp<Element: AttentionElement>(
   let result = try Tensor<Element>(uninitializedShape: x.shape.dropLast())
   let target = UncheckedSendable(result.mutableBase)
   let count = x.shape.last ?? 0
-  try runRows(of: x, "logSumExp", context) { kernels, row, source, scratch in
+  try runRows(of: x, "logSumExp", context, scratchCount: count) { kernels, row, source, scratch in
     let (maximum, sum) = exponentials(kernels, count, source, x.strides[x.rank - 1], scratch)
     target.value[row] =
       sum > 0 ? maximum + Element(nearest: sum.asDouble.naturalLogarithm) : sum == 0 ? -.infinity : .nan
@@ -70,20 +71,26 @@ private func exponentials<Element: AttentionElement>(
   return (maximum, sum)
 }
 
-/// Calls `body` for every row along the last axis, with a scratch as long as the row, on the threads of `context`.
+/// Calls `body` for every row along the last axis, with a scratch of `scratchCount` elements, on the threads of
+/// `context`.
 private func runRows<Element: AttentionElement>(
-  of x: Tensor<Element>, _ subject: String, _ context: AttentionContext,
+  of x: Tensor<Element>, _ subject: String, _ context: AttentionContext, scratchCount: Int,
   _ body: (_ kernels: _Kernels<Element>, _ row: Int, UnsafePointer<Element>, UnsafeMutablePointer<Element>) -> Void
 ) throws {
   try requireShape(x.rank >= 1, subject, "at least one axis expected; got a scalar")
   let kernels = try context.kernels(for: Element.self)
   let count = x.shape[x.rank - 1]
   let rowCount = x.shape.dropLast().reduce(1, *)
+  if rowCount == 0 { return }
   // A piece has at least some 30 µs of work, at 0.25 ns an element; less is not shared.
   let rowsPerPiece = max(1, (1 << 17) / max(count, 1))
   let pieceCount = (rowCount + rowsPerPiece - 1) / rowsPerPiece
   let width = max(1, min(context.threadCount, pieceCount))
-  let rowByteCount = (count * MemoryLayout<Element>.stride + 63) / 64 * 64
+  let (byteCount, overflow) = scratchCount.multipliedReportingOverflow(by: MemoryLayout<Element>.stride * width)
+  guard !overflow, byteCount < Int.max - 64 * width else {
+    throw AttentionError(.outOfMemory, subject, "\(width) rows of \(count) elements could not be allocated")
+  }
+  let rowByteCount = (byteCount / width + 63) / 64 * 64
   try ScratchPool.shared.withScratch(byteCount: width * rowByteCount) { memory in
     let (source, scratches) = (UncheckedSendable(x.base), UncheckedSendable(memory))
     context.executor.execute(pieceCount: pieceCount, width: width) { piece, worker in

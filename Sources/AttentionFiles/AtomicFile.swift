@@ -25,20 +25,21 @@ func writeAtomically(
       throw AttentionError(.inputOutput, path, "a regular file, or nothing, expected in this place")
     }
     mode = status.st_mode & 0o7777
-    if let resolved = realpath(path, nil) {
-      target = String(cString: resolved)
-      free(resolved)
-    }
+    guard let resolved = realpath(path, nil) else { throw systemError(path, "cannot be resolved") }
+    target = String(cString: resolved)
+    free(resolved)
+  } else if lstat(path, &status) == 0 {
+    throw AttentionError(.inputOutput, path, "a symbolic link to something that is there expected")
   }
   let slash = target.lastIndex(of: "/")
   let folder = slash.map { $0 == target.startIndex ? "/" : String(target[..<$0]) } ?? "."
   let temporary = "\(folder)/.\(getpid())-\(UInt32.random(in: 0 ... .max)).partial"
-  let descriptor = open(temporary, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0o666)
+  let descriptor = open(temporary, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, mode == nil ? 0o666 : 0o600)
   guard descriptor >= 0 else { throw systemError(path, "cannot be created in \(folder)") }
   var isOpen = true
   do {
     try body { bytes throws(AttentionError) in try writeAll(bytes, to: descriptor, path) }
-    if let mode { fchmod(descriptor, mode) }
+    if let mode, fchmod(descriptor, mode) != 0 { throw systemError(path, "cannot be given its permissions") }
     guard fsync(descriptor) == 0 else { throw systemError(path, "cannot be synced") }
     isOpen = false
     guard close(descriptor) == 0 else { throw systemError(path, "cannot be closed") }

@@ -16,6 +16,8 @@ public struct SafeTensorsEntry: Sendable, Hashable {
 struct SafeTensorsHeader {
   /// As in the reference implementation: more is taken for an attack.
   static let byteLimit = 100_000_000
+  /// Axes of a tensor; no real one has so many.
+  static let rankLimit = 64
 
   let metadata: [String: String]
   /// In the order of their bytes.
@@ -48,6 +50,9 @@ struct SafeTensorsHeader {
       guard let dataType = DataType(rawValue: raw.dataType) else { throw fail("unknown type \"\(raw.dataType)\"") }
       guard raw.begin <= raw.end else { throw fail("it ends before it begins") }
       guard raw.end <= dataByteCount else { throw fail("the file has \(dataByteCount) bytes of data") }
+      guard raw.shape.count <= Self.rankLimit else {
+        throw fail("at most \(Self.rankLimit) axes expected; it has \(raw.shape.count)")
+      }
       let count: Int
       do { count = try elementCount(of: raw.shape) } catch { throw fail("the shape \(raw.shape) overflows") }
       let (bitCount, overflow) = count.multipliedReportingOverflow(by: dataType.bitCount)

@@ -21,6 +21,7 @@ public struct SafeTensorsWriter: Sendable {
   public var metadata: [String: String] = [:]
   private var entries: [Entry] = []
   private var names: Set<String> = []
+  private var totalByteCount = 0
 
   public init() {}
 
@@ -51,11 +52,15 @@ public struct SafeTensorsWriter: Sendable {
   }
 
   private mutating func append(_ entry: Entry) throws(AttentionError) {
+    let (total, overflow) = totalByteCount.addingReportingOverflow(entry.byteCount)
+    try requireArgument(
+      !overflow, "SafeTensorsWriter", "tensor \"\(entry.name)\" makes the file larger than an Int tells")
     try requireArgument(
       entry.name != "__metadata__", "SafeTensorsWriter", "the name \"__metadata__\" is reserved for strings")
     try requireArgument(
       names.insert(entry.name).inserted, "SafeTensorsWriter", "the name \"\(entry.name)\" appears twice")
     entries.append(entry)
+    totalByteCount = total
   }
 
   /// Writes the file: into a temporary file beside it, synced, renamed.
@@ -66,6 +71,9 @@ public struct SafeTensorsWriter: Sendable {
       ($1.dataType.bitCount, $0.name) < ($0.dataType.bitCount, $1.name)
     }
     let header = header(ordered)
+    try requireArgument(
+      header.count <= SafeTensorsHeader.byteLimit, "SafeTensorsWriter",
+      "a header of at most \(SafeTensorsHeader.byteLimit) bytes expected; names and metadata make \(header.count)")
     try writeAtomically(to: path) { append in
       var length = UInt64(header.count).littleEndian
       try Swift.withUnsafeBytes(of: &length) { try append($0) }

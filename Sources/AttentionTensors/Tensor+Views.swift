@@ -9,7 +9,8 @@ extension Tensor {
       range.lowerBound >= 0 && range.upperBound <= shape[axis], "Tensor.slice",
       "\(range) reaches past axis \(axis) of shape \(shape)")
     var view = self
-    view.offset += range.lowerBound * strides[axis]
+    // Nothing is inside of an empty range, so it lies nowhere.
+    if !range.isEmpty { view.offset += range.lowerBound * strides[axis] }
     view.shape[axis] = range.count
     return view
   }
@@ -119,6 +120,7 @@ extension Tensor {
     var view = self
     view.shape[rank - 1] = shape[rank - 1] / headCount
     view.shape.insert(headCount, at: rank - 2)
+    _ = try elementCount(of: view.shape)
     view.strides.insert(view.shape[rank] * strides[rank - 1], at: rank - 2)
     return view
   }

@@ -12,7 +12,8 @@ import Synchronization
 ///
 /// The caller works too. A worker that runs out of work watches for more for some 30 µs, then sleeps.
 /// Several callers may execute at once, and pieces may execute again: every caller finishes its own
-/// pieces with whatever workers are free, so nobody waits for a thread that waits.
+/// pieces with whatever workers are free, and waits only for pieces that have begun, so calls cannot wait in
+/// a circle.
 public final class ThreadTeam: ParallelExecutor, @unchecked Sendable {
   // Sendable: `jobs`, `workerCount` and `sleeperCount` are only touched under `lock`.
 

@@ -102,6 +102,8 @@ struct RoundTripTests {
     try writer.add("y", [2] as Tensor<Float>)
     try writer.write(to: folder("link"))
     #expect(try SafeTensorsFile(path: folder("w.safetensors")).entries.count == 2)
+    try FileManager.default.createSymbolicLink(atPath: folder("dangling"), withDestinationPath: "nowhere")
+    #expect(throws: AttentionError.self) { try writer.write(to: folder("dangling")) }
     let attributes = try FileManager.default.attributesOfItem(atPath: folder("w.safetensors"))
     #expect(attributes[.posixPermissions] as? Int == 0o640)
     try writer.write(to: folder(String(repeating: "n", count: 250)))
@@ -121,6 +123,9 @@ struct RoundTripTests {
     #expect(throws: AttentionError.self) { try writer.add("y", dataType: .float32, shape: [-1], bytes: []) }
     let endless = try Tensor<Float>(repeating: 1, shape: [1]).broadcast(to: [.max])
     #expect(throws: AttentionError.self) { try writer.add("y", endless) }
+    let vast = try Tensor<Float>(repeating: 1, shape: [1]).broadcast(to: [1 << 60])
+    try writer.add("vast", vast)
+    #expect(throws: AttentionError.self) { try writer.add("too vast", vast) }
   }
 
   @Test("the wrong type or name is told")

@@ -55,6 +55,9 @@ struct TensorTests {
     #expect(throws: AttentionError.self) { try x.splitHeads(2) }
     #expect(throws: AttentionError.self) { try x.broadcast(to: [-1, 2, 3]) }
     #expect(throws: AttentionError.self) { try x.broadcast(to: [1 << 40, 1 << 40, 2, 3]) }
+    #expect(throws: AttentionError.self) { try Tensor<Float>([], shape: [2, 0]).splitHeads(.max) }
+    let long = try Tensor<Float>([], shape: [0, 3, .max / 3])
+    #expect(try long.slice(3..<3, axis: 1).slice(.max / 3..<(.max / 3), axis: 2).count == 0)
     // Nothing inside, but strides that overflow.
     #expect(throws: AttentionError.self) { try Tensor<Float>(repeating: 0, shape: [0, 1 << 40, 1 << 40]) }
     #expect(throws: AttentionError.self) {

@@ -142,6 +142,18 @@ struct PropertyTests {
     #expect(output[0, 0, 7, 0].isNaN)
   }
 
+  @Test("a masked NaN in values stored column by column")
+  func maskedNaNInColumns() throws {
+    let x = try Tensor<Float>(uniform: -1..<1, shape: [1, 1, 40, 16], seed: 1)
+    let key = try Tensor<Float>(uniform: -1..<1, shape: [1, 1, 70, 16], seed: 2)
+    var columns = try Tensor<Float>(uniform: -1..<1, shape: [1, 1, 16, 70], seed: 3)
+    let mask = AttentionMask.attending(try Tensor((0..<70).map { $0 != 69 }, shape: [70]))
+    let expected = try scaledDotProductAttention(query: x, key: key, value: columns.transposed(), mask: mask)
+    for e in 0..<16 { columns[0, 0, e, 69] = .nan }
+    let output = try scaledDotProductAttention(query: x, key: key, value: columns.transposed(), mask: mask)
+    #expect(sameBits(output.array, expected.array))
+  }
+
   @Test("where one bias forbids, another changes nothing, in either order", arguments: [Float.infinity, .nan, 5])
   func forbiddenByBias(other: Float) throws {
     let x = try Tensor<Float>(uniform: -1..<1, shape: [1, 1, 3, 4], seed: 1)

@@ -64,5 +64,10 @@ struct SoftmaxTests {
     #expect(try softmax(Tensor<Float>(repeating: 1, shape: [3, 0])).shape == [3, 0])
     #expect(try logSumExp(Tensor<Float>(repeating: 1, shape: [3, 0])).array == [-.infinity, -.infinity, -.infinity])
     #expect(throws: AttentionError.self) { try softmax(Tensor<Float>([1], shape: [])) }
+    #expect(throws: AttentionError.self) { try logSumExp(Tensor<Float>([1], shape: [])) }
+    #expect(try softmax(Tensor<Float>([], shape: [.max, 0])).count == 0)
+    #expect(try logSumExp(Tensor<Float>([], shape: [0, .max])).count == 0)
+    let endless = try Tensor<Float>([1], shape: [1]).broadcast(to: [1 << 61])
+    #expect(throws: AttentionError.self) { try logSumExp(endless) }
   }
 }

@@ -89,6 +89,9 @@ struct MaskSchedule<Element: AttentionElement> {
   /// True if intervals differ from one query to the next.
   var isRagged: Bool { !bands.isEmpty }
 
+  /// True if elements of the batch have lengths or paddings of their own.
+  var differsByBatch: Bool { keyRanges != nil }
+
   /// True if some query's interval may leave keys out.
   var isStructured: Bool { !bands.isEmpty || keyRanges != nil }
 

@@ -92,6 +92,7 @@ extension MultiHeadAttention {
       && query.shape.last == configuration.embeddingWidth && key.shape.last == configuration.keyWidth
       && value.shape.last == configuration.valueWidth && key.shape.dropLast() == value.shape.dropLast()
       && query.shape.dropLast(2) == key.shape.dropLast(2)
+      && (query.shape + key.shape).allSatisfy { $0 < Int(Int32.max) - 1 }
     try requireShape(
       isRight, "MultiHeadAttention",
       "query [B, L, \(configuration.embeddingWidth)], key [B, S, \(configuration.keyWidth)], "

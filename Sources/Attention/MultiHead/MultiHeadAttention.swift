@@ -60,7 +60,10 @@ public struct MultiHeadAttention<Element: AttentionElement>: Sendable {
     /// E; 0 without heads.
     public var headWidth: Int { headCount > 0 ? embeddingWidth / headCount : 0 }
     /// Hk·E: width of projected keys and values.
-    public var keyValueWidth: Int { keyValueHeadCount * headWidth }
+    public var keyValueWidth: Int {
+      let (width, overflow) = keyValueHeadCount.multipliedReportingOverflow(by: headWidth)
+      return overflow ? .max : width
+    }
     /// True if query, key and value have one input width, so that one matrix can project them.
     var hasStackedProjection: Bool { keyWidth == embeddingWidth && valueWidth == embeddingWidth }
     /// Keys that the layer adds behind the caller's.

@@ -27,7 +27,6 @@ struct AttentionDriver<Tiles: TileKernels>: @unchecked Sendable {
   let outputs: AttentionOutputs<Element>
 
   func run(context: AttentionContext) throws {
-    if shape.batchCount * shape.headCount * shape.queryCount == 0 { return }
     let width = plan.width(threadCount: context.threadCount)
     let scratchByteCount = TileScratch<Element>.byteCount(plan: plan, shape: shape)
     let stateByteCount = RowState<Element>.byteCount(rowCount: plan.rowsPerTile, valueWidth: shape.valueWidth)
@@ -195,11 +194,12 @@ struct AttentionDriver<Tiles: TileKernels>: @unchecked Sendable {
         rowStride: query.lengthStride, columnStride: query.widthStride)
       if let layout = matrix.blasLayout, !layout.isTransposed { return matrix }
     }
-    copyStrided(
-      shape: [tile.heads.count, tile.queries.count, shape.width], elementByteCount: MemoryLayout<Element>.stride,
-      from: query.row(batch: tile.batch, head: tile.heads.lowerBound, index: tile.queries.lowerBound),
-      strides: [query.headStride, query.lengthStride, query.widthStride],
-      to: scratch.query, strides: [tile.queries.count * shape.width, shape.width, 1])
+    for row in 0..<tile.rowCount {
+      copyStridedRow(
+        count: shape.width, elementByteCount: MemoryLayout<Element>.stride,
+        from: query.row(batch: tile.batch, head: tile.head(ofRow: row), index: tile.query(ofRow: row)),
+        stride: query.widthStride, to: scratch.query + row * shape.width, stride: 1)
+    }
     return StridedMatrix(
       base: scratch.query, rowCount: tile.rowCount, columnCount: shape.width, rowStride: shape.width, columnStride: 1)
   }
@@ -260,9 +260,14 @@ struct AttentionDriver<Tiles: TileKernels>: @unchecked Sendable {
     // Hazard: a masked key has weight 0, but 0·NaN is NaN. Where every row attends to every key there
     // is nothing to hide; elsewhere such values are left out of the product and added one by one.
     if (block.isRagged || block.hasTensors) && !isFinite(values) {
-      values = values.pack(into: scratch.value)
-      for key in 0..<values.rowCount where !kernels.isFinite(values.columnCount, values.rows(key..<key + 1).base) {
-        (scratch.value + key * values.rowStride).update(repeating: 0, count: values.columnCount)
+      // Packed in the layout that they have: OpenBLAS has other kernels, and so other bits, for the other.
+      let isTransposed = values.blasLayout?.isTransposed ?? false
+      values =
+        isTransposed ? values.transposed.pack(into: scratch.value).transposed : values.pack(into: scratch.value)
+      for key in 0..<values.rowCount where !isFinite(values.rows(key..<key + 1)) {
+        for column in 0..<values.columnCount {
+          scratch.value[key * values.rowStride + column * values.columnStride] = 0
+        }
         hiddenKeys.append(key)
       }
     }
@@ -288,6 +293,7 @@ struct AttentionDriver<Tiles: TileKernels>: @unchecked Sendable {
   }
 
   private func isFinite(_ matrix: StridedMatrix<Element>) -> Bool {
+    if matrix.rowCount == 0 || matrix.columnCount == 0 { return true }
     if matrix.columnStride == 1 && matrix.rowStride == matrix.columnCount {
       return kernels.isFinite(matrix.rowCount * matrix.columnCount, matrix.base)
     }

@@ -1,3 +1,4 @@
+internal import AttentionBLAS
 internal import AttentionTensors
 
 /// How one call is carried out: which tile kernels, which tile sizes, how many pieces. Chosen here and
@@ -37,9 +38,6 @@ package struct AttentionPlan: Equatable, CustomStringConvertible {
   /// Queries of a block where the diagonal crosses. 32 took 1.02 to 1.07 of the time (L4096 E64 c, L512 E64 c,
   /// H32/8 L2048 E128 c, L8192 E64 window 511), 128 0.99 to 1.00.
   private static let defaultBlockLength = 64
-  /// Operations below which a second thread is not woken. Not sharing 1.7e7 (H4 L128 E64) took 1.75 of the time
-  /// beside a busy team; but a sleeping one takes 29 µs to come, in which one thread does 4e6.
-  private static let leastSharedWork = 1.6e7
   /// What one tile costs whatever its size, about 1 µs, in operations.
   private static let tileWork = 2e5
 
@@ -78,12 +76,14 @@ package struct AttentionPlan: Equatable, CustomStringConvertible {
     if schedule.isStructured {
       longest = 0
       total = 0
-      for batch in 0..<shape.batchCount {
+      // Without lengths of their own, all elements of the batch are alike.
+      let walked = schedule.differsByBatch ? shape.batchCount : min(shape.batchCount, 1)
+      for batch in 0..<walked {
         for tile in 0..<queryTileCount where shape.queryCount > 0 {
           let queries = tile * queryTileLength..<min((tile + 1) * queryTileLength, shape.queryCount)
           let count = schedule.keyCount - schedule.maskedKeyCount + schedule.union(batch: batch, queries: queries).count
           longest = max(longest, count)
-          total += Double(count)
+          total += Double(count) * Double(shape.batchCount / walked)
         }
       }
     }
@@ -98,7 +98,7 @@ package struct AttentionPlan: Equatable, CustomStringConvertible {
   var rowsPerTile: Int { headsPerTile * queryTileLength }
 
   /// The threads that are worth waking, of those there are.
-  package func width(threadCount: Int) -> Int { work < Self.leastSharedWork ? 1 : min(threadCount, pieceCount) }
+  package func width(threadCount: Int) -> Int { work < ProductCut.leastSharedWork ? 1 : min(threadCount, pieceCount) }
 
   package var description: String {
     "\(algorithm.rawValue): tiles of \(headsPerTile) × \(queryTileLength) queries by \(keyTileLength) keys, "

@@ -81,7 +81,7 @@ public func scaledDotProductAttention<Element: AttentionElement>(
 /// already: nothing is allocated for the result, unless another tensor shares its memory.
 ///
 /// `output` is `[B, H, L, Ev]`, in the query's layout and rank; any strides. Its old contents are not read; where
-/// its shape is another, that is an error. The other parameters are as there.
+/// its shape is another, that is an error. A mapped or broadcast tensor cannot be written in place either. The other parameters are as there.
 public func scaledDotProductAttention<Element: AttentionElement>(
   query: Tensor<Element>, key: Tensor<Element>, value: Tensor<Element>, mask: AttentionMask = .none,
   scale: Double? = nil, layout: AttentionLayout = .headsFirst, into output: inout Tensor<Element>,
@@ -172,6 +172,7 @@ package struct AttentionProblem<Element: AttentionElement> {
     func operand(_ tensor: Tensor<Element>) -> Operand<Element> {
       Operand(base: tensor.base, strides: layout.canonical(tensor.shape, tensor.strides)!.strides)
     }
+    if shape.batchCount == 0 || shape.headCount == 0 || shape.queryCount == 0 { return }
     let plan = plan(context: context)
     try withExtendedLifetime((query, key, value, schedule)) {
       switch plan.algorithm {

@@ -8,8 +8,8 @@ protocol ConformanceCase {
   func compute(context: AttentionContext) throws -> [String: Tensor<Float>]
   /// How the attention inside is carried out, for people; nil where the case does not tell.
   func plan(context: AttentionContext) throws -> String?
-  /// The largest absolute error allowed in a result; nil: it is not compared.
-  func tolerance(of name: String, expected: Tensor<Float>) throws -> Double?
+  /// The largest absolute error allowed in a result.
+  func tolerance(of name: String, expected: Tensor<Float>) throws -> Double
 }
 
 /// The forms of cases, told apart by their tensors' names.
@@ -43,7 +43,7 @@ extension ConformanceCase {
     return try results.keys.sorted().compactMap { name in
       guard file.entry(name) != nil else { return nil }
       let expected = try file.tensor(name, convertingTo: Float.self)
-      guard let tolerance = try tolerance(of: name, expected: expected) else { return nil }
+      let tolerance = try tolerance(of: name, expected: expected)
       return Comparison(name: name, error: try worstError(results[name]!, expected, name), tolerance: tolerance)
     }
   }

@@ -73,7 +73,7 @@ struct Check: ParsableCommand {
 
   private func line(_ report: Report, width: Int) -> String {
     let head = "\(report.passed ? "PASS" : "FAIL")  \(name(report.path).padded(to: width))  "
-    if let reason = report.reason { return head + reason }
+    if let reason = report.reason { return head + reason.printable }
     // The result that comes closest to its tolerance, or farthest beyond it.
     func share(_ comparison: Comparison) -> Double {
       comparison.error / max(comparison.tolerance, .leastNormalMagnitude)
@@ -84,7 +84,7 @@ struct Check: ParsableCommand {
   }
 
   private func name(_ path: String) -> String {
-    URL(fileURLWithPath: path).deletingPathExtension().lastPathComponent
+    URL(fileURLWithPath: path).deletingPathExtension().lastPathComponent.printable
   }
 }
 

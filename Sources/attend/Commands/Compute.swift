@@ -26,7 +26,7 @@ struct Compute: ParsableCommand {
 
   func run() throws {
     let context = try options.context()
-    // Copied: the output may be the input.
+    // Copied: somebody may write to the input meanwhile.
     let testCase = try openCase(SafeTensorsFile(path: input, loading: .copied))
     let results = try testCase.compute(context: context)
     var writer = SafeTensorsWriter()

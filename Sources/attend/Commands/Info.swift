@@ -25,6 +25,7 @@ struct Info: ParsableCommand {
     let isaReason: String
     let isaPresent: [String]
     let algorithm: String
+    let algorithmReason: String
     let algorithmsPresent: [String]
     let threads: Int
     let threadsReason: String
@@ -49,6 +50,8 @@ struct Info: ParsableCommand {
       isaReason: options.isa != nil ? "--isa" : isFromEnvironment ? "ATTENTION_ISA" : "the best present",
       isaPresent: InstructionSet.present.map(\.rawValue),
       algorithm: (context.algorithm ?? .openBLAS).rawValue,
+      algorithmReason: options.algorithm != nil
+        ? "--algorithm" : AttentionContext.default.algorithm != nil ? "ATTENTION_ALGORITHM" : "the best present",
       algorithmsPresent: AttentionAlgorithm.allCases.map(\.rawValue),
       threads: context.threadCount,
       threadsReason: options.threads != nil ? "--threads" : choice.source)
@@ -60,7 +63,10 @@ struct Info: ParsableCommand {
       ("  core as used", "\(facts.openblasCore) (\(facts.openblasCoreReason))"),
       ("  threads", "\(facts.openblasThreads) (built: \(facts.openblasThreading))"),
       ("instruction set", "\(facts.isa) (\(facts.isaReason); present: \(facts.isaPresent.joined(separator: ", ")))"),
-      ("algorithm", "\(facts.algorithm) (present: \(facts.algorithmsPresent.joined(separator: ", ")))"),
+      (
+        "algorithm",
+        "\(facts.algorithm) (\(facts.algorithmReason); present: \(facts.algorithmsPresent.joined(separator: ", ")))"
+      ),
       ("threads", "\(facts.threads) (\(facts.threadsReason))"),
     ]
     for (name, value) in lines { print("\(name.padded(to: 17))\(value)") }

@@ -107,12 +107,7 @@ struct Map: ParsableCommand {
   private func sentenceTokens(_ stored: SafeTensorsFile, keyCount: Int) -> [String] {
     let sentences = (stored.metadata["tokens"] ?? "").split(separator: "\n", omittingEmptySubsequences: false)
     guard sentence < sentences.count else { return (0..<keyCount).map(String.init) }
-    // Control characters would reach the terminal.
-    let words = sentences[sentence].split(separator: " ").prefix(keyCount).map { word in
-      String(
-        String.UnicodeScalarView(
-          word.unicodeScalars.map { $0.properties.generalCategory == .control ? "\u{fffd}" : $0 }))
-    }
+    let words = sentences[sentence].split(separator: " ").prefix(keyCount).map { String($0).printable }
     return Array(words.prefix((words.lastIndex { $0 != "[PAD]" } ?? -1) + 1))
   }
 

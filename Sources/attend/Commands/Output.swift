@@ -15,6 +15,17 @@ func scientific(_ value: Double) -> String {
 }
 
 extension String {
+  /// With a sign in place of what a terminal obeys: text from a file must not command it.
+  var printable: String {
+    let scalars = unicodeScalars.map { scalar -> Unicode.Scalar in
+      switch scalar.properties.generalCategory {
+      case .control, .format, .lineSeparator, .paragraphSeparator: "\u{fffd}"
+      default: scalar
+      }
+    }
+    return String(String.UnicodeScalarView(scalars))
+  }
+
   func padded(to width: Int) -> String { self + String(repeating: " ", count: Swift.max(0, width - count)) }
   func leftPadded(to width: Int) -> String { String(repeating: " ", count: Swift.max(0, width - count)) + self }
 }
