@@ -3,7 +3,7 @@ internal import AttentionTensors
 
 /// How one call is carried out: which tile kernels, which tile sizes, how many pieces. Chosen here and
 /// nowhere else, from shape and mask alone, so that the bits of a result do not depend on threads.
-package struct AttentionPlan: Equatable, CustomStringConvertible {
+package struct AttentionPlan: CustomStringConvertible {
   package let algorithm: AttentionAlgorithm
   /// Queries of one head in a tile.
   package let queryTileLength: Int

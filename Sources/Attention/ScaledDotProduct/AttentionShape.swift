@@ -51,7 +51,7 @@ struct Operand<Element> {
 }
 
 /// Every extent of one call, named and checked once.
-struct AttentionShape: Equatable {
+struct AttentionShape {
   static let subject = "scaledDotProductAttention"
 
   /// B.

@@ -45,7 +45,9 @@ struct Info: ParsableCommand {
       openblasThreading: OpenBLAS.threading.rawValue,
       openblasThreads: OpenBLAS.keepsThreads
         ? "left alone (ATTENTION_OPENBLAS_KEEP_THREADS): \(OpenBLAS.threadCount)"
-        : "1 per call; calls run side by side",
+        : OpenBLAS.threading == .serial
+          ? "1; calls wait for one another, for a serial build is not safe from several threads"
+          : "1 per call; calls run side by side",
       isa: try context.resolvedInstructionSet().rawValue,
       isaReason: options.isa != nil ? "--isa" : isFromEnvironment ? "ATTENTION_ISA" : "the best present",
       isaPresent: InstructionSet.present.map(\.rawValue),
