@@ -19,6 +19,7 @@ let package = Package(
     .library(name: "Attention", targets: ["Attention", "AttentionTensors"]),
     .library(name: "AttentionBLAS", targets: ["AttentionBLAS"]),
     .library(name: "AttentionFiles", targets: ["AttentionFiles"]),
+    .library(name: "AttentionTraining", targets: ["AttentionTraining"]),
     .executable(name: "attend", targets: ["attend"]),
   ],
   dependencies: [
@@ -29,6 +30,8 @@ let package = Package(
     .systemLibrary(
       name: "COpenBLAS", pkgConfig: "openblas",
       providers: [.apt(["libopenblas-dev"]), .brew(["openblas"])]),
+    .systemLibrary(
+      name: "CLAPACKE", pkgConfig: "lapacke", providers: [.apt(["liblapacke-dev"]), .brew(["lapack"])]),
     .target(name: "COpenBLASStartup"),
     .target(name: "CAttentionKernels", linkerSettings: mathLibrary),
 
@@ -41,6 +44,10 @@ let package = Package(
       name: "Attention", dependencies: ["AttentionBLAS", "AttentionTensors", "CAttentionKernels"],
       swiftSettings: swiftSettings),
     .target(name: "AttentionFiles", dependencies: ["AttentionTensors"], swiftSettings: swiftSettings),
+
+    .target(
+      name: "AttentionTraining", dependencies: ["AttentionBLAS", "AttentionTensors", "CLAPACKE"],
+      swiftSettings: swiftSettings),
 
     // MARK: Executables
     .executableTarget(
@@ -73,6 +80,10 @@ let package = Package(
       swiftSettings: swiftSettings),
     .testTarget(
       name: "AttentionFilesTests", dependencies: ["AttentionFiles", "AttentionTensors", "AttentionTestSupport"],
+      swiftSettings: swiftSettings),
+    .testTarget(
+      name: "AttentionTrainingTests",
+      dependencies: ["AttentionBLAS", "AttentionTensors", "AttentionTestSupport", "AttentionTraining"],
       swiftSettings: swiftSettings),
     .testTarget(
       name: "AttendTests",

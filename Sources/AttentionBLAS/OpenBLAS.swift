@@ -82,8 +82,8 @@ public enum OpenBLAS {
     return try body()
   }
 
-  /// Runs one call of OpenBLAS; in a serial build, while no other thread is in one.
-  static func withCall(_ body: () -> Void) {
+  /// Runs calls of OpenBLAS; in a serial build, while no other thread is in one.
+  package static func withCall(_ body: () -> Void) {
     guard discipline == .oneCallAtATime else { return body() }
     exclusion.withLock(body)
   }

@@ -1,3 +1,11 @@
+#if canImport(Glibc)
+  import Glibc
+#elseif canImport(Musl)
+  import Musl
+#elseif canImport(Darwin)
+  import Darwin
+#endif
+
 /// A small reproducible random generator: the same seed gives the same numbers on every machine.
 ///
 /// SplitMix64 (Steele, Lea and Flood 2014, "Fast splittable pseudorandom number generators", Fig. 17).
@@ -16,6 +24,14 @@ public struct SeededGenerator: RandomNumberGenerator, Sendable {
 
   /// Uniform on [0, 1), with 53 random bits.
   public mutating func nextUnit() -> Double { Double(next() >> 11) * 0x1p-53 }
+
+  /// Normal with mean 0 and deviation 1 (Box and Muller 1958). Through the C library's logarithm and cosine, whose
+  /// last bit may differ from machine to machine.
+  public mutating func nextNormal() -> Double {
+    // 1 − u is in (0, 1], whose logarithm is finite.
+    let radius = (-2 * log(1 - nextUnit())).squareRoot()
+    return radius * cos(2 * .pi * nextUnit())
+  }
 }
 
 extension Tensor where Element: RealTensorElement {
@@ -27,6 +43,15 @@ extension Tensor where Element: RealTensorElement {
       for i in target.indices {
         target[i] = Element(nearest: range.lowerBound + (range.upperBound - range.lowerBound) * generator.nextUnit())
       }
+    }
+  }
+
+  /// Independent normal numbers with mean 0; the same ones for the same seed.
+  /// - Throws: ``AttentionError`` where the shape is impossible or memory is lacking.
+  public init(normalWithDeviation deviation: Double, shape: [Int], seed: UInt64) throws {
+    var generator = SeededGenerator(seed: seed)
+    try self.init(shape: shape) { target in
+      for i in target.indices { target[i] = Element(nearest: deviation * generator.nextNormal()) }
     }
   }
 }

@@ -173,9 +173,8 @@ public struct MultiHeadAttention<Element: AttentionElement>: Sendable {
     func normal() throws -> Tensor<Element>? {
       guard configuration.addsBiasKeyValue else { return nil }
       // PyTorch counts [1, 1, n] as fan-in n, fan-out n: deviation √(2 / 2n).
-      let deviation = 1 / Double(keyValueWidth).squareRoot()
       return try Tensor(
-        (0..<keyValueWidth).map { _ in Element(nearest: deviation * generator.nextNormal()) }, shape: [keyValueWidth])
+        normalWithDeviation: 1 / Double(keyValueWidth).squareRoot(), shape: [keyValueWidth], seed: generator.next())
     }
     try self.init(
       configuration: configuration,

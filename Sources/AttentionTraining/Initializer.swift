@@ -1,0 +1,133 @@
+public import AttentionTensors
+
+/// How the weights of a layer begin: random numbers whose spread keeps signals and gradients at one size from
+/// layer to layer.
+///
+///     let weight = try Tensor<Float>(initializer: .xavierUniform(), shape: [768, 768], seed: 1)
+///
+/// Weights are `[out, in]`, or `[out, in, …]` for convolutions, as in PyTorch: `fanIn` is `in` times the extents
+/// behind it, `fanOut` is `out` times those. Each has PyTorch's distribution, not its numbers: the generators differ.
+public struct Initializer: Sendable, Hashable {
+  /// Which of a layer's two widths sets the spread.
+  public enum Fan: Sendable, Hashable {
+    /// Keeps the size of the signal on its way forward.
+    case `in`
+    /// Keeps the size of the gradient on its way back.
+    case out
+  }
+
+  /// What follows the weights, for the factor by which it changes the spread.
+  public enum Nonlinearity: Sendable, Hashable {
+    /// None, or a sigmoid: 1.
+    case linear
+    /// 5/3.
+    case tanh
+    /// √2.
+    case relu
+    /// √(2 / (1 + slope²)).
+    case leakyReLU(slope: Double)
+
+    /// The factor; `nn.init.calculate_gain` of PyTorch.
+    public var gain: Double {
+      switch self {
+      case .linear: 1
+      case .tanh: 5.0 / 3
+      case .relu: 2.0.squareRoot()
+      case .leakyReLU(let slope): (2 / (1 + slope * slope)).squareRoot()
+      }
+    }
+  }
+
+  private enum Rule: Hashable {
+    case xavierUniform, xavierNormal
+    case kaimingUniform(Fan), kaimingNormal(Fan)
+    case orthogonal
+  }
+
+  private let rule: Rule
+  private let gain: Double
+
+  /// Uniform on ±gain·√(6 / (fanIn + fanOut)).
+  /// Source: Glorot and Bengio 2010, "Understanding the difficulty of training deep feedforward neural networks", eq. 16.
+  public static func xavierUniform(gain: Double = 1) -> Initializer { Initializer(rule: .xavierUniform, gain: gain) }
+
+  /// Normal with deviation gain·√(2 / (fanIn + fanOut)).
+  /// Source: Glorot and Bengio 2010, eq. 12.
+  public static func xavierNormal(gain: Double = 1) -> Initializer { Initializer(rule: .xavierNormal, gain: gain) }
+
+  /// Uniform on ±gain·√(3 / fan), gain being the nonlinearity's.
+  /// Source: He et al. 2015 (arXiv:1502.01852), eq. 10 (fan in) and 14 (fan out).
+  public static func kaimingUniform(fan: Fan = .in, nonlinearity: Nonlinearity = .relu) -> Initializer {
+    Initializer(rule: .kaimingUniform(fan), gain: nonlinearity.gain)
+  }
+
+  /// Normal with deviation gain / √fan, gain being the nonlinearity's.
+  /// Source: He et al. 2015 (arXiv:1502.01852), eq. 10 (fan in) and 14 (fan out).
+  public static func kaimingNormal(fan: Fan = .in, nonlinearity: Nonlinearity = .relu) -> Initializer {
+    Initializer(rule: .kaimingNormal(fan), gain: nonlinearity.gain)
+  }
+
+  /// gain times a matrix with orthonormal rows or columns, whichever are fewer, drawn uniformly; axes behind the
+  /// first count as one. By LAPACK's QR factorisation; Wᵀ·W is gain² times the identity within some √n ULP.
+  /// Source: Saxe et al. 2013 (arXiv:1312.6120), §3; Mezzadri 2007 (arXiv:math-ph/0609050).
+  public static func orthogonal(gain: Double = 1) -> Initializer { Initializer(rule: .orthogonal, gain: gain) }
+
+  fileprivate func makeTensor<Element: LAPACKElement>(shape: [Int], seed: UInt64) throws -> Tensor<Element> {
+    try requireShape(
+      shape.count >= 2, "Initializer", "weights of at least 2 axes, [out, in], expected; got shape \(shape)")
+    try requireArgument(
+      gain.isFinite && gain >= 0, "Initializer", "a finite gain from 0 expected; got \(gain)")
+    _ = try elementCount(of: shape)
+    // In floating point: the axes of an empty tensor may be as long as they like.
+    let receptiveField = shape.dropFirst(2).reduce(1) { $0 * Double($1) }
+    let fanIn = Double(shape[1]) * receptiveField
+    let fanOut = Double(shape[0]) * receptiveField
+    func extent(_ fan: Fan) -> Double { fan == .in ? fanIn : fanOut }
+    switch rule {
+    case .xavierUniform: return try uniform(deviation: (2 / (fanIn + fanOut)).squareRoot(), shape, seed)
+    case .xavierNormal:
+      return try Tensor(normalWithDeviation: gain * (2 / (fanIn + fanOut)).squareRoot(), shape: shape, seed: seed)
+    case .kaimingUniform(let fan): return try uniform(deviation: 1 / extent(fan).squareRoot(), shape, seed)
+    case .kaimingNormal(let fan):
+      return try Tensor(normalWithDeviation: gain / extent(fan).squareRoot(), shape: shape, seed: seed)
+    case .orthogonal: return try orthogonal(shape, seed)
+    }
+  }
+
+  private func uniform<Element: RealTensorElement>(
+    deviation: Double, _ shape: [Int], _ seed: UInt64
+  ) throws -> Tensor<Element> {
+    if shape.contains(0) { return try Tensor(repeating: Element(nearest: 0), shape: shape) }
+    // Uniform on ±b has deviation b/√3.
+    let bound = gain * deviation * 3.0.squareRoot()
+    return try Tensor(uniform: -bound..<bound, shape: shape, seed: seed)
+  }
+
+  private func orthogonal<Element: LAPACKElement>(_ shape: [Int], _ seed: UInt64) throws -> Tensor<Element> {
+    if shape.contains(0) { return try Tensor(repeating: 0, shape: shape) }
+    let rowCount = shape[0]
+    let columnCount = shape.dropFirst().reduce(1, *)
+    var columns: Tensor<Element> = try orthonormalColumns(
+      rowCount: max(rowCount, columnCount), columnCount: min(rowCount, columnCount), seed: seed)
+    let count = columns.count
+    try columns.withMutableView { view in
+      for i in 0..<count { view.base[i] *= Element(gain) }
+    }
+    // [fewer, more] in memory: the rows of a wide matrix, the columns of a tall one.
+    return try (rowCount > columnCount ? columns.transposed() : columns).contiguous().reshaped(shape)
+  }
+}
+
+extension Tensor where Element: LAPACKElement {
+  /// Random weights; the same ones for the same seed.
+  ///
+  /// - Parameters:
+  ///   - initializer: Their distribution.
+  ///   - shape: `[out, in]`, or `[out, in, …]`. Where an extent is 0 there is nothing to draw.
+  ///   - seed: The same seed gives the same numbers on every machine, all but the uniform ones up to rounding.
+  /// - Throws: ``AttentionError`` for fewer than two axes, a gain that is negative or not finite, an impossible
+  ///   shape, or lacking memory.
+  public init(initializer: Initializer, shape: [Int], seed: UInt64) throws {
+    self = try initializer.makeTensor(shape: shape, seed: seed)
+  }
+}
