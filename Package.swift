@@ -66,6 +66,10 @@ let package = Package(
 
     // MARK: Tests
     .target(name: "AttentionTestSupport", path: "Tests/AttentionTestSupport", swiftSettings: swiftSettings),
+    .target(
+      name: "AttentionProblems",
+      dependencies: ["Attention", "AttentionFiles", "AttentionTensors", "AttentionTestSupport"],
+      path: "Tests/AttentionProblems", swiftSettings: swiftSettings),
     .testTarget(
       name: "AttentionTensorsTests", dependencies: ["AttentionTensors", "AttentionTestSupport"],
       swiftSettings: swiftSettings),
@@ -75,7 +79,7 @@ let package = Package(
     .testTarget(
       name: "AttentionTests",
       dependencies: [
-        "Attention", "AttentionBLAS", "AttentionFiles", "AttentionTensors", "AttentionTestSupport",
+        "Attention", "AttentionBLAS", "AttentionFiles", "AttentionProblems", "AttentionTensors", "AttentionTestSupport",
       ],
       swiftSettings: swiftSettings),
     .testTarget(
@@ -96,4 +100,13 @@ let package = Package(
 // Documentation is built with `make docs`; who uses the package does not resolve the plugin.
 if Context.environment["ATTENTION_DOCC"] != nil {
   package.dependencies.append(.package(url: "https://github.com/swiftlang/swift-docc-plugin", from: "1.4.0"))
+}
+
+// Fuzzers get their `main` from libFuzzer: `make fuzz`.
+if Context.environment["ATTENTION_FUZZ"] != nil {
+  package.targets += ["Attention", "SafeTensors"].map { name in
+    .executableTarget(
+      name: "Fuzz\(name)", dependencies: ["AttentionProblems"], path: "Tests/Fuzz/\(name)",
+      swiftSettings: swiftSettings)
+  }
 }

@@ -34,10 +34,7 @@ final class FileBytes: @unchecked Sendable {
       bytes = UnsafeRawBufferPointer(start: base, count: count)
       return
     }
-    var pointer: UnsafeMutableRawPointer?
-    guard posix_memalign(&pointer, TensorStorage.alignment, max(count, 1)) == 0, let base = pointer else {
-      throw AttentionError(.outOfMemory, path, "\(count) bytes could not be allocated")
-    }
+    let base = try Self.allocate(count, path)
     var filled = 0
     while filled < count {
       let got = read(descriptor, base + filled, min(count - filled, transferLimit))
@@ -51,6 +48,22 @@ final class FileBytes: @unchecked Sendable {
       }
     }
     bytes = UnsafeRawBufferPointer(start: base, count: count)
+  }
+
+  /// A copy of `source`, aligned as mapped bytes are.
+  init(copying source: UnsafeRawBufferPointer, name: String) throws(AttentionError) {
+    let base = try Self.allocate(source.count, name)
+    UnsafeMutableRawBufferPointer(start: base, count: source.count).copyMemory(from: source)
+    bytes = UnsafeRawBufferPointer(start: base, count: source.count)
+    isMapped = false
+  }
+
+  private static func allocate(_ count: Int, _ name: String) throws(AttentionError) -> UnsafeMutableRawPointer {
+    var pointer: UnsafeMutableRawPointer?
+    guard posix_memalign(&pointer, TensorStorage.alignment, max(count, 1)) == 0, let pointer else {
+      throw AttentionError(.outOfMemory, name, "\(count) bytes could not be allocated")
+    }
+    return pointer
   }
 
   deinit {

@@ -17,6 +17,7 @@ public struct SafeTensorsFile: Sendable {
     case copied
   }
 
+  /// Where the file is; for bytes in memory, the name that errors tell.
   public let path: String
   /// `__metadata__`.
   public let metadata: [String: String]
@@ -28,8 +29,22 @@ public struct SafeTensorsFile: Sendable {
 
   /// - Throws: `AttentionError` where the file cannot be read or contradicts its format.
   public init(path: String, loading: Loading = .mapped) throws(AttentionError) {
+    try self.init(FileBytes(path: path, isMapped: loading == .mapped), path: path)
+  }
+
+  /// A file whose bytes are in memory already. They are copied, once.
+  /// - Throws: `AttentionError` where they contradict the format.
+  public init(bytes: [UInt8], name: String = "bytes in memory") throws(AttentionError) {
+    let copy: FileBytes
+    do { copy = try bytes.withUnsafeBytes { try FileBytes(copying: $0, name: name) } } catch {
+      throw error as! AttentionError
+    }
+    try self.init(copy, path: name)
+  }
+
+  private init(_ bytes: FileBytes, path: String) throws(AttentionError) {
     self.path = path
-    bytes = try FileBytes(path: path, isMapped: loading == .mapped)
+    self.bytes = bytes
     let header = try SafeTensorsHeader(file: bytes.bytes, path: path)
     metadata = header.metadata
     entries = header.entries

@@ -66,6 +66,18 @@ public struct SafeTensorsWriter: Sendable {
   /// Writes the file: into a temporary file beside it, synced, renamed.
   /// - Throws: `AttentionError` where the system refuses; then `path` is as it was.
   public func write(to path: String) throws {
+    try writeAtomically(to: path, emit)
+  }
+
+  /// The bytes of the file, for who keeps it elsewhere than in a file system.
+  /// - Throws: `AttentionError` where the header would be longer than the format allows.
+  public func bytes() throws -> [UInt8] {
+    var result: [UInt8] = []
+    try emit { result += $0 }
+    return result
+  }
+
+  private func emit(_ append: (UnsafeRawBufferPointer) throws -> Void) throws {
     // Widest types first, so that every tensor is aligned to its type; then by name.
     let ordered = entries.sorted {
       ($1.dataType.bitCount, $0.name) < ($0.dataType.bitCount, $1.name)
@@ -74,12 +86,10 @@ public struct SafeTensorsWriter: Sendable {
     try requireArgument(
       header.count <= SafeTensorsHeader.byteLimit, "SafeTensorsWriter",
       "a header of at most \(SafeTensorsHeader.byteLimit) bytes expected; names and metadata make \(header.count)")
-    try writeAtomically(to: path) { append in
-      var length = UInt64(header.count).littleEndian
-      try Swift.withUnsafeBytes(of: &length) { try append($0) }
-      try header.withUnsafeBytes { try append($0) }
-      for entry in ordered { try entry.withBytes { try append($0) } }
-    }
+    var length = UInt64(header.count).littleEndian
+    try Swift.withUnsafeBytes(of: &length) { try append($0) }
+    try header.withUnsafeBytes { try append($0) }
+    for entry in ordered { try entry.withBytes { try append($0) } }
   }
 
   private func header(_ ordered: [Entry]) -> [UInt8] {

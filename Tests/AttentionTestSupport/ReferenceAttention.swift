@@ -39,6 +39,8 @@ public struct ReferenceAttention {
   /// definition; in Float it tells how far the plain formula may be off.
   ///
   /// Masked keys are left out, not multiplied by 0. A query that attends to nothing gives 0, 0 and −inf.
+  @_specialize(where Number == Float)
+  @_specialize(where Number == Double)
   public func answer<Number: BinaryFloatingPoint>(in _: Number.Type = Double.self) -> Answer<Number> {
     let scale = Number(self.scale ?? 1 / Double(max(E, 1)).squareRoot())
     let (query, key, value) = (query.map { Number($0) }, key.map { Number($0) }, value.map { Number($0) })

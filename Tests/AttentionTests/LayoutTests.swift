@@ -1,4 +1,5 @@
 import Attention
+import AttentionProblems
 import AttentionTestSupport
 import Testing
 

@@ -78,6 +78,16 @@ extension AttentionDriver {
         let begin = block.isRagged ? Int(scratch.begin[row]) : 0
         let end = block.isRagged ? Int(scratch.end[row]) : block.keys.count
         let target = target(block.rows.lowerBound + row) + block.keys.lowerBound + begin
+        if state.sum[block.rows.lowerBound + row].isNaN {
+          // exp(−inf − NaN) would make NaN of what is masked.
+          let head = tile.head(ofRow: block.rows.lowerBound + row)
+          let query = tile.query(ofRow: block.rows.lowerBound + row)
+          for key in 0..<end - begin
+          where schedule.attends(
+            batch: tile.batch, head: head, query: query, key: block.keys.lowerBound + begin + key)
+          { target[key] = .nan }
+          continue
+        }
         _ = kernels.exponentialSum(
           end - begin, scratch.scores + row * scratch.scoreStride + begin,
           state.maximum[block.rows.lowerBound + row], target)

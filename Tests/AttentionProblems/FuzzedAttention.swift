@@ -1,0 +1,193 @@
+import Attention
+import AttentionTestSupport
+
+/// A problem of attention read off a fuzzer's bytes: shapes, strides, masks, values, type, kernels and threads.
+public struct FuzzedAttention: CustomStringConvertible {
+  private var reference = ReferenceAttention()
+  private var parts: [MaskPart] = []
+  private var names: [String] = []
+  private let placements: [Placement]
+  private let output: Placement
+  private let isDouble: Bool
+  private let extras: AttentionExtras
+  private let context: AttentionContext
+
+  public var description: String {
+    let p = reference
+    return "B\(p.B) H\(p.H)/\(p.Hk) L\(p.L) S\(p.S) E\(p.E)/\(p.Ev) scale \(p.scale.map { "\($0)" } ?? "default") "
+      + "\(isDouble ? "Double" : "Float") masks \(names) placements \(placements) into \(output) "
+      + "isa \(context.instructionSet!) threads \(context.threadCount)"
+  }
+
+  public init(_ bytes: UnsafeRawBufferPointer) {
+    var bytes = FuzzBytes(bytes)
+    isDouble = bytes.flag()
+    context = AttentionContext(
+      threadCount: 1 + bytes.choice(4), instructionSet: bytes.element(of: InstructionSet.present))
+    extras = AttentionExtras(rawValue: bytes.choice(4))
+    reference.B = bytes.choice(4)
+    reference.Hk = 1 + bytes.choice(3)
+    reference.H = reference.Hk * (1 + bytes.choice(4))
+    reference.E = bytes.extent(upTo: 80)
+    reference.Ev = bytes.extent(upTo: 80)
+    // The reference in some milliseconds, seldom more: else the fuzzer tries too little.
+    let limit = bytes.choice(16) == 15 ? 600_000 : 50_000
+    let row = max(1, reference.B * reference.H * (reference.E + reference.Ev))
+    reference.L = bytes.extent(upTo: 260)
+    reference.S = bytes.extent(upTo: max(1, limit / (row * max(1, reference.L))))
+    if bytes.flag() && bytes.flag() { reference.S *= 8 }
+    reference.L = min(reference.L, max(1, 2 * limit / (row * max(1, reference.S))))
+    reference.scale = bytes.element(of: [nil, nil, nil, 0, -0.5, 1, 3, 1e-6])
+    placements = (0..<3).map { _ in Placement(&bytes) }
+    output = Placement(&bytes, isWritten: true)
+    let partCount = bytes.choice(5)
+    for _ in 0..<partCount { addPart(&bytes) }
+    fillValues(&bytes)
+    parts.apply(to: &reference)
+  }
+
+  private mutating func addPart(_ bytes: inout FuzzBytes) {
+    let (B, H, L, S) = (reference.B, reference.H, reference.L, reference.S)
+    func shape(_ bytes: inout FuzzBytes) -> [Int] {
+      let whole = [B, H, L, S].map { bytes.flag() ? 1 : $0 }
+      return Array(whole.dropFirst(bytes.choice(5)))
+    }
+    switch bytes.choice(5) {
+    case 0:
+      let alignment = bytes.element(of: [AttentionMask.Alignment.bottomRight, .topLeft])
+      func bound(_ bytes: inout FuzzBytes) -> Int? { bytes.flag() ? bytes.byte() % 90 : nil }
+      let (left, right) = (bound(&bytes), bytes.flag() ? 0 : bound(&bytes))
+      parts.append(.band(alignment, left: left, right: right, L: L, S: S))
+      names.append("band \(alignment) \(left as Int?) \(right as Int?)")
+    case 1:
+      let lengths = (0..<B).map { _ in bytes.byte() % (S + 1) }
+      parts.append(.keyLengths(lengths))
+      names.append("lengths \(lengths)")
+    case 2:
+      let counts = (0..<B).map { _ in bytes.byte() % (S + 1) }
+      parts.append(.leftPadding(counts))
+      names.append("padding \(counts)")
+    case 3:
+      let shape = shape(&bytes)
+      parts.append(
+        .boolean(shape, trueShare: bytes.element(of: [0, 0.1, 0.5, 0.95, 1]), seed: UInt64(bytes.byte())))
+      names.append("boolean \(shape)")
+    default:
+      let shape = shape(&bytes)
+      parts.append(.bias(shape, infinities: bytes.element(of: [0, 0.1, 0.7]), seed: UInt64(bytes.byte())))
+      names.append("bias \(shape)")
+    }
+  }
+
+  /// Random values, NaN in some keys or values, whether attended or not, and equal ones where an operand is broadcast.
+  private mutating func fillValues(_ bytes: inout FuzzBytes) {
+    var generator = TestGenerator(seed: UInt64(bytes.byte()) << 8 | UInt64(bytes.byte()))
+    let p = reference
+    let bound = bytes.element(of: [2, 0.1, 8] as [Float])
+    let shapes = [[p.B, p.H, p.L, p.E], [p.B, p.Hk, p.S, p.E], [p.B, p.Hk, p.S, p.Ev]]
+    var operands = shapes.map { generator.numbers($0.reduce(1, *), bound: bound) }
+    // A scale of 0 makes scores 0 whatever the operands; the plain formula says 0·NaN.
+    if bytes.choice(4) == 0, reference.scale != 0 {
+      for operand in 1...2 where !operands[operand].isEmpty {
+        for _ in 0...bytes.choice(3) {
+          operands[operand][(bytes.byte() * 251 + bytes.byte()) % operands[operand].count] = .nan
+        }
+      }
+    }
+    for (operand, shape) in shapes.enumerated() {
+      operands[operand] = placements[operand].broadcast(operands[operand], shape: shape)
+    }
+    (reference.query, reference.key, reference.value) = (operands[0], operands[1], operands[2])
+  }
+
+  /// What differs from the reference; nil if nothing does.
+  public func mismatch() throws -> String? {
+    try isDouble ? mismatch(in: Double.self) : mismatch(in: Float.self)
+  }
+
+  private func mismatch<Element: AttentionElement>(in _: Element.Type) throws -> String? {
+    let exact = reference.answer()
+    let plain = reference.answer(in: Element.self)
+    let inputs = try Inputs<Element>(reference)
+    let (query, key, value) = (
+      try placements[0].place(inputs.query), try placements[1].place(inputs.key),
+      try placements[2].place(inputs.value)
+    )
+    let mask: AttentionMask = try parts.mask(Element.self)
+    let result = try scaledDotProductAttention(
+      query: query, key: key, value: value, mask: mask, scale: reference.scale, returning: extras, context: context)
+    var target = try output.place(Tensor<Element>(repeating: .nan, shape: result.output.shape))
+    try scaledDotProductAttention(
+      query: query, key: key, value: value, mask: mask, scale: reference.scale, into: &target, context: context)
+
+    // Of few rows the plain formula may be right by luck: an error of one unit in the last place of the scores
+    // is always allowed.
+    func largest(_ numbers: [Double]) -> Double { numbers.reduce(0) { $1.isNaN ? $0 : max($0, abs($1)) } }
+    let scale = abs(reference.scale ?? 1 / Double(max(reference.E, 1)).squareRoot())
+    let score = scale * largest(reference.query) * largest(reference.key) * Double(reference.E).squareRoot()
+    let slack = Double(Element.ulpOfOne) * (1 + score) * max(1, largest(reference.value))
+    func compare(_ name: String, _ got: [Element], _ plain: [Element], _ exact: [Double]) -> String? {
+      AttentionTestSupport.mismatch(got, exact, tolerance: tolerance(plain: plain, exact: exact) + slack, name)
+    }
+    return compare("output", result.output.array, plain.output, exact.output)
+      ?? compare("output in place", target.array, plain.output, exact.output)
+      ?? result.logSumExp.flatMap { compare("log-sum-exp", $0.array, plain.logSumExp, exact.logSumExp) }
+      ?? result.weights.flatMap { compare("weights", $0.array, plain.weights, exact.weights) }
+      ?? (output.gapsAreUntouched(in: target) ? nil : "gaps between the output's strides were written")
+  }
+}
+
+/// Where an operand lies: its axes in some order, elements apart, some axes broadcast.
+private struct Placement: CustomStringConvertible {
+  private let order: [Int]
+  private let elementStride: Int
+  private let isBroadcast: [Bool]
+
+  init(_ bytes: inout FuzzBytes, isWritten: Bool = false) {
+    var axes = [0, 1, 2, 3]
+    order = (0..<4).map { _ in axes.remove(at: bytes.choice(axes.count)) }
+    elementStride = 1 + (bytes.choice(4) == 3 ? 1 + bytes.choice(3) : 0)
+    isBroadcast = (0..<4).map { _ in bytes.choice(8) == 7 && !isWritten }
+  }
+
+  var description: String {
+    "\(order)×\(elementStride)\(isBroadcast.contains(true) ? " broadcast \(isBroadcast)" : "")"
+  }
+
+  /// `[B, H, L, E]` in row-major order, with one value along each broadcast axis.
+  func broadcast(_ numbers: [Double], shape: [Int]) -> [Double] {
+    guard isBroadcast.contains(true), !shape.contains(0) else { return numbers }
+    return numbers.indices.map { position in
+      var rest = position
+      var source = 0
+      var stride = 1
+      for axis in (0..<4).reversed() {
+        if !isBroadcast[axis] { source += rest % shape[axis] * stride }
+        rest /= shape[axis]
+        stride *= shape[axis]
+      }
+      return numbers[source]
+    }
+  }
+
+  /// The same elements under these strides, with NaN in the gaps.
+  func place<Element: AttentionElement>(_ x: Tensor<Element>) throws -> Tensor<Element> {
+    var narrow = x
+    for axis in 0..<4 where isBroadcast[axis] && x.shape[axis] > 0 { narrow = try narrow.slice(0..<1, axis: axis) }
+    let moved = try narrow.permuted(order)
+    var wide = try Tensor<Element>(repeating: .nan, shape: moved.shape + [elementStride])
+    try wide.withMutableView { view in
+      try view.withSlice(0..<1, axis: 4) { try $0.copy(from: moved.reshaped(moved.shape + [1])) }
+    }
+    let inverse = order.indices.map { order.firstIndex(of: $0)! }
+    return try wide.select(0, axis: 4).permuted(inverse).broadcast(to: x.shape)
+  }
+
+  /// Whether NaN is still between the elements that `place` put apart.
+  func gapsAreUntouched<Element: AttentionElement>(in x: Tensor<Element>) -> Bool {
+    guard elementStride > 1, x.count > 1 else { return true }
+    // The elements lie at multiples of the stride; the last one has no gap behind it that is ours to look at.
+    let positions = (0..<x.count * elementStride - elementStride + 1).filter { $0 % elementStride != 0 }
+    return positions.allSatisfy { x.base[$0].isNaN }
+  }
+}

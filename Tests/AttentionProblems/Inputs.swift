@@ -1,0 +1,15 @@
+public import Attention
+public import AttentionTestSupport
+
+/// The reference's inputs as tensors `[B, H, L, E]`.
+public struct Inputs<Element: AttentionElement> {
+  public var query: Tensor<Element>
+  public var key: Tensor<Element>
+  public var value: Tensor<Element>
+
+  public init(_ p: ReferenceAttention) throws {
+    query = try Tensor(p.query.map { Element($0) }, shape: [p.B, p.H, p.L, p.E])
+    key = try Tensor(p.key.map { Element($0) }, shape: [p.B, p.Hk, p.S, p.E])
+    value = try Tensor(p.value.map { Element($0) }, shape: [p.B, p.Hk, p.S, p.Ev])
+  }
+}
