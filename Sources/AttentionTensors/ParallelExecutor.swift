@@ -8,7 +8,8 @@ public protocol ParallelExecutor: Sendable {
   ///
   /// `worker` is in `0..<width`, and no two calls with the same worker overlap: it names a scratch.
   /// Pieces may run in any order. There is no promise of concurrency, so pieces must not wait for
-  /// one another.
+  /// one another. Where results shall not depend on which thread ran a piece, threads must take over the
+  /// caller's rounding mode and flush-to-zero, as both executors here do.
   func execute(pieceCount: Int, width: Int, _ body: (_ piece: Int, _ worker: Int) -> Void)
 }
 
@@ -50,11 +51,14 @@ final class PieceCounter: Sendable {
 /// returned, and a closure that does not escape must not be held then.
 struct SharedBody: @unchecked Sendable {
   fileprivate let body: UnsafePointer<(Int, Int) -> Void>
+  fileprivate let environment = FloatingPointEnvironment.current
 
   // Never inlined: what it holds of the closure is released when it returns, not later.
   @inline(never)
   func run(pieceCount: Int, claimedFrom counter: PieceCounter, worker: Int) {
-    while let piece = counter.claim(of: pieceCount) { body.pointee(piece, worker) }
+    environment.run {
+      while let piece = counter.claim(of: pieceCount) { body.pointee(piece, worker) }
+    }
   }
 }
 

@@ -2,7 +2,7 @@ public import Attention
 public import AttentionTestSupport
 
 /// The reference's inputs as tensors `[B, H, L, E]`.
-public struct Inputs<Element: AttentionElement> {
+public struct Inputs<Element: AttentionElement>: Sendable {
   public var query: Tensor<Element>
   public var key: Tensor<Element>
   public var value: Tensor<Element>

@@ -1,0 +1,104 @@
+import Attention
+import AttentionProblems
+import AttentionTestSupport
+import Testing
+
+#if canImport(Glibc)
+  import Glibc
+#elseif canImport(Musl)
+  import Musl
+#elseif canImport(Darwin)
+  import Darwin
+#endif
+
+@Suite("The caller's rounding mode and flush-to-zero")
+struct FloatingPointModeTests {
+  /// Runs `body` with flush-to-zero on, and puts the thread's own mode back.
+  private func flushingToZero<R>(_ body: () throws -> R) rethrows -> R {
+    var before = fenv_t()
+    fegetenv(&before)
+    var inside = before
+    #if arch(x86_64)
+      // FTZ and DAZ.
+      inside.__mxcsr |= 0x8040
+    #elseif arch(arm64)
+      inside.__fpcr |= 1 << 24
+    #endif
+    fesetenv(&inside)
+    defer { fesetenv(&before) }
+    return try body()
+  }
+
+  private func rounding<R>(_ mode: Int32, _ body: () throws -> R) rethrows -> R {
+    let before = fegetround()
+    fesetround(mode)
+    defer { fesetround(before) }
+    return try body()
+  }
+
+  static let modes: [Int32] = [FE_TONEAREST, FE_UPWARD, FE_DOWNWARD, FE_TOWARDZERO]
+
+  @Test(
+    "results are as good in every rounding mode, have the same bits on any threads, and the mode stays",
+    arguments: modes, InstructionSet.present)
+  func roundingModes(mode: Int32, isa: InstructionSet) throws {
+    let scenario = Scenario(B: 2, H: 4, Hk: 2, L: 200, S: 220, E: 32, Ev: 32, mask: .causal)
+    let problem = scenario.reference()
+    let exact = problem.answer()
+    let plain = problem.answer(in: Float.self)
+    let inputs = try Inputs<Float>(problem)
+    var bits: [Float] = []
+    for threads in [1, 2, 7] {
+      for executor in [ThreadTeam.shared, DispatchExecutor()] as [any ParallelExecutor] {
+        let context = AttentionContext(threadCount: threads, instructionSet: isa, executor: executor)
+        let output = try rounding(mode) {
+          let output = try scaledDotProductAttention(
+            query: inputs.query, key: inputs.key, value: inputs.value, mask: .causal, context: context)
+          #expect(fegetround() == mode)
+          return output.array
+        }
+        // One direction: errors of a sum of 220 no longer cancel.
+        let difference = mismatch(
+          output, exact.output, tolerance: 8 * tolerance(plain: plain.output, exact: exact.output))
+        #expect(difference == nil)
+        if bits.isEmpty { bits = output }
+        #expect(sameBits(output, bits), "\(threads) threads, \(executor)")
+      }
+    }
+    let other = try scaledDotProductAttention(
+      query: inputs.query, key: inputs.key, value: inputs.value, mask: .causal,
+      context: AttentionContext(threadCount: 2, instructionSet: isa))
+    #expect(
+      sameBits(other.array, bits) == (mode == FE_TONEAREST), "the mode must matter, or this test shows nothing")
+  }
+
+  @Test("flush-to-zero holds for every thread, and only while the caller has it", arguments: [1, 2, 7])
+  func flushToZero(threads: Int) throws {
+    // Values so small that every product with a weight below 1 is subnormal.
+    let tiny = Float.leastNormalMagnitude
+    let x = try Tensor<Float>(uniform: -1..<1, shape: [2, 4, 200, 16], seed: 3)
+    let value = try Tensor<Float>(repeating: tiny, shape: [2, 4, 200, 16])
+    for executor in [ThreadTeam.shared, DispatchExecutor()] as [any ParallelExecutor] {
+      func attend() throws -> [Float] {
+        try scaledDotProductAttention(
+          query: x, key: x, value: value, context: AttentionContext(threadCount: threads, executor: executor)
+        ).array
+      }
+      let flushed = try flushingToZero {
+        let output = try attend()
+        var mode = fenv_t()
+        fegetenv(&mode)
+        #if arch(x86_64)
+          #expect(mode.__mxcsr & 0x8040 == 0x8040)
+        #endif
+        return output
+      }
+      #if arch(x86_64) || arch(arm64)
+        #expect(flushed.allSatisfy { $0 == 0 || $0.isNormal })
+        #expect(flushed.contains { $0 < tiny / 2 })
+      #endif
+      // Not before or after.
+      #expect(try attend().allSatisfy { abs($0 - tiny) < tiny * 1e-4 })
+    }
+  }
+}
