@@ -6,16 +6,17 @@
   import Darwin
 #endif
 
-/// A mutex. Not Synchronization.Mutex: ThreadSanitizer does not see through that on Linux.
+/// A mutex that lives as long as the process, and that a fork finds free, in the parent and in the child.
+///
+/// Not Synchronization.Mutex: ThreadSanitizer does not see through that on Linux.
 package final class ExclusionLock: @unchecked Sendable {
   // Sendable: a mutex is made to be shared; its address never changes.
   let mutex = UnsafeMutablePointer<pthread_mutex_t>.allocate(capacity: 1)
 
-  package init() { pthread_mutex_init(mutex, nil) }
-
-  deinit {
-    pthread_mutex_destroy(mutex)
-    mutex.deallocate()
+  /// - Parameter afterFork: Called in the child of a fork, in which only the forking thread lives on, under the lock.
+  package init(afterFork: @escaping @Sendable () -> Void = {}) {
+    pthread_mutex_init(mutex, nil)
+    ForkHandlers.shared.add(self, afterFork)
   }
 
   func lock() { pthread_mutex_lock(mutex) }
@@ -35,10 +36,8 @@ final class Condition: @unchecked Sendable {
 
   init() { pthread_cond_init(condition, nil) }
 
-  deinit {
-    pthread_cond_destroy(condition)
-    condition.deallocate()
-  }
+  /// Forgets who waits, in the child of a fork: threads that are not there.
+  func forgetWaiters() { pthread_cond_init(condition, nil) }
 
   /// Gives the lock up while it waits. May return without a change.
   func wait(_ lock: ExclusionLock) { pthread_cond_wait(condition, lock.mutex) }

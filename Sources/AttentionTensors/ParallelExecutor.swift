@@ -14,7 +14,8 @@ public protocol ParallelExecutor: Sendable {
 }
 
 /// Runs pieces by `DispatchQueue.concurrentPerform`: shares the process's threads with other Dispatch
-/// work, at 9 to 95 µs to wake the second thread where ``ThreadTeam`` takes 1 to 29.
+/// work, at 9 to 95 µs to wake the second thread where ``ThreadTeam`` takes 1 to 29. Not in the child of a fork, in
+/// which Dispatch does not work.
 public struct DispatchExecutor: ParallelExecutor {
   public init() {}
 

@@ -44,7 +44,7 @@ public final class ThreadTeam: ParallelExecutor, @unchecked Sendable {
     func work(seat: Int) { body.run(pieceCount: pieceCount, claimedFrom: counter, worker: seat) }
   }
 
-  private let lock = ExclusionLock()
+  private let lock = ExclusionLock(afterFork: { ThreadTeam.shared.forgetWorkers() })
   /// A job was posted.
   private let wake = Condition()
   /// The last worker has left some job.
@@ -56,6 +56,15 @@ public final class ThreadTeam: ParallelExecutor, @unchecked Sendable {
   private let postedCount = Atomic<Int>(0)
 
   private init() {}
+
+  /// Under the lock, in the child of a fork: workers and other callers are not there.
+  private func forgetWorkers() {
+    jobs = []
+    workerCount = 0
+    sleeperCount = 0
+    wake.forgetWaiters()
+    finished.forgetWaiters()
+  }
 
   public func execute(pieceCount: Int, width: Int, _ body: (_ piece: Int, _ worker: Int) -> Void) {
     let width = min(width, pieceCount, Self.workerLimit + 1)

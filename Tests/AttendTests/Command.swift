@@ -12,8 +12,22 @@ struct Command {
   init(
     _ name: String, _ arguments: [String], input: String = "", environment: [String: String] = [:]
   ) throws {
+    try self.init(
+      running: Self.productsFolder.appendingPathComponent(name), arguments, input: input, environment: environment)
+  }
+
+  /// Runs a line of shell, in which `"$0" "$@"` is the executable `name` with its arguments.
+  static func shell(_ line: String, _ name: String, _ arguments: [String], input: String = "") throws -> Command {
+    try Command(
+      running: URL(fileURLWithPath: "/bin/sh"),
+      ["-c", line, productsFolder.appendingPathComponent(name).path] + arguments, input: input, environment: [:])
+  }
+
+  private init(
+    running executable: URL, _ arguments: [String], input: String, environment: [String: String]
+  ) throws {
     let process = Process()
-    process.executableURL = Self.productsFolder.appendingPathComponent(name)
+    process.executableURL = executable
     process.arguments = arguments
     process.environment = ProcessInfo.processInfo.environment.merging(environment) { $1 }
     let (standardInput, standardOutput, standardError) = (Pipe(), Pipe(), Pipe())

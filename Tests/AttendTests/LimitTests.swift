@@ -1,0 +1,96 @@
+#if os(Linux)
+  import AttentionTestSupport
+  import Foundation
+  import Testing
+
+  /// A control group of its own; nil where this process may not make one.
+  private final class ControlGroup {
+    let folder: String
+
+    /// - Parameters:
+    ///   - controller: "cpu" or "memory".
+    ///   - settings: File names of version 1 and of version 2, with what is written to them.
+    init?(_ controller: String, version1: [(String, String)], version2: [(String, String)]) {
+      let isVersion1 = FileManager.default.fileExists(atPath: "/sys/fs/cgroup/\(controller)/cgroup.procs")
+      folder = "/sys/fs/cgroup/\(isVersion1 ? "\(controller)/" : "")attention-\(UUID().uuidString)"
+      guard mkdir(folder, 0o755) == 0 else { return nil }
+      for (file, value) in isVersion1 ? version1 : version2 {
+        guard (try? value.write(toFile: "\(folder)/\(file)", atomically: false, encoding: .utf8)) != nil else {
+          rmdir(folder)
+          return nil
+        }
+      }
+    }
+
+    deinit { rmdir(folder) }
+
+    /// A command that moves itself into the group first.
+    func run(_ name: String, _ arguments: [String], input: String = "") throws -> Command {
+      try Command.shell("echo $$ > \(folder)/cgroup.procs && exec \"$0\" \"$@\"", name, arguments, input: input)
+    }
+  }
+
+  @Suite("Containers' limits", .serialized)
+  struct LimitTests {
+    private func facts(_ command: Command) throws -> [String: Any] {
+      try #require(JSONSerialization.jsonObject(with: Data(command.output.utf8)) as? [String: Any])
+    }
+
+    @Test("a quota of half a CPU gives one thread, and of one and a half two")
+    func quota() throws {
+      for (microseconds, threads) in [(50_000, 1), (150_000, 2)] {
+        guard
+          let group = ControlGroup(
+            "cpu", version1: [("cpu.cfs_period_us", "100000"), ("cpu.cfs_quota_us", "\(microseconds)")],
+            version2: [("cpu.max", "\(microseconds) 100000")])
+        else { return print("skipped: this process may not make a control group for CPUs") }
+        let info = try facts(group.run("attend", ["info", "--json"]))
+        let least = min(threads, ProcessInfo.processInfo.activeProcessorCount)
+        #expect(info["threads"] as? Int == least)
+        if threads == 1, ProcessInfo.processInfo.activeProcessorCount > 1 {
+          #expect(info["threadsReason"] as? String == "the control group's quota of 0.5 CPUs")
+        }
+        let check = try group.run("attend", ["check", "--forward", "\(packageFolder)/Tests/Fixtures/mha"])
+        #expect(check.status == 0, "\(check.output)")
+      }
+    }
+
+    // 8 heads of 16384 × 16384 scores would take 8 GiB; operands and output take 128 MiB.
+    private let long =
+      #"{"op":"sdpa","heads":8,"queries":16384,"width":64,"mask":"causal","iterations":1,"threads":2}"#
+
+    @Test("1 GB of memory in a control group")
+    func memory() throws {
+      guard
+        let group = ControlGroup(
+          "memory", version1: [("memory.limit_in_bytes", "1000000000")], version2: [("memory.max", "1000000000")])
+      else { return print("skipped: this process may not make a control group for memory") }
+      let command = try group.run("attention-runner", [], input: long + "\n")
+      #expect(command.status == 0)
+      let answer = try facts(command)
+      #expect(answer["gflops"] != nil, "\(command.output)")
+    }
+
+    @Test("1 GB of address space: what fits is computed, what does not is an error, and the process goes on")
+    func addressSpace() throws {
+      // 128 heads: 512 MiB an operand.
+      let tooLarge = #"{"op":"sdpa","heads":128,"queries":16384,"width":64,"iterations":1}"#
+      let command = try Command.shell(
+        "ulimit -v 1000000 && exec \"$0\" \"$@\"", "attention-runner", [], input: "\(tooLarge)\n\(long)\n")
+      #expect(command.status == 0)
+      let answers = try command.lines.map {
+        try #require(JSONSerialization.jsonObject(with: Data($0.utf8)) as? [String: Any])
+      }
+      #expect(answers.count == 2)
+      #expect((answers.first?["error"] as? String)?.contains("could not be allocated") == true, "\(command.output)")
+      #expect(answers.last?["gflops"] != nil, "\(command.output)")
+    }
+
+    @Test("64 threads on however few CPUs")
+    func manyThreads() throws {
+      let command = try Command(
+        "attend", ["check", "--forward", "--threads", "64", "\(packageFolder)/Tests/Fixtures/mha"])
+      #expect(command.status == 0, "\(command.output)")
+    }
+  }
+#endif

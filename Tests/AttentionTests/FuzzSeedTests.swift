@@ -1,0 +1,34 @@
+import AttentionProblems
+import AttentionTestSupport
+import Foundation
+import Testing
+
+/// What fuzzers begin with and what they found, run at every test.
+@Suite("Fuzzers' seeds")
+struct FuzzSeedTests {
+  private static func seeds(_ name: String) -> [String] {
+    let folder = "\(packageFolder)/Tests/Fuzz/Seeds/\(name)"
+    return (try? FileManager.default.contentsOfDirectory(atPath: folder))?.sorted().map { "\(folder)/\($0)" } ?? []
+  }
+
+  private func bytes(_ path: String) throws -> [UInt8] { Array(try Data(contentsOf: URL(fileURLWithPath: path))) }
+
+  @Test("problems of attention agree with the reference", arguments: seeds("attention"))
+  func attention(path: String) throws {
+    try bytes(path).withUnsafeBytes { bytes in
+      let problem = FuzzedAttention(bytes)
+      #expect(try problem.mismatch() == nil, "\(problem)")
+    }
+  }
+
+  @Test("safetensors files are refused or survive a round trip", arguments: seeds("safetensors"))
+  func safeTensors(path: String) throws {
+    #expect(try bytes(path).withUnsafeBytes(fuzzSafeTensors) == nil)
+  }
+
+  @Test("there are seeds")
+  func present() {
+    #expect(Self.seeds("attention").count >= 20)
+    #expect(Self.seeds("safetensors").count >= 8)
+  }
+}
