@@ -50,13 +50,14 @@ let package = Package(
       swiftSettings: swiftSettings),
 
     // MARK: Executables
+    .target(name: "AttentionDrawing", swiftSettings: swiftSettings),
     .executableTarget(
       name: "attend",
       dependencies: [
-        "Attention", "AttentionBLAS", "AttentionFiles", "AttentionTensors",
+        "Attention", "AttentionBLAS", "AttentionDrawing", "AttentionFiles", "AttentionTensors",
         .product(name: "ArgumentParser", package: "swift-argument-parser"),
       ],
-      swiftSettings: swiftSettings),
+      resources: [.embedInCode("Maps/map.html")], swiftSettings: swiftSettings),
     // Here and not in the nested package, because it uses `package` symbols.
     .target(name: "CMachinePeaks", path: "Benchmarks/CMachinePeaks"),
     .executableTarget(

@@ -13,8 +13,8 @@ internal import AttentionTensors
 ///
 /// A symbolic link is followed, and the file's permissions are kept. What is no regular file is refused.
 /// - Throws: What `body` throws, and `AttentionError`; the temporary file is gone then.
-func writeAtomically(
-  to path: String, _ body: (_ append: (UnsafeRawBufferPointer) throws(AttentionError) -> Void) throws -> Void
+package func writeAtomically(
+  to path: String, _ body: (_ append: (UnsafeRawBufferPointer) throws -> Void) throws -> Void
 ) throws {
   try requirePath(path)
   var target = path

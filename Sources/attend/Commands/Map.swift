@@ -1,5 +1,6 @@
 import ArgumentParser
 import Attention
+import AttentionDrawing
 import AttentionFiles
 import Foundation
 
@@ -23,6 +24,14 @@ struct Map: ParsableCommand {
   @Option(help: ArgumentHelp("Show as bars where this token looks.", valueName: "word"))
   var token: String?
 
+  @Option(help: ArgumentHelp("Write the heat map as a picture instead.", valueName: "out"))
+  var svg: String?
+
+  @Option(
+    help: ArgumentHelp(
+      "Write a page instead, in which sentence, head and word can be picked; it needs nothing else.", valueName: "out"))
+  var html: String?
+
   @Flag(help: "Print JSON instead of a drawing.")
   var json = false
 
@@ -31,7 +40,7 @@ struct Map: ParsableCommand {
 
   @OptionGroup var options: ContextOptions
 
-  private struct Picture: Encodable {
+  private struct Facts: Encodable {
     let sentence: Int
     let head: Int?
     let tokens: [String]
@@ -48,23 +57,36 @@ struct Map: ParsableCommand {
     }
     let comparisons = try layer.compare(with: stored, context: context)
     let weights = try layer.forward(weights: .perHead, context: context).weights!
-    let picture = try picture(layer, stored, weights, comparisons, context)
+    let map = try AttentionMap(stored: stored, weights: weights)
+    try check("sentence", sentence, map.sentences.count)
+    let shown = map.sentences[sentence]
+    if let head { try check("head", head, shown.headCount) }
+    let row = try token.map { try self.row(of: $0, in: shown) }
+
+    let files = try pictures(map, origin: stored.metadata["model"]?.printable ?? file, row: row)
+    for (path, bytes) in files {
+      try writeAtomically(to: path) { append in try bytes.withUnsafeBytes { try append($0) } }
+    }
+    let milliseconds = json || files.isEmpty ? try medianMilliseconds(layer, context) : 0
     if json {
-      try printJSON(picture)
+      try printJSON(
+        Facts(
+          sentence: sentence, head: head, tokens: shown.columns, weights: shown.matrix(head: head),
+          comparisons: comparisons, milliseconds: milliseconds))
     } else {
-      let style = HeatMap.Style(isColoured: color ?? (isatty(STDOUT_FILENO) == 1))
-      print(title(picture, headCount: weights.shape[1]))
-      print(HeatMap(tokens: picture.tokens, weights: picture.weights, style: style).text)
-      if let token { print(try bars(token, picture, weights, style)) }
+      if files.isEmpty { draw(shown, row: row) }
       for comparison in comparisons {
         print(
           "\(comparison.name.padded(to: 8)) worst error \(scientific(comparison.error)) against the stored result, "
             + "tolerance \(scientific(comparison.tolerance))")
       }
-      print(
-        String(
-          format: "layer    %.2f ms for %d sentences of %d tokens, %d threads", picture.milliseconds,
-          layer.query.shape[0], layer.query.shape[1], context.threadCount))
+      if files.isEmpty {
+        print(
+          String(
+            format: "layer    %.2f ms for %d sentences of %d tokens, %d threads", milliseconds,
+            layer.query.shape[0], layer.query.shape[1], context.threadCount))
+      }
+      for (path, _) in files { print("written to \(path)") }
     }
     if let wrong = comparisons.first(where: { !$0.passes }) {
       throw AttentionError(
@@ -72,74 +94,76 @@ struct Map: ParsableCommand {
     }
   }
 
-  private func picture(
-    _ layer: LayerCase, _ stored: SafeTensorsFile, _ weights: Tensor<Float>, _ comparisons: [Comparison],
-    _ context: AttentionContext
-  ) throws -> Picture {
-    let (sentenceCount, headCount) = (weights.shape[0], weights.shape[1])
-    guard sentenceCount > 0 else { throw AttentionError(.invalidFile, file, "at least one sentence expected") }
-    func check(_ name: String, _ index: Int, _ count: Int) throws {
-      guard (0..<count).contains(index) else {
-        throw ValidationError("--\(name): a number from 0 to \(count - 1) expected; got \(index)")
-      }
+  private func check(_ name: String, _ index: Int, _ count: Int) throws {
+    guard (0..<count).contains(index) else {
+      throw ValidationError("--\(name): a number from 0 to \(count - 1) expected; got \(index)")
     }
-    try check("sentence", sentence, sentenceCount)
-    if let head { try check("head", head, headCount) }
-    let tokens = sentenceTokens(stored, keyCount: weights.shape[3])
-    let queryCount = min(tokens.count, weights.shape[2])
-    let heads = head.map { [$0] } ?? Array(0..<headCount)
-    let matrix = (0..<queryCount).map { query in
-      tokens.indices.map { key in
-        heads.map { weights[sentence, $0, query, key] }.reduce(0, +) / Float(heads.count)
-      }
+  }
+
+  private func row(of token: String, in sentence: AttentionMap.Sentence) throws -> Int {
+    if let row = sentence.rows.firstIndex(of: token) { return row }
+    throw ValidationError("--token: one of \(sentence.rows.joined(separator: " ")) expected; got \"\(token)\"")
+  }
+
+  /// The files that were asked for.
+  private func pictures(_ map: AttentionMap, origin: String, row: Int?) throws -> [(path: String, bytes: [UInt8])] {
+    let shown = map.sentences[sentence]
+    var files: [(path: String, bytes: [UInt8])] = []
+    if let svg {
+      let picture = HeatMapPicture(
+        title: headName(shown).prefix(1).uppercased() + headName(shown).dropFirst(), rows: shown.rows,
+        columns: shown.columns, weights: shown.matrix(head: head))
+      files.append((svg, Array(picture.svg.utf8)))
     }
+    if let html {
+      let page = MapPage(origin: origin, map: map, sentence: sentence, head: head, token: row)
+      files.append((html, try page.html))
+    }
+    return files
+  }
+
+  private func headName(_ sentence: AttentionMap.Sentence) -> String {
+    head.map { "head \($0) of 0 to \(sentence.headCount - 1)" } ?? "mean over \(sentence.headCount) heads"
+  }
+
+  private func medianMilliseconds(_ layer: LayerCase, _ context: AttentionContext) throws -> Double {
     var times: [Duration] = []
     for _ in 0..<7 {
       times.append(try ContinuousClock().measure { _ = try layer.forward(weights: .none, context: context) })
     }
     let median = times.sorted()[times.count / 2].components
-    return Picture(
-      sentence: sentence, head: head, tokens: tokens, weights: matrix, comparisons: comparisons,
-      milliseconds: Double(median.seconds) * 1e3 + Double(median.attoseconds) * 1e-15)
+    return Double(median.seconds) * 1e3 + Double(median.attoseconds) * 1e-15
   }
 
-  /// The words of one sentence without its padding; numbers where the file has no words.
-  private func sentenceTokens(_ stored: SafeTensorsFile, keyCount: Int) -> [String] {
-    let sentences = (stored.metadata["tokens"] ?? "").split(separator: "\n", omittingEmptySubsequences: false)
-    guard sentence < sentences.count else { return (0..<keyCount).map(String.init) }
-    let words = sentences[sentence].split(separator: " ").prefix(keyCount).map { String($0).printable }
-    return Array(words.prefix((words.lastIndex { $0 != "[PAD]" } ?? -1) + 1))
-  }
-
-  private func title(_ picture: Picture, headCount: Int) -> String {
-    let which = picture.head.map { "head \($0) of 0 to \(headCount - 1)" } ?? "mean over \(headCount) heads"
-    return "sentence \(picture.sentence), \(which)\n"
+  private func draw(_ shown: AttentionMap.Sentence, row: Int?) {
+    let style = TerminalHeatMap.Style(isColoured: color ?? (isatty(STDOUT_FILENO) == 1))
+    print("sentence \(sentence), \(headName(shown))\n")
+    let matrix = shown.matrix(head: head)
+    print(TerminalHeatMap(rows: shown.rows, columns: shown.columns, weights: matrix, style: style).text)
+    if let row { print(bars(row, shown, matrix, style)) }
   }
 
   private func bars(
-    _ token: String, _ picture: Picture, _ weights: Tensor<Float>, _ style: HeatMap.Style
-  ) throws -> String {
-    guard let query = picture.tokens.firstIndex(of: token), query < picture.weights.count else {
-      throw ValidationError("--token: one of \(picture.tokens.joined(separator: " ")) expected; got \"\(token)\"")
-    }
-    var lines = ["\"\(token)\" looks at"]
-    let row = picture.weights[query]
+    _ query: Int, _ shown: AttentionMap.Sentence, _ matrix: [[Float]], _ style: TerminalHeatMap.Style
+  ) -> String {
+    var lines = ["\"\(shown.rows[query])\" looks at"]
+    let row = matrix[query]
     let most = max(row.max() ?? 1, .leastNormalMagnitude)
-    let width = picture.tokens.map(\.count).max() ?? 0
-    for (word, weight) in zip(picture.tokens, row) {
+    let width = shown.columns.map(\.count).max() ?? 0
+    for (word, weight) in zip(shown.columns, row) {
       let share = weight / most
       let bar = String(repeating: "█", count: share.isFinite ? Int((40 * share).rounded()) : 0)
       lines.append("  \(word.leftPadded(to: width))  \(String(format: "%.3f", weight))  \(style.coloured(bar))")
     }
-    if picture.head == nil {
+    if head == nil {
       // Between the marks at both ends, to which every head returns when it has nothing to say.
-      let words = picture.tokens.indices.filter { !picture.tokens[$0].hasPrefix("[") && $0 != query }
-      let strongest = (0..<weights.shape[1]).flatMap { head in
-        words.map { (head: head, key: $0, weight: weights[picture.sentence, head, query, $0]) }
+      let words = shown.columns.indices.filter { !shown.columns[$0].hasPrefix("[") && $0 != query }
+      let strongest = (0..<shown.headCount).flatMap { head in
+        words.map { (head: head, key: $0, weight: shown.weights[head][query][$0]) }
       }
       .sorted { $0.weight > $1.weight }.prefix(3)
       let parts = strongest.map {
-        "head \($0.head) at \"\(picture.tokens[$0.key])\" (\(String(format: "%.2f", $0.weight)))"
+        "head \($0.head) at \"\(shown.columns[$0.key])\" (\(String(format: "%.2f", $0.weight)))"
       }
       if !parts.isEmpty { lines.append("  most of all: " + parts.joined(separator: ", ")) }
     }

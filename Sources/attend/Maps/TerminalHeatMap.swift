@@ -1,5 +1,5 @@
 /// A matrix of attention weights as text: one row for each token that looks, one column for each looked at.
-struct HeatMap {
+struct TerminalHeatMap {
   struct Style {
     let isColoured: Bool
 
@@ -23,7 +23,8 @@ struct HeatMap {
     }
   }
 
-  let tokens: [String]
+  let rows: [String]
+  let columns: [String]
   let weights: [[Float]]
   let style: Style
 
@@ -32,13 +33,13 @@ struct HeatMap {
 
   /// The drawing, with a line break at its end.
   var text: String {
-    let width = tokens.map(\.count).max() ?? 0
+    let width = rows.map(\.count).max() ?? 0
     let most = max(weights.joined().max() ?? 0, .leastNormalMagnitude)
     var lines = header(indent: width + 2)
-    for (token, row) in zip(tokens, weights) {
+    for (token, row) in zip(rows, weights) {
       let cells = row.map { style.cell($0 / most) }.joined()
       let strongest = row.indices.max { row[$0] < row[$1] }
-      let note = strongest.map { "  → \(tokens[$0]) \(percent(row[$0]))" } ?? ""
+      let note = strongest.map { "  → \(columns[$0]) \(percent(row[$0]))" } ?? ""
       lines.append("\(token.leftPadded(to: width))  \(cells)\(note)")
     }
     return lines.joined(separator: "\n") + "\n"
@@ -46,7 +47,7 @@ struct HeatMap {
 
   /// The columns' labels, written downwards.
   private func header(indent: Int) -> [String] {
-    let labels = tokens.map { Array($0.prefix(Self.labelLimit)) }
+    let labels = columns.map { Array($0.prefix(Self.labelLimit)) }
     let height = labels.map(\.count).max() ?? 0
     return (0..<height).map { line in
       let letters = labels.map { label in

@@ -1,0 +1,98 @@
+/// A picture of lines, boxes and text that browsers show, light or dark as its reader likes.
+package struct SVGDocument {
+  package enum Anchor: String { case start, middle, end }
+
+  private let width: Double
+  private let height: Double
+  private let title: String
+  private var body = ""
+
+  /// - Parameter title: What the picture shows, for who cannot see it.
+  package init(width: Double, height: Double, title: String) {
+    self.width = width
+    self.height = height
+    self.title = title
+  }
+
+  /// Text whose baseline begins, is centred, or ends at a point; `angle` in degrees, clockwise.
+  package mutating func text(
+    _ content: String, x: Double, y: Double, class name: String = "text", anchor: Anchor = .start, angle: Double = 0
+  ) {
+    let turn = angle == 0 ? "" : " transform=\"rotate(\(number(angle)) \(number(x)) \(number(y)))\""
+    body += "<text class=\"\(name)\" x=\"\(number(x))\" y=\"\(number(y))\" text-anchor=\"\(anchor.rawValue)\"\(turn)>"
+    body += "\(escaped(content))</text>\n"
+  }
+
+  /// A box; `hint` shows while the pointer rests on it.
+  package mutating func box(
+    x: Double, y: Double, width: Double, height: Double, class name: String, opacity: Double? = nil, radius: Double = 0,
+    hint: String? = nil
+  ) {
+    body += "<rect class=\"\(name)\" x=\"\(number(x))\" y=\"\(number(y))\" width=\"\(number(max(0, width)))\" "
+    body += "height=\"\(number(max(0, height)))\""
+    if radius > 0 { body += " rx=\"\(number(radius))\"" }
+    if let opacity { body += " fill-opacity=\"\(number(opacity))\"" }
+    body += hint.map { "><title>\(escaped($0))</title></rect>\n" } ?? "/>\n"
+  }
+
+  package mutating func line(x1: Double, y1: Double, x2: Double, y2: Double, class name: String) {
+    body +=
+      "<line class=\"\(name)\" x1=\"\(number(x1))\" y1=\"\(number(y1))\" x2=\"\(number(x2))\" y2=\"\(number(y2))\"/>\n"
+  }
+
+  /// The file.
+  package var source: String {
+    """
+    <svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 \(number(width)) \(number(height))" \
+    width="\(number(width))" height="\(number(height))" role="img" aria-label="\(escaped(title))">
+    <title>\(escaped(title))</title>
+    <style>\(Self.style)</style>
+    <rect class="paper" width="100%" height="100%"/>
+    \(body)</svg>
+
+    """
+  }
+
+  /// Colours that tell apart for colour-blind readers too, on both papers.
+  private static let style = """
+    text{font:13px system-ui,-apple-system,"Segoe UI",Roboto,sans-serif}\
+    .title{font-size:17px;font-weight:600}.small{font-size:11px}\
+    .paper{fill:#fff}.text,.title{fill:#1c2530}.small{fill:#5b6876}\
+    .ink{fill:#0b5fae}.first{fill:#0b6bcb}.second{fill:#e08a1e}.third{fill:#9aa6b2}\
+    .grid{stroke:#dfe4ea}.mark{stroke:#c2185b;stroke-width:1.5;stroke-dasharray:5 4}.cellframe{fill:#eef2f6}\
+    @media(prefers-color-scheme:dark){\
+    .paper{fill:#12161b}.text,.title{fill:#e8edf2}.small{fill:#9aa7b4}\
+    .ink{fill:#6cb8ff}.first{fill:#4aa3ff}.second{fill:#f0a848}.third{fill:#66727e}\
+    .grid{stroke:#2b333c}.mark{stroke:#ff6fa3}.cellframe{fill:#1b2128}}
+    """
+}
+
+/// At most two digits behind the point.
+private func number(_ value: Double) -> String {
+  guard value.isFinite else { return "0" }
+  let hundredths = (value * 100).rounded()
+  return hundredths.truncatingRemainder(dividingBy: 100) == 0
+    ? "\(Int(hundredths / 100))" : "\(hundredths / 100)"
+}
+
+/// Text as it may stand in a document: what would be markup is spelt out, what no document may hold is replaced.
+package func escaped(_ text: String) -> String {
+  var result = ""
+  for scalar in text.unicodeScalars {
+    switch scalar {
+    case "&": result += "&amp;"
+    case "<": result += "&lt;"
+    case ">": result += "&gt;"
+    case "\"": result += "&quot;"
+    case "'": result += "&#39;"
+    case "\u{0}"..<"\u{20}", "\u{fffe}", "\u{ffff}": result.unicodeScalars.append("\u{fffd}")
+    default: result.unicodeScalars.append(scalar)
+    }
+  }
+  return result
+}
+
+/// About how wide text is at 13 px: there is no font to ask.
+package func estimatedWidth(_ text: String) -> Double {
+  text.reduce(0) { $0 + ($1.isASCII ? ("iljtf.,:;'|![] ".contains($1) ? 4.2 : 7.4) : 13) }
+}

@@ -1,0 +1,37 @@
+import Foundation
+
+/// A page of its own in which a reader picks sentence, head and word: nothing is loaded from elsewhere.
+struct MapPage {
+  private struct Content: Encodable {
+    let origin: String
+    let sentences: [AttentionMap.Sentence]
+    let sentence: Int
+    /// −1: the mean over heads.
+    let head: Int
+    /// −1: none.
+    let token: Int
+  }
+
+  /// What the page says under its title.
+  let origin: String
+  let map: AttentionMap
+  /// What is shown first.
+  let sentence: Int
+  let head: Int?
+  let token: Int?
+
+  var html: [UInt8] {
+    get throws {
+      let encoder = JSONEncoder()
+      encoder.outputFormatting = .sortedKeys
+      encoder.nonConformingFloatEncodingStrategy = .convertToString(
+        positiveInfinity: "inf", negativeInfinity: "-inf", nan: "nan")
+      let content = Content(
+        origin: origin, sentences: map.sentences, sentence: sentence, head: head ?? -1, token: token ?? -1)
+      // A word of the file must not end the script that holds it.
+      let json = String(decoding: try encoder.encode(content), as: UTF8.self).replacing("<", with: "\\u003c")
+      let template = String(decoding: PackageResources.map_html, as: UTF8.self)
+      return Array(template.replacing("/*DATA*/", with: json).utf8)
+    }
+  }
+}
