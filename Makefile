@@ -3,7 +3,8 @@
 # make help    the rest
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-sanitized test-neon runner compare examples docs format lint
+.PHONY: help setup demo test test-sanitized test-debug test-browser test-neon fuzz runner bench compare regressions \
+  examples docs format lint
 
 SOURCES := Package.swift Sources Tests Benchmarks Examples
 TEST_FLAGS := -c release --disable-testable-imports --disable-xctest
@@ -26,13 +27,22 @@ demo: setup ## draw where "it" looks in a sentence, through a trained layer of a
 test: setup ## run the tests
 	swift test $(TEST_FLAGS)
 
-# Peak memory is another matter under a sanitizer. OpenBLAS itself is not instrumented.
-SANITIZED := swift test $(TEST_FLAGS) --skip MemoryTests --scratch-path
+# Peak memory and limits of address space are another matter under a sanitizer. OpenBLAS itself is not instrumented.
+SANITIZED := swift test $(TEST_FLAGS) --skip MemoryTests --skip LimitTests --scratch-path
 
 test-sanitized: setup ## run the tests under the thread, address and undefined-behaviour sanitizers
 	$(SANITIZED) .build-thread --sanitize=thread
 	LSAN_OPTIONS=suppressions=$(CURDIR)/Tests/leaks.supp $(SANITIZED) .build-address --sanitize=address
 	$(SANITIZED) .build-undefined -Xcc -fsanitize=undefined -Xcc -fsanitize-trap=undefined
+
+test-debug: setup ## run the tests without optimisation
+	swift test --disable-xctest
+
+test-browser: setup ## open the page of `attend map --html` in headless Chromium and use it
+	@Tests/browser/run
+
+fuzz: setup ## ten minutes for each fuzzer: safetensors files, and problems of attention against the reference
+	@Tests/Fuzz/run $(SECONDS)
 
 test-neon: ## run the NEON kernels under qemu, against the C library (Debian, Ubuntu)
 	@Tests/neon/run
@@ -50,8 +60,9 @@ examples: setup ## build and run the examples, a package that depends on this on
 
 docs: setup ## build the documentation, without a warning, into .build-docs/html
 	ATTENTION_DOCC=1 swift package --scratch-path .build-docs --allow-writing-to-directory .build-docs \
-	  generate-documentation --target AttentionTensors --target AttentionBLAS --target Attention --target AttentionFiles \
+	  generate-documentation --target AttentionTensors --target AttentionBLAS --target Attention --target AttentionFiles --target AttentionTraining \
 	  --enable-experimental-combined-documentation --output-path .build-docs/html --warnings-as-errors
+	@.ci/undocumented $$(find .build-docs/ -path '*extracted-symbols*' -name '*.symbols.json')
 
 format: setup ## rewrite the sources as .swift-format says
 	swift format --in-place --parallel --recursive $(SOURCES)

@@ -91,6 +91,9 @@ let package = Package(
       dependencies: ["AttentionBLAS", "AttentionTensors", "AttentionTestSupport", "AttentionTraining"],
       swiftSettings: swiftSettings),
     .testTarget(
+      name: "DocumentationTests", dependencies: ["Attention", "AttentionFiles", "AttentionTestSupport"],
+      swiftSettings: swiftSettings),
+    .testTarget(
       name: "AttendTests",
       dependencies: ["AttentionFiles", "AttentionTensors", "AttentionTestSupport", "attend", "attention-runner"],
       swiftSettings: swiftSettings),

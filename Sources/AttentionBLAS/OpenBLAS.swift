@@ -18,7 +18,12 @@ internal import COpenBLASStartup
 public enum OpenBLAS {
   /// How this OpenBLAS was built to use threads.
   public enum Threading: String, Sendable {
-    case serial, pthreads, openMP
+    /// Without threads.
+    case serial
+    /// With threads of its own.
+    case pthreads
+    /// With OpenMP's.
+    case openMP
   }
 
   /// Version and build options, as OpenBLAS tells them.
@@ -40,6 +45,7 @@ public enum OpenBLAS {
   /// Why the choice of kernels was changed or left alone.
   public static var coreDecision: String { String(cString: openblas_startup_decision()) }
 
+  /// How this OpenBLAS was built.
   public static var threading: Threading {
     switch openblas_get_parallel() {
     case 0: .serial

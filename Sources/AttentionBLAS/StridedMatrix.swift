@@ -64,6 +64,7 @@ package struct StridedMatrix<Element: BLASElement> {
 public enum ResultMode: Sendable {
   /// The result's old contents are never read: NaN there does not matter.
   case replacing
+  /// The product is added to what is there.
   case accumulating
 }
 

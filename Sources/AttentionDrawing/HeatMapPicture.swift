@@ -5,7 +5,7 @@ package struct HeatMapPicture {
   private let columns: [String]
   private let weights: [[Float]]
 
-  /// - Parameter weights: `[rows.count][columns.count]`.
+  /// A picture of `weights`, `[rows.count][columns.count]`.
   package init(title: String, rows: [String], columns: [String], weights: [[Float]]) {
     self.title = title
     self.rows = rows

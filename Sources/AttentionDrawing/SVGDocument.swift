@@ -7,7 +7,7 @@ package struct SVGDocument {
   private let title: String
   private var body = ""
 
-  /// - Parameter title: What the picture shows, for who cannot see it.
+  /// An empty picture; `title` tells what it shows, for who cannot see it.
   package init(width: Double, height: Double, title: String) {
     self.width = width
     self.height = height

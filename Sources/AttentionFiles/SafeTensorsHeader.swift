@@ -2,8 +2,11 @@ public import AttentionTensors
 
 /// One tensor as a safetensors header describes it.
 public struct SafeTensorsEntry: Sendable, Hashable {
+  /// What the header calls it.
   public let name: String
+  /// The type of its elements.
   public let dataType: DataType
+  /// The extent of each axis; row-major.
   public let shape: [Int]
   /// Its bytes, counted from the end of the header.
   public let byteRange: Range<Int>

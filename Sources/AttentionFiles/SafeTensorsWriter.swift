@@ -23,6 +23,7 @@ public struct SafeTensorsWriter: Sendable {
   private var names: Set<String> = []
   private var totalByteCount = 0
 
+  /// A writer of nothing yet.
   public init() {}
 
   /// Adds a tensor of any strides. It is not copied until it is written.

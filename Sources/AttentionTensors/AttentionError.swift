@@ -33,6 +33,7 @@ public struct AttentionError: Error, Sendable, Hashable {
   /// What was expected and what came.
   public let message: String
 
+  /// An error of this package; `subject` complains that `message`.
   public init(_ code: Code, _ subject: String, _ message: String) {
     self.code = code
     self.subject = subject

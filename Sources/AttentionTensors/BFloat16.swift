@@ -3,6 +3,7 @@ public struct BFloat16: Sendable, BitwiseCopyable {
   /// The 16 bits.
   public var bitPattern: UInt16
 
+  /// The number of these 16 bits.
   @inlinable
   public init(bitPattern: UInt16) { self.bitPattern = bitPattern }
 

@@ -17,6 +17,7 @@ public protocol ParallelExecutor: Sendable {
 /// work, at 9 to 95 µs to wake the second thread where ``ThreadTeam`` takes 1 to 29. Not in the child of a fork, in
 /// which Dispatch does not work.
 public struct DispatchExecutor: ParallelExecutor {
+  /// An executor; all are alike.
   public init() {}
 
   public func execute(pieceCount: Int, width: Int, _ body: (_ piece: Int, _ worker: Int) -> Void) {

@@ -12,6 +12,7 @@
 public struct SeededGenerator: RandomNumberGenerator, Sendable {
   private var state: UInt64
 
+  /// A generator whose numbers follow from `seed`.
   public init(seed: UInt64) { state = seed }
 
   public mutating func next() -> UInt64 {

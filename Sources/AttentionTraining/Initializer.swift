@@ -125,7 +125,7 @@ extension Tensor where Element: LAPACKElement {
   ///   - initializer: Their distribution.
   ///   - shape: `[out, in]`, or `[out, in, …]`. Where an extent is 0 there is nothing to draw.
   ///   - seed: The same seed gives the same numbers on every machine, all but the uniform ones up to rounding.
-  /// - Throws: ``AttentionError`` for fewer than two axes, a gain that is negative or not finite, an impossible
+  /// - Throws: `AttentionError` for fewer than two axes, a gain that is negative or not finite, an impossible
   ///   shape, or lacking memory.
   public init(initializer: Initializer, shape: [Int], seed: UInt64) throws {
     self = try initializer.makeTensor(shape: shape, seed: seed)

@@ -7,9 +7,7 @@
   private final class ControlGroup {
     let folder: String
 
-    /// - Parameters:
-    ///   - controller: "cpu" or "memory".
-    ///   - settings: File names of version 1 and of version 2, with what is written to them.
+    /// A group of `controller`, "cpu" or "memory", with what is written to which file in either version.
     init?(_ controller: String, version1: [(String, String)], version2: [(String, String)]) {
       let isVersion1 = FileManager.default.fileExists(atPath: "/sys/fs/cgroup/\(controller)/cgroup.procs")
       folder = "/sys/fs/cgroup/\(isVersion1 ? "\(controller)/" : "")attention-\(UUID().uuidString)"

@@ -3,6 +3,7 @@ public import AttentionTensors
 
 /// Which attention weights ``MultiHeadAttention`` returns.
 public enum MultiHeadWeights: Sendable, Hashable {
+  /// No weights.
   case none
   /// `[B, H, L, S]`.
   case perHead

@@ -43,6 +43,17 @@ public struct MultiHeadAttention<Element: AttentionElement>: Sendable {
     /// PyTorch's `add_zero_attn`: one key and value of zeros more.
     public var addsZeroAttention: Bool
 
+    /// A configuration; it is checked where a layer is made of it.
+    ///
+    /// - Parameters:
+    ///   - embeddingWidth: d, a multiple of the heads.
+    ///   - headCount: H.
+    ///   - keyValueHeadCount: Hk, a divisor of H; default H.
+    ///   - keyWidth: The width of the layer's key input; default d.
+    ///   - valueWidth: The width of the layer's value input; default d.
+    ///   - hasBias: Whether the projections have biases.
+    ///   - addsBiasKeyValue: PyTorch's `add_bias_kv`.
+    ///   - addsZeroAttention: PyTorch's `add_zero_attn`.
     public init(
       embeddingWidth: Int, headCount: Int, keyValueHeadCount: Int? = nil, keyWidth: Int? = nil, valueWidth: Int? = nil,
       hasBias: Bool = true, addsBiasKeyValue: Bool = false, addsZeroAttention: Bool = false

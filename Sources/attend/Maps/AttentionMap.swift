@@ -26,7 +26,7 @@ struct AttentionMap {
 
   let sentences: [Sentence]
 
-  /// - Parameter weights: `[B, H, L, S]`.
+  /// The words of `stored` with `weights` `[B, H, L, S]`.
   init(stored: SafeTensorsFile, weights: Tensor<Float>) throws {
     let (sentenceCount, headCount) = (weights.shape[0], weights.shape[1])
     guard sentenceCount > 0 else { throw AttentionError(.invalidFile, stored.path, "at least one sentence expected") }

@@ -1,10 +1,9 @@
 import Attention
 import AttentionFiles
 import AttentionTestSupport
-import Foundation
 import Testing
 
-/// The README's code, compiled and run. A test holds it to the README's text.
+/// The README's code, compiled and run.
 @Suite("README")
 struct ReadmeTests {
   @Test("the first example gives its result")
@@ -46,18 +45,5 @@ struct ReadmeTests {
       .intersection(.keyLengths([16, 12]))
     let x = try Tensor<Float>(uniform: -1..<1, shape: [2, 1, 16, 4], seed: 2)
     #expect(try scaledDotProductAttention(query: x, key: x, value: x, mask: mask).shape == [2, 1, 16, 4])
-  }
-
-  @Test("every line of Swift in the README is compiled here")
-  func everyLine() throws {
-    let readme = try String(contentsOfFile: "\(packageFolder)/README.md", encoding: .utf8)
-    let source = try String(contentsOfFile: #filePath, encoding: .utf8)
-    func lines(_ text: some StringProtocol) -> [String] {
-      text.split(separator: "\n").map { $0.trimmingCharacters(in: .whitespaces) }.filter { !$0.isEmpty }
-    }
-    let compiled = Set(lines(source))
-    let blocks = readme.components(separatedBy: "```swift\n").dropFirst().map { $0.components(separatedBy: "```")[0] }
-    #expect(blocks.count == 3)
-    for line in blocks.flatMap(lines) { #expect(compiled.contains(line), "the README says: \(line)") }
   }
 }

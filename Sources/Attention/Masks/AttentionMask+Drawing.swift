@@ -1,0 +1,69 @@
+public import AttentionTensors
+
+extension AttentionMask {
+  /// Which query may attend to which key, as a boolean tensor: true where it may.
+  ///
+  /// For looking at a mask and for handing it to others; attention itself never makes `L × S` of it.
+  ///
+  /// - Parameters:
+  ///   - queryCount: L.
+  ///   - keyCount: S.
+  ///   - batchCount: B, if elements of the batch have lengths or tensors of their own.
+  ///   - headCount: H, if heads have tensors of their own.
+  /// - Returns: `[B, H, L, S]`. A bias counts as forbidding where it is −inf.
+  /// - Throws: `AttentionError` where the mask does not fit the extents.
+  public func attendance(
+    queryCount: Int, keyCount: Int, batchCount: Int = 1, headCount: Int = 1
+  ) throws -> Tensor<Bool> {
+    let isDouble = biases.contains { $0.dataType == .float64 }
+    return try isDouble
+      ? attendance(Double.self, [batchCount, headCount, queryCount, keyCount])
+      : attendance(Float.self, [batchCount, headCount, queryCount, keyCount])
+  }
+
+  private func attendance<Element: AttentionElement>(_: Element.Type, _ extents: [Int]) throws -> Tensor<Bool> {
+    _ = try elementCount(of: extents)
+    let keys = [extents[0], extents[1], extents[3], 1]
+    let shape = try AttentionShape(query: extents.dropLast() + [1], key: keys, value: keys)
+    let schedule = try MaskSchedule<Element>(self, shape: shape)
+    return try Tensor(shape: extents) { target in
+      var position = 0
+      for batch in 0..<extents[0] {
+        for head in 0..<extents[1] {
+          for query in 0..<extents[2] {
+            for key in 0..<extents[3] {
+              target[position] = schedule.attends(batch: batch, head: head, query: query, key: key)
+              position += 1
+            }
+          }
+        }
+      }
+    }
+  }
+
+  /// The mask drawn: a line for each query, a sign for each key, ● where the query may attend to it.
+  ///
+  ///     print(try AttentionMask.causal.drawing(queryCount: 2, keyCount: 4))
+  ///     // ● ● ● ·
+  ///     // ● ● ● ●
+  ///
+  /// - Parameters:
+  ///   - queryCount: L.
+  ///   - keyCount: S.
+  ///   - batchCount: B, if elements of the batch have lengths or tensors of their own; the parts follow one another,
+  ///     an empty line between them.
+  /// - Returns: Lines without a break at the end; of the first head, if heads differ.
+  /// - Throws: `AttentionError` where the mask does not fit the extents.
+  public func drawing(queryCount: Int, keyCount: Int, batchCount: Int = 1) throws -> String {
+    // Tensors per head broadcast to as many heads as the largest has.
+    let headCount = (booleans.map(\.shape) + biases.map(\.shape)).compactMap { $0.dropLast(2).last }.max() ?? 1
+    let flags = try attendance(
+      queryCount: queryCount, keyCount: keyCount, batchCount: batchCount, headCount: max(headCount, 1))
+    let parts = (0..<batchCount).map { batch in
+      (0..<queryCount).map { query in
+        (0..<keyCount).map { flags[batch, 0, query, $0] ? "●" : "·" }.joined(separator: " ")
+      }.joined(separator: "\n")
+    }
+    return parts.joined(separator: "\n\n")
+  }
+}

@@ -1,0 +1,63 @@
+import Attention
+import AttentionTestSupport
+import Foundation
+import Testing
+
+@Suite("Masks, drawn")
+struct MaskArticleTests {
+  @Test("the article's drawings are those of its masks")
+  func drawings() throws {
+    let first: Tensor<Bool> = [true, true, false, true, false, true]
+    let mask = AttentionMask.attending(first)
+    let combined = AttentionMask.causal
+      .intersection(.window(left: 2, right: 0))
+      .intersection(.keyLengths([6, 4]))
+    let drawings = [
+      try AttentionMask.none.drawing(queryCount: 4, keyCount: 6),
+      try AttentionMask.causal.drawing(queryCount: 4, keyCount: 6),
+      try AttentionMask.causal(.topLeft).drawing(queryCount: 4, keyCount: 6),
+      try AttentionMask.window(left: 1, right: 1).drawing(queryCount: 4, keyCount: 6),
+      try AttentionMask.window(left: 2, right: 0).drawing(queryCount: 6, keyCount: 6),
+      try AttentionMask.keyLengths([6, 4]).drawing(queryCount: 2, keyCount: 6, batchCount: 2),
+      try AttentionMask.leftPadding([0, 3]).drawing(queryCount: 2, keyCount: 6, batchCount: 2),
+      try mask.drawing(queryCount: 2, keyCount: 6),
+      try combined.drawing(queryCount: 6, keyCount: 6, batchCount: 2),
+    ]
+    print(try AttentionMask.causal.drawing(queryCount: 4, keyCount: 6))
+    let article = try String(
+      contentsOfFile: "\(packageFolder)/Sources/Attention/Attention.docc/Masks.md", encoding: .utf8)
+    let drawn = article.components(separatedBy: "```text\n").dropFirst().map { $0.components(separatedBy: "\n```")[0] }
+    #expect(drawn == drawings)
+  }
+
+  @Test("a bias composes, and forbids where it is −inf")
+  func bias() throws {
+    let distance = try Tensor<Float>(
+      (0..<36).map { -0.5 * Float(abs($0 / 6 - $0 % 6)) }, shape: [1, 1, 6, 6])
+    let biased = AttentionMask.causal.intersection(.bias(distance))
+    #expect(
+      try biased.drawing(queryCount: 6, keyCount: 6) == AttentionMask.causal.drawing(queryCount: 6, keyCount: 6))
+    let forbidding = try Tensor<Double>([0, -.infinity, 3], shape: [3])
+    #expect(try AttentionMask.bias(forbidding).drawing(queryCount: 1, keyCount: 3) == "● · ●")
+  }
+
+  @Test("attendance is a boolean mask that does the same")
+  func attendance() throws {
+    let mask = AttentionMask.window(left: 3, right: 1).intersection(.leftPadding([2, 0]))
+    let x = try Tensor<Float>(uniform: -1..<1, shape: [2, 3, 9, 4], seed: 1)
+    let flags = try mask.attendance(queryCount: 9, keyCount: 9, batchCount: 2, headCount: 3)
+    #expect(flags.shape == [2, 3, 9, 9])
+    let expected = try scaledDotProductAttention(query: x, key: x, value: x, mask: mask)
+    let got = try scaledDotProductAttention(query: x, key: x, value: x, mask: .attending(flags))
+    #expect(mismatch(got.array, expected.array.map(Double.init), tolerance: 1e-6) == nil)
+    #expect(throws: AttentionError.self) { try mask.attendance(queryCount: 9, keyCount: 9) }
+    #expect(throws: AttentionError.self) { try AttentionMask.none.drawing(queryCount: -1, keyCount: 2) }
+    #expect(try AttentionMask.none.drawing(queryCount: 0, keyCount: 2) == "")
+  }
+
+  @Test("heads with masks of their own: the first is drawn")
+  func heads() throws {
+    let flags = try Tensor<Bool>([true, false, false, true], shape: [1, 2, 1, 2])
+    #expect(try AttentionMask.attending(flags).drawing(queryCount: 1, keyCount: 2) == "● ·")
+  }
+}
