@@ -62,8 +62,11 @@ let package = Package(
     .target(name: "CMachinePeaks", path: "Benchmarks/CMachinePeaks"),
     .executableTarget(
       name: "attention-runner",
-      dependencies: ["Attention", "AttentionBLAS", "AttentionTensors", "CMachinePeaks"],
-      path: "Benchmarks/Runner", swiftSettings: swiftSettings),
+      dependencies: [
+        "Attention", "AttentionBLAS", "AttentionDrawing", "AttentionFiles", "AttentionTensors", "AttentionTestSupport",
+        "CMachinePeaks", .product(name: "ArgumentParser", package: "swift-argument-parser"),
+      ],
+      path: "Benchmarks/Runner", resources: [.embedInCode("workloads.json")], swiftSettings: swiftSettings),
 
     // MARK: Tests
     .target(name: "AttentionTestSupport", path: "Tests/AttentionTestSupport", swiftSettings: swiftSettings),

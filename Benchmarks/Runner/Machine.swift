@@ -14,6 +14,8 @@ struct Machine: Encodable {
   let sgemmShareOfPeak: Double
   let readRamGBps: Double
   let readRamThreads: Int
+  /// The larger of what this CPU's share and the whole of the last-level cache are said to be.
+  let lastLevelCacheByteCount: Int
   let openblasCore: String
   let openblasVersion: String
   let isa: String
@@ -22,6 +24,7 @@ struct Machine: Encodable {
   private enum CodingKeys: String, CodingKey {
     case cpu, fmaPeakGflops = "fma_peak_gflops", amxPeakGflops = "amx_peak_gflops", sgemmGflops = "sgemm_2048_gflops",
       sgemmShareOfPeak = "sgemm_share_of_peak", readRamGBps = "read_ram_gbps", readRamThreads = "read_ram_threads",
+      lastLevelCacheByteCount = "last_level_cache_bytes",
       openblasCore = "openblas_core", openblasVersion = "openblas_version", isa, threads
   }
 
@@ -55,7 +58,8 @@ struct Machine: Encodable {
     }
     return Machine(
       cpu: cpuName(), fmaPeakGflops: peak, amxPeakGflops: nil, sgemmGflops: sgemm, sgemmShareOfPeak: sgemm / peak,
-      readRamGBps: try readBandwidth(context), readRamThreads: context.threadCount, openblasCore: OpenBLAS.core,
+      readRamGBps: try readBandwidth(context), readRamThreads: context.threadCount,
+      lastLevelCacheByteCount: lastLevelCache(), openblasCore: OpenBLAS.core,
       openblasVersion: OpenBLAS.version, isa: try context.resolvedInstructionSet().rawValue,
       threads: context.threadCount)
   }
@@ -77,6 +81,18 @@ struct Machine: Encodable {
       }.min()!
     }
     return Double(memory.count * 4) / best * 1e-9
+  }
+
+  private static func lastLevelCache() -> Int {
+    let text = (try? String(contentsOfFile: "/sys/devices/system/cpu/cpu0/cache/index3/size", encoding: .utf8)) ?? ""
+    let share = (Int(text.prefix(while: \.isNumber)) ?? 0) << 10
+    #if canImport(Glibc)
+      let whole = sysconf(Int32(_SC_LEVEL3_CACHE_SIZE))
+    #else
+      let whole = 0
+    #endif
+    // Where neither tells, more than most have.
+    return max(share, whole) > 0 ? max(share, whole) : 64 << 20
   }
 
   private static func cpuName() -> String {

@@ -1,4 +1,5 @@
 import Attention
+import AttentionTensors
 
 /// One line of input. Fields that are left out have the defaults below.
 struct Request: Decodable {
@@ -8,33 +9,43 @@ struct Request: Decodable {
     case none, causal, causalTopLeft = "causal_top_left", boolean, bias, keyLengths = "key_lengths"
   }
   enum Pass: String, Decodable { case forward, forwardBackward = "forward_backward" }
+  /// What is run: the library, forced to one algorithm or not, or what it is compared with.
+  enum Algorithm: Equatable {
+    case library(AttentionAlgorithm?)
+    /// The whole L × S matrix of scores through GEMM and back.
+    case unfused
+    /// The plain formula, one number after another.
+    case naive
+  }
 
   let op: Operation
   /// B; for `gemm` 1, for `softmax` the rows are batch × queries.
-  let batch: Int
-  let heads: Int
-  let keyValueHeads: Int
-  let queries: Int
-  let keys: Int
+  var batch: Int
+  var heads: Int
+  var keyValueHeads: Int
+  var queries: Int
+  var keys: Int
   let width: Int
   let valueWidth: Int
   let dtype: DType
   let mask: Mask
   /// Keys to the left of the diagonal, under a causal mask.
-  let window: Int?
+  var window: Int?
   let pass: Pass
-  let algorithm: String
-  let threads: Int?
-  let iterations: Int
+  var algorithm: Algorithm
+  /// Pairs of key and value that calls use in turn, so that none is in the cache when its turn comes.
+  var rotation: Int
+  var threads: Int?
+  var iterations: Int
   let seed: UInt64
   /// For `gemm` and `batched_gemm`: [queries, width] · [keys, width]ᵀ, else [queries, keys] · [keys, width].
   let transposed: Bool
   /// Also compare with the same call in Double.
-  let error: Bool
+  var error: Bool
 
   private enum CodingKeys: String, CodingKey {
     case op, batch, heads, keyValueHeads = "kv_heads", queries, keys, width, valueWidth = "value_width", dtype, mask,
-      window, pass, algorithm, threads, iterations, seed, transposed, error
+      window, pass, algorithm, threads, iterations, seed, transposed, error, rotation
   }
 
   init(from decoder: any Decoder) throws {
@@ -54,7 +65,8 @@ struct Request: Decodable {
     mask = try field(.mask, .none)
     window = try fields.decodeIfPresent(Int.self, forKey: .window)
     pass = try field(.pass, .forward)
-    algorithm = try field(.algorithm, "auto")
+    let algorithmName = try field(.algorithm, "auto")
+    rotation = try field(.rotation, 1)
     threads = try fields.decodeIfPresent(Int.self, forKey: .threads)
     iterations = try field(.iterations, 5)
     seed = try field(.seed, 1)
@@ -70,13 +82,14 @@ struct Request: Decodable {
     }
     for (key, value) in [
       (CodingKeys.batch, batch), (.heads, heads), (.keyValueHeads, keyValueHeads), (.iterations, iterations),
-      (.threads, threads ?? 1), (.width, width), (.valueWidth, valueWidth), (.queries, queries), (.keys, keys),
+      (.threads, threads ?? 1), (.rotation, rotation), (.width, width), (.valueWidth, valueWidth), (.queries, queries),
+      (.keys, keys),
     ] { try check(key, value, from: 1) }
     if let window { try check(.window, window, from: 0) }
     let planes = Double(batch * heads)
     let hasScores = mask == .boolean || mask == .bias || op != .sdpa && op != .mha
     let largest =
-      planes
+      planes * Double(rotation)
       * max(
         Double(queries) * Double(max(width, valueWidth)), Double(keys) * Double(max(width, valueWidth)),
         hasScores ? Double(queries) * Double(keys) : 0,
@@ -84,15 +97,22 @@ struct Request: Decodable {
     guard largest <= 0x1p34 else {
       throw AttentionError(.invalidArgument, "extents", "operands of at most 2^34 elements expected")
     }
-    if dtype != .f32 && dtype != .f64 { throw unsupported("dtype", dtype.rawValue, "f32, f64") }
-    if pass != .forward { throw unsupported("pass", pass.rawValue, "forward") }
-    if algorithm != "auto" && AttentionAlgorithm(rawValue: algorithm) == nil {
-      throw unsupported(
-        "algorithm", algorithm, (["auto"] + AttentionAlgorithm.allCases.map(\.rawValue)).joined(separator: ", "))
+    if dtype != .f32 && dtype != .f64 { throw Self.unsupported("dtype", dtype.rawValue, "f32, f64") }
+    if pass != .forward { throw Self.unsupported("pass", pass.rawValue, "forward") }
+    let baselines: [String: Algorithm] = op == .sdpa ? ["unfused": .unfused, "naive": .naive] : [:]
+    if algorithmName == "auto" {
+      algorithm = .library(nil)
+    } else if let known = AttentionAlgorithm(rawValue: algorithmName) {
+      algorithm = .library(known)
+    } else if let baseline = baselines[algorithmName] {
+      algorithm = baseline
+    } else {
+      let names = ["auto"] + AttentionAlgorithm.allCases.map(\.rawValue) + baselines.keys.sorted()
+      throw Self.unsupported("algorithm", algorithmName, names.joined(separator: ", "))
     }
   }
 
-  private func unsupported(_ field: String, _ value: String, _ present: String) -> AttentionError {
+  private static func unsupported(_ field: String, _ value: String, _ present: String) -> AttentionError {
     AttentionError(.unsupported, "field \"\(field)\"", "\"\(value)\" is not present; present: \(present)")
   }
 
@@ -101,7 +121,7 @@ struct Request: Decodable {
     op == other.op && batch == other.batch && heads == other.heads && keyValueHeads == other.keyValueHeads
       && queries == other.queries && keys == other.keys && width == other.width && valueWidth == other.valueWidth
       && dtype == other.dtype && mask == other.mask && window == other.window && seed == other.seed
-      && transposed == other.transposed
+      && transposed == other.transposed && rotation == other.rotation
   }
 }
 
@@ -112,10 +132,12 @@ struct Answer: Encodable {
   let algorithm: String
   let isa: String
   let checksum: Double
+  /// Bytes that a call must at least read, of memory that no call before has left in the cache; only if calls rotate.
+  let readGBps: Double?
   /// The largest absolute difference from the same call in Double; only if asked for.
   let maxError: Double?
 
   private enum CodingKeys: String, CodingKey {
-    case seconds, gflops, algorithm, isa, checksum, maxError = "max_error"
+    case seconds, gflops, algorithm, isa, checksum, readGBps = "read_gbps", maxError = "max_error"
   }
 }

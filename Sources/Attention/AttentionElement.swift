@@ -90,7 +90,7 @@ extension AttentionContext {
       .unsupported, "instruction set", "this machine has no \(wanted.rawValue); it has \(names)")
   }
 
-  func kernels<Element: AttentionElement>(for _: Element.Type) throws(AttentionError) -> _Kernels<Element> {
+  package func kernels<Element: AttentionElement>(for _: Element.Type) throws(AttentionError) -> _Kernels<Element> {
     let instructionSet = try resolvedInstructionSet()
     guard let kernels = Element._kernels(for: instructionSet) else {
       preconditionFailure("\(instructionSet) is present but has no kernels")

@@ -1,0 +1,31 @@
+import ArgumentParser
+import AttentionDrawing
+import AttentionFiles
+import Foundation
+
+struct Chart: ParsableCommand {
+  static let configuration = CommandConfiguration(
+    abstract: "Draw bars as SVG, from JSON on standard input.",
+    discussion: """
+      {"title":"…","subtitle":"…","series":["ours"],"mark":{"value":1,"label":"PyTorch"},
+       "groups":[{"label":"long-4k","values":[0.5],"notes":["0.50"]}]}
+      Each group has a value (null: no bar) and a note for each series.
+      """)
+
+  @Option(name: .shortAndLong, help: ArgumentHelp("Where the picture goes.", valueName: "out"))
+  var output: String
+
+  func run() throws {
+    let input = FileHandle.standardInput.readDataToEndOfFile()
+    let chart: BarChart
+    do { chart = try JSONDecoder().decode(BarChart.self, from: input) } catch {
+      throw ValidationError("a chart as --help shows it expected on standard input: \(describe(error))")
+    }
+    try write(chart.svg, to: output)
+  }
+}
+
+/// Writes a file as a whole or not at all.
+func write(_ text: String, to path: String) throws {
+  try writeAtomically(to: path) { append in try Array(text.utf8).withUnsafeBytes { try append($0) } }
+}

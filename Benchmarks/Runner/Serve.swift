@@ -1,0 +1,55 @@
+import ArgumentParser
+import Foundation
+
+struct Serve: ParsableCommand {
+  static let configuration = CommandConfiguration(
+    abstract: "Answer requests, one JSON object a line, and stay warm in between.",
+    discussion: """
+      {"op":"sdpa","batch":1,"heads":8,"kv_heads":8,"queries":1024,"keys":1024,"width":64,"iterations":5}
+      {"op":"machine"}
+      op: sdpa mha gemm batched_gemm softmax machine. Fields and their defaults: Benchmarks/README.md. A line that cannot \
+      be served is answered with {"error":"…"}.
+      """)
+
+  func run() {
+    // Inputs stay between requests that want the same ones, so alternation measures the call, not the filling.
+    var workloads = WorkloadCache()
+    while let line = readLine() {
+      if line.allSatisfy(\.isWhitespace) { continue }
+      do {
+        let request = try JSONDecoder().decode(Request.self, from: Data(line.utf8))
+        if request.op == .machine {
+          answer(try Machine.measure())
+        } else {
+          answer(try workloads.run(request))
+        }
+      } catch {
+        answer(["error": describe(error)])
+      }
+    }
+  }
+
+  private func answer(_ value: some Encodable) {
+    let encoder = JSONEncoder()
+    encoder.outputFormatting = [.sortedKeys, .withoutEscapingSlashes]
+    encoder.nonConformingFloatEncodingStrategy = .convertToString(
+      positiveInfinity: "inf", negativeInfinity: "-inf", nan: "nan")
+    let line = (try? encoder.encode(value)) ?? Data("{\"error\":\"the answer could not be encoded\"}".utf8)
+    // Written at once: an answer must not wait in a buffer for the next one.
+    FileHandle.standardOutput.write(line + Data("\n".utf8))
+  }
+}
+
+/// One sentence for a request that cannot be served.
+func describe(_ error: any Error) -> String {
+  guard let error = error as? DecodingError else { return "\(error)" }
+  switch error {
+  case .keyNotFound(let key, _): return "field \"\(key.stringValue)\" expected"
+  case .typeMismatch(_, let context), .valueNotFound(_, let context), .dataCorrupted(let context):
+    let path = context.codingPath.map(\.stringValue).joined(separator: ".")
+    return path.isEmpty
+      ? "one JSON object a line expected: \(context.debugDescription)"
+      : "field \"\(path)\": \(context.debugDescription)"
+  @unknown default: return "\(error)"
+  }
+}

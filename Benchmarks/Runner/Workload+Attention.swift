@@ -1,0 +1,109 @@
+import Attention
+import AttentionTestSupport
+import AttentionTensors
+
+extension Workload {
+  static func attention<Element: AttentionElement>(_ request: Request, _: Element.Type) throws -> Workload {
+    let (batch, heads, keyValueHeads) = (request.batch, request.heads, request.keyValueHeads)
+    let query: Tensor<Element> = try random([batch, heads, request.queries, request.width], request, 1)
+    // Each further pair is a copy in memory of its own: the numbers do not matter to the cache.
+    let key: Tensor<Element> = try random([batch, keyValueHeads, request.keys, request.width], request, 2)
+    let value: Tensor<Element> = try random([batch, keyValueHeads, request.keys, request.valueWidth], request, 3)
+    let pairs = try (0..<request.rotation).map { $0 == 0 ? (key, value) : (try key.copied(), try value.copied()) }
+    let mask = try RequestedMask(request, Element.self)
+    let shape = [batch, heads, request.queries, request.valueWidth]
+    let slot = Slot(try Tensor<Element>(repeating: .nan, shape: shape))
+    var turn = 0
+    var unfused: UnfusedAttention<Element>?
+    return Workload(
+      operationCount: 2 * Double(batch * heads) * Double(request.queries) * Double(request.keys)
+        * Double(request.width + request.valueWidth) * mask.share,
+      keyValueByteCount: (key.count + value.count) * MemoryLayout<Element>.stride, checksum: slot.checksum,
+      maxError: slot.comparison {
+        try scaledDotProductAttention(
+          query: wide(query), key: wide(key), value: wide(value), mask: RequestedMask(request, Double.self).mask)
+      }
+    ) { algorithm, context in
+      let (key, value) = pairs[turn % pairs.count]
+      turn += 1
+      switch algorithm {
+      case .library:
+        try scaledDotProductAttention(
+          query: query, key: key, value: value, mask: mask.mask, into: &slot.tensor, context: context)
+      case .unfused:
+        if unfused == nil { unfused = try UnfusedAttention(request, mask) }
+        try unfused!.attend(query, key, value, into: &slot.tensor, context)
+      case .naive:
+        let answer = try naive(request, query, key, value, mask)
+        slot.tensor = try Tensor(answer, shape: shape)
+      }
+    }
+  }
+
+  /// The plain formula, as the tests' reference computes it.
+  private static func naive<Element: AttentionElement>(
+    _ request: Request, _ query: Tensor<Element>, _ key: Tensor<Element>, _ value: Tensor<Element>,
+    _ mask: RequestedMask<Element>
+  ) throws -> [Element] {
+    var problem = ReferenceAttention()
+    (problem.B, problem.H, problem.Hk) = (request.batch, request.heads, request.keyValueHeads)
+    (problem.L, problem.S, problem.E, problem.Ev) = (
+      request.queries, request.keys, request.width, request.valueWidth
+    )
+    (problem.query, problem.key, problem.value) = (
+      query.array.map { Double($0) }, key.array.map { Double($0) }, value.array.map { Double($0) }
+    )
+    if let flags = try mask.flags(request)?.array {
+      let plane = request.queries * request.keys
+      let stride = flags.count > plane ? plane : 0
+      problem.attends = { b, _, i, j in flags[b * stride + i * problem.S + j] }
+    }
+    if let bias = mask.bias?.array { problem.bias = { _, _, i, j in Double(bias[i * problem.S + j]) } }
+    return problem.answer(in: Element.self).output
+  }
+}
+
+/// The mask of a request.
+struct RequestedMask<Element: AttentionElement> {
+  private(set) var mask = AttentionMask.none
+  /// The share of the scores that the field counts under it.
+  private(set) var share = 1.0
+  /// `[1, 1, L, S]`, where the mask has one.
+  private(set) var bias: Tensor<Element>?
+
+  init(_ request: Request, _: Element.Type) throws {
+    switch request.mask {
+    case .none: break
+    case .causal: (mask, share) = (.causal, request.queries == 1 ? 1 : 0.5)
+    case .causalTopLeft: (mask, share) = (.causal(.topLeft), 0.5)
+    case .boolean:
+      // One key in ten is off.
+      var generator = SeededGenerator(seed: request.seed &+ 77)
+      let attends = (0..<request.queries * request.keys).map { _ in generator.nextUnit() >= 0.1 }
+      mask = .attending(try Tensor(attends, shape: [1, 1, request.queries, request.keys]))
+    case .bias:
+      bias = try random([1, 1, request.queries, request.keys], request, 78)
+      mask = .bias(bias!)
+    case .keyLengths:
+      var generator = SeededGenerator(seed: request.seed &+ 79)
+      mask = .keyLengths(
+        (0..<request.batch).map { _ in Int.random(in: (request.keys + 1) / 2...request.keys, using: &generator) })
+    }
+    if let window = request.window {
+      let alignment: AttentionMask.Alignment = request.mask == .causalTopLeft ? .topLeft : .bottomRight
+      mask = mask.intersection(.window(left: window, right: nil, alignment: alignment))
+      if request.mask == .causal || request.mask == .causalTopLeft {
+        // A query sees itself and `window` keys before it, the first ones fewer.
+        let seen = (0..<request.queries).reduce(0.0) { $0 + Double(min($1, window) + 1) }
+        share = seen / (Double(request.queries) * Double(request.keys))
+      }
+    }
+  }
+
+  /// Who may attend to whom, for who cannot use a rule: `[1 or B, 1, L, S]`; nil: everybody to everybody.
+  func flags(_ request: Request) throws -> Tensor<Bool>? {
+    if request.window == nil && (request.mask == .none || request.mask == .bias) { return nil }
+    return try mask.attendance(
+      queryCount: request.queries, keyCount: request.keys, batchCount: request.mask == .keyLengths ? request.batch : 1)
+  }
+}
