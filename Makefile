@@ -51,8 +51,18 @@ runner: setup ## build the benchmark runner; its path is the last line
 	@swift build -c release --product attention-runner
 	@echo "$$(swift build -c release --show-bin-path)/attention-runner"
 
-compare: runner ## alternate with PyTorch, which is set up in Benchmarks/.venv
-	@Benchmarks/compare --runner "$$(swift build -c release --show-bin-path)/attention-runner" $(ARGUMENTS)
+RUNNER = "$$(swift build -c release --show-bin-path)/attention-runner"
+
+bench: runner ## a table beside unfused attention and the plain formula, and the chart Benchmarks/bench.svg
+	@$(RUNNER) bench --svg Benchmarks/bench.svg $(ARGUMENTS)
+
+compare: runner ## alternate with PyTorch, set up in Benchmarks/.venv; writes Benchmarks/RESULTS.md and its chart
+	@Benchmarks/compare --runner $(RUNNER) $(ARGUMENTS)
+
+# ARGUMENTS=update accepts what is measured now.
+regressions: setup ## hold allocations, instructions and relative time to Benchmarks/Thresholds
+	swift package --package-path Benchmarks --allow-writing-to-package-directory benchmark thresholds \
+	  $(or $(ARGUMENTS),check) --no-progress
 
 examples: setup ## build and run the examples, a package that depends on this one as a user's does
 	@set -e; for name in TenLines PyTorchLayer ConcurrentCalls; do \

@@ -98,7 +98,9 @@ let package = Package(
       swiftSettings: swiftSettings),
     .testTarget(
       name: "AttendTests",
-      dependencies: ["AttentionFiles", "AttentionTensors", "AttentionTestSupport", "attend", "attention-runner"],
+      dependencies: [
+        "AttentionDrawing", "AttentionFiles", "AttentionTensors", "AttentionTestSupport", "attend", "attention-runner",
+      ],
       swiftSettings: swiftSettings),
   ],
   cLanguageStandard: .c11

@@ -1,3 +1,4 @@
+import AttentionTestSupport
 import Foundation
 import Testing
 
@@ -44,5 +45,55 @@ struct RunnerTests {
     }
     let sums = try answers(request(1, 1), request(1, 2), request(2, 1)).map { $0["checksum"] as? Double }
     #expect(sums[0] != nil && sums[0] == sums[1] && sums[0] != sums[2])
+  }
+
+  @Test(
+    "what the library is compared with computes the same",
+    arguments: [
+      "", #","mask":"causal""#, #","mask":"bias""#, #","mask":"boolean""#, #","mask":"key_lengths""#,
+      #","mask":"causal","window":7"#,
+    ])
+  func baselines(mask: String) throws {
+    let problem =
+      #"{"op":"sdpa","batch":2,"heads":6,"kv_heads":2,"queries":33,"width":16,"iterations":1,"error":true"# + mask
+    let answers = try answers(
+      problem + "}", problem + #","algorithm":"unfused"}"#, problem + #","algorithm":"naive"}"#,
+      problem + #","rotation":3}"#)
+    for answer in answers { #expect((answer["max_error"] as? Double ?? 1) < 1e-5, "\(answer)") }
+    #expect(answers.map { $0["algorithm"] as? String } == ["openblas", "unfused", "naive", "openblas"])
+    #expect((answers[3]["read_gbps"] as? Double ?? 0) > 0)
+  }
+
+  @Test("bench measures what it is told, and tells what is not there yet")
+  func bench() throws {
+    let folder = try TemporaryFolder()
+    let command = try Command(
+      "attention-runner", ["bench", "tiny-16", "bf16-1k", "--rounds", "1", "--json", "--svg", folder("bench.svg")])
+    #expect(command.status == 0, "\(command.errors)")
+    let report = try #require(
+      try JSONSerialization.jsonObject(with: Data(command.output.utf8)) as? [String: Any])
+    let rows = try #require(report["rows"] as? [[String: Any]])
+    #expect(rows.map { $0["name"] as? String } == ["tiny-16", "bf16-1k"])
+    for field in ["milliseconds", "gflops", "shareOfPeak", "unfusedMilliseconds", "naiveMilliseconds"] {
+      #expect((rows[0][field] as? Double ?? 0) > 0, "\(field)")
+    }
+    #expect((rows[1]["note"] as? String)?.contains("bf16") == true)
+    #expect(try String(contentsOfFile: folder("bench.svg"), encoding: .utf8).contains("tiny-16"))
+    let table = try Command("attention-runner", ["bench", "tiny-16", "--rounds", "1"])
+    #expect(table.lines.last?.hasPrefix("tiny-16") == true)
+    for bad in [["bench", "no-such"], ["bench", "--rounds", "0"], ["bench", "--threads", "0"]] {
+      #expect(try Command("attention-runner", bad).status == 64)
+    }
+  }
+
+  @Test("chart draws what it is given, and refuses the rest")
+  func chart() throws {
+    let folder = try TemporaryFolder()
+    let bars = #"{"title":"t","subtitle":"s","series":["a"],"groups":[{"label":"x","values":[0.5],"notes":["half"]}]}"#
+    #expect(try Command("attention-runner", ["chart", "-o", folder("c.svg")], input: bars).status == 0)
+    #expect(try String(contentsOfFile: folder("c.svg"), encoding: .utf8).contains("half"))
+    let refused = try Command("attention-runner", ["chart", "-o", folder("d.svg")], input: "{}")
+    #expect(refused.status == 64 && refused.errors.contains("title"))
+    #expect(try folder.fileNames == ["c.svg"])
   }
 }

@@ -7,7 +7,8 @@ import CAllocationCounter
 // the allocations of a call, its instructions, and its time against that of a product with as many operations
 // taken just before.
 
-private let allocations = BenchmarkMetric.custom("Allocations a call", polarity: .prefersSmaller, useScalingFactor: false)
+private let allocations = BenchmarkMetric.custom(
+  "Allocations a call", polarity: .prefersSmaller, useScalingFactor: false)
 private let cost = BenchmarkMetric.custom(
   "Time, ‰ of a product's with as many operations", polarity: .prefersSmaller, useScalingFactor: false)
 

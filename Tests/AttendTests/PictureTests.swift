@@ -1,0 +1,107 @@
+import AttentionDrawing
+import AttentionTestSupport
+import Foundation
+import Testing
+
+#if canImport(FoundationXML)
+  import FoundationXML
+#endif
+
+@Suite("Pictures")
+struct PictureTests {
+  private let folder: TemporaryFolder
+  private let example = "\(packageFolder)/Examples/Data/minilm-layer0.safetensors"
+  init() throws { folder = try TemporaryFolder() }
+
+  /// The elements of a document by name; a document that is not well-formed is an error.
+  private final class Elements: NSObject, XMLParserDelegate {
+    var counts: [String: Int] = [:]
+    var text = ""
+
+    func parser(
+      _: XMLParser, didStartElement name: String, namespaceURI _: String?, qualifiedName _: String?,
+      attributes _: [String: String]
+    ) { counts[name, default: 0] += 1 }
+
+    func parser(_: XMLParser, foundCharacters characters: String) { text += characters }
+  }
+
+  private func elements(_ svg: String) throws -> Elements {
+    let parser = XMLParser(data: Data(svg.utf8))
+    let elements = Elements()
+    parser.delegate = elements
+    let isWellFormed = parser.parse()
+    #expect(isWellFormed, "\(parser.parserError.map { "\($0)" } ?? "")")
+    return elements
+  }
+
+  @Test("attend map --svg draws a cell for each pair of words, with its number")
+  func heatMap() throws {
+    let command = try Command(
+      "attend", ["map", example, "--head", "2", "--sentence", "2", "--svg", folder("map.svg")])
+    #expect(command.status == 0, "\(command.errors)")
+    #expect(command.output.contains("written to \(folder("map.svg"))"))
+    let elements = try elements(String(contentsOfFile: folder("map.svg"), encoding: .utf8))
+    // 8 words: a frame and a weight each; a legend; the paper.
+    #expect(elements.counts["rect"] ?? 0 >= 2 * 64 + 1)
+    #expect(elements.text.contains("attention → "))
+    #expect(elements.text.contains("Head 2 of 0 to 11"))
+  }
+
+  @Test("attend map --html writes one page with every sentence and nothing from elsewhere")
+  func page() throws {
+    let command = try Command(
+      "attend", ["map", example, "--token", "it", "--svg", folder("m.svg"), "--html", folder("m.html")])
+    #expect(command.status == 0, "\(command.errors)")
+    let page = try String(contentsOfFile: folder("m.html"), encoding: .utf8)
+    let data = try #require(
+      page.components(separatedBy: "application/json\">").last?.components(separatedBy: "</script>")[0])
+    let content = try #require(try JSONSerialization.jsonObject(with: Data(data.utf8)) as? [String: Any])
+    let sentences = try #require(content["sentences"] as? [[String: Any]])
+    #expect(sentences.count == 4)
+    #expect((sentences[0]["weights"] as? [[[Double]]])?.count == 12)
+    #expect(content["token"] as? Int == 10)
+    #expect(!page.contains("http://") || !page.contains("src="))
+    #expect(!page.contains("/*DATA*/"))
+  }
+
+  @Test("words that are markup stay words")
+  func hostileWords() throws {
+    let word = "</script><b>&\"'\u{1}"
+    let svg = HeatMapPicture(title: word, rows: [word], columns: [word], weights: [[.nan]]).svg
+    #expect(try elements(svg).counts["b"] == nil)
+    #expect(!svg.contains("<b>"))
+    var layer = try Data(contentsOf: URL(fileURLWithPath: example))
+    // As long as the word it replaces, so that the header stays as it is.
+    let range = try #require(layer.range(of: Data("attention is all you need".utf8)))
+    layer.replaceSubrange(range, with: Data("attention </script> nobod".utf8))
+    let path = try folder.write(Array(layer), to: "hostile.safetensors")
+    #expect(try Command("attend", ["map", path, "--html", folder("hostile.html")]).status == 0)
+    let page = try String(contentsOfFile: folder("hostile.html"), encoding: .utf8)
+    #expect(page.components(separatedBy: "</script>").count == 3)
+    #expect(page.contains("\\u003c"))
+  }
+
+  @Test("a path that cannot be written is an error, and leaves nothing behind")
+  func unwritable() throws {
+    let command = try Command("attend", ["map", example, "--svg", folder("no/such/folder.svg")])
+    #expect(command.status == 1)
+    #expect(command.errors.contains("no/such/folder.svg"))
+    #expect(try Command("attend", ["map", example, "--head", "12", "--html", folder("x.html")]).status == 64)
+    #expect(try folder.fileNames.isEmpty)
+  }
+
+  @Test("empty and strange charts are documents")
+  func charts() throws {
+    for (values, notes) in [([nil], ["not yet"]), ([0], ["0"]), ([.nan], [""]), ([1e300], ["much"])]
+      as [([Double?], [String])]
+    {
+      let chart = BarChart(
+        title: "<t>", subtitle: "s & s", series: ["one"], mark: BarChart.Mark(value: 1, label: "<"),
+        groups: [BarChart.Group(label: "a", values: values, notes: notes)])
+      #expect(try elements(chart.svg).counts["svg"] == 1)
+    }
+    _ = try elements(BarChart(title: "", subtitle: "", series: [], mark: nil, groups: []).svg)
+    _ = try elements(HeatMapPicture(title: "", rows: [], columns: [], weights: []).svg)
+  }
+}
