@@ -54,17 +54,37 @@ double peaks_run_fma(int million_rounds) {
 #endif
 }
 
-float peaks_read(const float *x, size_t count) {
-  typedef float vector __attribute__((ext_vector_type(16), aligned(4)));
-  vector s0 = (vector)0, s1 = s0, s2 = s0, s3 = s0;
-  for (size_t i = 0; i + 64 <= count; i += 64) {
-    s0 += *(const vector *)(x + i);
-    s1 += *(const vector *)(x + i + 16);
-    s2 += *(const vector *)(x + i + 32);
-    s3 += *(const vector *)(x + i + 48);
+// Four places at once: a single stream does not keep the memory busy. Four sums, so that reading and not adding takes
+// the time.
+#define DEFINE_READ(SUFFIX, TARGET, BYTES)                                                          \
+  TARGET static float read_##SUFFIX(const float *x, size_t count) {                                 \
+    typedef float vector __attribute__((ext_vector_type(BYTES / 4), aligned(4)));                   \
+    enum { WIDTH = BYTES / 4 };                                                                     \
+    vector s0 = (vector)0, s1 = s0, s2 = s0, s3 = s0;                                               \
+    size_t quarter = count / 4 / WIDTH * WIDTH;                                                     \
+    for (size_t i = 0; i < quarter; i += WIDTH) {                                                   \
+      s0 += *(const vector *)(x + i);                                                               \
+      s1 += *(const vector *)(x + i + quarter);                                                     \
+      s2 += *(const vector *)(x + i + 2 * quarter);                                                 \
+      s3 += *(const vector *)(x + i + 3 * quarter);                                                 \
+    }                                                                                               \
+    vector s = s0 + s1 + s2 + s3;                                                                   \
+    float sum = 0;                                                                                  \
+    for (int i = 0; i < WIDTH; i++) sum += s[i];                                                    \
+    return sum;                                                                                     \
   }
-  vector s = s0 + s1 + s2 + s3;
-  float sum = 0;
-  for (int i = 0; i < 16; i++) sum += s[i];
-  return sum;
+
+#if defined(__x86_64__)
+DEFINE_READ(avx512, __attribute__((target("avx512f"))), 64)
+DEFINE_READ(avx2, __attribute__((target("avx2"))), 32)
+#endif
+DEFINE_READ(plain, , 16)
+
+float peaks_read(const float *x, size_t count) {
+#if defined(__x86_64__)
+  __builtin_cpu_init();
+  if (__builtin_cpu_supports("avx512f")) return read_avx512(x, count);
+  if (__builtin_cpu_supports("avx2")) return read_avx2(x, count);
+#endif
+  return read_plain(x, count);
 }

@@ -11,7 +11,7 @@ struct Bench: ParsableCommand {
       Unfused attention keeps the whole matrix of scores: the same products, softmax kernels and threads, without the \
       fusion. It alternates with the library round by round; medians count. The plain formula runs on a part of the problem, \
       and its time is scaled up. Percent is of the FMA peak of all threads, measured in this run; for rows that \
-      decode, of the rate at which memory is read.
+      decode, of the rate at which threads read the same memory and do nothing else.
       """)
 
   @Argument(help: ArgumentHelp("Workloads by name (default: all).", valueName: "workload"))
@@ -145,7 +145,7 @@ struct Bench: ParsableCommand {
     row.shareOfPeak = row.gflops! / peak
     if isDecoding {
       row.readGBps = Double(workload.keyValueByteCount) / seconds * 1e-9
-      row.shareOfBandwidth = row.readGBps! / machine.readRamGBps
+      row.shareOfBandwidth = row.readGBps! / workload.readRate(context)
     }
     if hasUnfused { row.unfusedMilliseconds = median(unfused) * 1e3 }
     if request.op == .sdpa { row.naiveMilliseconds = try naiveSeconds(request, workload) * 1e3 }

@@ -67,20 +67,29 @@ struct Machine: Encodable {
   /// All threads reading half a GiB, which no cache holds.
   private static func readBandwidth(_ context: AttentionContext) throws -> Double {
     let memory = try Tensor<Float>(repeating: 1, shape: [1 << 27])
-    let base = UncheckedSendable(memory.base)
-    let pieceCount = 64
-    let piece = memory.count / pieceCount
-    let best = withExtendedLifetime(memory) {
-      (0..<5).map { _ in
-        time {
-          context.executor.execute(pieceCount: pieceCount, width: context.threadCount) { index, _ in
-            let sum = peaks_read(base.value + index * piece, piece)
-            precondition(sum > 0)
+    return withExtendedLifetime(memory) {
+      readRate([UnsafeRawBufferPointer(start: memory.base, count: 4 * memory.count)], context)
+    }
+  }
+
+  /// GB/s at which all threads of `context` read some buffers, one after another; the best of five times.
+  static func readRate(_ buffers: [UnsafeRawBufferPointer], _ context: AttentionContext) -> Double {
+    // Enough pieces to share, and none a power of two long: places at such distances share sets of the cache.
+    let pieceCount = 63
+    let shared = UncheckedSendable(buffers)
+    let best = (0..<5).map { _ in
+      time {
+        for index in buffers.indices {
+          context.executor.execute(pieceCount: pieceCount, width: context.threadCount) { piece, _ in
+            let floats = shared.value[index].assumingMemoryBound(to: Float.self)
+            let length = floats.count / pieceCount
+            // NaN compares as false, too: what matters is that the sum is needed.
+            if peaks_read(floats.baseAddress! + piece * length, length) == .infinity { fatalError("infinite operands") }
           }
         }
-      }.min()!
-    }
-    return Double(memory.count * 4) / best * 1e-9
+      }
+    }.min()!
+    return Double(buffers.reduce(0) { $0 + $1.count }) / best * 1e-9
   }
 
   private static func lastLevelCache() -> Int {

@@ -132,12 +132,15 @@ struct Answer: Encodable {
   let algorithm: String
   let isa: String
   let checksum: Double
-  /// Bytes that a call must at least read, of memory that no call before has left in the cache; only if calls rotate.
+  /// The rate at which calls read keys and values that no call before has left in the cache; only if calls rotate.
   let readGBps: Double?
+  /// The rate at which the same memory is read, just after, by who does nothing else.
+  let readLimitGBps: Double?
   /// The largest absolute difference from the same call in Double; only if asked for.
   let maxError: Double?
 
   private enum CodingKeys: String, CodingKey {
-    case seconds, gflops, algorithm, isa, checksum, readGBps = "read_gbps", maxError = "max_error"
+    case seconds, gflops, algorithm, isa, checksum, readGBps = "read_gbps", readLimitGBps = "read_limit_gbps",
+      maxError = "max_error"
   }
 }

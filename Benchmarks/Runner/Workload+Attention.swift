@@ -15,7 +15,7 @@ extension Workload {
     let slot = Slot(try Tensor<Element>(repeating: .nan, shape: shape))
     var turn = 0
     var unfused: UnfusedAttention<Element>?
-    return Workload(
+    var workload = Workload(
       operationCount: 2 * Double(batch * heads) * Double(request.queries) * Double(request.keys)
         * Double(request.width + request.valueWidth) * mask.share,
       keyValueByteCount: (key.count + value.count) * MemoryLayout<Element>.stride, checksum: slot.checksum,
@@ -38,6 +38,15 @@ extension Workload {
         slot.tensor = try Tensor(answer, shape: shape)
       }
     }
+    workload.readRate = { context in
+      let tensors = pairs.flatMap { [$0.0, $0.1] }
+      return withExtendedLifetime(tensors) {
+        Machine.readRate(
+          tensors.map { UnsafeRawBufferPointer(start: $0.base, count: $0.count * MemoryLayout<Element>.stride) },
+          context)
+      }
+    }
+    return workload
   }
 
   /// The plain formula, as the tests' reference computes it.

@@ -10,6 +10,8 @@ struct Workload {
   let operationCount: Double
   /// Bytes of key and value that one call reads.
   var keyValueByteCount = 0
+  /// GB/s at which all threads read every pair of key and value, doing nothing else.
+  var readRate: (AttentionContext) -> Double = { _ in .nan }
   /// The sum of the result of the last call: equal inputs, equal sum.
   let checksum: () throws -> Double
   /// The largest difference of the last call's result from the same in Double; nil where there is none to compare with.
@@ -83,6 +85,7 @@ struct WorkloadCache {
       seconds: seconds, gflops: workload.operationCount / median * 1e-9, algorithm: name,
       isa: try context.resolvedInstructionSet().rawValue, checksum: try workload.checksum(),
       readGBps: request.rotation > 1 ? Double(workload.keyValueByteCount) / median * 1e-9 : nil,
+      readLimitGBps: request.rotation > 1 ? workload.readRate(context) : nil,
       maxError: request.error ? try workload.maxError?() : nil)
   }
 }
