@@ -61,8 +61,7 @@ compare: runner ## alternate with PyTorch, set up in Benchmarks/.venv; writes Be
 
 # ARGUMENTS=update accepts what is measured now.
 regressions: setup ## hold allocations, instructions and relative time to Benchmarks/Thresholds
-	swift package --package-path Benchmarks --allow-writing-to-package-directory benchmark thresholds \
-	  $(or $(ARGUMENTS),check) --no-progress
+	cd Benchmarks && swift package --allow-writing-to-package-directory benchmark thresholds $(or $(ARGUMENTS),check) --no-progress
 
 examples: setup ## build and run the examples, a package that depends on this one as a user's does
 	@set -e; for name in TenLines PyTorchLayer ConcurrentCalls; do \

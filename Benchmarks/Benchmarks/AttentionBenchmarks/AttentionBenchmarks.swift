@@ -7,10 +7,9 @@ import CAllocationCounter
 // the allocations of a call, its instructions, and its time against that of a product with as many operations
 // taken just before.
 
-private let allocations = BenchmarkMetric.custom(
-  "Allocations a call", polarity: .prefersSmaller, useScalingFactor: false)
-private let cost = BenchmarkMetric.custom(
-  "Time, ‰ of a product's with as many operations", polarity: .prefersSmaller, useScalingFactor: false)
+// Plain names: thresholds are stored in files of these names, and found by them.
+private let allocations = BenchmarkMetric.custom("allocations-a-call")
+private let cost = BenchmarkMetric.custom("time-in-permille-of-a-product")
 
 /// One thread: with more, whether a worker spins or sleeps would change the instructions.
 private let context = AttentionContext(threadCount: 1)
@@ -45,10 +44,10 @@ private final class Yardstick: @unchecked Sendable {
 }
 
 let benchmarks: @Sendable () -> Void = {
+  // In percent of the 90th percentile that is stored; seconds only against disaster.
   var tolerances: [BenchmarkMetric: BenchmarkThresholds] = [
-    allocations: .init(relative: [.p50: 0, .p90: 0], absolute: [.p50: 2, .p90: 4]),
-    cost: .init(relative: [.p50: 40]),
-    .instructions: .init(relative: [.p50: 8]),
+    allocations: .init(relative: [.p90: 5]), cost: .init(relative: [.p90: 40]),
+    .instructions: .init(relative: [.p90: 8]), .wallClock: .init(relative: [.p90: 900]),
   ]
   if !allocation_counter_works() { tolerances[allocations] = nil }
   Benchmark.defaultConfiguration = .init(
@@ -80,7 +79,7 @@ let benchmarks: @Sendable () -> Void = {
   ) {
     let S = S ?? L
     watch(
-      "attention/f32/\(name)", operations: 4 * Double(H * L) * Double(S * E) * share, repetitions: repetitions
+      "attention-\(name)", operations: 4 * Double(H * L) * Double(S * E) * share, repetitions: repetitions
     ) {
       let query = try random([1, H, L, E], 1)
       let key = try random([1, Hk ?? H, S, E], 2)
@@ -93,22 +92,22 @@ let benchmarks: @Sendable () -> Void = {
     }
   }
 
-  attention("H1 L8 E8", H: 1, L: 8, E: 8, repetitions: 100)
-  attention("H12 L128 E64", H: 12, L: 128, E: 64)
-  attention("H12 L512 E64", H: 12, L: 512, E: 64)
-  attention("H8 L1024 E64 causal", H: 8, L: 1024, E: 64, mask: .causal, share: 0.5)
-  attention("H32-8 L1 S2048 E128", H: 32, Hk: 8, L: 1, S: 2048, E: 128, mask: .causal)
-  attention("H8 L1024 E64 key lengths", H: 8, L: 1024, E: 64, mask: .keyLengths([700]), share: 700.0 / 1024)
-  watch("layer/f32/L256 d384 H12", operations: 8 * 256 * 384 * 384 + 4 * 256 * 256 * 384) {
+  attention("H1-L8-E8", H: 1, L: 8, E: 8, repetitions: 100)
+  attention("H12-L128-E64", H: 12, L: 128, E: 64)
+  attention("H12-L512-E64", H: 12, L: 512, E: 64)
+  attention("H8-L1024-E64-causal", H: 8, L: 1024, E: 64, mask: .causal, share: 0.5)
+  attention("H32-8-L1-S2048-E128", H: 32, Hk: 8, L: 1, S: 2048, E: 128, mask: .causal)
+  attention("H8-L1024-E64-lengths", H: 8, L: 1024, E: 64, mask: .keyLengths([700]), share: 700.0 / 1024)
+  watch("layer-L256-d384-H12", operations: 8 * 256 * 384 * 384 + 4 * 256 * 256 * 384) {
     let layer = try MultiHeadAttention<Float>(embeddingWidth: 384, headCount: 12, seed: 1)
     let x = try random([1, 256, 384], 1)
     return { _ = try layer(x, context: context) }
   }
-  watch("softmax/f32/512 × 1024", operations: 5 * 512 * 1024) {
+  watch("softmax-512x1024", operations: 5 * 512 * 1024) {
     let x = try random([512, 1024], 1)
     return { _ = try softmax(x, context: context) }
   }
-  watch("matmul/f32/100 × [32,64]·[64,32]", operations: 2 * 100 * 32 * 64 * 32) {
+  watch("matmul-100x32x64x32", operations: 2 * 100 * 32 * 64 * 32) {
     let a = try random([100, 32, 64], 1)
     let b = try random([100, 64, 32], 2)
     var c = try Tensor<Float>(repeating: 0, shape: [100, 32, 32])
