@@ -21,6 +21,15 @@ struct Chart: ParsableCommand {
     do { chart = try JSONDecoder().decode(BarChart.self, from: input) } catch {
       throw ValidationError("a chart as --help shows it expected on standard input: \(describe(error))")
     }
+    guard chart.series.count <= 3 else {
+      throw ValidationError("three series at most expected; got \(chart.series.count)")
+    }
+    for group in chart.groups where group.values.count != chart.series.count || group.notes.count != chart.series.count
+    {
+      throw ValidationError(
+        "a value and a note for each of \(chart.series.count) series expected; \"\(group.label)\" has "
+          + "\(group.values.count) and \(group.notes.count)")
+    }
     try write(chart.svg, to: output)
   }
 }

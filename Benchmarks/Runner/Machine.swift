@@ -7,7 +7,10 @@ import Foundation
 /// What this machine can do at most, measured on the spot.
 struct Machine: Encodable {
   let cpu: String
+  /// Of one thread.
   let fmaPeakGflops: Double
+  /// Of all threads at once, however many CPUs there are for them.
+  let fmaPeakAllGflops: Double
   /// Nil: there is no matrix unit, or none that is used.
   let amxPeakGflops: Double?
   let sgemmGflops: Double
@@ -22,7 +25,8 @@ struct Machine: Encodable {
   let threads: Int
 
   private enum CodingKeys: String, CodingKey {
-    case cpu, fmaPeakGflops = "fma_peak_gflops", amxPeakGflops = "amx_peak_gflops", sgemmGflops = "sgemm_2048_gflops",
+    case cpu, fmaPeakGflops = "fma_peak_gflops", fmaPeakAllGflops = "fma_peak_all_gflops", amxPeakGflops =
+      "amx_peak_gflops", sgemmGflops = "sgemm_2048_gflops",
       sgemmShareOfPeak = "sgemm_share_of_peak", readRamGBps = "read_ram_gbps", readRamThreads = "read_ram_threads",
       lastLevelCacheByteCount = "last_level_cache_bytes",
       openblasCore = "openblas_core", openblasVersion = "openblas_version", isa, threads
@@ -31,13 +35,14 @@ struct Machine: Encodable {
   /// Rounds of peak and sgemm in turn; of each the best counts, for a shared machine only takes away.
   private static let rounds = 15
 
-  static func measure() throws -> Machine {
-    let context = AttentionContext.default
+  static func measure(threads: Int?) throws -> Machine {
+    let context = AttentionContext(threadCount: threads)
     let extent = 2048
     let a = try Tensor<Float>(uniform: -1..<1, shape: [extent, extent], seed: 1)
     let b = try Tensor<Float>(uniform: -1..<1, shape: [extent, extent], seed: 2)
     var c = try Tensor<Float>(repeating: .nan, shape: [extent, extent])
     var peak = 0.0
+    var peakOfAll = 0.0
     var sgemm = 0.0
     try c.withMutableView { view in
       let base = view.base
@@ -45,6 +50,13 @@ struct Machine: Encodable {
         var operations = 0.0
         let seconds = time { operations = peaks_run_fma(8) }
         peak = max(peak, operations / seconds * 1e-9)
+        let all = time {
+          // Pieces of equal length, one for each thread.
+          context.executor.execute(pieceCount: context.threadCount, width: context.threadCount) { _, _ in
+            _ = peaks_run_fma(8)
+          }
+        }
+        peakOfAll = max(peakOfAll, operations * Double(context.threadCount) / all * 1e-9)
         let product = time {
           OpenBLAS.withOneThread {
             multiply(
@@ -57,7 +69,8 @@ struct Machine: Encodable {
       }
     }
     return Machine(
-      cpu: cpuName(), fmaPeakGflops: peak, amxPeakGflops: nil, sgemmGflops: sgemm, sgemmShareOfPeak: sgemm / peak,
+      cpu: cpuName(), fmaPeakGflops: peak, fmaPeakAllGflops: peakOfAll, amxPeakGflops: nil, sgemmGflops: sgemm,
+      sgemmShareOfPeak: sgemm / peak,
       readRamGBps: try readBandwidth(context), readRamThreads: context.threadCount,
       lastLevelCacheByteCount: lastLevelCache(), openblasCore: OpenBLAS.core,
       openblasVersion: OpenBLAS.version, isa: try context.resolvedInstructionSet().rawValue,
@@ -72,12 +85,14 @@ struct Machine: Encodable {
     }
   }
 
-  /// GB/s at which all threads of `context` read some buffers, one after another; the best of five times.
-  static func readRate(_ buffers: [UnsafeRawBufferPointer], _ context: AttentionContext) -> Double {
+  /// GB/s at which all threads of `context` read some buffers, one after another; the best of some times.
+  static func readRate(
+    _ buffers: [UnsafeRawBufferPointer], _ context: AttentionContext, times: Int = 5
+  ) -> Double {
     // Enough pieces to share, and none a power of two long: places at such distances share sets of the cache.
     let pieceCount = 63
     let shared = UncheckedSendable(buffers)
-    let best = (0..<5).map { _ in
+    let best = (0..<times).map { _ in
       time {
         for index in buffers.indices {
           context.executor.execute(pieceCount: pieceCount, width: context.threadCount) { piece, _ in

@@ -35,6 +35,8 @@ struct Request: Decodable {
   var algorithm: Algorithm
   /// Pairs of key and value that calls use in turn, so that none is in the cache when its turn comes.
   var rotation: Int
+  /// Into a new tensor at each call, instead of one that is there.
+  let fresh: Bool
   var threads: Int?
   var iterations: Int
   let seed: UInt64
@@ -45,7 +47,7 @@ struct Request: Decodable {
 
   private enum CodingKeys: String, CodingKey {
     case op, batch, heads, keyValueHeads = "kv_heads", queries, keys, width, valueWidth = "value_width", dtype, mask,
-      window, pass, algorithm, threads, iterations, seed, transposed, error, rotation
+      window, pass, algorithm, threads, iterations, seed, transposed, error, rotation, fresh
   }
 
   init(from decoder: any Decoder) throws {
@@ -67,6 +69,7 @@ struct Request: Decodable {
     pass = try field(.pass, .forward)
     let algorithmName = try field(.algorithm, "auto")
     rotation = try field(.rotation, 1)
+    fresh = try field(.fresh, false)
     threads = try fields.decodeIfPresent(Int.self, forKey: .threads)
     iterations = try field(.iterations, 5)
     seed = try field(.seed, 1)
@@ -86,6 +89,14 @@ struct Request: Decodable {
       (.keys, keys),
     ] { try check(key, value, from: 1) }
     if let window { try check(.window, window, from: 0) }
+    guard op != .sdpa || heads % keyValueHeads == 0 else {
+      throw AttentionError(
+        .invalidArgument, "field \"heads\"", "a multiple of the \(keyValueHeads) key/value heads expected; got \(heads)"
+      )
+    }
+    guard op == .sdpa || rotation == 1 else {
+      throw AttentionError(.invalidArgument, "field \"rotation\"", "1 expected for what has no keys; got \(rotation)")
+    }
     let planes = Double(batch * heads)
     let hasScores = mask == .boolean || mask == .bias || op != .sdpa && op != .mha
     let largest =
@@ -121,13 +132,16 @@ struct Request: Decodable {
     op == other.op && batch == other.batch && heads == other.heads && keyValueHeads == other.keyValueHeads
       && queries == other.queries && keys == other.keys && width == other.width && valueWidth == other.valueWidth
       && dtype == other.dtype && mask == other.mask && window == other.window && seed == other.seed
-      && transposed == other.transposed && rotation == other.rotation
+      && transposed == other.transposed && rotation == other.rotation && fresh == other.fresh
   }
 }
 
 /// One line of output.
 struct Answer: Encodable {
   let seconds: [Double]
+  /// Operations of one call, as the field counts them.
+  let operations: Double
+  /// By the median of the seconds.
   let gflops: Double
   let algorithm: String
   let isa: String
@@ -140,7 +154,8 @@ struct Answer: Encodable {
   let maxError: Double?
 
   private enum CodingKeys: String, CodingKey {
-    case seconds, gflops, algorithm, isa, checksum, readGBps = "read_gbps", readLimitGBps = "read_limit_gbps",
+    case seconds, operations, gflops, algorithm, isa, checksum, readGBps = "read_gbps", readLimitGBps =
+      "read_limit_gbps",
       maxError = "max_error"
   }
 }

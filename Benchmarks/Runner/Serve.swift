@@ -19,7 +19,7 @@ struct Serve: ParsableCommand {
       do {
         let request = try JSONDecoder().decode(Request.self, from: Data(line.utf8))
         if request.op == .machine {
-          answer(try Machine.measure())
+          answer(try Machine.measure(threads: request.threads))
         } else {
           answer(try workloads.run(request))
         }

@@ -15,6 +15,7 @@ extension Workload {
     let slot = Slot(try Tensor<Element>(repeating: .nan, shape: shape))
     var turn = 0
     var unfused: UnfusedAttention<Element>?
+    var plain: ReferenceAttention?
     var workload = Workload(
       operationCount: 2 * Double(batch * heads) * Double(request.queries) * Double(request.keys)
         * Double(request.width + request.valueWidth) * mask.share,
@@ -27,6 +28,9 @@ extension Workload {
       let (key, value) = pairs[turn % pairs.count]
       turn += 1
       switch algorithm {
+      case .library where request.fresh:
+        slot.tensor = try scaledDotProductAttention(
+          query: query, key: key, value: value, mask: mask.mask, context: context)
       case .library:
         try scaledDotProductAttention(
           query: query, key: key, value: value, mask: mask.mask, into: &slot.tensor, context: context)
@@ -34,8 +38,8 @@ extension Workload {
         if unfused == nil { unfused = try UnfusedAttention(request, mask) }
         try unfused!.attend(query, key, value, into: &slot.tensor, context)
       case .naive:
-        let answer = try naive(request, query, key, value, mask)
-        slot.tensor = try Tensor(answer, shape: shape)
+        if plain == nil { plain = try plainProblem(request, query, key, value, mask) }
+        slot.tensor = try Tensor(plain!.answer(in: Element.self).output, shape: shape)
       }
     }
     workload.readRate = { context in
@@ -43,17 +47,17 @@ extension Workload {
       return withExtendedLifetime(tensors) {
         Machine.readRate(
           tensors.map { UnsafeRawBufferPointer(start: $0.base, count: $0.count * MemoryLayout<Element>.stride) },
-          context)
+          context, times: 1)
       }
     }
     return workload
   }
 
-  /// The plain formula, as the tests' reference computes it.
-  private static func naive<Element: AttentionElement>(
+  /// The same problem for the plain formula, which is the tests' reference.
+  private static func plainProblem<Element: AttentionElement>(
     _ request: Request, _ query: Tensor<Element>, _ key: Tensor<Element>, _ value: Tensor<Element>,
     _ mask: RequestedMask<Element>
-  ) throws -> [Element] {
+  ) throws -> ReferenceAttention {
     var problem = ReferenceAttention()
     (problem.B, problem.H, problem.Hk) = (request.batch, request.heads, request.keyValueHeads)
     (problem.L, problem.S, problem.E, problem.Ev) = (
@@ -62,13 +66,14 @@ extension Workload {
     (problem.query, problem.key, problem.value) = (
       query.array.map { Double($0) }, key.array.map { Double($0) }, value.array.map { Double($0) }
     )
+    let keyCount = request.keys
     if let flags = try mask.flags(request)?.array {
-      let plane = request.queries * request.keys
+      let plane = request.queries * keyCount
       let stride = flags.count > plane ? plane : 0
-      problem.attends = { b, _, i, j in flags[b * stride + i * problem.S + j] }
+      problem.attends = { b, _, i, j in flags[b * stride + i * keyCount + j] }
     }
-    if let bias = mask.bias?.array { problem.bias = { _, _, i, j in Double(bias[i * problem.S + j]) } }
-    return problem.answer(in: Element.self).output
+    if let bias = mask.bias?.array { problem.bias = { _, _, i, j in Double(bias[i * keyCount + j]) } }
+    return problem
   }
 }
 
@@ -81,10 +86,11 @@ struct RequestedMask<Element: AttentionElement> {
   private(set) var bias: Tensor<Element>?
 
   init(_ request: Request, _: Element.Type) throws {
+    let isCausal = request.mask == .causal || request.mask == .causalTopLeft
+    let alignment: AttentionMask.Alignment = request.mask == .causalTopLeft ? .topLeft : .bottomRight
     switch request.mask {
     case .none: break
-    case .causal: (mask, share) = (.causal, request.queries == 1 ? 1 : 0.5)
-    case .causalTopLeft: (mask, share) = (.causal(.topLeft), 0.5)
+    case .causal, .causalTopLeft: mask = .causal(alignment)
     case .boolean:
       // One key in ten is off.
       var generator = SeededGenerator(seed: request.seed &+ 77)
@@ -99,14 +105,24 @@ struct RequestedMask<Element: AttentionElement> {
         (0..<request.batch).map { _ in Int.random(in: (request.keys + 1) / 2...request.keys, using: &generator) })
     }
     if let window = request.window {
-      let alignment: AttentionMask.Alignment = request.mask == .causalTopLeft ? .topLeft : .bottomRight
       mask = mask.intersection(.window(left: window, right: nil, alignment: alignment))
-      if request.mask == .causal || request.mask == .causalTopLeft {
-        // A query sees itself and `window` keys before it, the first ones fewer.
-        let seen = (0..<request.queries).reduce(0.0) { $0 + Double(min($1, window) + 1) }
-        share = seen / (Double(request.queries) * Double(request.keys))
-      }
     }
+    if isCausal && request.window == nil && request.queries == request.keys {
+      share = 0.5
+    } else if isCausal || request.window != nil {
+      share = Self.keptShare(request, isCausal: isCausal, alignment)
+    }
+  }
+
+  /// The share of the scores within a band.
+  private static func keptShare(_ request: Request, isCausal: Bool, _ alignment: AttentionMask.Alignment) -> Double {
+    let offset = alignment == .topLeft ? 0 : request.keys - request.queries
+    let kept = (0..<request.queries).reduce(0) { sum, query in
+      let low = max(0, query + offset - (request.window ?? request.queries + request.keys))
+      let high = isCausal ? min(request.keys, query + offset + 1) : request.keys
+      return sum + max(0, high - low)
+    }
+    return Double(kept) / (Double(request.queries) * Double(request.keys))
   }
 
   /// Who may attend to whom, for who cannot use a rule: `[1 or B, 1, L, S]`; nil: everybody to everybody.

@@ -10,7 +10,7 @@ struct Workload {
   let operationCount: Double
   /// Bytes of key and value that one call reads.
   var keyValueByteCount = 0
-  /// GB/s at which all threads read every pair of key and value, doing nothing else.
+  /// GB/s at which all threads read every pair of key and value once, doing nothing else.
   var readRate: (AttentionContext) -> Double = { _ in .nan }
   /// The sum of the result of the last call: equal inputs, equal sum.
   let checksum: () throws -> Double
@@ -73,8 +73,19 @@ struct WorkloadCache {
     }
     let workload = workload!
     let context = AttentionContext(request)
-    let seconds = try workload.seconds(request.algorithm, context, iterations: request.iterations)
-    let median = median(seconds)
+    var seconds: [Double] = []
+    var readRates: [Double] = []
+    if request.rotation == 1 {
+      seconds = try workload.seconds(request.algorithm, context, iterations: request.iterations)
+    } else {
+      // Calls and mere reading in turn: what memory gives changes from moment to moment.
+      while seconds.count < request.iterations {
+        let count = min(request.rotation, request.iterations - seconds.count)
+        seconds += try workload.seconds(request.algorithm, context, iterations: count)
+        readRates.append(workload.readRate(context))
+      }
+    }
+    let middle = median(seconds)
     let name =
       switch request.algorithm {
       case .library(let algorithm): (algorithm ?? .openBLAS).rawValue
@@ -82,15 +93,20 @@ struct WorkloadCache {
       case .naive: "naive"
       }
     return Answer(
-      seconds: seconds, gflops: workload.operationCount / median * 1e-9, algorithm: name,
+      seconds: seconds, operations: workload.operationCount, gflops: workload.operationCount / middle * 1e-9,
+      algorithm: name,
       isa: try context.resolvedInstructionSet().rawValue, checksum: try workload.checksum(),
-      readGBps: request.rotation > 1 ? Double(workload.keyValueByteCount) / median * 1e-9 : nil,
-      readLimitGBps: request.rotation > 1 ? workload.readRate(context) : nil,
+      readGBps: request.rotation > 1 ? Double(workload.keyValueByteCount) / middle * 1e-9 : nil,
+      readLimitGBps: request.rotation > 1 ? median(readRates) : nil,
       maxError: request.error ? try workload.maxError?() : nil)
   }
 }
 
-func median(_ values: [Double]) -> Double { values.sorted()[values.count / 2] }
+/// The middle value, or the mean of the two in the middle.
+func median(_ values: [Double]) -> Double {
+  let sorted = values.sorted()
+  return (sorted[(sorted.count - 1) / 2] + sorted[sorted.count / 2]) / 2
+}
 
 /// A result that outlives a call, so that the next one finds its memory there.
 final class Slot<Element: AttentionElement> {

@@ -13,11 +13,13 @@ package final class ExclusionLock: @unchecked Sendable {
   // Sendable: a mutex is made to be shared; its address never changes.
   let mutex = UnsafeMutablePointer<pthread_mutex_t>.allocate(capacity: 1)
 
-  /// - Parameter afterFork: Called in the child of a fork, in which only the forking thread lives on, under the lock.
-  package init(afterFork: @escaping @Sendable () -> Void = {}) {
+  package init() {
     pthread_mutex_init(mutex, nil)
-    ForkHandlers.shared.add(self, afterFork)
+    ForkHandlers.shared.add(self)
   }
+
+  /// Has `body` called under the lock in the child of a fork, in which only the forking thread lives on.
+  func atFork(_ body: @escaping @Sendable () -> Void) { ForkHandlers.shared.add(body) }
 
   func lock() { pthread_mutex_lock(mutex) }
   func unlock() { pthread_mutex_unlock(mutex) }

@@ -11,35 +11,43 @@
 /// So all locks are taken before a fork, in the order in which they were made, and released after it on both
 /// sides. No code of ours holds two of them at once.
 final class ForkHandlers: @unchecked Sendable {
-  // Sendable: `locks` is only touched under `mutex`.
+  // Sendable: `locks` and `bodies` are only touched under `mutex`.
   static let shared = ForkHandlers()
 
   private let mutex = UnsafeMutablePointer<pthread_mutex_t>.allocate(capacity: 1)
-  private var locks: [(lock: ExclusionLock, afterFork: @Sendable () -> Void)] = []
+  private var locks: [ExclusionLock] = []
+  /// Called in the child.
+  private var bodies: [@Sendable () -> Void] = []
 
   private init() {
     pthread_mutex_init(mutex, nil)
     pthread_atfork(
       { ForkHandlers.shared.prepare() }, { ForkHandlers.shared.release() },
       {
-        for (_, afterFork) in ForkHandlers.shared.locks { afterFork() }
+        for body in ForkHandlers.shared.bodies { body() }
         ForkHandlers.shared.release()
       })
   }
 
-  func add(_ lock: ExclusionLock, _ afterFork: @escaping @Sendable () -> Void) {
+  func add(_ lock: ExclusionLock) { change { locks.append(lock) } }
+  func add(_ body: @escaping @Sendable () -> Void) { change { bodies.append(body) } }
+
+  private func change(_ body: () -> Void) {
     pthread_mutex_lock(mutex)
-    locks.append((lock, afterFork))
+    body()
     pthread_mutex_unlock(mutex)
   }
 
   private func prepare() {
+    // Another thread may be in the middle of making one of these; the child would wait for it for ever.
+    _ = ThreadTeam.shared
+    _ = ScratchPool.shared
     pthread_mutex_lock(mutex)
-    for (lock, _) in locks { lock.lock() }
+    for lock in locks { lock.lock() }
   }
 
   private func release() {
-    for (lock, _) in locks.reversed() { lock.unlock() }
+    for lock in locks.reversed() { lock.unlock() }
     pthread_mutex_unlock(mutex)
   }
 }

@@ -8,7 +8,7 @@ public protocol ParallelExecutor: Sendable {
   ///
   /// `worker` is in `0..<width`, and no two calls with the same worker overlap: it names a scratch.
   /// Pieces may run in any order. There is no promise of concurrency, so pieces must not wait for
-  /// one another. Where results shall not depend on which thread ran a piece, threads must take over the
+  /// one another; and a body must not fork and go on in the child, where the other pieces are lost. Where results shall not depend on which thread ran a piece, threads must take over the
   /// caller's rounding mode and flush-to-zero, as both executors here do.
   func execute(pieceCount: Int, width: Int, _ body: (_ piece: Int, _ worker: Int) -> Void)
 }

@@ -44,7 +44,7 @@ public final class ThreadTeam: ParallelExecutor, @unchecked Sendable {
     func work(seat: Int) { body.run(pieceCount: pieceCount, claimedFrom: counter, worker: seat) }
   }
 
-  private let lock = ExclusionLock(afterFork: { ThreadTeam.shared.forgetWorkers() })
+  private let lock = ExclusionLock()
   /// A job was posted.
   private let wake = Condition()
   /// The last worker has left some job.
@@ -55,7 +55,7 @@ public final class ThreadTeam: ParallelExecutor, @unchecked Sendable {
   /// Counts jobs, so that an idle worker can watch for one without the lock.
   private let postedCount = Atomic<Int>(0)
 
-  private init() {}
+  private init() { lock.atFork { [unowned self] in forgetWorkers() } }
 
   /// Under the lock, in the child of a fork: workers and other callers are not there.
   private func forgetWorkers() {

@@ -83,6 +83,10 @@ public struct Initializer: Sendable, Hashable {
     let fanIn = Double(shape[1]) * receptiveField
     let fanOut = Double(shape[0]) * receptiveField
     func extent(_ fan: Fan) -> Double { fan == .in ? fanIn : fanOut }
+    // √12: the whole width of a uniform distribution, which is the largest number in here.
+    try requireArgument(
+      Element(nearest: gain * (12.0).squareRoot()).isFinite, "Initializer",
+      "a gain whose weights \(Element.self) holds expected; got \(gain)")
     switch rule {
     case .xavierUniform: return try uniform(deviation: (2 / (fanIn + fanOut)).squareRoot(), shape, seed)
     case .xavierNormal:

@@ -22,6 +22,21 @@
 
     deinit { rmdir(folder) }
 
+    static func halfCPU() -> ControlGroup? {
+      ControlGroup("cpu", version1: quota(50_000), version2: [("cpu.max", "50000 100000")])
+    }
+    static func oneAndAHalfCPUs() -> ControlGroup? {
+      ControlGroup("cpu", version1: quota(150_000), version2: [("cpu.max", "150000 100000")])
+    }
+    static func gigabyte() -> ControlGroup? {
+      ControlGroup(
+        "memory", version1: [("memory.limit_in_bytes", "1000000000")], version2: [("memory.max", "1000000000")])
+    }
+
+    private static func quota(_ microseconds: Int) -> [(String, String)] {
+      [("cpu.cfs_period_us", "100000"), ("cpu.cfs_quota_us", "\(microseconds)")]
+    }
+
     /// A command that moves itself into the group first.
     func run(_ name: String, _ arguments: [String], input: String = "") throws -> Command {
       try Command.shell("echo $$ > \(folder)/cgroup.procs && exec \"$0\" \"$@\"", name, arguments, input: input)
@@ -34,18 +49,16 @@
       try #require(JSONSerialization.jsonObject(with: Data(command.output.utf8)) as? [String: Any])
     }
 
-    @Test("a quota of half a CPU gives one thread, and of one and a half two")
+    @Test(
+      "a quota of half a CPU gives one thread, and of one and a half two",
+      .enabled(if: ControlGroup.halfCPU() != nil, "this process may not make a control group for CPUs"))
     func quota() throws {
-      for (microseconds, threads) in [(50_000, 1), (150_000, 2)] {
-        guard
-          let group = ControlGroup(
-            "cpu", version1: [("cpu.cfs_period_us", "100000"), ("cpu.cfs_quota_us", "\(microseconds)")],
-            version2: [("cpu.max", "\(microseconds) 100000")])
-        else { return print("skipped: this process may not make a control group for CPUs") }
+      let processorCount = ProcessInfo.processInfo.activeProcessorCount
+      for (make, threads) in [(ControlGroup.halfCPU, 1), (ControlGroup.oneAndAHalfCPUs, 2)] {
+        let group = try #require(make())
         let info = try facts(group.run("attend", ["info", "--json"]))
-        let least = min(threads, ProcessInfo.processInfo.activeProcessorCount)
-        #expect(info["threads"] as? Int == least)
-        if threads == 1, ProcessInfo.processInfo.activeProcessorCount > 1 {
+        #expect(info["threads"] as? Int == min(threads, processorCount))
+        if threads == 1, processorCount > 1 {
           #expect(info["threadsReason"] as? String == "the control group's quota of 0.5 CPUs")
         }
         let check = try group.run("attend", ["check", "--forward", "\(packageFolder)/Tests/Fixtures/mha"])
@@ -57,12 +70,11 @@
     private let long =
       #"{"op":"sdpa","heads":8,"queries":16384,"width":64,"mask":"causal","iterations":1,"threads":2}"#
 
-    @Test("1 GB of memory in a control group")
+    @Test(
+      "1 GB of memory in a control group",
+      .enabled(if: ControlGroup.gigabyte() != nil, "this process may not make a control group for memory"))
     func memory() throws {
-      guard
-        let group = ControlGroup(
-          "memory", version1: [("memory.limit_in_bytes", "1000000000")], version2: [("memory.max", "1000000000")])
-      else { return print("skipped: this process may not make a control group for memory") }
+      let group = try #require(ControlGroup.gigabyte())
       let command = try group.run("attention-runner", [], input: long + "\n")
       #expect(command.status == 0)
       let answer = try facts(command)
@@ -86,6 +98,8 @@
 
     @Test("64 threads on however few CPUs")
     func manyThreads() throws {
+      let info = try facts(Command("attend", ["info", "--json", "--threads", "64"]))
+      #expect(info["threads"] as? Int == 64)
       let command = try Command(
         "attend", ["check", "--forward", "--threads", "64", "\(packageFolder)/Tests/Fixtures/mha"])
       #expect(command.status == 0, "\(command.output)")

@@ -43,7 +43,7 @@ struct PictureTests {
     #expect(command.output.contains("written to \(folder("map.svg"))"))
     let elements = try elements(String(contentsOfFile: folder("map.svg"), encoding: .utf8))
     // 8 words: a frame and a weight each; a legend; the paper.
-    #expect(elements.counts["rect"] ?? 0 >= 2 * 64 + 1)
+    #expect(elements.counts["rect"] == 2 * 64 + 40 + 1)
     #expect(elements.text.contains("attention → "))
     #expect(elements.text.contains("Head 2 of 0 to 11"))
   }
@@ -61,7 +61,7 @@ struct PictureTests {
     #expect(sentences.count == 4)
     #expect((sentences[0]["weights"] as? [[[Double]]])?.count == 12)
     #expect(content["token"] as? Int == 10)
-    #expect(!page.contains("http://") || !page.contains("src="))
+    for outside in ["src=", "href=", "url(", "@import", "fetch("] { #expect(!page.contains(outside), "\(outside)") }
     #expect(!page.contains("/*DATA*/"))
   }
 
@@ -87,6 +87,7 @@ struct PictureTests {
     let command = try Command("attend", ["map", example, "--svg", folder("no/such/folder.svg")])
     #expect(command.status == 1)
     #expect(command.errors.contains("no/such/folder.svg"))
+    #expect(try Command("attend", ["map", example, "--svg", folder("x"), "--html", folder("x")]).status == 64)
     #expect(try Command("attend", ["map", example, "--head", "12", "--html", folder("x.html")]).status == 64)
     #expect(try folder.fileNames.isEmpty)
   }

@@ -19,7 +19,7 @@ struct RunnerTests {
       "junk", #"{"op":"fly"}"#, #"{"op":"sdpa"}"#, #"{"op":"sdpa","queries":-1}"#,
       #"{"op":"sdpa","queries":4,"dtype":"bf16"}"#,
       #"{"op":"sdpa","queries":4,"pass":"forward_backward"}"#, #"{"op":"sdpa","queries":4,"algorithm":"packed"}"#,
-      #"{"op":"sdpa","queries":4,"heads":3,"kv_heads":2}"#,
+      #"{"op":"sdpa","queries":4,"heads":3,"kv_heads":2,"algorithm":"naive"}"#,
       #"{"op":"softmax","batch":1048576,"heads":1048576,"queries":1048576}"#, #"{"op":"sdpa","queries":1e300}"#,
       #"{"op":"mha","queries":4,"width":4294967296,"heads":4294967296}"#,
       #"{"op":"mha","heads":2,"queries":8,"width":4,"iterations":1}"#,
@@ -62,6 +62,7 @@ struct RunnerTests {
     for answer in answers { #expect((answer["max_error"] as? Double ?? 1) < 1e-5, "\(answer)") }
     #expect(answers.map { $0["algorithm"] as? String } == ["openblas", "unfused", "naive", "openblas"])
     #expect((answers[3]["read_gbps"] as? Double ?? 0) > 0)
+    #expect((answers[3]["read_limit_gbps"] as? Double ?? 0) > 0)
   }
 
   @Test("bench measures what it is told, and tells what is not there yet")
@@ -86,6 +87,19 @@ struct RunnerTests {
     }
   }
 
+  @Test(
+    "operations are counted where the mask leaves something",
+    arguments: [
+      // L, S, window, kept scores; half of the square for causal with L = S, as the field counts.
+      (8, 8, nil, 32.0), (1, 100, nil, 100), (1, 100, 9, 10), (4, 100, nil, 97 + 98 + 99 + 100),
+      (6, 6, 2, 1 + 2 + 3 + 3 + 3 + 3),
+    ] as [(Int, Int, Int?, Double)])
+  func operations(L: Int, S: Int, window: Int?, kept: Double) throws {
+    let request =
+      #"{"op":"sdpa","queries":\#(L),"keys":\#(S),"width":4,"mask":"causal","window":\#(window.map(String.init) ?? "null"),"iterations":1}"#
+    #expect(try answers(request)[0]["operations"] as? Double == 4 * 4 * kept)
+  }
+
   @Test("chart draws what it is given, and refuses the rest")
   func chart() throws {
     let folder = try TemporaryFolder()
@@ -94,6 +108,8 @@ struct RunnerTests {
     #expect(try String(contentsOfFile: folder("c.svg"), encoding: .utf8).contains("half"))
     let refused = try Command("attention-runner", ["chart", "-o", folder("d.svg")], input: "{}")
     #expect(refused.status == 64 && refused.errors.contains("title"))
+    let short = bars.replacing(#"["half"]"#, with: "[]")
+    #expect(try Command("attention-runner", ["chart", "-o", folder("e.svg")], input: short).status == 64)
     #expect(try folder.fileNames == ["c.svg"])
   }
 }

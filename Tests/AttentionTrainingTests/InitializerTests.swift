@@ -128,6 +128,14 @@ struct InitializerTests {
     #expect(throws: AttentionError.self) {
       try Tensor<Float>(initializer: .orthogonal(gain: .nan), shape: [4, 4], seed: 1)
     }
+    for gain in [1e39, 2e38] {
+      #expect(throws: AttentionError.self) {
+        try Tensor<Float>(initializer: .xavierUniform(gain: gain), shape: [4, 4], seed: 1)
+      }
+    }
+    #expect(throws: AttentionError.self) {
+      try Tensor<Double>(initializer: .xavierUniform(gain: 1e308), shape: [2, 2], seed: 1)
+    }
     #expect(throws: AttentionError.self) {
       try Tensor<Float>(initializer: .kaimingNormal(nonlinearity: .leakyReLU(slope: .nan)), shape: [4, 4], seed: 1)
     }

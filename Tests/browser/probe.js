@@ -21,6 +21,8 @@
     first.weights.forEach((_, head) => { choose("head", head); seen.add(signature()); });
     check("every head is another picture", seen.size === first.weights.length + 1, seen.size);
 
+    check("the page opens with the word that it was made with", one("#readout").textContent.startsWith("it looks at"), one("#readout").textContent);
+    all("#picture .token.picked")[0].dispatchEvent(new MouseEvent("click"));
     choose("head", 2);
     const it = first.rows.indexOf("it"), because = first.columns.indexOf("because");
     const cell = one(`#picture .cell[data-q="${it}"][data-k="${because}"]`);
@@ -53,6 +55,13 @@
     choose("sentence", 1);
     check("another sentence is another picture", signature() !== before && all("#picture .token").length === data.sentences[1].rows.length, all("#picture .token").length);
     check("the address keeps the place", location.hash.includes("sentence=1") && location.hash.includes("head=5") && location.hash.includes("view=lines"), location.hash);
+
+    location.hash = "#sentence=2&head=-1&view=map";
+    dispatchEvent(new Event("hashchange"));
+    check("a place without a word is restored", all("#picture .token").length === data.sentences[2].rows.length && one("#readout").textContent.startsWith("Point at"), one("#readout").textContent);
+    location.hash = "#sentence=99&head=x&view=none&token=500";
+    dispatchEvent(new Event("hashchange"));
+    check("a place that is not there changes nothing", one("#sentence").value === "2" && all("#picture .cell").length > 0, one("#sentence").value);
 
     const paper = () => getComputedStyle(document.body).backgroundColor;
     const light = paper();

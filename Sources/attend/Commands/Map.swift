@@ -40,6 +40,10 @@ struct Map: ParsableCommand {
 
   @OptionGroup var options: ContextOptions
 
+  func validate() throws {
+    if let svg, svg == html { throw ValidationError("--svg and --html: two paths expected; got \"\(svg)\" twice") }
+  }
+
   private struct Facts: Encodable {
     let sentence: Int
     let head: Int?
