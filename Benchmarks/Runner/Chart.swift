@@ -16,7 +16,7 @@ struct Chart: ParsableCommand {
   var output: String
 
   func run() throws {
-    let input = FileHandle.standardInput.readDataToEndOfFile()
+    let input = try FileHandle.standardInput.readToEnd() ?? Data()
     let chart: BarChart
     do { chart = try JSONDecoder().decode(BarChart.self, from: input) } catch {
       throw ValidationError("a chart as --help shows it expected on standard input: \(describe(error))")

@@ -1,4 +1,5 @@
 import ArgumentParser
+import AttentionTensors
 import Foundation
 
 struct Serve: ParsableCommand {
@@ -11,7 +12,7 @@ struct Serve: ParsableCommand {
       be served is answered with {"error":"…"}.
       """)
 
-  func run() {
+  func run() throws {
     // Inputs stay between requests that want the same ones, so alternation measures the call, not the filling.
     var workloads = WorkloadCache()
     while let line = readLine() {
@@ -19,24 +20,26 @@ struct Serve: ParsableCommand {
       do {
         let request = try JSONDecoder().decode(Request.self, from: Data(line.utf8))
         if request.op == .machine {
-          answer(try Machine.measure(threads: request.threads))
+          try answer(try Machine.measure(threads: request.threads))
         } else {
-          answer(try workloads.run(request))
+          try answer(try workloads.run(request))
         }
       } catch {
-        answer(["error": describe(error)])
+        try answer(["error": describe(error)])
       }
     }
   }
 
-  private func answer(_ value: some Encodable) {
+  private func answer(_ value: some Encodable) throws {
     let encoder = JSONEncoder()
     encoder.outputFormatting = [.sortedKeys, .withoutEscapingSlashes]
     encoder.nonConformingFloatEncodingStrategy = .convertToString(
       positiveInfinity: "inf", negativeInfinity: "-inf", nan: "nan")
     let line = (try? encoder.encode(value)) ?? Data("{\"error\":\"the answer could not be encoded\"}".utf8)
     // Written at once: an answer must not wait in a buffer for the next one.
-    FileHandle.standardOutput.write(line + Data("\n".utf8))
+    do { try FileHandle.standardOutput.write(contentsOf: line + Data("\n".utf8)) } catch {
+      throw AttentionError(.inputOutput, "standard output", "an answer could not be written")
+    }
   }
 }
 

@@ -53,7 +53,9 @@ package struct BarChart: Decodable {
     let groupHeight = bar * Double(max(series.count, 1)) + gap
     let top = margin + (series.count > 1 ? 84 : 62)
     let bottom = top + groupHeight * Double(groups.count)
-    let width = max(left + plot + noteWidth, margin + estimatedWidth(subtitle) * 0.88) + margin
+    let width =
+      max(left + plot + noteWidth, margin + estimatedWidth(subtitle) * 0.88, margin + estimatedWidth(title) * 1.35)
+      + margin
     let most = max(
       groups.flatMap(\.values).compactMap { $0 }.filter(\.isFinite).max() ?? 0, mark?.value ?? 0,
       .leastNormalMagnitude)

@@ -1,4 +1,6 @@
 import ArgumentParser
+import AttentionTensors
+import Foundation
 
 /// The command line of the package.
 @main
@@ -9,4 +11,17 @@ struct Attend: ParsableCommand {
     discussion: "Exit codes: 0 success, 1 a case failed or a file is wrong, 64 wrong arguments.",
     version: "0.1.0",
     subcommands: [Check.self, Compute.self, Map.self, Info.self])
+
+  static func main() {
+    do {
+      var command = try parseAsRoot()
+      try command.run()
+      // Who reads the output must not take an empty or cut one for the whole.
+      guard fflush(nil) == 0 else {
+        throw AttentionError(.inputOutput, "standard output", String(cString: strerror(errno)))
+      }
+    } catch {
+      exit(withError: error)
+    }
+  }
 }

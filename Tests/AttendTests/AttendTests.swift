@@ -224,7 +224,7 @@ struct AttendTests {
     #expect(!command.output.contains("\u{1b}["), "no colours where output is no terminal")
     #expect(try attend("map", Self.layer, "--color").output.contains("\u{1b}[48;5;"))
     let picture = try json(attend("map", Self.layer, "--json", "--sentence", "2", "--head", "3"))
-    let tokens = try #require(picture["tokens"] as? [String])
+    let tokens = try #require(picture["rows"] as? [String])
     #expect(tokens == ["[CLS]", "attention", "is", "all", "you", "need", ".", "[SEP]"])
     let weights = try #require(picture["weights"] as? [[Double]])
     #expect(weights.count == 8 && weights.allSatisfy { $0.count == 8 && abs($0.reduce(0, +) - 1) < 1e-5 })

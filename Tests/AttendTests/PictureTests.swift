@@ -74,7 +74,7 @@ struct PictureTests {
     var layer = try Data(contentsOf: URL(fileURLWithPath: example))
     // As long as the word it replaces, so that the header stays as it is.
     let range = try #require(layer.range(of: Data("attention is all you need".utf8)))
-    layer.replaceSubrange(range, with: Data("attention </script> nobod".utf8))
+    layer.replaceSubrange(range, with: Data("a </script> b c ddddddddd".utf8))
     let path = try folder.write(Array(layer), to: "hostile.safetensors")
     #expect(try Command("attend", ["map", path, "--html", folder("hostile.html")]).status == 0)
     let page = try String(contentsOfFile: folder("hostile.html"), encoding: .utf8)
@@ -87,10 +87,53 @@ struct PictureTests {
     let command = try Command("attend", ["map", example, "--svg", folder("no/such/folder.svg")])
     #expect(command.status == 1)
     #expect(command.errors.contains("no/such/folder.svg"))
-    #expect(try Command("attend", ["map", example, "--svg", folder("x"), "--html", folder("x")]).status == 64)
+    for same in [["--svg", folder("x"), "--html", folder("x")], ["--svg", example], ["--html", example]] {
+      #expect(try Command("attend", ["map", example] + same).status == 64)
+    }
     #expect(try Command("attend", ["map", example, "--head", "12", "--html", folder("x.html")]).status == 64)
     #expect(try folder.fileNames.isEmpty)
   }
+
+  @Test("files without words get numbers; words that are not as many as the keys are an error")
+  func words() throws {
+    func rows(_ name: String) throws -> [String: Any] {
+      let command = try Command("attend", ["map", "\(packageFolder)/Tests/Fixtures/mha/\(name).safetensors", "--json"])
+      #expect(command.status == 0, "\(command.errors)")
+      return try #require(try JSONSerialization.jsonObject(with: Data(command.output.utf8)) as? [String: Any])
+    }
+    let own = try rows("mha_self")
+    #expect((own["rows"] as? [String])?.prefix(3) == ["0", "1", "2"])
+    #expect(own["rows"] as? [String] == own["columns"] as? [String])
+    let cross = try rows("mha_cross")
+    #expect((cross["rows"] as? [String])?.count != (cross["columns"] as? [String])?.count)
+    let added = try rows("mha_zero_attn")
+    #expect((added["columns"] as? [String])?.last == "(added)")
+    for file in [own, cross, added] {
+      let weights = try #require(file["weights"] as? [[Double]])
+      #expect(weights.count == (file["rows"] as? [String])?.count)
+      // No column is missing.
+      for row in weights { #expect(abs(row.reduce(0, +) - 1) < 1e-4) }
+    }
+
+    var layer = try Data(contentsOf: URL(fileURLWithPath: example))
+    // As long, with one word fewer.
+    let range = try #require(layer.range(of: Data("attention is all".utf8)))
+    layer.replaceSubrange(range, with: Data("attention_is all".utf8))
+    let command = try Command("attend", ["map", folder.write(Array(layer), to: "few.safetensors")])
+    #expect(command.status == 1)
+    #expect(command.errors.contains("16 words in line 2 expected"), "\(command.errors)")
+  }
+
+  #if os(Linux)
+    @Test("output that cannot be written is an error", arguments: [["attend", "map"], ["attention-runner"]])
+    func fullDisk(command: [String]) throws {
+      let arguments = Array(command.dropFirst()) + (command.count > 1 ? [example] : [])
+      let full = try Command.shell(
+        "exec \"$0\" \"$@\" > /dev/full", command[0], arguments, input: #"{"op":"sdpa","queries":4}"# + "\n")
+      #expect(full.status == 1)
+      #expect(full.errors.contains("standard output"), "\(full.errors)")
+    }
+  #endif
 
   @Test("empty and strange charts are documents")
   func charts() throws {

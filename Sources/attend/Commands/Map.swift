@@ -41,13 +41,22 @@ struct Map: ParsableCommand {
   @OptionGroup var options: ContextOptions
 
   func validate() throws {
-    if let svg, svg == html { throw ValidationError("--svg and --html: two paths expected; got \"\(svg)\" twice") }
+    func place(_ path: String) -> String { URL(fileURLWithPath: path).resolvingSymlinksInPath().path }
+    for (name, path) in [("svg", svg), ("html", html)] {
+      if let path, place(path) == place(file) {
+        throw ValidationError("--\(name): another path than the input's expected; got \"\(path)\"")
+      }
+    }
+    if let svg, let html, place(svg) == place(html) {
+      throw ValidationError("--svg and --html: two paths expected; got \"\(svg)\" and \"\(html)\"")
+    }
   }
 
   private struct Facts: Encodable {
     let sentence: Int
     let head: Int?
-    let tokens: [String]
+    let rows: [String]
+    let columns: [String]
     let weights: [[Float]]
     let comparisons: [Comparison]
     let milliseconds: Double
@@ -61,7 +70,7 @@ struct Map: ParsableCommand {
     }
     let comparisons = try layer.compare(with: stored, context: context)
     let weights = try layer.forward(weights: .perHead, context: context).weights!
-    let map = try AttentionMap(stored: stored, weights: weights)
+    let map = try AttentionMap(stored: stored, layer: layer.layer, weights: weights)
     try check("sentence", sentence, map.sentences.count)
     let shown = map.sentences[sentence]
     if let head { try check("head", head, shown.headCount) }
@@ -75,7 +84,7 @@ struct Map: ParsableCommand {
     if json {
       try printJSON(
         Facts(
-          sentence: sentence, head: head, tokens: shown.columns, weights: shown.matrix(head: head),
+          sentence: sentence, head: head, rows: shown.rows, columns: shown.columns, weights: shown.matrix(head: head),
           comparisons: comparisons, milliseconds: milliseconds))
     } else {
       if files.isEmpty { draw(shown, row: row) }

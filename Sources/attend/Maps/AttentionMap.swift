@@ -27,25 +27,41 @@ struct AttentionMap {
   let sentences: [Sentence]
 
   /// The words of `stored` with `weights` `[B, H, L, S]`.
-  init(stored: SafeTensorsFile, weights: Tensor<Float>) throws {
+  ///
+  /// `tokens` in the file's metadata is a line of words for each sentence, a word for each key; without it, words are
+  /// numbers. Keys that the layer adds, and queries that are no keys, have no words.
+  init(stored: SafeTensorsFile, layer: MultiHeadAttention<Float>, weights: Tensor<Float>) throws {
     let (sentenceCount, headCount) = (weights.shape[0], weights.shape[1])
     guard sentenceCount > 0 else { throw AttentionError(.invalidFile, stored.path, "at least one sentence expected") }
-    let lines = (stored.metadata["tokens"] ?? "").split(separator: "\n", omittingEmptySubsequences: false)
-    sentences = (0..<sentenceCount).map { sentence in
-      let columns = Self.tokens(sentence < lines.count ? lines[sentence] : nil, keyCount: weights.shape[3])
-      let rows = Array(columns.prefix(weights.shape[2]))
+    let addedCount =
+      (layer.configuration.addsBiasKeyValue ? 1 : 0) + (layer.configuration.addsZeroAttention ? 1 : 0)
+    let lines = stored.metadata["tokens"]?.split(separator: "\n", omittingEmptySubsequences: false)
+    if let lines, lines.count != sentenceCount {
+      throw AttentionError(
+        .invalidFile, stored.path, "tokens: a line for each of \(sentenceCount) sentences expected; got \(lines.count)")
+    }
+    sentences = try (0..<sentenceCount).map { sentence in
+      let keyCount = weights.shape[3] - addedCount
+      var words = (0..<keyCount).map(String.init)
+      if let line = lines?[sentence] {
+        words = line.split(separator: " ").map { String($0).printable }
+        guard words.count == keyCount else {
+          throw AttentionError(
+            .invalidFile, stored.path,
+            "tokens: \(keyCount) words in line \(sentence) expected, one for each key; got \(words.count)")
+        }
+      }
+      // Without padding, unless there is nothing else.
+      let shownCount = (words.lastIndex { $0 != "[PAD]" } ?? keyCount - 1) + 1
+      let isSelf = weights.shape[2] == keyCount
+      let queries = isSelf ? Array(0..<shownCount) : Array(0..<weights.shape[2])
+      let keys = Array(0..<shownCount) + Array(keyCount..<keyCount + addedCount)
       return Sentence(
-        rows: rows, columns: columns,
+        rows: queries.map { isSelf ? words[$0] : String($0) },
+        columns: keys.map { $0 < keyCount ? words[$0] : "(added)" },
         weights: (0..<headCount).map { head in
-          rows.indices.map { row in columns.indices.map { weights[sentence, head, row, $0] } }
+          queries.map { row in keys.map { weights[sentence, head, row, $0] } }
         })
     }
-  }
-
-  /// The words of one sentence without its padding; numbers where the file has no words.
-  private static func tokens(_ line: Substring?, keyCount: Int) -> [String] {
-    guard let line else { return (0..<keyCount).map(String.init) }
-    let words = line.split(separator: " ").prefix(keyCount).map { String($0).printable }
-    return Array(words.prefix((words.lastIndex { $0 != "[PAD]" } ?? -1) + 1))
   }
 }

@@ -39,7 +39,8 @@ struct TerminalHeatMap {
     for (token, row) in zip(rows, weights) {
       let cells = row.map { style.cell($0 / most) }.joined()
       let strongest = row.indices.max { row[$0] < row[$1] }
-      let note = strongest.map { "  → \(columns[$0]) \(percent(row[$0]))" } ?? ""
+      // Who looks at nothing has no strongest.
+      let note = strongest.flatMap { row[$0] == 0 ? nil : $0 }.map { "  → \(columns[$0]) \(percent(row[$0]))" } ?? ""
       lines.append("\(token.leftPadded(to: width))  \(cells)\(note)")
     }
     return lines.joined(separator: "\n") + "\n"
