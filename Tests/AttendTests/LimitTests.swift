@@ -18,6 +18,8 @@
           return nil
         }
       }
+      // A group that can be made may still not be joined.
+      guard let joined = try? run("attend", ["--version"]), joined.status == 0 else { return nil }
     }
 
     deinit { rmdir(folder) }
