@@ -12,7 +12,9 @@ struct Map: ParsableCommand {
       what is looked at), and compares with the results stored in the file.
       """)
 
-  @Argument(help: ArgumentHelp("A safetensors file with weights, inputs and \"tokens\".", valueName: "file"))
+  @Argument(
+    help: ArgumentHelp(
+      "A safetensors file with weights and inputs; \"tokens\" in its metadata gives the words.", valueName: "file"))
   var file: String
 
   @Option(help: ArgumentHelp("Which sentence, from 0.", valueName: "index"))
