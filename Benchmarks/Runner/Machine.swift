@@ -48,16 +48,16 @@ struct Machine: Encodable {
       let base = view.base
       for _ in 0..<rounds {
         var operations = 0.0
-        let seconds = time { operations = peaks_run_fma(8) }
+        let seconds = secondsTaken { operations = peaks_run_fma(8) }
         peak = max(peak, operations / seconds * 1e-9)
-        let all = time {
+        let all = secondsTaken {
           // Pieces of equal length, one for each thread.
           context.executor.execute(pieceCount: context.threadCount, width: context.threadCount) { _, _ in
             _ = peaks_run_fma(8)
           }
         }
         peakOfAll = max(peakOfAll, operations * Double(context.threadCount) / all * 1e-9)
-        let product = time {
+        let product = secondsTaken {
           OpenBLAS.withOneThread {
             multiply(
               StridedMatrix(base: a.base, rowCount: extent, columnCount: extent, rowStride: extent, columnStride: 1),
@@ -93,7 +93,7 @@ struct Machine: Encodable {
     let pieceCount = 63
     let shared = UncheckedSendable(buffers)
     let best = (0..<times).map { _ in
-      time {
+      secondsTaken {
         for index in buffers.indices {
           context.executor.execute(pieceCount: pieceCount, width: context.threadCount) { piece, _ in
             let floats = shared.value[index].assumingMemoryBound(to: Float.self)
@@ -123,10 +123,5 @@ struct Machine: Encodable {
     let text = (try? String(contentsOfFile: "/proc/cpuinfo", encoding: .utf8)) ?? ""
     let line = text.split(separator: "\n").first { $0.hasPrefix("model name") }
     return line.map { $0.split(separator: ":").last!.trimmingCharacters(in: .whitespaces) } ?? "unknown"
-  }
-
-  private static func time(_ body: () -> Void) -> Double {
-    let components = ContinuousClock().measure(body).components
-    return Double(components.seconds) + Double(components.attoseconds) * 1e-18
   }
 }

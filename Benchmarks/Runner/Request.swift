@@ -148,7 +148,7 @@ struct Answer: Encodable {
   let checksum: Double
   /// The rate at which calls read keys and values that no call before has left in the cache; only if calls rotate.
   let readGBps: Double?
-  /// The rate at which the same memory is read, just after, by who does nothing else.
+  /// The rate at which the same memory is read, in turn with the calls, by who does nothing else.
   let readLimitGBps: Double?
   /// The largest absolute difference from the same call in Double; only if asked for.
   let maxError: Double?

@@ -44,10 +44,7 @@ struct Workload {
 
   /// Seconds of each of some calls.
   func seconds(_ algorithm: Request.Algorithm, _ context: AttentionContext, iterations: Int) throws -> [Double] {
-    try (0..<iterations).map { _ in
-      let duration = try ContinuousClock().measure { try call(algorithm, context) }.components
-      return Double(duration.seconds) + Double(duration.attoseconds) * 1e-18
-    }
+    try (0..<iterations).map { _ in try secondsTaken { try call(algorithm, context) } }
   }
 }
 
@@ -100,6 +97,11 @@ struct WorkloadCache {
       readLimitGBps: request.rotation > 1 ? median(readRates) : nil,
       maxError: request.error ? try workload.maxError?() : nil)
   }
+}
+
+func secondsTaken(_ body: () throws -> Void) rethrows -> Double {
+  let components = try ContinuousClock().measure(body).components
+  return Double(components.seconds) + Double(components.attoseconds) * 1e-18
 }
 
 /// The middle value, or the mean of the two in the middle.

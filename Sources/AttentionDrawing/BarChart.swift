@@ -2,7 +2,7 @@
 package struct BarChart: Decodable {
   package struct Group: Decodable {
     package let label: String
-    /// One for each series; nil: there is no bar.
+    /// One for each series, as notes are; nil: there is no bar.
     package let values: [Double?]
     /// What stands behind the bars, one for each; where there is no bar, why.
     package let notes: [String]
@@ -77,14 +77,13 @@ package struct BarChart: Decodable {
       let y = top + groupHeight * Double(index)
       document.text(
         group.label, x: left - 10, y: y + bar * Double(max(series.count, 1)) / 2 + 4.5, anchor: .end)
-      for (number, note) in group.notes.enumerated() {
-        let value = number < group.values.count ? group.values[number] : nil
+      for (number, (value, note)) in zip(group.values, group.notes).enumerated() {
         let end = value.map(position) ?? left
         let barTop = y + bar * Double(number)
         if let value {
           document.box(
-            x: left, y: barTop, width: max(1, end - left), height: bar - 1, class: Self.classes[number % 3], radius: 2,
-            hint: "\(group.label), \(series.indices.contains(number) ? series[number] : ""): \(value)")
+            x: left, y: barTop, width: max(1, end - left), height: bar - 1, class: Self.classes[number], radius: 2,
+            hint: "\(group.label), \(series[number]): \(value)")
         }
         document.text(note, x: end + 6, y: barTop + bar / 2 + 3.5, class: "small")
       }
