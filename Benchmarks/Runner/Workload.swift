@@ -85,7 +85,7 @@ struct WorkloadCache {
     let middle = median(seconds)
     let name =
       switch request.algorithm {
-      case .library(let algorithm): (algorithm ?? .openBLAS).rawValue
+      case .library(let algorithm): (algorithm ?? context.resolvedAlgorithm).rawValue
       case .unfused: "unfused"
       case .naive: "naive"
       }

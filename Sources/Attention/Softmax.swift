@@ -55,7 +55,7 @@ public func logSumExp<Element: AttentionElement>(
 
 /// y = exp(x − max x), and what it was made with.
 private func exponentials<Element: AttentionElement>(
-  _ kernels: _Kernels<Element>, _ count: Int, _ x: UnsafePointer<Element>, _ stride: Int,
+  _ kernels: Kernels<Element>, _ count: Int, _ x: UnsafePointer<Element>, _ stride: Int,
   _ y: UnsafeMutablePointer<Element>
 ) -> (maximum: Element, sum: Element) {
   var x = x
@@ -75,7 +75,7 @@ private func exponentials<Element: AttentionElement>(
 /// `context`.
 private func runRows<Element: AttentionElement>(
   of x: Tensor<Element>, _ subject: String, _ context: AttentionContext, scratchCount: Int,
-  _ body: (_ kernels: _Kernels<Element>, _ row: Int, UnsafePointer<Element>, UnsafeMutablePointer<Element>) -> Void
+  _ body: (_ kernels: Kernels<Element>, _ row: Int, UnsafePointer<Element>, UnsafeMutablePointer<Element>) -> Void
 ) throws {
   try requireShape(x.rank >= 1, subject, "at least one axis expected; got a scalar")
   let kernels = try context.kernels(for: Element.self)

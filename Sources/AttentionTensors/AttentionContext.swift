@@ -13,8 +13,10 @@ public struct AttentionContext: Sendable {
   /// The instruction set of the kernels; nil: the best one present. One that this machine lacks makes
   /// every call that uses kernels throw ``AttentionError`` with code `unsupported`.
   public var instructionSet: InstructionSet?
-  /// The tile kernels; nil: the best for each call.
+  /// The tile kernels; nil: the best there are, ``AttentionAlgorithm/packed``.
   public var algorithm: AttentionAlgorithm?
+  /// The tile kernels that calls with this context use.
+  package var resolvedAlgorithm: AttentionAlgorithm { algorithm ?? .packed }
   /// Where the pieces of a call run.
   public var executor: any ParallelExecutor
   /// What was wrong with the environment; every call with this context throws it.

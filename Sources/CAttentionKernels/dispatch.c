@@ -52,28 +52,18 @@ bool attn_isa_is_present(attn_isa isa) {
   }
 }
 
-#define DEFINE_KERNELS_FOR(P)                                                                        \
-  const P##_kernels *P##_kernels_for(attn_isa isa) {                                                 \
-    if (!attn_isa_is_present(isa)) return NULL;                                                      \
-    switch (isa) {                                                                                   \
-      case attn_isa_portable: return &P##_kernels__portable;                                         \
-      X86_CASES(P) ARM_CASES(P) default : return NULL;                                               \
-    }                                                                                                \
-  }
+#define OF(isa) (type == attn_type_f32 ? &attn_f32_kernels__##isa : &attn_f64_kernels__##isa)
 
+const attn_kernels *attn_kernels_for(attn_isa isa, attn_type type) {
+  if (!attn_isa_is_present(isa)) return NULL;
+  switch (isa) {
+    case attn_isa_portable: return OF(portable);
 #if defined(__x86_64__)
-#define X86_CASES(P)                                                                                 \
-  case attn_isa_avx2: return &P##_kernels__avx2;                                                     \
-  case attn_isa_avx512: return &P##_kernels__avx512;
-#else
-#define X86_CASES(P)
+    case attn_isa_avx2: return OF(avx2);
+    case attn_isa_avx512: return OF(avx512);
+#elif defined(__aarch64__)
+    case attn_isa_neon: return OF(neon);
 #endif
-#if defined(__aarch64__)
-#define ARM_CASES(P) \
-  case attn_isa_neon: return &P##_kernels__neon;
-#else
-#define ARM_CASES(P)
-#endif
-
-DEFINE_KERNELS_FOR(attn_f32)
-DEFINE_KERNELS_FOR(attn_f64)
+    default: return NULL;
+  }
+}

@@ -11,6 +11,8 @@
 
 #define ISA avx2
 #define VECTOR_BYTES 32
+#define PANEL 2
+#define ACCUMULATORS 12
 #define FMA(a, b, c) __builtin_elementwise_fma(a, b, c)
 
 #include "kernels/instantiate.h"

@@ -13,6 +13,8 @@
 
 #define ISA avx512
 #define VECTOR_BYTES 64
+#define PANEL 3
+#define ACCUMULATORS 24
 #define FMA(a, b, c) __builtin_elementwise_fma(a, b, c)
 
 // 8: to nearest even, without raising the inexact exception.

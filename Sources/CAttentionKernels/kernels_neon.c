@@ -4,6 +4,8 @@
 
 #define ISA neon
 #define VECTOR_BYTES 16
+#define PANEL 3
+#define ACCUMULATORS 24
 #define FMA(a, b, c) __builtin_elementwise_fma(a, b, c)
 
 #include "kernels/instantiate.h"

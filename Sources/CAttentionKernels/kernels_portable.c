@@ -2,6 +2,8 @@
 
 #define ISA portable
 #define VECTOR_BYTES 16
+#define PANEL 2
+#define ACCUMULATORS 8
 // Not __builtin_elementwise_fma: without an FMA instruction it is a call of libm, 24 ns an element.
 #define FMA(a, b, c) ((a) * (b) + (c))
 

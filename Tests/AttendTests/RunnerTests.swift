@@ -18,7 +18,7 @@ struct RunnerTests {
       #"{"op":"sdpa","batch":1,"heads":2,"kv_heads":1,"queries":32,"keys":48,"width":16,"value_width":8,"dtype":"f32","mask":"causal","window":7,"pass":"forward","algorithm":"auto","threads":2,"iterations":3,"seed":1,"error":true}"#,
       "junk", #"{"op":"fly"}"#, #"{"op":"sdpa"}"#, #"{"op":"sdpa","queries":-1}"#,
       #"{"op":"sdpa","queries":4,"dtype":"bf16"}"#,
-      #"{"op":"sdpa","queries":4,"pass":"forward_backward"}"#, #"{"op":"sdpa","queries":4,"algorithm":"packed"}"#,
+      #"{"op":"sdpa","queries":4,"pass":"forward_backward"}"#, #"{"op":"sdpa","queries":4,"algorithm":"matrix"}"#,
       #"{"op":"sdpa","queries":4,"heads":3,"kv_heads":2,"algorithm":"naive"}"#,
       #"{"op":"softmax","batch":1048576,"heads":1048576,"queries":1048576}"#, #"{"op":"sdpa","queries":1e300}"#,
       #"{"op":"mha","queries":4,"width":4294967296,"heads":4294967296}"#,
@@ -28,7 +28,7 @@ struct RunnerTests {
       #"{"op":"softmax","queries":8,"keys":100,"iterations":1}"#)
     #expect(answers.count == 16)
     #expect((answers[0]["seconds"] as? [Double])?.count == 3)
-    #expect(answers[0]["algorithm"] as? String == "openblas")
+    #expect(answers[0]["algorithm"] as? String == "packed")
     #expect((answers[0]["max_error"] as? Double ?? 1) < 1e-5)
     for bad in 1...11 { #expect((answers[bad]["error"] as? String)?.isEmpty == false, "\(bad)") }
     for good in 12...15 { #expect((answers[good]["gflops"] as? Double ?? 0) > 0, "\(answers[good])") }
@@ -60,7 +60,7 @@ struct RunnerTests {
       problem + "}", problem + #","algorithm":"unfused"}"#, problem + #","algorithm":"naive"}"#,
       problem + #","rotation":3}"#)
     for answer in answers { #expect((answer["max_error"] as? Double ?? 1) < 1e-5, "\(answer)") }
-    #expect(answers.map { $0["algorithm"] as? String } == ["openblas", "unfused", "naive", "openblas"])
+    #expect(answers.map { $0["algorithm"] as? String } == ["packed", "unfused", "naive", "packed"])
     #expect((answers[3]["read_gbps"] as? Double ?? 0) > 0)
     #expect((answers[3]["read_limit_gbps"] as? Double ?? 0) > 0)
   }

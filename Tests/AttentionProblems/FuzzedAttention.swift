@@ -1,4 +1,5 @@
-import Attention
+public import Attention
+public import AttentionTensors
 import AttentionTestSupport
 
 /// A problem of attention read off a fuzzer's bytes: shapes, strides, masks, values, type, kernels and threads.
@@ -10,20 +11,23 @@ public struct FuzzedAttention: CustomStringConvertible {
   private let output: Placement
   private let isDouble: Bool
   private let extras: AttentionExtras
-  private let context: AttentionContext
+  private var context: AttentionContext
 
   public var description: String {
     let p = reference
     return "B\(p.B) H\(p.H)/\(p.Hk) L\(p.L) S\(p.S) E\(p.E)/\(p.Ev) scale \(p.scale.map { "\($0)" } ?? "default") "
       + "\(isDouble ? "Double" : "Float") masks \(names) placements \(placements) into \(output) "
-      + "isa \(context.instructionSet!) threads \(context.threadCount)"
+      + "\(context.path) threads \(context.threadCount)"
   }
 
-  public init(_ bytes: UnsafeRawBufferPointer) {
+  /// `path`: the context to use, whatever the bytes say.
+  public init(_ bytes: UnsafeRawBufferPointer, path: AttentionContext? = nil) {
     var bytes = FuzzBytes(bytes)
     isDouble = bytes.flag()
-    context = AttentionContext(
-      threadCount: 1 + bytes.choice(4), instructionSet: bytes.element(of: InstructionSet.present))
+    let threadCount = 1 + bytes.choice(4)
+    context = bytes.element(of: AttentionContext.everyPath)
+    if let path { context = path }
+    context.threadCount = threadCount
     extras = AttentionExtras(rawValue: bytes.choice(4))
     reference.B = bytes.choice(4)
     reference.Hk = 1 + bytes.choice(3)

@@ -1,3 +1,4 @@
+import Attention
 import AttentionProblems
 import AttentionTestSupport
 import Foundation
@@ -13,12 +14,14 @@ struct FuzzSeedTests {
 
   private func bytes(_ path: String) throws -> [UInt8] { Array(try Data(contentsOf: URL(fileURLWithPath: path))) }
 
-  @Test("problems of attention agree with the reference", arguments: seeds("attention"))
+  @Test("problems of attention agree with the reference on every path", arguments: seeds("attention"))
   func attention(path: String) throws {
     try bytes(path).withUnsafeBytes { bytes in
-      let problem = FuzzedAttention(bytes)
-      let finding = try problem.mismatch()
-      #expect(finding == nil, "\(problem)")
+      for context in AttentionContext.everyPath {
+        let problem = FuzzedAttention(bytes, path: context)
+        let finding = try problem.mismatch()
+        #expect(finding == nil, "\(problem)")
+      }
     }
   }
 

@@ -89,6 +89,10 @@ struct PropertyTests {
   @Test(
     "NaN and infinities in masked keys and values change no bit", arguments: masks, [(40, 70), (1, 1300), (200, 90)])
   func maskedNaN(mask: Scenario.Mask, lengths: (Int, Int)) throws {
+    for context in AttentionContext.everyPath { try checkMaskedNaN(mask, lengths, context) }
+  }
+
+  private func checkMaskedNaN(_ mask: Scenario.Mask, _ lengths: (Int, Int), _ context: AttentionContext) throws {
     // One head and one batch, so that a key is masked for all its queries or hidden tile by tile.
     let scenario = Scenario(B: 1, H: 1, Hk: 1, L: lengths.0, S: lengths.1, E: 16, Ev: 16, mask: mask)
     let problem = scenario.reference()
@@ -96,7 +100,8 @@ struct PropertyTests {
     let libraryMask = try scenario.libraryMask(Float.self)
     func run(_ inputs: Inputs<Float>) throws -> AttentionResult<Float> {
       try scaledDotProductAttention(
-        query: inputs.query, key: inputs.key, value: inputs.value, mask: libraryMask, returning: [.logSumExp, .weights])
+        query: inputs.query, key: inputs.key, value: inputs.value, mask: libraryMask, returning: [.logSumExp, .weights],
+        context: context)
     }
     let expected = try run(clean)
     func attends(_ i: Int, _ j: Int) -> Bool { problem.attends(0, 0, i, j) && problem.bias(0, 0, i, j) != -.infinity }

@@ -11,18 +11,18 @@ struct SoftmaxKernelTests {
     let absent = InstructionSet.allCases.filter { !InstructionSet.present.contains($0) }
     if !absent.isEmpty { print("skipped, for this machine lacks them: kernels of \(absent.map(\.rawValue))") }
     #expect(InstructionSet.present.contains(.portable))
-    for isa in absent { #expect(Float._kernels(for: isa) == nil && Double._kernels(for: isa) == nil) }
+    for isa in absent { #expect(Kernels<Float>(isa) == nil && Kernels<Double>(isa) == nil) }
   }
 
   // MARK: 2^x
 
   @Test("2^x on [-126, 0] and [-1022, 0] is within 1.5 ULP", arguments: InstructionSet.present)
   func exp2ULP(isa: InstructionSet) {
-    let single = worstULP(Float._kernels(for: isa)!.exp2, lowest: -126) { Foundation.exp2(Double($0)) }
+    let single = worstULP(Kernels<Float>(isa)!.exp2, lowest: -126) { Foundation.exp2(Double($0)) }
     print("2^x, Float, \(isa): at most \(single) ULP")
     #expect(single <= 1.5)
     #if arch(x86_64) && os(Linux)
-      let double = worstULP(Double._kernels(for: isa)!.exp2, lowest: -1022) { Foundation.exp2(Float80($0)) }
+      let double = worstULP(Kernels<Double>(isa)!.exp2, lowest: -1022) { Foundation.exp2(Float80($0)) }
       print("2^x, Double, \(isa): at most \(double) ULP")
       #expect(double <= 1.5)
     #else
@@ -53,8 +53,8 @@ struct SoftmaxKernelTests {
     "2^x keeps NaN, takes −inf and what is too small to 0, in every lane and in tails",
     arguments: InstructionSet.present)
   func exp2Edges(isa: InstructionSet) {
-    check(Float._kernels(for: isa)!.exp2, lowest: -126)
-    check(Double._kernels(for: isa)!.exp2, lowest: -1022)
+    check(Kernels<Float>(isa)!.exp2, lowest: -126)
+    check(Kernels<Double>(isa)!.exp2, lowest: -1022)
 
     func check<T: BinaryFloatingPoint>(
       _ exp2: (Int, UnsafePointer<T>, UnsafeMutablePointer<T>) -> Void, lowest: T
@@ -80,11 +80,11 @@ struct SoftmaxKernelTests {
     "row operations agree with plain code for any length and touch nothing beyond", arguments: InstructionSet.present,
     lengths)
   func rows(isa: InstructionSet, count: Int) {
-    checkRows(Float._kernels(for: isa)!, count, tolerance: 1e-6)
-    checkRows(Double._kernels(for: isa)!, count, tolerance: 1e-14)
+    checkRows(Kernels<Float>(isa)!, count, tolerance: 1e-6)
+    checkRows(Kernels<Double>(isa)!, count, tolerance: 1e-14)
   }
 
-  private func checkRows<T: AttentionElement>(_ kernels: _Kernels<T>, _ count: Int, tolerance: Double) {
+  private func checkRows<T: AttentionElement>(_ kernels: Kernels<T>, _ count: Int, tolerance: Double) {
     var generator = TestGenerator(seed: UInt64(count))
     let numbers = generator.numbers(count, bound: 20)
     // A fence behind the row: whoever reads it shows it.
@@ -135,12 +135,12 @@ struct SoftmaxKernelTests {
 
   /// What the softmax carries over from tile to tile, with memory of its own.
   private struct Tiles<T: AttentionElement> {
-    let kernels: _Kernels<T>
+    let kernels: Kernels<T>
     var maximum: [T]
     var sum: [T]
     var rescale: [T]
 
-    init(_ kernels: _Kernels<T>, rowCount: Int) {
+    init(_ kernels: Kernels<T>, rowCount: Int) {
       self.kernels = kernels
       maximum = [T](repeating: -.infinity, count: rowCount)
       sum = [T](repeating: 0, count: rowCount)
@@ -156,11 +156,10 @@ struct SoftmaxKernelTests {
           sum.withUnsafeMutableBufferPointer { sum in
             rescale.withUnsafeMutableBufferPointer { rescale in
               func call(_ begin: UnsafePointer<Int64>?, _ end: UnsafePointer<Int64>?) {
-                kernels.softmaxTile(
-                  SoftmaxTile(
-                    rowCount: maximum.count, columnCount: columnCount, scores: scores.baseAddress!,
-                    stride: columnCount + 1, begin: begin, end: end, maximum: maximum.baseAddress!,
-                    sum: sum.baseAddress!, rescale: rescale.baseAddress!))
+                kernels.softmaxRows(
+                  rowCount: maximum.count, columnCount: columnCount, scores: scores.baseAddress!,
+                  stride: columnCount + 1, begin: begin, end: end, maximum: maximum.baseAddress!,
+                  sum: sum.baseAddress!, rescale: rescale.baseAddress!)
               }
               if let begin, let end { call(begin, end) } else { call(nil, nil) }
             }
@@ -174,11 +173,11 @@ struct SoftmaxKernelTests {
     "the online softmax over tiles is the softmax of the whole row", arguments: InstructionSet.present,
     [1, 15, 16, 17, 64, 100])
   func onlineSoftmax(isa: InstructionSet, tileWidth: Int) {
-    checkOnline(Float._kernels(for: isa)!, tileWidth, tolerance: 2e-6)
-    checkOnline(Double._kernels(for: isa)!, tileWidth, tolerance: 1e-14)
+    checkOnline(Kernels<Float>(isa)!, tileWidth, tolerance: 2e-6)
+    checkOnline(Kernels<Double>(isa)!, tileWidth, tolerance: 1e-14)
   }
 
-  private func checkOnline<T: AttentionElement>(_ kernels: _Kernels<T>, _ tileWidth: Int, tolerance: Double) {
+  private func checkOnline<T: AttentionElement>(_ kernels: Kernels<T>, _ tileWidth: Int, tolerance: Double) {
     var generator = TestGenerator(seed: UInt64(tileWidth))
     let (rowCount, columnCount) = (5, 230)
     // exp overflows Float here, but exp(x − max) does not; the largest of row 0 comes last; row 2 is empty.
@@ -212,7 +211,7 @@ struct SoftmaxKernelTests {
     let columnCount = 37
     let intervals = [0..<37, 5..<6, 0..<0, 37..<37, 20..<37, 3..<33]
     var scores = intervals.flatMap { interval in (0...columnCount).map { interval.contains($0) ? Float(1) : .nan } }
-    var tiles = Tiles(Float._kernels(for: isa)!, rowCount: intervals.count)
+    var tiles = Tiles(Kernels<Float>(isa)!, rowCount: intervals.count)
     tiles.run(&scores, columnCount: columnCount, intervals: intervals)
     for (row, interval) in intervals.enumerated() {
       let start = row * (columnCount + 1)

@@ -1,10 +1,21 @@
 internal import AttentionBLAS
 internal import AttentionTensors
 
+/// Which tile kernels carry out a call.
+enum TileStyle: String {
+  /// Products by OpenBLAS.
+  case openBLAS = "OpenBLAS"
+  /// Queries along the lanes of vectors.
+  case lanes
+  /// Rows too few to fill the lanes, as in decoding: keys and values are streamed along them instead.
+  case fewRows = "few rows"
+}
+
 /// How one call is carried out: which tile kernels, which tile sizes, how many pieces. Chosen here and
 /// nowhere else, from shape and mask alone, so that the bits of a result do not depend on threads.
 package struct AttentionPlan: CustomStringConvertible {
   package let algorithm: AttentionAlgorithm
+  let tiles: TileStyle
   /// Queries of one head in a tile.
   package let queryTileLength: Int
   /// Query heads of a group in a tile, which share its keys.
@@ -26,6 +37,8 @@ package struct AttentionPlan: CustomStringConvertible {
   /// Rows of a tile. 128 took 1.06 of the time at H8 L4096 E64, 1.05 at H12 L512 E64, 1.05 at H32/8 L2048 E128 c;
   /// 512 took 1.00, 1.01 and 0.98, with twice the scratch.
   private static let rowTarget = 256
+  private static let packedRowTarget = 192
+  private static let packedKeyTileByteCount = 1024
   /// Bytes of a row of scores. 512 Float keys took 0.98 of the time of 256 and 0.95 of that of 128 (H8 L4096 E64,
   /// in C on the same OpenBLAS). A tile of scores then has 512 KiB, which stays in the second-level cache.
   private static let keyTileByteCount = 2048
@@ -45,11 +58,16 @@ package struct AttentionPlan: CustomStringConvertible {
   package let pieceCount: Int
   private let work: Double
 
-  init<Element>(schedule: MaskSchedule<Element>, shape: AttentionShape, algorithm: AttentionAlgorithm?) {
-    self.algorithm = algorithm ?? .openBLAS
+  init<Element>(
+    schedule: MaskSchedule<Element>, shape: AttentionShape, algorithm: AttentionAlgorithm, kernels: Kernels<Element>
+  ) {
+    self.algorithm = algorithm
     let widest = max(shape.width, shape.valueWidth, 1)
-    let rowTarget = max(32, min(Self.rowTarget, Self.tileElementTarget / widest))
-    keyTileLength = max(64, Self.keyTileByteCount / MemoryLayout<Element>.stride)
+    let isPacked = algorithm == .packed
+    let rowTarget =
+      isPacked ? Self.packedRowTarget : max(32, min(Self.rowTarget, Self.tileElementTarget / widest))
+    let keyTileByteCount = isPacked ? Self.packedKeyTileByteCount : Self.keyTileByteCount
+    keyTileLength = max(64, keyTileByteCount / MemoryLayout<Element>.stride)
     blockLength = Self.defaultBlockLength
 
     let length = max(shape.queryCount, 1)
@@ -59,14 +77,16 @@ package struct AttentionPlan: CustomStringConvertible {
       // Few heads and a moderate length: smaller tiles, for something to share.
       let others = shape.batchCount * shape.headCount
       var rows = rowTarget
-      while rows > 64, others * ((length + rows - 1) / rows) < Self.pieceTarget { rows /= 2 }
+      while rows > 48, others * ((length + rows - 1) / rows) < Self.pieceTarget { rows /= 2 }
       // Tiles of even length, in multiples of 16.
-      let tiles = (length + rows - 1) / rows
+      let tiles = isPacked ? max(1, (length + rows / 2) / rows) : (length + rows - 1) / rows
       queryTileLength = min(length, ((length + tiles - 1) / tiles + 15) / 16 * 16)
     } else {
       headsPerTile = min(group, max(1, rowTarget / length))
       queryTileLength = length
     }
+    let rowCount = headsPerTile * queryTileLength
+    tiles = !isPacked ? .openBLAS : 2 * rowCount < kernels.laneCount ? .fewRows : .lanes
     queryTileCount = (length + queryTileLength - 1) / queryTileLength
     headTileCount = (group + headsPerTile - 1) / headsPerTile
     let tileCount = shape.batchCount * shape.keyValueHeadCount * headTileCount * queryTileCount
@@ -101,7 +121,7 @@ package struct AttentionPlan: CustomStringConvertible {
   package func width(threadCount: Int) -> Int { work < ProductCut.leastSharedWork ? 1 : min(threadCount, pieceCount) }
 
   package var description: String {
-    "\(algorithm.rawValue): tiles of \(headsPerTile) × \(queryTileLength) queries by \(keyTileLength) keys, "
+    "\(algorithm.rawValue), \(tiles.rawValue): tiles of \(headsPerTile) × \(queryTileLength) queries by \(keyTileLength) keys, "
       + "\(splitCount) splits, \(pieceCount) pieces"
   }
 }

@@ -151,8 +151,9 @@ package struct AttentionProblem<Element: AttentionElement> {
   }
 
   /// How a call with this context is carried out.
-  package func plan(context: AttentionContext) -> AttentionPlan {
-    AttentionPlan(schedule: schedule, shape: shape, algorithm: context.algorithm)
+  package func plan(context: AttentionContext) throws(AttentionError) -> AttentionPlan {
+    AttentionPlan(
+      schedule: schedule, shape: shape, algorithm: context.resolvedAlgorithm, kernels: try context.kernels(for: Element.self))
   }
 
   // Specialised here, so that everything below is: the public forms are called from other modules, for
@@ -173,14 +174,16 @@ package struct AttentionProblem<Element: AttentionElement> {
       Operand(base: tensor.base, strides: layout.canonical(tensor.shape, tensor.strides)!.strides)
     }
     if shape.batchCount == 0 || shape.headCount == 0 || shape.queryCount == 0 { return }
-    let plan = plan(context: context)
+    let call = AttentionCall(
+      kernels: kernels, shape: shape,
+      plan: AttentionPlan(schedule: schedule, shape: shape, algorithm: context.resolvedAlgorithm, kernels: kernels),
+      schedule: schedule, scale: scale, query: operand(query), key: operand(key), value: operand(value),
+      outputs: outputs)
     try withExtendedLifetime((query, key, value, schedule)) {
-      switch plan.algorithm {
-      case .openBLAS:
-        try AttentionDriver(
-          tiles: OpenBLASTiles<Element>(), kernels: kernels, shape: shape, plan: plan, schedule: schedule,
-          scale: scale, query: operand(query), key: operand(key), value: operand(value), outputs: outputs
-        ).run(context: context)
+      switch call.plan.tiles {
+      case .openBLAS: try AttentionDriver(call, RowTiles<OpenBLASProducts<Element>>.self).run(context: context)
+      case .fewRows: try AttentionDriver(call, RowTiles<FewRowProducts<Element>>.self).run(context: context)
+      case .lanes: try AttentionDriver(call, LaneTiles<Element>.self).run(context: context)
       }
     }
   }

@@ -1,36 +1,33 @@
-internal import AttentionBLAS
 internal import AttentionTensors
 
-/// The two products of a tile, behind which algorithms differ. The driver does the rest.
-///
-/// R rows (queries), N keys, E width, Ev width of values.
+/// The online softmax of a tile of queries, behind which algorithms differ. The driver does the rest.
 protocol TileKernels: Sendable {
   associatedtype Element: AttentionElement
+  /// The working memory of one worker, and in it the state of the tile that it is at.
+  associatedtype Scratch
 
-  /// scores[R, N] ← scale · Q[R, E] · K[N, E]ᵀ.
-  func computeScores(
-    query: StridedMatrix<Element>, key: StridedMatrix<Element>, scale: Element,
-    into scores: UnsafeMutablePointer<Element>, stride: Int)
+  init(_ call: AttentionCall<Element>)
 
-  /// result[R, Ev] += weights[R, N] · V[N, Ev].
-  func accumulateValues(
-    weights: StridedMatrix<Element>, value: StridedMatrix<Element>,
-    into result: UnsafeMutablePointer<Element>, stride: Int)
-}
+  /// Memory whose size follows from the plan alone, whatever the lengths.
+  func scratch(_ carver: inout Carver) -> Scratch
 
-/// Tiles by OpenBLAS: any element type that it multiplies, on any machine.
-struct OpenBLASTiles<Element: AttentionElement>: TileKernels {
-  func computeScores(
-    query: StridedMatrix<Element>, key: StridedMatrix<Element>, scale: Element,
-    into scores: UnsafeMutablePointer<Element>, stride: Int
-  ) {
-    multiply(alpha: scale, query, key.transposed, .replacing, into: scores, stride: stride)
-  }
+  /// Work on a thread that runs these kernels.
+  static func onWorker(_ body: () -> Void)
 
-  func accumulateValues(
-    weights: StridedMatrix<Element>, value: StridedMatrix<Element>,
-    into result: UnsafeMutablePointer<Element>, stride: Int
-  ) {
-    multiply(weights, value, .accumulating, into: result, stride: stride)
-  }
+  /// maximum, sum and result of every row over `keys`, from nothing.
+  func attend(_ tile: AttentionCall<Element>.Tile, to keys: Range<Int>, _ scratch: Scratch)
+
+  /// Copies what `attend` found, to be merged.
+  func store(_ tile: AttentionCall<Element>.Tile, _ scratch: Scratch, into state: RowState<Element>)
+
+  /// Writes the results of what `attend` found, weights aside.
+  func finish(_ tile: AttentionCall<Element>.Tile, _ scratch: Scratch)
+
+  /// The maximum and sum of every row that `attend` found.
+  func state(_ scratch: Scratch) -> (maximum: UnsafePointer<Element>, sum: UnsafePointer<Element>)
+
+  /// weights = exp(score − maximum) / sum, from scores computed once more in the same way.
+  func writeWeights(
+    _ tile: AttentionCall<Element>.Tile, maximum: UnsafePointer<Element>, sum: UnsafePointer<Element>,
+    _ scratch: Scratch)
 }

@@ -1,15 +1,22 @@
 #ifndef CATTENTION_KERNELS_H
 #define CATTENTION_KERNELS_H
 
-// What must be compiled once per instruction set: the softmax of a tile of scores and the row
-// operations around it. Every function exists for float (f32) and double (f64); lengths and strides
-// count elements; pointers need only the element's alignment.
+// What must be compiled once per instruction set: the products and the softmax of a tile of scores, and
+// the row operations around them. Every function exists for float and double, which is what the pointers
+// to void point to: the table says of which. Lengths and strides count elements; pointers need only the
+// element's alignment. Numbers passed as double are exact in the element type.
 //
 // Contracts are asserted by the callers in Swift: lengths are not negative, pointers are valid.
+//
+// A tile of scores has one of two layouts. In *rows* each query is a row, and keys or widths run along the
+// vectors' lanes. In *lanes* the queries themselves run along the lanes, in panels of 1 to
+// `panel_vector_count` vectors: element i of a panel's query q is at i·stride + q.
 
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+
+#pragma clang assume_nonnull begin
 
 typedef enum attn_isa {
   attn_isa_portable = 0,
@@ -21,50 +28,114 @@ typedef enum attn_isa {
 /// True if this machine (CPU and operating system) runs the kernels of `isa`.
 bool attn_isa_is_present(attn_isa isa);
 
-// One block of rows of a tile of scores. The softmax is online (Milakov and Gimelshein 2018,
-// arXiv:1805.02867, Algorithm 3): `maximum` and `sum` carry over from tile to tile.
-//
-// For row r with attended columns [begin[r], end[r]):
+typedef enum attn_type { attn_type_f32 = 0, attn_type_f64 = 1 } attn_type;
+
+// The online softmax (Milakov and Gimelshein 2018, arXiv:1805.02867, Algorithm 3) of some rows of scores:
+// `maximum` and `sum` carry over from tile to tile. For row r with attended columns [begin[r], end[r]):
 //   m' = max(m, max scores),  weights = exp(scores − m'),  rescale = exp(m − m') (1 if m = −inf),
 //   l' = l · rescale + Σ weights.
 // Columns outside the interval get weight 0 whatever they hold. A row that has attended to nothing so
 // far keeps m = −inf, l = 0 and rescale = 1. A NaN that is attended makes l NaN for good.
-#define ATTN_SOFTMAX_TILE(T)                                                                        \
-  struct {                                                                                          \
-    ptrdiff_t row_count, column_count, stride;                                                      \
-    T *scores;                  /* [row_count, column_count], scores in, weights out */             \
-    const int64_t *begin, *end; /* [row_count]; NULL: every column is attended */                   \
-    T *maximum, *sum, *rescale; /* [row_count] */                                                   \
-  }
+typedef struct attn_softmax_rows {
+  ptrdiff_t row_count, column_count, stride;
+  void *scores; // [row_count, column_count], scores in, weights out
+  const int64_t *_Nullable begin, *_Nullable end; // [row_count]; NULL: every column is attended
+  void *maximum, *sum, *rescale; // [row_count]
+} attn_softmax_rows;
 
-typedef ATTN_SOFTMAX_TILE(float) attn_f32_softmax_tile;
-typedef ATTN_SOFTMAX_TILE(double) attn_f64_softmax_tile;
+// The same for every lane of a panel; but a lane that has attended to nothing but NaN keeps m = −inf
+// beside l = NaN, and rescale is anything where l was 0.
+typedef struct attn_softmax_lanes {
+  ptrdiff_t vector_count, key_count, stride;
+  void *scores; // [key_count, lanes], scores in, weights out
+  const void *_Nullable bias; // [key_count, lanes], added as by add_bias; NULL: none
+  const void *_Nullable begin, *_Nullable end; // [lanes] whole numbers: attended keys; NULL: all
+  void *maximum, *sum, *rescale; // [lanes]
+} attn_softmax_lanes;
 
-#define ATTN_KERNELS(T, TILE)                                                                       \
-  struct {                                                                                          \
-    /* The online softmax of one tile, see above. */                                                \
-    void (*softmax_tile)(const TILE *tile);                                                         \
-    /* The largest of x, NaN left out; −inf where there is none. */                                 \
-    T (*maximum)(ptrdiff_t count, const T *x);                                                      \
-    /* y = exp(x − shift); returns Σ y. x may be y. x − shift must not be positive. */              \
-    T (*exponential_sum)(ptrdiff_t count, const T *x, T shift, T *y);                               \
-    /* y = x · factor. x may be y. */                                                               \
-    void (*scale)(ptrdiff_t count, const T *x, T factor, T *y);                                     \
-    /* scores += bias; where bias is −inf, −inf replaces the score, even NaN. */                    \
-    void (*add_bias)(ptrdiff_t count, T *scores, const T *bias);                                    \
-    /* −inf replaces the score where attend is 0. */                                                \
-    void (*mask)(ptrdiff_t count, T *scores, const uint8_t *attend);                                \
-    /* True if no element is infinite or NaN. */                                                    \
-    bool (*is_finite)(ptrdiff_t count, const T *x);                                                 \
-    /* y = 2^x for x ≤ 0: the function inside the softmax, to be tested by itself. */               \
-    void (*exp2)(ptrdiff_t count, const T *x, T *y);                                                \
-  }
+// One product of a panel: c[row_count, lanes] = c·rescale + a[row_count, depth]·b[depth, lanes].
+// One of a's two strides must be 1.
+typedef struct attn_product {
+  ptrdiff_t vector_count, row_count, depth;
+  const void *a;
+  ptrdiff_t row_stride, column_stride;
+  const void *b;
+  void *c;
+  ptrdiff_t stride; // of b and c
+  const void *_Nullable rescale; // [lanes]; NULL: c is only written
+} attn_product;
 
-typedef ATTN_KERNELS(float, attn_f32_softmax_tile) attn_f32_kernels;
-typedef ATTN_KERNELS(double, attn_f64_softmax_tile) attn_f64_kernels;
+// One product of a few rows:
+//   dot_rows:         scores[row_count, key_count] = factor · rows[row_count, width]·key[key_count, width]ᵀ,
+//   accumulate_rows:  rows[row_count, width] += scores[row_count, key_count]·key[key_count, width],
+// `key` being the values. Elements of a row are contiguous.
+typedef struct attn_row_product {
+  ptrdiff_t row_count, key_count, width;
+  void *rows;
+  ptrdiff_t row_stride;
+  const void *key;
+  ptrdiff_t key_stride;
+  void *scores;
+  ptrdiff_t score_stride;
+  double factor;
+} attn_row_product;
 
-/// The kernels of one instruction set; NULL where it is absent. The tables are constants.
-const attn_f32_kernels *attn_f32_kernels_for(attn_isa isa);
-const attn_f64_kernels *attn_f64_kernels_for(attn_isa isa);
+// Rows into lanes: y[column, row] = f(rows[row][column]); lanes up to a whole vector repeat the last row.
+typedef enum attn_packing {
+  attn_packing_scaled = 0,  // x · factor
+  attn_packing_bias = 1,    // x
+  attn_packing_boolean = 2, // of bytes: 0 where x attends, −inf where not
+} attn_packing;
+
+typedef struct attn_pack {
+  ptrdiff_t row_count, column_count;
+  const void *_Nonnull const *_Nonnull rows;
+  ptrdiff_t column_stride;
+  attn_packing packing;
+  double factor;
+  bool accumulate; // biases: added to y as by add_bias
+  void *y;
+  ptrdiff_t stride;
+} attn_pack;
+
+// Lanes into rows: rows[row][column] = x[column, row] · factor[row].
+typedef struct attn_unpack {
+  ptrdiff_t row_count, column_count;
+  const void *x;
+  ptrdiff_t stride;
+  const void *factor;
+  void *_Nonnull const *_Nonnull rows;
+  ptrdiff_t column_stride;
+} attn_unpack;
+
+typedef struct attn_kernels {
+  // The largest of x, NaN left out; −inf where there is none.
+  double (*maximum)(ptrdiff_t count, const void *x);
+  // y = exp(x − shift); returns Σ y. x may be y. x − shift must not be positive.
+  double (*exponential_sum)(ptrdiff_t count, const void *x, double shift, void *y);
+  // y = x · factor. x may be y.
+  void (*scale)(ptrdiff_t count, const void *x, double factor, void *y);
+  // scores += bias; where bias is −inf, −inf replaces the score, even NaN.
+  void (*add_bias)(ptrdiff_t count, void *scores, const void *bias);
+  // −inf replaces the score where attend is 0.
+  void (*mask)(ptrdiff_t count, void *scores, const uint8_t *attend);
+  // True if no element is infinite or NaN.
+  bool (*is_finite)(ptrdiff_t count, const void *x);
+  // y = 2^x for x ≤ 0: the function inside the softmax, to be tested by itself.
+  void (*exp2)(ptrdiff_t count, const void *x, void *y);
+  void (*softmax_rows)(const attn_softmax_rows *);
+  void (*dot_rows)(const attn_row_product *);
+  void (*accumulate_rows)(const attn_row_product *);
+  ptrdiff_t lane_count, panel_vector_count;
+  void (*pack)(const attn_pack *);
+  void (*unpack)(const attn_unpack *);
+  void (*multiply)(const attn_product *);
+  void (*softmax_lanes)(const attn_softmax_lanes *);
+} attn_kernels;
+
+/// The kernels of one instruction set and element type; NULL where it is absent. The tables are constants.
+const attn_kernels *_Nullable attn_kernels_for(attn_isa isa, attn_type type);
+
+#pragma clang assume_nonnull end
 
 #endif

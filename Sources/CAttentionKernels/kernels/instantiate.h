@@ -1,9 +1,15 @@
-// Includes softmax.h for float and for double. Before it, a file kernels_<isa>.c defines
+// Includes the kernels for float and for double. Before it, a file kernels_<isa>.c defines
 //   ISA           the suffix of its symbols
 //   VECTOR_BYTES  the width of its vectors
+//   PANEL         the width of a panel, in vectors
+//   ACCUMULATORS  vectors that a product may keep in registers
 //   FMA(a, b, c)  a·b + c, fused where the instruction set can
 // and, where it has better than plain vector code, for each type
 //   F32_ROUND, F32_SCALE, F32_LOAD_TAIL, F32_STORE_TAIL and the same with F64.
+// The kernels see
+//   T           the element type                V, U   vectors of T and of unsigned integers as wide
+//   NAME(x)     attn_<type>_x__<isa>            B      vectors of LANES bytes
+//   LANES       elements in a vector
 
 #include <math.h>
 
@@ -12,19 +18,23 @@
 #define PASTE_(prefix, x, isa) prefix##_##x##__##isa
 #define PASTE(prefix, x, isa) PASTE_(prefix, x, isa)
 
+#define INLINE __attribute__((always_inline))
+#define UNROLL _Pragma("clang loop unroll(full)")
+
 typedef float attn_vector_f32 __attribute__((ext_vector_type(VECTOR_BYTES / 4)));
 typedef double attn_vector_f64 __attribute__((ext_vector_type(VECTOR_BYTES / 8)));
 typedef uint32_t attn_vector_u32 __attribute__((ext_vector_type(VECTOR_BYTES / 4)));
 typedef uint64_t attn_vector_u64 __attribute__((ext_vector_type(VECTOR_BYTES / 8)));
+typedef uint8_t attn_bytes_f32 __attribute__((ext_vector_type(VECTOR_BYTES / 4)));
+typedef uint8_t attn_bytes_f64 __attribute__((ext_vector_type(VECTOR_BYTES / 8)));
 
 // MARK: float
 #define T float
 #define V attn_vector_f32
 #define U attn_vector_u32
+#define B attn_bytes_f32
 #define LANES (VECTOR_BYTES / 4)
 #define NAME(x) PASTE(attn_f32, x, ISA)
-#define NAME_OF_TILE attn_f32_softmax_tile
-#define NAME_OF_TABLE attn_f32_kernels
 #define EXP2_LOWEST -126.0f
 #define EXP2_MAGIC 0x1.8p23f
 #define EXP2_EXPONENT_BIAS 127u
@@ -37,14 +47,17 @@ typedef uint64_t attn_vector_u64 __attribute__((ext_vector_type(VECTOR_BYTES / 8
 #define LOAD_TAIL F32_LOAD_TAIL
 #define STORE_TAIL F32_STORE_TAIL
 #endif
+#include "vectors.h"
 #include "softmax.h"
+#include "rows.h"
+#include "lanes.h"
+#include "table.h"
 #undef T
 #undef V
 #undef U
+#undef B
 #undef LANES
 #undef NAME
-#undef NAME_OF_TILE
-#undef NAME_OF_TABLE
 #undef EXP2_LOWEST
 #undef EXP2_MAGIC
 #undef EXP2_EXPONENT_BIAS
@@ -59,10 +72,9 @@ typedef uint64_t attn_vector_u64 __attribute__((ext_vector_type(VECTOR_BYTES / 8
 #define T double
 #define V attn_vector_f64
 #define U attn_vector_u64
+#define B attn_bytes_f64
 #define LANES (VECTOR_BYTES / 8)
 #define NAME(x) PASTE(attn_f64, x, ISA)
-#define NAME_OF_TILE attn_f64_softmax_tile
-#define NAME_OF_TABLE attn_f64_kernels
 #define EXP2_LOWEST -1022.0
 #define EXP2_MAGIC 0x1.8p52
 #define EXP2_EXPONENT_BIAS 1023u
@@ -77,4 +89,8 @@ typedef uint64_t attn_vector_u64 __attribute__((ext_vector_type(VECTOR_BYTES / 8
 #define LOAD_TAIL F64_LOAD_TAIL
 #define STORE_TAIL F64_STORE_TAIL
 #endif
+#include "vectors.h"
 #include "softmax.h"
+#include "rows.h"
+#include "lanes.h"
+#include "table.h"

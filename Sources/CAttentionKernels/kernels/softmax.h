@@ -1,51 +1,4 @@
-// The kernels, written once on vectors of LANES elements and compiled per instruction set and element
-// type. A file kernels_<isa>.c defines ISA, VECTOR_BYTES and what it does better than plain vector
-// code, then includes instantiate.h, which includes this file for float and for double with
-//   T           the element type                V, U   vectors of T and of unsigned integers as wide
-//   NAME(x)     attn_<type>_x__<isa>            LANES  elements in a vector
-// No include guard: it is included twice on purpose.
-
-// x > y ? x : y: a NaN in x is left out as long as y is none.
-static inline V NAME(max)(V x, V y) { return x > y ? x : y; }
-
-static inline V NAME(load)(const T *x) {
-  V v;
-  __builtin_memcpy(&v, x, sizeof v);
-  return v;
-}
-
-static inline void NAME(store)(T *x, V v) { __builtin_memcpy(x, &v, sizeof v); }
-
-#ifndef LOAD_TAIL
-// The first `count` < LANES elements; the rest are `fill`. No byte past them is read.
-static inline V NAME(load_tail)(const T *x, ptrdiff_t count, T fill) {
-  T lanes[LANES];
-  for (int i = 0; i < LANES; i++) lanes[i] = fill;
-  for (ptrdiff_t i = 0; i < count; i++) lanes[i] = x[i];
-  return NAME(load)(lanes);
-}
-
-static inline void NAME(store_tail)(T *x, ptrdiff_t count, V v) {
-  T lanes[LANES];
-  NAME(store)(lanes, v);
-  for (ptrdiff_t i = 0; i < count; i++) x[i] = lanes[i];
-}
-#else
-static inline V NAME(load_tail)(const T *x, ptrdiff_t count, T fill) { return LOAD_TAIL(x, count, fill); }
-static inline void NAME(store_tail)(T *x, ptrdiff_t count, V v) { STORE_TAIL(x, count, v); }
-#endif
-
-static inline T NAME(reduce_max)(V v) {
-  T most = v[0];
-  for (int i = 1; i < LANES; i++) most = v[i] > most ? v[i] : most;
-  return most;
-}
-
-static inline T NAME(reduce_add)(V v) {
-  for (int half = LANES / 2; half; half /= 2)
-    for (int i = 0; i < half; i++) v[i] += v[i + half];
-  return v[0];
-}
+// The softmax of rows, and the row operations around it. See instantiate.h for the names.
 
 // 2^t for t ≤ 0. n = round(t), r = t − n in [−1/2, 1/2], 2^t = p(r)·2^n with p the minimax polynomial
 // of relative error ≤ 2.6e-9 (float, degree 6) and ≤ 1.8e-17 (double, degree 11), constant term 1.
@@ -77,7 +30,8 @@ static inline V NAME(exp2)(V t) {
 #endif
 }
 
-static T NAME(maximum)(ptrdiff_t count, const T *x) {
+static double NAME(maximum)(ptrdiff_t count, const void *elements) {
+  const T *x = elements;
   V most = (V){} - (T)INFINITY, most2 = most;
   ptrdiff_t i = 0;
   for (; i + 2 * LANES <= count; i += 2 * LANES) {
@@ -89,10 +43,12 @@ static T NAME(maximum)(ptrdiff_t count, const T *x) {
   return NAME(reduce_max)(NAME(max)(most, most2));
 }
 
-static T NAME(exponential_sum)(ptrdiff_t count, const T *x, T shift, T *y) {
+static double NAME(exponential_sum)(ptrdiff_t count, const void *elements, double shift, void *results) {
+  const T *x = elements;
+  T *y = results;
   // exp(x − m) = 2^((x − m)·log2 e). Subtracting first is exact near the maximum and cannot overflow
   // where the scores are huge, as one fused multiply-add by log2 e would.
-  const V log2e = (V){} + (T)0x1.71547652b82fep+0, m = (V){} + shift;
+  const V log2e = (V)(T)0x1.71547652b82fep+0, m = (V)(T)shift;
   V sum = (V){}, sum2 = sum;
   ptrdiff_t i = 0;
   for (; i + 2 * LANES <= count; i += 2 * LANES) {
@@ -122,35 +78,38 @@ static bool NAME(holds_nan)(ptrdiff_t count, const T *x) {
   return false;
 }
 
-static void NAME(softmax_tile)(const NAME_OF_TILE *tile) {
+static void NAME(softmax_rows)(const attn_softmax_rows *tile) {
+  T *maximum = tile->maximum, *sum = tile->sum, *rescale = tile->rescale;
   for (ptrdiff_t row = 0; row < tile->row_count; row++) {
-    T *scores = tile->scores + row * tile->stride;
+    T *scores = (T *)tile->scores + row * tile->stride;
     ptrdiff_t begin = tile->begin ? tile->begin[row] : 0;
     ptrdiff_t end = tile->end ? tile->end[row] : tile->column_count;
     if (begin > 0) __builtin_memset(scores, 0, begin * sizeof(T));
     if (end < tile->column_count) __builtin_memset(scores + end, 0, (tile->column_count - end) * sizeof(T));
-    T old = tile->maximum[row];
-    T most = NAME(maximum)(end - begin, scores + begin);
+    T old = maximum[row];
+    T most = (T)NAME(maximum)(end - begin, scores + begin);
     T new = most > old ? most : old;
-    tile->rescale[row] = 1;
+    rescale[row] = 1;
     if (new == -(T)INFINITY) {
       // Hazard: −inf − −inf is NaN. Either nothing is attended yet, or only NaN is.
       bool nan = NAME(holds_nan)(end - begin, scores + begin);
       for (ptrdiff_t i = begin; i < end; i++) scores[i] = nan ? (T)NAN : 0;
-      if (nan) tile->maximum[row] = tile->sum[row] = (T)NAN;
+      if (nan) maximum[row] = sum[row] = (T)NAN;
       continue;
     }
-    T sum = NAME(exponential_sum)(end - begin, scores + begin, new, scores + begin);
+    T added = (T)NAME(exponential_sum)(end - begin, scores + begin, new, scores + begin);
     if (new != old && old != -(T)INFINITY) {
-      V factor = NAME(exp2)((V){} + (old - new) * (T)0x1.71547652b82fep+0);
-      tile->rescale[row] = factor[0];
+      V factor = NAME(exp2)((V)((old - new) * (T)0x1.71547652b82fep+0));
+      rescale[row] = factor[0];
     }
-    tile->sum[row] = tile->sum[row] * tile->rescale[row] + sum;
-    tile->maximum[row] = new;
+    sum[row] = sum[row] * rescale[row] + added;
+    maximum[row] = new;
   }
 }
 
-static void NAME(scale)(ptrdiff_t count, const T *x, T factor, T *y) {
+static void NAME(scale)(ptrdiff_t count, const void *elements, double by, void *results) {
+  const T *x = elements;
+  T *y = results, factor = (T)by;
   ptrdiff_t i = 0;
   for (; i + LANES <= count; i += LANES) NAME(store)(y + i, NAME(load)(x + i) * factor);
   if (i < count) NAME(store_tail)(y + i, count - i, NAME(load_tail)(x + i, count - i, 0) * factor);
@@ -158,10 +117,12 @@ static void NAME(scale)(ptrdiff_t count, const T *x, T factor, T *y) {
 
 static inline V NAME(biased)(V score, V bias) {
   // Also where an earlier bias or mask said so: −inf + inf is NaN.
-  return ((score == -(T)INFINITY) | (bias == -(T)INFINITY)) ? (V){} - (T)INFINITY : score + bias;
+  return ((score == -(T)INFINITY) | (bias == -(T)INFINITY)) ? (V)(-(T)INFINITY) : score + bias;
 }
 
-static void NAME(add_bias)(ptrdiff_t count, T *scores, const T *bias) {
+static void NAME(add_bias)(ptrdiff_t count, void *elements, const void *biases) {
+  T *scores = elements;
+  const T *bias = biases;
   ptrdiff_t i = 0;
   for (; i + LANES <= count; i += LANES)
     NAME(store)(scores + i, NAME(biased)(NAME(load)(scores + i), NAME(load)(bias + i)));
@@ -171,11 +132,13 @@ static void NAME(add_bias)(ptrdiff_t count, T *scores, const T *bias) {
   }
 }
 
-static void NAME(mask)(ptrdiff_t count, T *scores, const uint8_t *attend) {
+static void NAME(mask)(ptrdiff_t count, void *elements, const uint8_t *attend) {
+  T *scores = elements;
   for (ptrdiff_t i = 0; i < count; i++) scores[i] = attend[i] ? scores[i] : -(T)INFINITY;
 }
 
-static bool NAME(is_finite)(ptrdiff_t count, const T *x) {
+static bool NAME(is_finite)(ptrdiff_t count, const void *elements) {
+  const T *x = elements;
   // x − x is 0 for a finite x, else NaN; and NaN stays in a sum.
   V sum = (V){};
   ptrdiff_t i = 0;
@@ -191,19 +154,10 @@ static bool NAME(is_finite)(ptrdiff_t count, const T *x) {
   return total == total;
 }
 
-static void NAME(exp2_array)(ptrdiff_t count, const T *x, T *y) {
+static void NAME(exp2_array)(ptrdiff_t count, const void *elements, void *results) {
+  const T *x = elements;
+  T *y = results;
   ptrdiff_t i = 0;
   for (; i + LANES <= count; i += LANES) NAME(store)(y + i, NAME(exp2)(NAME(load)(x + i)));
   if (i < count) NAME(store_tail)(y + i, count - i, NAME(exp2)(NAME(load_tail)(x + i, count - i, 0)));
 }
-
-const NAME_OF_TABLE NAME(kernels) = {
-    .softmax_tile = NAME(softmax_tile),
-    .maximum = NAME(maximum),
-    .exponential_sum = NAME(exponential_sum),
-    .scale = NAME(scale),
-    .add_bias = NAME(add_bias),
-    .mask = NAME(mask),
-    .is_finite = NAME(is_finite),
-    .exp2 = NAME(exp2_array),
-};

@@ -3,10 +3,10 @@
 
 #include "CAttentionKernels.h"
 
-// One pair of tables per instruction set; each file kernels_<isa>.c defines its pair.
-extern const attn_f32_kernels attn_f32_kernels__portable, attn_f32_kernels__neon, attn_f32_kernels__avx2,
+// One table per instruction set and element type; each file kernels_<isa>.c defines its two.
+extern const attn_kernels attn_f32_kernels__portable, attn_f32_kernels__neon, attn_f32_kernels__avx2,
     attn_f32_kernels__avx512;
-extern const attn_f64_kernels attn_f64_kernels__portable, attn_f64_kernels__neon, attn_f64_kernels__avx2,
+extern const attn_kernels attn_f64_kernels__portable, attn_f64_kernels__neon, attn_f64_kernels__avx2,
     attn_f64_kernels__avx512;
 
 #endif

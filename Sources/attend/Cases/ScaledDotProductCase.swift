@@ -66,7 +66,7 @@ struct ScaledDotProductCase: ConformanceCase {
 
   func plan(context: AttentionContext) throws -> String? {
     let problem = try AttentionProblem(query: query, key: key, value: value, mask: mask, scale: scale)
-    return problem.plan(context: context).description
+    return try problem.plan(context: context).description
   }
 
   func tolerance(of name: String, expected _: Tensor<Float>) throws -> Double {

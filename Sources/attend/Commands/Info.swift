@@ -51,7 +51,7 @@ struct Info: ParsableCommand {
       isa: try context.resolvedInstructionSet().rawValue,
       isaReason: options.isa != nil ? "--isa" : isFromEnvironment ? "ATTENTION_ISA" : "the best present",
       isaPresent: InstructionSet.present.map(\.rawValue),
-      algorithm: (context.algorithm ?? .openBLAS).rawValue,
+      algorithm: context.resolvedAlgorithm.rawValue,
       algorithmReason: options.algorithm != nil
         ? "--algorithm" : AttentionContext.default.algorithm != nil ? "ATTENTION_ALGORITHM" : "the best present",
       algorithmsPresent: AttentionAlgorithm.allCases.map(\.rawValue),

@@ -1,0 +1,38 @@
+public import AttentionTensors
+internal import CAttentionKernels
+
+extension InstructionSet {
+  var isa: attn_isa {
+    switch self {
+    case .portable: attn_isa_portable
+    case .neon: attn_isa_neon
+    case .avx2: attn_isa_avx2
+    case .avx512: attn_isa_avx512
+    }
+  }
+
+  /// Those that this machine runs, worst first. Never empty.
+  public static let present: [InstructionSet] = allCases.filter { attn_isa_is_present($0.isa) }
+}
+
+extension AttentionContext {
+  /// The instruction set that calls with this context use.
+  /// - Throws: `AttentionError` where this machine lacks the one asked for.
+  public func resolvedInstructionSet() throws(AttentionError) -> InstructionSet {
+    if let environmentError { throw environmentError }
+    let present = InstructionSet.present
+    guard let wanted = instructionSet else { return present[present.count - 1] }
+    if present.contains(wanted) { return wanted }
+    let names = present.map(\.rawValue).joined(separator: ", ")
+    throw AttentionError(
+      .unsupported, "instruction set", "this machine has no \(wanted.rawValue); it has \(names)")
+  }
+
+  package func kernels<Element: AttentionElement>(for _: Element.Type) throws(AttentionError) -> Kernels<Element> {
+    let instructionSet = try resolvedInstructionSet()
+    guard let kernels = Kernels<Element>(instructionSet) else {
+      preconditionFailure("\(instructionSet) is present but has no kernels")
+    }
+    return kernels
+  }
+}

@@ -1,0 +1,79 @@
+package import AttentionBLAS
+internal import CAttentionKernels
+
+/// Tiles whose queries run along the lanes of vectors, in panels: element i of query q lies at i·stride + q.
+extension Kernels {
+  /// Elements of a vector.
+  package var laneCount: Int { table.pointee.lane_count }
+
+  /// Vectors of a panel at most.
+  package var panelVectorCount: Int { table.pointee.panel_vector_count }
+
+  /// How rows are brought into lanes.
+  package enum Packing {
+    /// x · factor.
+    case scaled(by: Element)
+    /// A bias, set or added.
+    case bias(isAdded: Bool)
+    /// Bytes of a boolean mask as biases 0 and −inf, set or added.
+    case boolean(isAdded: Bool)
+  }
+
+  /// y[column, row] = rows[row][column]; lanes up to a whole vector repeat the last row.
+  package func pack(
+    _ packing: Packing, rowCount: Int, columnCount: Int, rows: UnsafePointer<UnsafeRawPointer>, columnStride: Int,
+    into y: MutablePointer, stride: Int
+  ) {
+    var arguments = attn_pack(
+      row_count: rowCount, column_count: columnCount, rows: rows, column_stride: columnStride,
+      packing: attn_packing_scaled, factor: 1, accumulate: false, y: y, stride: stride)
+    switch packing {
+    case .scaled(let factor):
+      arguments.factor = factor.asDouble
+    case .bias(let isAdded):
+      arguments.packing = attn_packing_bias
+      arguments.accumulate = isAdded
+    case .boolean(let isAdded):
+      arguments.packing = attn_packing_boolean
+      arguments.accumulate = isAdded
+    }
+    table.pointee.pack(&arguments)
+  }
+
+  /// rows[row][column] = x[column, row] · factor[row].
+  package func unpack(
+    rowCount: Int, columnCount: Int, _ x: Pointer, stride: Int, factor: Pointer,
+    rows: UnsafePointer<UnsafeMutableRawPointer>, columnStride: Int
+  ) {
+    var arguments = attn_unpack(
+      row_count: rowCount, column_count: columnCount, x: x, stride: stride, factor: factor, rows: rows,
+      column_stride: columnStride)
+    table.pointee.unpack(&arguments)
+  }
+
+  /// c[rows, lanes] ← c·rescale + a[rows, depth]·b[depth, lanes]; without `rescale` c is only written.
+  ///
+  /// One of a's strides is 1. Both panels have the same stride.
+  package func multiply(
+    vectorCount: Int, _ a: StridedMatrix<Element>, _ b: Pointer, into c: MutablePointer, stride: Int,
+    rescale: Pointer?
+  ) {
+    var arguments = attn_product(
+      vector_count: vectorCount, row_count: a.rowCount, depth: a.columnCount, a: a.base, row_stride: a.rowStride,
+      column_stride: a.columnStride, b: b, c: c, stride: stride, rescale: rescale)
+    table.pointee.multiply(&arguments)
+  }
+
+  /// The online softmax of a panel of scores `[keys, lanes]`, which become weights.
+  ///
+  /// `begin` and `end`, whole numbers, bound the attended keys of each lane; nil: all.
+  package func softmaxLanes(
+    vectorCount: Int, keyCount: Int, stride: Int, scores: MutablePointer, bias: Pointer?, begin: Pointer?,
+    end: Pointer?, maximum: MutablePointer, sum: MutablePointer, rescale: MutablePointer
+  ) {
+    var arguments = attn_softmax_lanes(
+      vector_count: vectorCount, key_count: keyCount, stride: stride, scores: scores, bias: bias, begin: begin,
+      end: end, maximum: maximum, sum: sum, rescale: rescale)
+    table.pointee.softmax_lanes(&arguments)
+  }
+}

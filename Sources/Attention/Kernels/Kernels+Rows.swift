@@ -1,0 +1,40 @@
+package import AttentionBLAS
+internal import CAttentionKernels
+
+/// Tiles whose queries are rows.
+extension Kernels {
+  /// The online softmax of a block of scores `[rows, columns]`, which become weights; `maximum` and `sum` carry over
+  /// from tile to tile, `rescale` is what earlier tiles' results are to be multiplied by.
+  package func softmaxRows(
+    rowCount: Int, columnCount: Int, scores: MutablePointer, stride: Int, begin: UnsafePointer<Int64>?,
+    end: UnsafePointer<Int64>?, maximum: MutablePointer, sum: MutablePointer, rescale: MutablePointer
+  ) {
+    var arguments = attn_softmax_rows(
+      row_count: rowCount, column_count: columnCount, stride: stride, scores: scores, begin: begin, end: end,
+      maximum: maximum, sum: sum, rescale: rescale)
+    table.pointee.softmax_rows(&arguments)
+  }
+
+  /// scores[R, N] ← factor · Q[R, E] · K[N, E]ᵀ, for a few rows. Columns of both are contiguous.
+  package func dotRows(
+    query: StridedMatrix<Element>, key: StridedMatrix<Element>, factor: Element, into scores: MutablePointer,
+    stride: Int
+  ) {
+    var arguments = attn_row_product(
+      row_count: query.rowCount, key_count: key.rowCount, width: key.columnCount,
+      rows: UnsafeMutableRawPointer(mutating: query.base), row_stride: query.rowStride, key: key.base,
+      key_stride: key.rowStride, scores: scores, score_stride: stride, factor: factor.asDouble)
+    table.pointee.dot_rows(&arguments)
+  }
+
+  /// result[R, Ev] += weights[R, N] · V[N, Ev], for a few rows. Columns of both are contiguous.
+  package func accumulateRows(
+    weights: StridedMatrix<Element>, value: StridedMatrix<Element>, into result: MutablePointer, stride: Int
+  ) {
+    var arguments = attn_row_product(
+      row_count: weights.rowCount, key_count: value.rowCount, width: value.columnCount, rows: result,
+      row_stride: stride, key: value.base, key_stride: value.rowStride,
+      scores: UnsafeMutableRawPointer(mutating: weights.base), score_stride: weights.rowStride, factor: 1)
+    table.pointee.accumulate_rows(&arguments)
+  }
+}

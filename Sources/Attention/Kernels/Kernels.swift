@@ -1,0 +1,60 @@
+internal import AttentionTensors
+internal import CAttentionKernels
+
+/// The kernels of one instruction set and element type. CAttentionKernels.h says what each computes.
+package struct Kernels<Element: AttentionElement>: @unchecked Sendable {
+  // Sendable: the table is a constant of the program.
+  let table: UnsafePointer<attn_kernels>
+
+  package typealias Pointer = UnsafePointer<Element>
+  package typealias MutablePointer = UnsafeMutablePointer<Element>
+
+  /// Nil where this machine lacks the instruction set.
+  package init?(_ instructionSet: InstructionSet) {
+    let tables = Element.dataType == .float32 ? KernelTables.float : KernelTables.double
+    guard let table = tables[Int(instructionSet.isa.rawValue)] else { return nil }
+    self.table = table
+  }
+
+  // MARK: Arrays
+
+  /// The largest of `count` elements, NaN left out.
+  package func maximum(_ count: Int, _ x: Pointer) -> Element { Element(nearest: table.pointee.maximum(count, x)) }
+
+  /// y = exp(x − shift); returns Σ y.
+  package func exponentialSum(_ count: Int, _ x: Pointer, _ shift: Element, _ y: MutablePointer) -> Element {
+    Element(nearest: table.pointee.exponential_sum(count, x, shift.asDouble, y))
+  }
+
+  /// y = x · factor.
+  package func scale(_ count: Int, _ x: Pointer, _ factor: Element, _ y: MutablePointer) {
+    table.pointee.scale(count, x, factor.asDouble, y)
+  }
+
+  /// scores += bias; −inf in the bias replaces the score.
+  package func addBias(_ count: Int, _ scores: MutablePointer, _ bias: Pointer) {
+    table.pointee.add_bias(count, scores, bias)
+  }
+
+  /// −inf replaces the score where `attend` is 0.
+  package func mask(_ count: Int, _ scores: MutablePointer, _ attend: UnsafePointer<UInt8>) {
+    table.pointee.mask(count, scores, attend)
+  }
+
+  /// True if no element is infinite or NaN.
+  package func isFinite(_ count: Int, _ x: Pointer) -> Bool { table.pointee.is_finite(count, x) }
+
+  /// y = 2^x for x ≤ 0: the function inside the softmax, to be tested by itself.
+  package func exp2(_ count: Int, _ x: Pointer, _ y: MutablePointer) { table.pointee.exp2(count, x, y) }
+}
+
+/// By instruction set. Looked up once: asking the CPU what it has traps into the hypervisor of a virtual machine.
+private enum KernelTables {
+  nonisolated(unsafe) static let float = tables(attn_type_f32)
+  nonisolated(unsafe) static let double = tables(attn_type_f64)
+
+  private static func tables(_ type: attn_type) -> [UnsafePointer<attn_kernels>?] {
+    let sets = InstructionSet.allCases.map(\.isa).sorted { $0.rawValue < $1.rawValue }
+    return sets.map { attn_kernels_for($0, type) }
+  }
+}

@@ -1,0 +1,78 @@
+internal import AttentionTensors
+
+/// Where results go; nil: not wanted.
+struct AttentionOutputs<Element> {
+  let output: UnsafeMutablePointer<Element>
+  let batchStride: Int
+  let headStride: Int
+  let lengthStride: Int
+  let widthStride: Int
+  /// `[B, H, L]`.
+  let logSumExp: UnsafeMutablePointer<Element>?
+  /// `[B, H, L, S]`.
+  let weights: UnsafeMutablePointer<Element>?
+
+  func outputRow(batch: Int, head: Int, query: Int) -> UnsafeMutablePointer<Element> {
+    output + (batch * batchStride + head * headStride + query * lengthStride)
+  }
+}
+
+extension AttentionCall {
+  /// Adds what another part of the keys gave: both are brought to the greater maximum.
+  func merge(_ part: RowState<Element>, into whole: RowState<Element>, _ tile: Tile) {
+    // A row that has attended to nothing has sum 0; to nothing but NaN, sum NaN and maximum −inf.
+    for row in 0..<tile.rowCount where part.sum[row] != 0 {
+      let target = whole.result + row * shape.valueWidth
+      let source = part.result + row * shape.valueWidth
+      // Not max: NaN must win, in either operand.
+      let most = whole.maximum[row] > part.maximum[row] ? whole.maximum[row] : part.maximum[row]
+      let ours =
+        whole.maximum[row] == -.infinity ? 0 : Element(nearest: (whole.maximum[row] - most).asDouble.exponential)
+      let theirs = Element(nearest: (part.maximum[row] - most).asDouble.exponential)
+      for column in 0..<shape.valueWidth { target[column] = target[column] * ours + source[column] * theirs }
+      whole.sum[row] = whole.sum[row] * ours + part.sum[row] * theirs
+      whole.maximum[row] = whole.maximum[row].isNaN ? .nan : most
+    }
+  }
+
+  /// Divides by the sums and writes the output and the log-sum-exp.
+  func finish(_ tile: Tile, _ state: RowState<Element>) {
+    tile.forEachRow(0..<tile.rowCount) { row, head, query in
+      // A row that attends to nothing: result 0, sum 0, maximum −inf.
+      let factor = state.sum[row] == 0 ? 0 : 1 / state.sum[row]
+      let source = state.result + row * shape.valueWidth
+      let target = outputs.outputRow(batch: tile.batch, head: head, query: query)
+      if outputs.widthStride == 1 {
+        kernels.scale(shape.valueWidth, source, factor, target)
+      } else {
+        for column in 0..<shape.valueWidth { target[column * outputs.widthStride] = source[column] * factor }
+      }
+    }
+    writeLogSumExp(tile, maximum: state.maximum, sum: state.sum)
+  }
+
+  func writeLogSumExp(_ tile: Tile, maximum: UnsafePointer<Element>, sum: UnsafePointer<Element>) {
+    guard let logSumExp = outputs.logSumExp else { return }
+    tile.forEachRow(0..<tile.rowCount) { row, head, query in
+      logSumExp[(tile.batch * shape.headCount + head) * shape.queryCount + query] =
+        sum[row] == 0 ? -.infinity : maximum[row] + Element(nearest: sum[row].asDouble.naturalLogarithm)
+    }
+  }
+
+  /// The weights of one query: `[S]`.
+  func weightRow(_ tile: Tile, head: Int, query: Int) -> UnsafeMutablePointer<Element> {
+    outputs.weights! + ((tile.batch * shape.headCount + head) * shape.queryCount + query) * shape.keyCount
+  }
+
+  /// NaN for every attended key of the rows whose sum is NaN, 0 for the others: exp(−inf − NaN) would make NaN of what
+  /// is masked, too.
+  func correctWeights(_ tile: Tile, sum: UnsafePointer<Element>) {
+    tile.forEachRow(0..<tile.rowCount) { row, head, query in
+      guard sum[row].isNaN else { return }
+      let target = weightRow(tile, head: head, query: query)
+      for key in 0..<shape.keyCount {
+        target[key] = schedule.attends(batch: tile.batch, head: head, query: query, key: key) ? .nan : 0
+      }
+    }
+  }
+}

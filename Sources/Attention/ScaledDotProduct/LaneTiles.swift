@@ -1,0 +1,368 @@
+internal import AttentionBLAS
+internal import AttentionTensors
+
+/// Tiles whose queries run along the vectors' lanes, by the kernels of this package.
+///
+/// A tile's queries are packed once, in panels: Sᵀ = K·Qᵀ, softmax down the lanes, Oᵀ ← Oᵀ·rescale + Vᵀ·Sᵀ. Keys and
+/// values are read where they lie, an element at a time, so that any width and either layout is as good; only where
+/// neither of their strides is 1 a tile of them is packed.
+struct LaneTiles<Element: AttentionElement>: TileKernels {
+  typealias Call = AttentionCall<Element>
+
+  let call: Call
+  /// Elements of a vector.
+  let lanes: Int
+
+  init(_ call: Call) {
+    self.call = call
+    lanes = call.kernels.laneCount
+  }
+
+  struct Scratch {
+    /// Panels of queries, each `[E, lanes]`, scaled.
+    let query: UnsafeMutablePointer<Element>
+    /// Panels of unnormalised results, each `[Ev, lanes]`.
+    let result: UnsafeMutablePointer<Element>
+    /// For each vector of rows: whether the panel that begins there has a result yet.
+    let isStarted: UnsafeMutablePointer<Bool>
+    /// One panel's scores and biases: `[keys, lanes]`.
+    let scores: UnsafeMutablePointer<Element>
+    let bias: UnsafeMutablePointer<Element>
+    /// One tile of keys and of values packed; and values without those that are not finite.
+    let key: UnsafeMutablePointer<Element>
+    let value: UnsafeMutablePointer<Element>
+    let finiteValue: UnsafeMutablePointer<Element>
+    /// For each row of the tile.
+    let maximum: UnsafeMutablePointer<Element>
+    let sum: UnsafeMutablePointer<Element>
+    let factor: UnsafeMutablePointer<Element>
+    /// For each lane of a panel.
+    let rescale: UnsafeMutablePointer<Element>
+    let begin: UnsafeMutablePointer<Element>
+    let end: UnsafeMutablePointer<Element>
+    /// Where rows of inputs or outputs lie.
+    let rows: UnsafeMutablePointer<UnsafeRawPointer>
+    let targets: UnsafeMutablePointer<UnsafeMutableRawPointer>
+  }
+
+  func scratch(_ carver: inout Carver) -> Scratch {
+    let shape = call.shape
+    let rowCount = (call.plan.rowsPerTile + lanes - 1) / lanes * lanes
+    let panelRowCount = min(rowCount, lanes * call.kernels.panelVectorCount)
+    let keyCount = min(call.plan.keyTileLength, max(shape.keyCount, 1))
+    let isHiding = call.schedule.isRagged || call.schedule.hasTensors
+    return Scratch(
+      query: carver.take(rowCount * shape.width), result: carver.take(rowCount * shape.valueWidth),
+      isStarted: carver.take(rowCount / lanes), scores: carver.take(keyCount * panelRowCount),
+      bias: carver.take(call.schedule.hasTensors ? keyCount * panelRowCount : 0),
+      key: carver.take(isReadable(call.key) ? 0 : keyCount * shape.width),
+      value: carver.take(isReadable(call.value) ? 0 : keyCount * shape.valueWidth),
+      finiteValue: carver.take(isHiding ? keyCount * shape.valueWidth : 0),
+      maximum: carver.take(rowCount), sum: carver.take(rowCount), factor: carver.take(rowCount),
+      rescale: carver.take(panelRowCount), begin: carver.take(panelRowCount), end: carver.take(panelRowCount),
+      rows: carver.take(rowCount), targets: carver.take(rowCount))
+  }
+
+  static func onWorker(_ body: () -> Void) { body() }
+
+  private func isReadable(_ operand: Operand<Element>) -> Bool {
+    operand.widthStride == 1 || operand.lengthStride == 1
+  }
+
+  // MARK: Panels
+
+  /// Some vectors of rows, whose scores are computed at once: a panel, or one vector of it.
+  private struct Panel {
+    /// The rows that there are: the last vector may be filled up.
+    let rows: Range<Int>
+    let vectorCount: Int
+    /// The first row and the lanes of the whole panel, by which its arrays are laid out.
+    let firstRow: Int
+    let stride: Int
+
+    /// Where its lanes begin in the panel's arrays.
+    var lane: Int { rows.lowerBound - firstRow }
+  }
+
+  private func vectorCount(_ tile: Call.Tile) -> Int { (tile.rowCount + lanes - 1) / lanes }
+
+  /// Calls `body` for panels of nearly even width.
+  private func forEachPanel(_ tile: Call.Tile, _ body: (Panel) -> Void) {
+    let vectorCount = vectorCount(tile)
+    var panelCount = (vectorCount + call.kernels.panelVectorCount - 1) / call.kernels.panelVectorCount
+    var vector = 0
+    while panelCount > 0 {
+      let count = (vectorCount - vector + panelCount - 1) / panelCount
+      let firstRow = vector * lanes
+      body(
+        Panel(
+          rows: firstRow..<min(firstRow + count * lanes, tile.rowCount), vectorCount: count, firstRow: firstRow,
+          stride: count * lanes))
+      vector += count
+      panelCount -= 1
+    }
+  }
+
+  /// A panel, or one vector of it, by some keys.
+  private struct Piece {
+    let panel: Panel
+    let keys: Range<Int>
+    /// True if the rows attend to different intervals of these keys.
+    let isRagged: Bool
+    /// True if boolean masks and biases apply.
+    let hasTensors: Bool
+
+    /// True if some row may not attend to some key.
+    var isHiding: Bool { isRagged || hasTensors }
+  }
+
+  /// Calls `body` for every part of a panel by `keys` that the mask does not leave empty.
+  private func forEachPiece(
+    _ tile: Call.Tile, _ panel: Panel, _ keys: Range<Int>, isMasked: Bool, _ body: (Piece) -> Void
+  ) {
+    let schedule = call.schedule
+    let hasTensors = isMasked && schedule.hasTensors
+    if !isMasked || !schedule.isRagged {
+      return body(Piece(panel: panel, keys: keys, isRagged: false, hasTensors: hasTensors))
+    }
+    let queries = tile.queries(ofRows: panel.rows)
+    let union = schedule.union(batch: tile.batch, queries: queries).clamped(to: keys)
+    if union.isEmpty { return }
+    let common = schedule.common(batch: tile.batch, queries: queries).clamped(to: union)
+    if !common.isEmpty { body(Piece(panel: panel, keys: common, isRagged: false, hasTensors: hasTensors)) }
+    // The diagonal crosses: each vector leaves out what it can.
+    func forEachVector(_ rest: Range<Int>) {
+      if rest.isEmpty { return }
+      for first in stride(from: panel.rows.lowerBound, to: panel.rows.upperBound, by: lanes) {
+        let rows = first..<min(first + lanes, panel.rows.upperBound)
+        let own = schedule.union(batch: tile.batch, queries: tile.queries(ofRows: rows)).clamped(to: rest)
+        if own.isEmpty { continue }
+        let vector = Panel(rows: rows, vectorCount: 1, firstRow: panel.firstRow, stride: panel.stride)
+        body(Piece(panel: vector, keys: own, isRagged: true, hasTensors: hasTensors))
+      }
+    }
+    forEachVector(union.lowerBound..<(common.isEmpty ? union.upperBound : common.lowerBound))
+    if !common.isEmpty { forEachVector(common.upperBound..<union.upperBound) }
+  }
+
+  // MARK: Attending
+
+  func attend(_ tile: Call.Tile, to keys: Range<Int>, _ scratch: Scratch) {
+    let vectorCount = vectorCount(tile)
+    scratch.maximum.update(repeating: -.infinity, count: vectorCount * lanes)
+    scratch.sum.update(repeating: 0, count: vectorCount * lanes)
+    scratch.isStarted.update(repeating: false, count: vectorCount)
+    packQueries(tile, scratch)
+    call.forEachKeyTile(tile, keys) { part, isMasked in
+      let key = matrix(call.key, tile, part, width: call.shape.width, packedAt: scratch.key)
+      let value = matrix(call.value, tile, part, width: call.shape.valueWidth, packedAt: scratch.value)
+      var isFinite: Bool?
+      forEachPanel(tile) { panel in
+        forEachPiece(tile, panel, part, isMasked: isMasked) { piece in
+          let rows = piece.keys.lowerBound - part.lowerBound..<piece.keys.upperBound - part.lowerBound
+          computeScores(piece, tile, key.rows(rows), scratch)
+          softmax(piece, scratch)
+          if piece.isHiding && isFinite == nil { isFinite = call.isFinite(value) }
+          accumulate(piece, tile, value.rows(rows), isHazardous: piece.isHiding && isFinite == false, scratch)
+        }
+      }
+    }
+    forEachPanel(tile) { start($0, scratch) }
+  }
+
+  private func matrix(
+    _ operand: Operand<Element>, _ tile: Call.Tile, _ keys: Range<Int>, width: Int,
+    packedAt pack: UnsafeMutablePointer<Element>
+  ) -> StridedMatrix<Element> {
+    call.matrix(operand, tile, keys, width: width, packedAt: pack, unless: { _ in isReadable(operand) })
+  }
+
+  private func packQueries(_ tile: Call.Tile, _ scratch: Scratch) {
+    tile.forEachRow(0..<tile.rowCount) { row, head, query in
+      scratch.rows[row] = UnsafeRawPointer(call.query.row(batch: tile.batch, head: head, index: query))
+    }
+    forEachPanel(tile) { panel in
+      call.kernels.pack(
+        .scaled(by: call.scale), rowCount: panel.rows.count, columnCount: call.shape.width,
+        rows: scratch.rows + panel.firstRow, columnStride: call.query.widthStride,
+        into: scratch.query + panel.firstRow * call.shape.width, stride: panel.stride)
+    }
+  }
+
+  /// scores ← scale·KQᵀ; biases and intervals ready for the softmax.
+  private func computeScores(_ piece: Piece, _ tile: Call.Tile, _ key: StridedMatrix<Element>, _ scratch: Scratch) {
+    let panel = piece.panel
+    call.kernels.multiply(
+      vectorCount: panel.vectorCount, key, scratch.query + panel.firstRow * call.shape.width + panel.lane,
+      into: scratch.scores, stride: panel.stride, rescale: nil)
+    if piece.isRagged {
+      let first = piece.keys.lowerBound
+      tile.forEachRow(panel.rows) { row, _, query in
+        let keys = call.schedule.interval(batch: tile.batch, query: query).clamped(to: piece.keys)
+        scratch.begin[row - panel.rows.lowerBound] = Element(keys.lowerBound - first)
+        scratch.end[row - panel.rows.lowerBound] = Element(keys.upperBound - first)
+      }
+      for lane in panel.rows.count..<panel.vectorCount * lanes {
+        scratch.begin[lane] = 0
+        scratch.end[lane] = 0
+      }
+    }
+    if piece.hasTensors { packTensors(piece, tile, scratch) }
+  }
+
+  /// bias ← Σ biases, −inf where one of them or a boolean mask forbids.
+  private func packTensors(_ piece: Piece, _ tile: Call.Tile, _ scratch: Scratch) {
+    let panel = piece.panel
+    func pack<Value>(_ operand: Operand<Value>, _ packing: Kernels<Element>.Packing) {
+      tile.forEachRow(panel.rows) { row, head, query in
+        scratch.rows[row - panel.rows.lowerBound] = UnsafeRawPointer(
+          operand.row(batch: tile.batch, head: head, index: query) + piece.keys.lowerBound * operand.widthStride)
+      }
+      call.kernels.pack(
+        packing, rowCount: panel.rows.count, columnCount: piece.keys.count, rows: scratch.rows,
+        columnStride: operand.widthStride, into: scratch.bias, stride: panel.stride)
+    }
+    let biases = call.schedule.biases
+    for (index, bias) in biases.enumerated() { pack(bias, .bias(isAdded: index > 0)) }
+    for (index, boolean) in call.schedule.booleans.enumerated() {
+      pack(boolean, .boolean(isAdded: index > 0 || !biases.isEmpty))
+    }
+  }
+
+  private func softmax(_ piece: Piece, _ scratch: Scratch) {
+    let first = piece.panel.rows.lowerBound
+    call.kernels.softmaxLanes(
+      vectorCount: piece.panel.vectorCount, keyCount: piece.keys.count, stride: piece.panel.stride,
+      scores: scratch.scores, bias: piece.hasTensors ? UnsafePointer(scratch.bias) : nil,
+      begin: piece.isRagged ? UnsafePointer(scratch.begin) : nil,
+      end: piece.isRagged ? UnsafePointer(scratch.end) : nil,
+      maximum: scratch.maximum + first, sum: scratch.sum + first, rescale: scratch.rescale)
+  }
+
+  /// Makes the result of a panel 0, if it has none yet.
+  private func start(_ panel: Panel, _ scratch: Scratch) {
+    if scratch.isStarted[panel.firstRow / lanes] { return }
+    scratch.isStarted[panel.firstRow / lanes] = true
+    let result = scratch.result + panel.firstRow * call.shape.valueWidth
+    result.update(repeating: 0, count: panel.stride * call.shape.valueWidth)
+  }
+
+  /// resultᵀ ← resultᵀ·rescale + Vᵀ·weights.
+  ///
+  /// Hazard: a masked key has weight 0, but 0·NaN is NaN. Where some row does not attend to some key whose value is
+  /// not finite, such values are left out of the product and added one by one.
+  private func accumulate(
+    _ piece: Piece, _ tile: Call.Tile, _ value: StridedMatrix<Element>, isHazardous: Bool, _ scratch: Scratch
+  ) {
+    let panel = piece.panel
+    // The first product of a whole panel only writes.
+    let isFirst = !scratch.isStarted[panel.firstRow / lanes] && panel.vectorCount * lanes == panel.stride
+    if isFirst { scratch.isStarted[panel.firstRow / lanes] = true } else { start(panel, scratch) }
+    let values = isHazardous ? withoutHazards(value, scratch) : value
+    let result = scratch.result + panel.firstRow * call.shape.valueWidth + panel.lane
+    call.kernels.multiply(
+      vectorCount: panel.vectorCount, values.transposed, scratch.scores, into: result, stride: panel.stride,
+      rescale: isFirst ? nil : UnsafePointer(scratch.rescale))
+    if !isHazardous { return }
+    for key in 0..<value.rowCount where !call.isFinite(value.rows(key..<key + 1)) {
+      let index = piece.keys.lowerBound + key
+      tile.forEachRow(panel.rows) { row, head, query in
+        guard call.schedule.attends(batch: tile.batch, head: head, query: query, key: index) else { return }
+        let lane = row - panel.rows.lowerBound
+        let weight = scratch.scores[key * panel.stride + lane]
+        let source = value.base + key * value.rowStride
+        for column in 0..<value.columnCount {
+          result[column * panel.stride + lane] += weight * source[column * value.columnStride]
+        }
+      }
+    }
+  }
+
+  /// A copy in which values that are not finite are 0.
+  private func withoutHazards(_ value: StridedMatrix<Element>, _ scratch: Scratch) -> StridedMatrix<Element> {
+    let copy = value.pack(into: scratch.finiteValue)
+    for key in 0..<copy.rowCount where !call.isFinite(copy.rows(key..<key + 1)) {
+      (scratch.finiteValue + key * copy.rowStride).update(repeating: 0, count: copy.columnCount)
+    }
+    return copy
+  }
+
+  // MARK: Results
+
+  func state(_ scratch: Scratch) -> (maximum: UnsafePointer<Element>, sum: UnsafePointer<Element>) {
+    (UnsafePointer(scratch.maximum), UnsafePointer(scratch.sum))
+  }
+
+  func store(_ tile: Call.Tile, _ scratch: Scratch, into state: RowState<Element>) {
+    state.maximum.update(from: scratch.maximum, count: tile.rowCount)
+    state.sum.update(from: scratch.sum, count: tile.rowCount)
+    scratch.factor.update(repeating: 1, count: vectorCount(tile) * lanes)
+    for row in 0..<tile.rowCount {
+      scratch.targets[row] = UnsafeMutableRawPointer(state.result + row * call.shape.valueWidth)
+    }
+    unpack(tile, scratch, columnStride: 1)
+  }
+
+  func finish(_ tile: Call.Tile, _ scratch: Scratch) {
+    invertSums(tile, scratch.sum, scratch)
+    tile.forEachRow(0..<tile.rowCount) { row, head, query in
+      scratch.targets[row] = UnsafeMutableRawPointer(
+        call.outputs.outputRow(batch: tile.batch, head: head, query: query))
+    }
+    unpack(tile, scratch, columnStride: call.outputs.widthStride)
+    call.writeLogSumExp(tile, maximum: scratch.maximum, sum: scratch.sum)
+  }
+
+  /// factor ← 1 / sum, or 0 for a row that attends to nothing.
+  private func invertSums(_ tile: Call.Tile, _ sum: UnsafePointer<Element>, _ scratch: Scratch) {
+    for row in 0..<tile.rowCount { scratch.factor[row] = sum[row] == 0 ? 0 : 1 / sum[row] }
+    for lane in tile.rowCount..<vectorCount(tile) * lanes { scratch.factor[lane] = 0 }
+  }
+
+  /// Rows of results times their factors, at the targets.
+  private func unpack(_ tile: Call.Tile, _ scratch: Scratch, columnStride: Int) {
+    forEachPanel(tile) { panel in
+      call.kernels.unpack(
+        rowCount: panel.rows.count, columnCount: call.shape.valueWidth,
+        scratch.result + panel.firstRow * call.shape.valueWidth, stride: panel.stride,
+        factor: scratch.factor + panel.firstRow, rows: scratch.targets + panel.firstRow, columnStride: columnStride)
+    }
+  }
+
+  func writeWeights(
+    _ tile: Call.Tile, maximum: UnsafePointer<Element>, sum: UnsafePointer<Element>, _ scratch: Scratch
+  ) {
+    tile.forEachRow(0..<tile.rowCount) { _, head, query in
+      call.weightRow(tile, head: head, query: query).update(repeating: 0, count: call.shape.keyCount)
+    }
+    invertSums(tile, sum, scratch)
+    packQueries(tile, scratch)
+    // In the same pieces as before, so that the scores have the same bits and none exceeds its maximum: the softmax
+    // finds nothing greater, and gives exp(score − maximum).
+    for split in 0..<call.plan.splitCount {
+      call.forEachKeyTile(tile, call.keys(of: tile, split: split)) { part, isMasked in
+        let key = matrix(call.key, tile, part, width: call.shape.width, packedAt: scratch.key)
+        forEachPanel(tile) { panel in
+          forEachPiece(tile, panel, part, isMasked: isMasked) { piece in
+            let rows = piece.keys.lowerBound - part.lowerBound..<piece.keys.upperBound - part.lowerBound
+            computeScores(piece, tile, key.rows(rows), scratch)
+            if maximum != UnsafePointer(scratch.maximum) {
+              (scratch.maximum + piece.panel.rows.lowerBound).update(
+                from: maximum + piece.panel.rows.lowerBound, count: piece.panel.rows.count)
+            }
+            softmax(piece, scratch)
+            tile.forEachRow(piece.panel.rows) { row, head, query in
+              scratch.targets[row] = UnsafeMutableRawPointer(
+                call.weightRow(tile, head: head, query: query) + piece.keys.lowerBound)
+            }
+            call.kernels.unpack(
+              rowCount: piece.panel.rows.count, columnCount: piece.keys.count, scratch.scores,
+              stride: piece.panel.stride, factor: scratch.factor + piece.panel.rows.lowerBound,
+              rows: scratch.targets + piece.panel.rows.lowerBound, columnStride: 1)
+          }
+        }
+      }
+    }
+    call.correctWeights(tile, sum: sum)
+  }
+}

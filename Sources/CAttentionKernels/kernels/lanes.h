@@ -1,0 +1,195 @@
+// Attention with queries along the lanes: Sᵀ = K·Qᵀ and Oᵀ = Vᵀ·Pᵀ. See instantiate.h for the names.
+//
+// A panel is up to PANEL vectors of queries. Both products are then the same: rows of keys, or columns of
+// values, are broadcast from where they lie, whatever E and Ev, and the maximum and the sum of the
+// softmax run down the lanes, without a reduction. Only queries, biases and results change their layout.
+
+// The first `count` ≤ LANES elements of a row, of bytes as biases 0 and −inf.
+static inline INLINE V NAME(load_row)(
+    attn_packing packing, const void *row, ptrdiff_t index, ptrdiff_t count, ptrdiff_t stride) {
+  if (packing == attn_packing_boolean) {
+    const uint8_t *x = (const uint8_t *)row + index * stride;
+    B bytes = (B)(uint8_t)1;
+    if (count == LANES && stride == 1)
+      __builtin_memcpy(&bytes, x, sizeof bytes);
+    else
+      for (ptrdiff_t i = 0; i < count; i++) bytes[i] = x[i * stride];
+    return __builtin_convertvector(bytes, U) != 0 ? (V){} : (V)(-(T)INFINITY);
+  }
+  const T *x = (const T *)row + index * stride;
+  if (stride == 1) return count == LANES ? NAME(load)(x) : NAME(load_tail)(x, count, 0);
+  V v = {};
+  for (ptrdiff_t i = 0; i < count; i++) v[i] = x[i * stride];
+  return v;
+}
+
+static inline INLINE void NAME(pack_rows)(attn_packing packing, const attn_pack *p, ptrdiff_t column_stride) {
+  for (ptrdiff_t first = 0; first < p->row_count; first += LANES)
+    for (ptrdiff_t column = 0; column < p->column_count; column += LANES) {
+      ptrdiff_t count = p->column_count - column < LANES ? p->column_count - column : LANES;
+      V x[LANES];
+      UNROLL for (int i = 0; i < LANES; i++) {
+        // Lanes behind the last row repeat it: as finite as the others, and never written out.
+        ptrdiff_t row = first + i < p->row_count ? first + i : p->row_count - 1;
+        x[i] = NAME(load_row)(packing, p->rows[row], column, count, column_stride);
+      }
+      NAME(transpose)(x);
+      T *target = (T *)p->y + column * p->stride + first;
+      for (ptrdiff_t i = 0; i < count; i++, target += p->stride) {
+        V v = packing == attn_packing_scaled ? x[i] * (T)p->factor : x[i];
+        NAME(store)(target, p->accumulate ? NAME(biased)(NAME(load)(target), v) : v);
+      }
+    }
+}
+
+static void NAME(pack)(const attn_pack *p) {
+  // Told to the compiler, which then makes a loop of each.
+#define CASE(packing)                                                                                \
+  case packing:                                                                                      \
+    if (p->column_stride == 1) return NAME(pack_rows)(packing, p, 1);                                \
+    return NAME(pack_rows)(packing, p, p->column_stride);
+  switch (p->packing) {
+    CASE(attn_packing_scaled)
+    CASE(attn_packing_bias)
+    CASE(attn_packing_boolean)
+  }
+#undef CASE
+}
+
+static void NAME(unpack)(const attn_unpack *p) {
+  for (ptrdiff_t first = 0; first < p->row_count; first += LANES) {
+    ptrdiff_t used = p->row_count - first < LANES ? p->row_count - first : LANES;
+    V factor = NAME(load)((const T *)p->factor + first);
+    for (ptrdiff_t column = 0; column < p->column_count; column += LANES) {
+      ptrdiff_t count = p->column_count - column < LANES ? p->column_count - column : LANES;
+      V y[LANES];
+      UNROLL for (int i = 0; i < LANES; i++) {
+        ptrdiff_t from = column + i < p->column_count ? column + i : p->column_count - 1;
+        y[i] = NAME(load)((const T *)p->x + from * p->stride + first) * factor;
+      }
+      NAME(transpose)(y);
+      for (ptrdiff_t i = 0; i < used; i++) {
+        T *target = (T *)p->rows[first + i] + column * p->column_stride;
+        if (p->column_stride != 1)
+          for (ptrdiff_t j = 0; j < count; j++) target[j * p->column_stride] = y[i][j];
+        else if (count == LANES)
+          NAME(store)(target, y[i]);
+        else
+          NAME(store_tail)(target, count, y[i]);
+      }
+    }
+  }
+}
+
+// Rows of A that fill the registers beside `vectors` of B.
+#define ROWS(vectors) (ACCUMULATORS / (vectors) > 16 ? 16 : ACCUMULATORS / (vectors))
+
+static inline INLINE void NAME(multiply_rows)(
+    const int rows, const int vectors, ptrdiff_t depth, const T *a, ptrdiff_t row_stride, ptrdiff_t column_stride,
+    const T *b, T *c, ptrdiff_t stride, const T *rescale) {
+  V sum[16][PANEL];
+  UNROLL for (int i = 0; i < rows; i++)
+    UNROLL for (int v = 0; v < vectors; v++) sum[i][v] = (V){};
+  for (ptrdiff_t k = 0; k < depth; k++, a += column_stride, b += stride) {
+    V lanes[PANEL];
+    UNROLL for (int v = 0; v < vectors; v++) lanes[v] = NAME(load)(b + v * LANES);
+    UNROLL for (int i = 0; i < rows; i++) {
+      V x = (V)a[i * row_stride];
+      UNROLL for (int v = 0; v < vectors; v++) sum[i][v] = FMA(x, lanes[v], sum[i][v]);
+    }
+  }
+  // What was there is added last: a sum that starts anew with each tile has the smaller rounding errors.
+  UNROLL for (int i = 0; i < rows; i++)
+    UNROLL for (int v = 0; v < vectors; v++) {
+      T *target = c + i * stride + v * LANES;
+      if (rescale) sum[i][v] = FMA(NAME(load)(target), NAME(load)(rescale + v * LANES), sum[i][v]);
+      NAME(store)(target, sum[i][v]);
+    }
+}
+
+static inline INLINE void NAME(multiply_panel)(
+    const int vectors, const attn_product *p, ptrdiff_t row_stride, ptrdiff_t column_stride) {
+  const T *a = p->a;
+  T *c = p->c;
+  ptrdiff_t i = 0;
+#define STEP(rows)                                                                                   \
+  for (; i + (rows) <= p->row_count; i += (rows), a += (rows) * row_stride, c += (rows) * p->stride) \
+    NAME(multiply_rows)(                                                                             \
+        rows, vectors, p->depth, a, row_stride, column_stride, p->b, c, p->stride, p->rescale);
+  STEP(ROWS(vectors))
+  STEP(4)
+  STEP(1)
+#undef STEP
+}
+
+static void NAME(multiply)(const attn_product *p) {
+  // One of a's strides is 1: told to the compiler, which then needs no register for it.
+#define CASE(vectors)                                                                                \
+  case vectors:                                                                                      \
+    if (p->column_stride == 1) return NAME(multiply_panel)(vectors, p, p->row_stride, 1);            \
+    return NAME(multiply_panel)(vectors, p, 1, p->column_stride);
+  switch (p->vector_count) {
+    CASE(1)
+    CASE(2)
+#if PANEL > 2
+    CASE(3)
+#endif
+  }
+#undef CASE
+}
+
+static inline INLINE void NAME(softmax_panel)(const int vectors, const attn_softmax_lanes *p) {
+  const V hidden = (V)(-(T)INFINITY), log2e = (V)(T)0x1.71547652b82fep+0;
+  const T *begin = p->begin, *end = p->end, *bias = p->bias;
+  T *maximum = p->maximum, *sum = p->sum, *rescale = p->rescale;
+  V most[PANEL];
+  UNROLL for (int v = 0; v < vectors; v++) most[v] = NAME(load)(maximum + v * LANES);
+  T *scores = p->scores;
+  if (begin || bias) {
+    for (ptrdiff_t key = 0; key < p->key_count; key++, scores += p->stride) {
+      V index = (V)(T)key;
+      UNROLL for (int v = 0; v < vectors; v++) {
+        V score = NAME(load)(scores + v * LANES);
+        if (bias) score = NAME(biased)(score, NAME(load)(bias + v * LANES));
+        if (begin)
+          score = ((index >= NAME(load)(begin + v * LANES)) & (index < NAME(load)(end + v * LANES))) ? score : hidden;
+        NAME(store)(scores + v * LANES, score);
+        most[v] = NAME(max)(score, most[v]);
+      }
+      if (bias) bias += p->stride;
+    }
+  } else {
+    for (ptrdiff_t key = 0; key < p->key_count; key++, scores += p->stride)
+      UNROLL for (int v = 0; v < vectors; v++) most[v] = NAME(max)(NAME(load)(scores + v * LANES), most[v]);
+  }
+  V added[PANEL], shift[PANEL];
+  UNROLL for (int v = 0; v < vectors; v++) {
+    V old = NAME(load)(maximum + v * LANES);
+    // Hazard: −inf − −inf is NaN. Where nothing is attended yet, weights are 2^(−inf − 0) = 0.
+    shift[v] = most[v] == hidden ? (V){} : most[v];
+    V factor = old == most[v] ? (V)(T)1 : NAME(exp2)((old - shift[v]) * log2e);
+    NAME(store)(rescale + v * LANES, factor);
+    NAME(store)(maximum + v * LANES, most[v]);
+    NAME(store)(sum + v * LANES, NAME(load)(sum + v * LANES) * factor);
+    added[v] = (V){};
+  }
+  scores = p->scores;
+  for (ptrdiff_t key = 0; key < p->key_count; key++, scores += p->stride)
+    UNROLL for (int v = 0; v < vectors; v++) {
+      V weight = NAME(exp2)((NAME(load)(scores + v * LANES) - shift[v]) * log2e);
+      NAME(store)(scores + v * LANES, weight);
+      added[v] += weight;
+    }
+  UNROLL for (int v = 0; v < vectors; v++)
+    NAME(store)(sum + v * LANES, NAME(load)(sum + v * LANES) + added[v]);
+}
+
+static void NAME(softmax_lanes)(const attn_softmax_lanes *p) {
+  switch (p->vector_count) {
+    case 1: return NAME(softmax_panel)(1, p);
+    case 2: return NAME(softmax_panel)(2, p);
+#if PANEL > 2
+    case 3: return NAME(softmax_panel)(3, p);
+#endif
+  }
+}

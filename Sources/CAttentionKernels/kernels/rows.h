@@ -1,0 +1,107 @@
+// Products of a few rows of queries, as in decoding: lanes run along E and Ev, each key and value is read
+// once from memory. See instantiate.h for the names.
+
+// scores[row_count, key_count] = factor · q[row_count, depth]·k[key_count, depth]ᵀ.
+static void NAME(dot_rows)(const attn_row_product *p) {
+  for (ptrdiff_t key = 0; key < p->key_count; key += LANES) {
+    ptrdiff_t count = p->key_count - key < LANES ? p->key_count - key : LANES;
+    const T *keys[LANES];
+    for (ptrdiff_t i = 0; i < LANES; i++) keys[i] = (const T *)p->key + (key + (i < count ? i : count - 1)) * p->key_stride;
+    // The next keys are on their way while these are multiplied.
+    ptrdiff_t ahead = key + 2 * LANES <= p->key_count ? LANES * p->key_stride : 0;
+    for (ptrdiff_t row = 0; row < p->row_count; row++) {
+      const T *q = (const T *)p->rows + row * p->row_stride;
+      V sum[LANES] = {};
+      ptrdiff_t e = 0;
+      for (; e + LANES <= p->width; e += LANES) {
+        V x = NAME(load)(q + e);
+        UNROLL for (int i = 0; i < LANES; i++) {
+          if (row == 0) __builtin_prefetch(keys[i] + e + ahead);
+          sum[i] = FMA(NAME(load)(keys[i] + e), x, sum[i]);
+        }
+      }
+      if (e < p->width) {
+        V x = NAME(load_tail)(q + e, p->width - e, 0);
+        UNROLL for (int i = 0; i < LANES; i++)
+          sum[i] = FMA(NAME(load_tail)(keys[i] + e, p->width - e, 0), x, sum[i]);
+      }
+      V scores = NAME(sums)(sum) * (T)p->factor;
+      T *target = (T *)p->scores + row * p->score_stride + key;
+      if (count == LANES)
+        NAME(store)(target, scores);
+      else
+        NAME(store_tail)(target, count, scores);
+    }
+  }
+}
+
+// Columns that are summed at once, in vectors.
+#define WIDE (PANEL > 2 ? 8 : 4)
+// Keys whose values stay in the first-level cache from one pair of rows to the next.
+#define NEAR 32
+
+// result[rows, columns] += weights[rows, keys]·value[keys, columns] for up to `vectors` vectors of columns,
+// the last of which holds `tail` elements.
+static inline INLINE void NAME(accumulate_block)(
+    const int rows, const int vectors, ptrdiff_t tail, ptrdiff_t key_count, const T *weights, ptrdiff_t weight_stride,
+    const T *value, ptrdiff_t value_stride, T *result, ptrdiff_t result_stride, ptrdiff_t ahead) {
+  V sum[2][WIDE];
+  UNROLL for (int r = 0; r < rows; r++)
+    UNROLL for (int v = 0; v < vectors; v++) {
+      const T *x = result + r * result_stride + v * LANES;
+      sum[r][v] = v == vectors - 1 && tail < LANES ? NAME(load_tail)(x, tail, 0) : NAME(load)(x);
+    }
+  for (ptrdiff_t key = 0; key < key_count; key++, value += value_stride) {
+    V weight[2];
+    UNROLL for (int r = 0; r < rows; r++) weight[r] = (V)weights[r * weight_stride + key];
+    UNROLL for (int v = 0; v < vectors; v++) {
+      __builtin_prefetch(value + v * LANES + ahead);
+      const T *x = value + v * LANES;
+      V y = v == vectors - 1 && tail < LANES ? NAME(load_tail)(x, tail, 0) : NAME(load)(x);
+      UNROLL for (int r = 0; r < rows; r++) sum[r][v] = FMA(weight[r], y, sum[r][v]);
+    }
+  }
+  UNROLL for (int r = 0; r < rows; r++)
+    UNROLL for (int v = 0; v < vectors; v++) {
+      T *x = result + r * result_stride + v * LANES;
+      if (v == vectors - 1 && tail < LANES)
+        NAME(store_tail)(x, tail, sum[r][v]);
+      else
+        NAME(store)(x, sum[r][v]);
+    }
+}
+
+// result[row_count, width] += weights[row_count, key_count]·value[key_count, width].
+static void NAME(accumulate_rows)(const attn_row_product *p) {
+  for (ptrdiff_t key = 0; key < p->key_count; key += NEAR) {
+    ptrdiff_t count = p->key_count - key < NEAR ? p->key_count - key : NEAR;
+    const T *value = (const T *)p->key + key * p->key_stride;
+    for (ptrdiff_t row = 0; row < p->row_count;) {
+      ptrdiff_t rows = p->row_count - row < 2 ? 1 : 2;
+      ptrdiff_t ahead = row == 0 && key + 2 * NEAR <= p->key_count ? NEAR * p->key_stride : 0;
+      const T *weights = (const T *)p->scores + row * p->score_stride + key;
+      T *result = (T *)p->rows + row * p->row_stride;
+      ptrdiff_t column = 0;
+#define BLOCK(rows, vectors, tail)                                                                   \
+  NAME(accumulate_block)(                                                                            \
+      rows, vectors, tail, count, weights, p->score_stride, value + column, p->key_stride, result + column, \
+      p->row_stride, ahead)
+#define STEP(vectors)                                                                                \
+  for (; column + (vectors) * LANES <= p->width; column += (vectors) * LANES)                        \
+    if (rows == 2) BLOCK(2, vectors, LANES);                                                         \
+    else BLOCK(1, vectors, LANES);
+      STEP(WIDE)
+      STEP(2)
+      STEP(1)
+      if (column < p->width) {
+        if (rows == 2) BLOCK(2, 1, p->width - column);
+        else BLOCK(1, 1, p->width - column);
+      }
+#undef STEP
+#undef BLOCK
+      row += rows;
+    }
+  }
+}
+#undef WIDE
+#undef NEAR
