@@ -23,23 +23,38 @@ static inline INLINE V NAME(load_row)(
   return v;
 }
 
+// One square of LANES rows by LANES columns, or the part of it that there is.
+static inline INLINE void NAME(pack_square)(
+    attn_packing packing, const attn_pack *p, ptrdiff_t column_stride, ptrdiff_t row_count, ptrdiff_t column_count,
+    const void *const *rows, ptrdiff_t column, T factor, bool accumulate, T *y) {
+  V x[LANES];
+  for (int i = 0; i < LANES; i++)
+    // Lanes behind the last row repeat it: as finite as the others, and never written out.
+    x[i] = NAME(load_row)(packing, rows[i < row_count ? i : row_count - 1], column, column_count, column_stride);
+  NAME(transpose)(x);
+  for (int i = 0; i < column_count; i++, y += p->stride) {
+    V v = packing == attn_packing_scaled ? x[i] * factor : x[i];
+    NAME(store)(y, accumulate ? NAME(biased)(NAME(load)(y), v) : v);
+  }
+}
+
 static inline INLINE void NAME(pack_rows)(attn_packing packing, const attn_pack *p, ptrdiff_t column_stride) {
-  for (ptrdiff_t first = 0; first < p->row_count; first += LANES)
-    for (ptrdiff_t column = 0; column < p->column_count; column += LANES) {
+  const T factor = (T)p->factor;
+  for (ptrdiff_t row = 0; row < p->row_count; row += LANES) {
+    const ptrdiff_t row_count = p->row_count - row;
+    ptrdiff_t column = 0;
+    T *y = (T *)p->y + row;
+    // Whole squares without a question in them.
+    if (row_count >= LANES && column_stride == 1 && !p->accumulate)
+      for (; column + LANES <= p->column_count; column += LANES)
+        NAME(pack_square)(packing, p, 1, LANES, LANES, p->rows + row, column, factor, false, y + column * p->stride);
+    for (; column < p->column_count; column += LANES) {
       ptrdiff_t count = p->column_count - column < LANES ? p->column_count - column : LANES;
-      V x[LANES];
-      UNROLL for (int i = 0; i < LANES; i++) {
-        // Lanes behind the last row repeat it: as finite as the others, and never written out.
-        ptrdiff_t row = first + i < p->row_count ? first + i : p->row_count - 1;
-        x[i] = NAME(load_row)(packing, p->rows[row], column, count, column_stride);
-      }
-      NAME(transpose)(x);
-      T *target = (T *)p->y + column * p->stride + first;
-      for (ptrdiff_t i = 0; i < count; i++, target += p->stride) {
-        V v = packing == attn_packing_scaled ? x[i] * (T)p->factor : x[i];
-        NAME(store)(target, p->accumulate ? NAME(biased)(NAME(load)(target), v) : v);
-      }
+      NAME(pack_square)(
+          packing, p, column_stride, row_count, count, p->rows + row, column, factor, p->accumulate,
+          y + column * p->stride);
     }
+  }
 }
 
 static void NAME(pack)(const attn_pack *p) {
@@ -56,27 +71,38 @@ static void NAME(pack)(const attn_pack *p) {
 #undef CASE
 }
 
+static inline INLINE void NAME(unpack_square)(
+    const attn_unpack *p, ptrdiff_t row_count, ptrdiff_t column_count, ptrdiff_t column_stride, const T *x, V factor,
+    void *const *rows, ptrdiff_t column) {
+  V y[LANES];
+  for (int i = 0; i < LANES; i++)
+    y[i] = NAME(load)(x + (i < column_count ? i : column_count - 1) * p->stride) * factor;
+  NAME(transpose)(y);
+  for (int i = 0; i < row_count; i++) {
+    T *target = (T *)rows[i] + column * column_stride;
+    if (column_stride != 1)
+      for (ptrdiff_t j = 0; j < column_count; j++) target[j * column_stride] = y[i][j];
+    else if (column_count == LANES)
+      NAME(store)(target, y[i]);
+    else
+      NAME(store_tail)(target, column_count, y[i]);
+  }
+}
+
 static void NAME(unpack)(const attn_unpack *p) {
-  for (ptrdiff_t first = 0; first < p->row_count; first += LANES) {
-    ptrdiff_t used = p->row_count - first < LANES ? p->row_count - first : LANES;
-    V factor = NAME(load)((const T *)p->factor + first);
-    for (ptrdiff_t column = 0; column < p->column_count; column += LANES) {
+  for (ptrdiff_t row = 0; row < p->row_count; row += LANES) {
+    const ptrdiff_t row_count = p->row_count - row;
+    const V factor = NAME(load)((const T *)p->factor + row);
+    const T *x = (const T *)p->x + row;
+    ptrdiff_t column = 0;
+    if (row_count >= LANES && p->column_stride == 1)
+      for (; column + LANES <= p->column_count; column += LANES)
+        NAME(unpack_square)(p, LANES, LANES, 1, x + column * p->stride, factor, p->rows + row, column);
+    for (; column < p->column_count; column += LANES) {
       ptrdiff_t count = p->column_count - column < LANES ? p->column_count - column : LANES;
-      V y[LANES];
-      UNROLL for (int i = 0; i < LANES; i++) {
-        ptrdiff_t from = column + i < p->column_count ? column + i : p->column_count - 1;
-        y[i] = NAME(load)((const T *)p->x + from * p->stride + first) * factor;
-      }
-      NAME(transpose)(y);
-      for (ptrdiff_t i = 0; i < used; i++) {
-        T *target = (T *)p->rows[first + i] + column * p->column_stride;
-        if (p->column_stride != 1)
-          for (ptrdiff_t j = 0; j < count; j++) target[j * p->column_stride] = y[i][j];
-        else if (count == LANES)
-          NAME(store)(target, y[i]);
-        else
-          NAME(store_tail)(target, count, y[i]);
-      }
+      NAME(unpack_square)(
+          p, row_count < LANES ? row_count : LANES, count, p->column_stride, x + column * p->stride, factor,
+          p->rows + row, column);
     }
   }
 }

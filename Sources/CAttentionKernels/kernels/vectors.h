@@ -44,62 +44,77 @@ static inline T NAME(reduce_add)(V v) {
   return v[0];
 }
 
-// Shuffles of two vectors in which lane j comes from a where bit h of j is 0, else from b: the parts of
-// both that LOW leaves are those that HIGH takes. Exchanging bit h of the row's number with bit h of the
-// lane's, for every h, transposes LANES vectors.
-#define LOW(j, h) ((j) & (h) ? (j) - (h) + LANES : (j))
-#define HIGH(j, h) ((j) & (h) ? (j) + LANES : (j) + (h))
+// Shuffles of two vectors a and b, each one instruction on x86: within each 16 bytes, every element of the
+// lower (upper) half of a beside b's; the same with pairs of elements; and the even (odd) 16 bytes of a, then
+// of b. PER elements lie in 16 bytes.
+#define PER (16 / (int)sizeof(T))
+#define PLACE(j) ((j) % PER)
+#define LOWER(j) ((j) - PLACE(j) + PLACE(j) / 2 + PLACE(j) % 2 * LANES)
+#define UPPER(j) (LOWER(j) + PER / 2)
+#define LOWER_PAIR(j) ((j) - PLACE(j) + PLACE(j) % 2 + PLACE(j) / 2 * LANES)
+#define UPPER_PAIR(j) (LOWER_PAIR(j) + PER / 2)
+#define EVEN(j) (2 * ((j) - PLACE(j)) % LANES + PLACE(j) + ((j) >= LANES / 2 ? LANES : 0))
+#define ODD(j) ((EVEN(j) + PER) % (2 * LANES))
 #if LANES == 16
-#define LIST(f, h)                                                                                   \
-  f(0, h), f(1, h), f(2, h), f(3, h), f(4, h), f(5, h), f(6, h), f(7, h), f(8, h), f(9, h), f(10, h), f(11, h), \
-      f(12, h), f(13, h), f(14, h), f(15, h)
+#define LIST(f) \
+  f(0), f(1), f(2), f(3), f(4), f(5), f(6), f(7), f(8), f(9), f(10), f(11), f(12), f(13), f(14), f(15)
 #elif LANES == 8
-#define LIST(f, h) f(0, h), f(1, h), f(2, h), f(3, h), f(4, h), f(5, h), f(6, h), f(7, h)
+#define LIST(f) f(0), f(1), f(2), f(3), f(4), f(5), f(6), f(7)
 #elif LANES == 4
-#define LIST(f, h) f(0, h), f(1, h), f(2, h), f(3, h)
+#define LIST(f) f(0), f(1), f(2), f(3)
 #else
-#define LIST(f, h) f(0, h), f(1, h)
+#define LIST(f) f(0), f(1)
 #endif
+#define SHUFFLE(a, b, f) __builtin_shufflevector(a, b, LIST(f))
 
+static inline INLINE void NAME(exchange)(V *a, V *b, const int width) {
+  V x = *a, y = *b;
+  *a = width == 0 ? SHUFFLE(x, y, LOWER) : width == 1 ? SHUFFLE(x, y, LOWER_PAIR) : SHUFFLE(x, y, EVEN);
+  *b = width == 0 ? SHUFFLE(x, y, UPPER) : width == 1 ? SHUFFLE(x, y, UPPER_PAIR) : SHUFFLE(x, y, ODD);
+}
+
+// Lane j of row i becomes lane i of row j: first in squares of PER elements, then the squares.
 static inline INLINE void NAME(transpose)(V x[LANES]) {
-#define STAGE(h)                                                                                     \
-  UNROLL for (int i = 0; i < LANES; i++) if (!(i & (h))) {                                           \
-    V a = x[i], b = x[i + (h)];                                                                      \
-    x[i] = __builtin_shufflevector(a, b, LIST(LOW, h));                                              \
-    x[i + (h)] = __builtin_shufflevector(a, b, LIST(HIGH, h));                                       \
+  UNROLL for (int i = 0; i < LANES; i += 2) NAME(exchange)(x + i, x + i + 1, 0);
+  if (PER == 4)
+    UNROLL for (int i = 0; i < LANES; i += 4) {
+      NAME(exchange)(x + i, x + i + 2, 1);
+      NAME(exchange)(x + i + 1, x + i + 3, 1);
+      // Columns 0, 2, 1, 3: in order.
+      V t = x[i + 1];
+      x[i + 1] = x[i + 2];
+      x[i + 2] = t;
+    }
+  enum { squares = LANES / PER };
+  UNROLL for (int c = 0; c < PER; c++) {
+    if (squares == 2) NAME(exchange)(x + c, x + PER + c, 2);
+    if (squares == 4) {
+      UNROLL for (int i = 0; i < 4; i += 2) NAME(exchange)(x + i * PER + c, x + (i + 1) * PER + c, 2);
+      UNROLL for (int i = 0; i < 2; i++) NAME(exchange)(x + i * PER + c, x + (i + 2) * PER + c, 2);
+      V t = x[PER + c];
+      x[PER + c] = x[2 * PER + c];
+      x[2 * PER + c] = t;
+    }
   }
-#if LANES > 8
-  STAGE(8)
-#endif
-#if LANES > 4
-  STAGE(4)
-#endif
-#if LANES > 2
-  STAGE(2)
-#endif
-  STAGE(1)
-#undef STAGE
 }
 
 // Lane j of the result is the sum of x[j]'s lanes.
 static inline INLINE V NAME(sums)(V x[LANES]) {
-#define STAGE(h)                                                                                     \
-  UNROLL for (int i = 0; i < (h); i++)                                                               \
-      x[i] = __builtin_shufflevector(x[i], x[i + (h)], LIST(LOW, h)) +                               \
-             __builtin_shufflevector(x[i], x[i + (h)], LIST(HIGH, h));
-#if LANES > 8
-  STAGE(8)
-#endif
-#if LANES > 4
-  STAGE(4)
-#endif
-#if LANES > 2
-  STAGE(2)
-#endif
-  STAGE(1)
-#undef STAGE
+  UNROLL for (int stage = 1; stage < LANES; stage *= 2) {
+    UNROLL for (int i = 0; i < LANES / 2; i++) if (i < LANES / 2 / stage) {
+      NAME(exchange)(x + 2 * i, x + 2 * i + 1, stage >= PER ? 2 : stage - 1);
+      x[i] = x[2 * i] + x[2 * i + 1];
+    }
+  }
   return x[0];
 }
-#undef LOW
-#undef HIGH
+#undef PER
+#undef PLACE
+#undef LOWER
+#undef UPPER
+#undef LOWER_PAIR
+#undef UPPER_PAIR
+#undef EVEN
+#undef ODD
 #undef LIST
+#undef SHUFFLE
