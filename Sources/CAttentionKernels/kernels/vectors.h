@@ -91,9 +91,6 @@ static inline INLINE void NAME(transpose)(V x[LANES]) {
     if (squares == 4) {
       UNROLL for (int i = 0; i < 4; i += 2) NAME(exchange)(x + i * PER + c, x + (i + 1) * PER + c, 2);
       UNROLL for (int i = 0; i < 2; i++) NAME(exchange)(x + i * PER + c, x + (i + 2) * PER + c, 2);
-      V t = x[PER + c];
-      x[PER + c] = x[2 * PER + c];
-      x[2 * PER + c] = t;
     }
   }
 }
