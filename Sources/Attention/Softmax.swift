@@ -91,7 +91,7 @@ private func runRows<Element: AttentionElement>(
     throw AttentionError(.outOfMemory, subject, "\(width) rows of \(count) elements could not be allocated")
   }
   let rowByteCount = (byteCount / width + 63) / 64 * 64
-  try ScratchPool.shared.withScratch(byteCount: width * rowByteCount) { memory in
+  try withScratch(byteCount: width * rowByteCount) { memory in
     let (source, scratches) = (UncheckedSendable(x.base), UncheckedSendable(memory))
     context.executor.execute(pieceCount: pieceCount, width: width) { piece, worker in
       let scratch = (scratches.value + worker * rowByteCount).assumingMemoryBound(to: Element.self)

@@ -41,7 +41,7 @@ final class ForkHandlers: @unchecked Sendable {
   private func prepare() {
     // Another thread may be in the middle of making one of these; the child would wait for it for ever.
     _ = ThreadTeam.shared
-    _ = ScratchPool.shared
+    _ = MemoryPool.shared
     pthread_mutex_lock(mutex)
     for lock in locks { lock.lock() }
   }

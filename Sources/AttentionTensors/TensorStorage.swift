@@ -1,11 +1,3 @@
-#if canImport(Glibc)
-  import Glibc
-#elseif canImport(Musl)
-  import Musl
-#elseif canImport(Darwin)
-  import Darwin
-#endif
-
 /// The memory behind tensors: shared by views, released with the last of them.
 @usableFromInline
 package final class TensorStorage: @unchecked Sendable {
@@ -17,27 +9,15 @@ package final class TensorStorage: @unchecked Sendable {
   private let owner: AnyObject?
 
   /// Aligned to a cache line and to the widest vector.
-  package static let alignment = 64
-  /// From here on, ask for huge pages: such memory is mapped afresh for each allocation, and 4 KiB
-  /// pages cost thousands of page faults.
-  private static let hugePageByteCount = 2 << 20
-  private static let hugeAllocationByteCount = 4 << 20
+  package static let alignment = MemoryPool.alignment
 
   /// Uninitialised memory of our own.
   package init(byteCount: Int) throws(AttentionError) {
-    let isHuge = byteCount >= Self.hugeAllocationByteCount
-    var pointer: UnsafeMutableRawPointer?
-    let status = posix_memalign(
-      &pointer, isHuge ? Self.hugePageByteCount : Self.alignment, max(byteCount, Self.alignment))
-    guard status == 0, let pointer else {
+    guard let block = MemoryPool.shared.take(byteCount: byteCount) else {
       throw AttentionError(.outOfMemory, "Tensor", "\(byteCount) bytes could not be allocated")
     }
-    #if os(Linux)
-      // 14: MADV_HUGEPAGE. Only advice: a refusal changes nothing.
-      if isHuge { _ = madvise(pointer, byteCount, 14) }
-    #endif
-    base = pointer
-    self.byteCount = byteCount
+    base = block.base
+    self.byteCount = block.byteCount
     owner = nil
   }
 
@@ -51,6 +31,6 @@ package final class TensorStorage: @unchecked Sendable {
   var isReadOnly: Bool { owner != nil }
 
   deinit {
-    if owner == nil { free(base) }
+    if owner == nil { MemoryPool.shared.give(MemoryPool.Block(base: base, byteCount: byteCount)) }
   }
 }

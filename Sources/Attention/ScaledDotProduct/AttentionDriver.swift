@@ -26,7 +26,7 @@ struct AttentionDriver<Tiles: TileKernels> {
     let scratchByteCount = counter.byteCount
     let stateByteCount = RowState<Element>.byteCount(rowCount: plan.rowsPerTile, valueWidth: call.shape.valueWidth)
     let partialByteCount = plan.splitCount > 1 ? plan.pieceCount * stateByteCount : 0
-    try ScratchPool.shared.withScratch(byteCount: width * scratchByteCount + partialByteCount) { memory in
+    try withScratch(byteCount: width * scratchByteCount + partialByteCount) { memory in
       let scratches = UncheckedSendable(memory)
       let partials = UncheckedSendable(memory + width * scratchByteCount)
       func scratch(_ worker: Int) -> Tiles.Scratch {

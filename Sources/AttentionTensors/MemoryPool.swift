@@ -1,0 +1,95 @@
+#if canImport(Glibc)
+  import Glibc
+#elseif canImport(Musl)
+  import Musl
+#elseif canImport(Darwin)
+  import Darwin
+#endif
+
+/// Where the memory of tensors and of working space comes from, and where it goes back to.
+///
+/// The system maps large blocks afresh for each allocation, and gives their pages one by one as they are first
+/// written: a result of 3 MiB cost 0.25 ms more than its computation of 0.6 ms. So such blocks are kept for the next
+/// taker, up to ``keptByteCount`` in all.
+final class MemoryPool: @unchecked Sendable {
+  // Sendable: `blocks` is only touched under `lock`.
+  static let shared = MemoryPool()
+
+  /// A piece of memory that somebody may write to.
+  struct Block {
+    let base: UnsafeMutableRawPointer
+    let byteCount: Int
+  }
+
+  /// Aligned to a cache line and to the widest vector.
+  static let alignment = 64
+  /// Kept at most, in bytes and in blocks.
+  private static let keptByteCount = 128 << 20
+  private static let keptCount = 32
+  /// Smaller blocks are left to malloc, which maps nothing for them.
+  private static let leastByteCount = 64 << 10
+  /// From here on, ask for huge pages: 4 KiB pages cost thousands of page faults.
+  private static let hugePageByteCount = 2 << 20
+  private static let hugeBlockByteCount = 4 << 20
+
+  private let lock = ExclusionLock()
+  /// The longest kept first.
+  private var blocks: [Block] = []
+
+  private init() {}
+
+  /// At least `byteCount` bytes, contents unspecified; nil where the system has none.
+  func take(byteCount: Int) -> Block? {
+    if byteCount < Self.leastByteCount { return allocate(byteCount: byteCount) }
+    return takeKept(byteCount: byteCount) ?? allocate(byteCount: byteCount)
+  }
+
+  /// The smallest kept block that is large enough and not twice as large.
+  private func takeKept(byteCount: Int) -> Block? {
+    lock.withLock {
+      let fitting = blocks.indices.filter { blocks[$0].byteCount >= byteCount && blocks[$0].byteCount / 2 <= byteCount }
+      return fitting.min { blocks[$0].byteCount < blocks[$1].byteCount }.map { blocks.remove(at: $0) }
+    }
+  }
+
+  private func allocate(byteCount: Int) -> Block? {
+    let isHuge = byteCount >= Self.hugeBlockByteCount
+    var base: UnsafeMutableRawPointer?
+    let status = posix_memalign(
+      &base, isHuge ? Self.hugePageByteCount : Self.alignment, max(byteCount, Self.alignment))
+    guard status == 0, let base else { return nil }
+    #if os(Linux)
+      // 14: MADV_HUGEPAGE. Only advice: a refusal changes nothing.
+      if isHuge { _ = madvise(base, byteCount, 14) }
+    #endif
+    return Block(base: base, byteCount: byteCount)
+  }
+
+  /// Takes a block back.
+  func give(_ block: Block) {
+    if block.byteCount < Self.leastByteCount || block.byteCount > Self.keptByteCount { return free(block.base) }
+    let surplus = lock.withLock {
+      blocks.append(block)
+      var total = blocks.reduce(0) { $0 + $1.byteCount }
+      var count = 0
+      while total > Self.keptByteCount || blocks.count - count > Self.keptCount {
+        total -= blocks[count].byteCount
+        count += 1
+      }
+      defer { blocks.removeFirst(count) }
+      return Array(blocks.prefix(count))
+    }
+    for block in surplus { free(block.base) }
+  }
+}
+
+/// Calls `body` with at least `byteCount` bytes of working memory, aligned to 64, contents unspecified.
+package func withScratch<R>(
+  byteCount: Int, _ body: (UnsafeMutableRawPointer) throws -> R
+) throws -> R {
+  guard let block = MemoryPool.shared.take(byteCount: byteCount) else {
+    throw AttentionError(.outOfMemory, "working memory", "\(byteCount) bytes could not be allocated")
+  }
+  defer { MemoryPool.shared.give(block) }
+  return try body(block.base)
+}
