@@ -36,13 +36,12 @@ let package = Package(
     .target(name: "CAttentionKernels", linkerSettings: mathLibrary),
 
     // MARK: The library; imports run downwards to upwards only
-    .target(name: "AttentionTensors", swiftSettings: swiftSettings),
+    .target(name: "AttentionTensors", dependencies: ["CAttentionKernels"], swiftSettings: swiftSettings),
     .target(
       name: "AttentionBLAS", dependencies: ["AttentionTensors", "COpenBLAS", "COpenBLASStartup"],
       swiftSettings: swiftSettings),
     .target(
-      name: "Attention", dependencies: ["AttentionBLAS", "AttentionTensors", "CAttentionKernels"],
-      swiftSettings: swiftSettings),
+      name: "Attention", dependencies: ["AttentionBLAS", "AttentionTensors"], swiftSettings: swiftSettings),
     .target(name: "AttentionFiles", dependencies: ["AttentionTensors"], swiftSettings: swiftSettings),
 
     .target(

@@ -17,9 +17,8 @@ public func gemm<Element: BLASElement>(
   alpha: Element = 1, _ a: UnsafeMatrix<Element>, _ b: UnsafeMatrix<Element>, _ mode: ResultMode = .replacing,
   into c: UnsafeMutableMatrix<Element>, context: AttentionContext = .default
 ) throws(AttentionError) {
-  if let error = context.environmentError { throw error }
   try checkProduct("gemm", a, b, c)
-  runProducts(
+  try runProducts(
     alpha: alpha, rowCount: c.rowCount, columnCount: c.columnCount, depth: a.matrix.columnCount, count: 1, mode,
     context: context
   ) { _ in (a.matrix, b.matrix, c.base, c.stride) }
@@ -45,7 +44,6 @@ public func batchedGEMM<Element: BLASElement>(
   stride bStride: Int, _ mode: ResultMode = .replacing, into c: UnsafeMutableMatrix<Element>, stride cStride: Int,
   count: Int, context: AttentionContext = .default
 ) throws(AttentionError) {
-  if let error = context.environmentError { throw error }
   try checkProduct("batchedGEMM", a, b, c)
   try requireArgument(count >= 0, "batchedGEMM", "the count must not be negative; got \(count)")
   func check(_ name: String, _ stride: Int, _ span: Int, _ available: Int) throws(AttentionError) {
@@ -64,7 +62,7 @@ public func batchedGEMM<Element: BLASElement>(
   try requireArgument(
     count <= 1 || cSpan == 0 || cStride >= cSpan || areInterleaved, "batchedGEMM",
     "results must not overlap: a stride of at least \(cSpan) expected; got \(cStride)")
-  runProducts(
+  try runProducts(
     alpha: alpha, rowCount: c.rowCount, columnCount: c.columnCount, depth: a.matrix.columnCount, count: count,
     mode, context: context
   ) { product in
@@ -84,7 +82,6 @@ public func batchedGEMM<Element: BLASElement>(
   alpha: Element = 1, _ a: [UnsafeMatrix<Element>], _ b: [UnsafeMatrix<Element>], _ mode: ResultMode = .replacing,
   into c: [UnsafeMutableMatrix<Element>], context: AttentionContext = .default
 ) throws(AttentionError) {
-  if let error = context.environmentError { throw error }
   try requireShape(
     a.count == b.count && b.count == c.count, "batchedGEMM",
     "lists of one length expected; got \(a.count), \(b.count) and \(c.count) matrices")
@@ -95,7 +92,7 @@ public func batchedGEMM<Element: BLASElement>(
     func shape(_ i: Int) -> [Int] { [c[i].rowCount, c[i].columnCount, a[i].matrix.columnCount] }
     let first = start
     let end = a.indices[start...].first { shape($0) != shape(first) } ?? a.count
-    runProducts(
+    try runProducts(
       alpha: alpha, rowCount: c[first].rowCount, columnCount: c[first].columnCount, depth: a[first].matrix.columnCount,
       count: end - first, mode, context: context
     ) { product in
@@ -106,8 +103,8 @@ public func batchedGEMM<Element: BLASElement>(
   }
 }
 
-/// Runs products of one shape on the threads of `context`. Nothing is checked; operands that BLAS cannot
-/// read are packed block by block.
+/// Runs products of one shape on the threads of `context`, by its algorithm. Nothing is checked; operands that the
+/// products cannot read are packed block by block.
 @_specialize(where Element == Float)
 @_specialize(where Element == Double)
 package func runProducts<Element: BLASElement>(
@@ -116,30 +113,56 @@ package func runProducts<Element: BLASElement>(
   operands: (Int) -> (
     a: StridedMatrix<Element>, b: StridedMatrix<Element>, c: UnsafeMutablePointer<Element>, cStride: Int
   )
-) {
+) throws(AttentionError) {
+  let packed = PackedProduct<Element>(kernels: try context.kernels(for: Element.self))
   if rowCount == 0 || columnCount == 0 || count == 0 { return }
-  let cut = ProductCut(rowCount: rowCount, columnCount: columnCount, depth: depth, productCount: count)
-  context.executor.execute(pieceCount: cut.pieceCount, width: cut.width(threadCount: context.threadCount)) { piece, _ in
+  let isPacked = context.resolvedAlgorithm == .packed && packed.suits(columnCount: columnCount)
+  let cut = ProductCut(
+    rowCount: rowCount, columnCount: columnCount, depth: depth, productCount: count,
+    panelWidth: isPacked ? packed.panelWidth : 1)
+  let width = cut.width(threadCount: context.threadCount)
+  func forEachBlock(
+    _ piece: Int, unless isReadable: (StridedMatrix<Element>) -> Bool,
+    _ body: (StridedMatrix<Element>, StridedMatrix<Element>, UnsafeMutablePointer<Element>, Int) -> Void
+  ) {
+    for block in cut.blocks(ofPiece: piece) where !block.rows.isEmpty && !block.columns.isEmpty {
+      let (a, b, c, cStride) = operands(block.product)
+      withPacked(a.rows(block.rows), unless: isReadable) { a in
+        body(
+          a, b.columns(block.columns), c + block.rows.lowerBound * cStride + block.columns.lowerBound, cStride)
+      }
+    }
+  }
+  if isPacked {
+    let scratchByteCount = packed.scratchByteCount(depth: depth)
+    try withScratch(byteCount: width * scratchByteCount) { memory in
+      let scratches = UncheckedSendable(memory)
+      context.executor.execute(pieceCount: cut.pieceCount, width: width) { piece, worker in
+        let scratch = packed.scratch(at: scratches.value + worker * scratchByteCount, depth: depth)
+        forEachBlock(piece, unless: { $0.rowStride == 1 || $0.columnStride == 1 }) { a, b, c, cStride in
+          packed.multiply(alpha: alpha, a, b, mode, into: c, stride: cStride, scratch)
+        }
+      }
+    }
+    return
+  }
+  context.executor.execute(pieceCount: cut.pieceCount, width: width) { piece, _ in
     OpenBLAS.withOneThread {
-      for block in cut.blocks(ofPiece: piece) where !block.rows.isEmpty && !block.columns.isEmpty {
-        let (a, b, c, cStride) = operands(block.product)
-        withPacked(a.rows(block.rows)) { a in
-          withPacked(b.columns(block.columns)) { b in
-            multiply(
-              alpha: alpha, a, b, mode, into: c + block.rows.lowerBound * cStride + block.columns.lowerBound,
-              stride: cStride)
-          }
+      forEachBlock(piece, unless: { $0.blasLayout != nil }) { a, b, c, cStride in
+        withPacked(b, unless: { $0.blasLayout != nil }) { b in
+          multiply(alpha: alpha, a, b, mode, into: c, stride: cStride)
         }
       }
     }
   }
 }
 
-/// Calls `body` with a matrix that BLAS can read: the same one, or a packed copy for the length of the call.
+/// Calls `body` with a matrix that can be read: the same one, or a packed copy for the length of the call.
 private func withPacked<Element: BLASElement>(
-  _ matrix: StridedMatrix<Element>, _ body: (StridedMatrix<Element>) -> Void
+  _ matrix: StridedMatrix<Element>, unless isReadable: (StridedMatrix<Element>) -> Bool,
+  _ body: (StridedMatrix<Element>) -> Void
 ) {
-  if matrix.blasLayout != nil { return body(matrix) }
+  if isReadable(matrix) { return body(matrix) }
   withUnsafeTemporaryAllocation(of: Element.self, capacity: matrix.rowCount * matrix.columnCount) { buffer in
     body(matrix.pack(into: buffer.baseAddress!))
   }

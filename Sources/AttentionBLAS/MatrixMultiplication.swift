@@ -38,17 +38,15 @@ public func matmul<Element: BLASElement>(
   _ a: Tensor<Element>, _ b: Tensor<Element>, alpha: Element = 1, _ mode: ResultMode,
   into result: inout MutableTensorView<Element>, context: AttentionContext = .default
 ) throws {
-  if let error = context.environmentError { throw error }
   let shape = try matmulShape(a, b)
   try requireShape(result.shape == shape, "matmul", "a result of shape \(shape) expected; got \(result.shape)")
   let rank = shape.count
   let a = try a.broadcast(to: Array(shape.dropLast(2)) + a.shape.suffix(2))
   let b = try b.broadcast(to: Array(shape.dropLast(2)) + b.shape.suffix(2))
-  var rowCount = shape[rank - 2]
   let columnCount = shape[rank - 1]
   let depth = a.shape[rank - 1]
   try requireArgument(
-    max(rowCount, columnCount, depth) <= Int(CInt.max), "matmul",
+    max(shape[rank - 2], columnCount, depth) <= Int(CInt.max), "matmul",
     "extents up to \(CInt.max) expected; got \(a.shape) · \(b.shape)")
   try requireShape(
     columnCount <= 1 || result.strides[rank - 1] == 1, "matmul",
@@ -57,18 +55,7 @@ public func matmul<Element: BLASElement>(
     result.strides[rank - 2] <= Int(CInt.max), "matmul",
     "a result whose rows lie at most \(CInt.max) elements apart expected; got strides \(result.strides)")
 
-  // Batch axes over which B is the same and A's rows follow on are rows of one taller product.
-  var batchRank = rank - 2
-  while batchRank > 0, b.strides[batchRank - 1] == 0 || shape[batchRank - 1] == 1,
-    followsOn(a.strides, batchRank - 1, rowCount), followsOn(result.strides, batchRank - 1, rowCount),
-    rowCount * shape[batchRank - 1] <= Int(CInt.max)
-  {
-    rowCount *= shape[batchRank - 1]
-    batchRank -= 1
-  }
-  func followsOn(_ strides: [Int], _ axis: Int, _ rowCount: Int) -> Bool {
-    shape[axis] == 1 || strides[axis] == rowCount * strides[rank - 2]
-  }
+  let (rowCount, batchRank) = foldedRows(shape, a.strides, b.strides, result.strides)
   func offset(_ strides: [Int], _ product: Int) -> Int {
     var rest = product
     var offset = 0
@@ -80,7 +67,7 @@ public func matmul<Element: BLASElement>(
   }
   let base = UncheckedSendable(result.base)
   let strides = result.strides
-  runProducts(
+  try runProducts(
     alpha: alpha, rowCount: rowCount, columnCount: columnCount, depth: depth,
     count: shape[..<batchRank].reduce(1, *), mode, context: context
   ) { product in
@@ -94,6 +81,26 @@ public func matmul<Element: BLASElement>(
       base.value + offset(strides, product), max(strides[rank - 2], columnCount)
     )
   }
+}
+
+/// The rows of one product, and the batch axes that are left: axes over which B is the same and A's rows follow on are
+/// rows of one taller product.
+private func foldedRows(
+  _ shape: [Int], _ a: [Int], _ b: [Int], _ c: [Int]
+) -> (rowCount: Int, batchRank: Int) {
+  let rank = shape.count
+  var rowCount = shape[rank - 2]
+  var batchRank = rank - 2
+  func followsOn(_ strides: [Int], _ axis: Int) -> Bool {
+    shape[axis] == 1 || strides[axis] == rowCount * strides[rank - 2]
+  }
+  while batchRank > 0, b[batchRank - 1] == 0 || shape[batchRank - 1] == 1, followsOn(a, batchRank - 1),
+    followsOn(c, batchRank - 1), rowCount * shape[batchRank - 1] <= Int(CInt.max)
+  {
+    rowCount *= shape[batchRank - 1]
+    batchRank -= 1
+  }
+  return (rowCount, batchRank)
 }
 
 private func matmulShape<Element>(_ a: Tensor<Element>, _ b: Tensor<Element>) throws(AttentionError) -> [Int] {

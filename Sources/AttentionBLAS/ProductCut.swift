@@ -12,6 +12,8 @@ package struct ProductCut {
   private let rowCount: Int
   private let columnCount: Int
   private let productCount: Int
+  /// Parts of columns are multiples of this.
+  private let columnUnit: Int
   private let rowParts: Int
   private let columnParts: Int
   private let blocksPerPiece: Int
@@ -25,6 +27,8 @@ package struct ProductCut {
   private static let leastWork = 2e7
   private static let leastExtent = 256
   private static let mostParts = 8
+  /// Where parts of rows each pack the columns anew, rows are cut only if they are this many times as long.
+  private static let packedTallness = 4
   /// Pieces of less work than this, some 10 µs, are joined, for handing out a piece costs too.
   private static let leastPieceWork = 1e6
   /// What one call of OpenBLAS costs whatever its size, some 0.2 µs, in operations.
@@ -34,20 +38,22 @@ package struct ProductCut {
   /// thread does 4e6.
   package static let leastSharedWork = 1.6e7
 
-  package init(rowCount: Int, columnCount: Int, depth: Int, productCount: Int) {
+  /// `panelWidth`: columns that are packed together, for every part of the rows anew; 1 where that is not told.
+  package init(rowCount: Int, columnCount: Int, depth: Int, productCount: Int, panelWidth: Int = 1) {
     var rows = 1
     var columns = 1
     let product = 2 * Double(rowCount) * Double(columnCount) * Double(depth)
     while rows * columns < Self.mostParts, product / Double(rows * columns) >= 2 * Self.leastWork {
-      let isTall = rowCount / rows >= columnCount / columns
+      let isTall = rowCount / rows >= (panelWidth > 1 ? Self.packedTallness : 1) * (columnCount / columns)
       if max(rowCount / rows, columnCount / columns) < 2 * Self.leastExtent { break }
-      if isTall { rows *= 2 } else { columns *= 2 }
+      if isTall || columnCount / columns < 2 * Self.leastExtent { rows *= 2 } else { columns *= 2 }
     }
     let blockCount = productCount * rows * columns
     let blockWork = product / Double(rows * columns) + Self.callWork
     self.rowCount = rowCount
     self.columnCount = columnCount
     self.productCount = productCount
+    columnUnit = max(panelWidth, 16)
     rowParts = rows
     columnParts = columns
     work = blockWork * Double(blockCount)
@@ -63,14 +69,14 @@ package struct ProductCut {
     let range = piece * blocksPerPiece..<min((piece + 1) * blocksPerPiece, productCount * parts)
     return range.lazy.map { index in
       Block(
-        product: index / parts, rows: part(index % parts / columnParts, of: rowParts, rowCount),
-        columns: part(index % columnParts, of: columnParts, columnCount))
+        product: index / parts, rows: part(index % parts / columnParts, of: rowParts, rowCount, unit: 16),
+        columns: part(index % columnParts, of: columnParts, columnCount, unit: columnUnit))
     }
   }
 
-  private func part(_ index: Int, of parts: Int, _ extent: Int) -> Range<Int> {
-    // Multiples of 16, so that no part but the last has a ragged edge.
-    let length = (((extent + parts - 1) / parts) + 15) / 16 * 16
+  private func part(_ index: Int, of parts: Int, _ extent: Int, unit: Int) -> Range<Int> {
+    // Multiples of a unit, so that no part but the last has a ragged edge.
+    let length = (((extent + parts - 1) / parts) + unit - 1) / unit * unit
     return min(index * length, extent)..<min((index + 1) * length, extent)
   }
 }

@@ -85,11 +85,11 @@ final class MemoryPool: @unchecked Sendable {
 
 /// Calls `body` with at least `byteCount` bytes of working memory, aligned to 64, contents unspecified.
 package func withScratch<R>(
-  byteCount: Int, _ body: (UnsafeMutableRawPointer) throws -> R
-) throws -> R {
+  byteCount: Int, _ body: (UnsafeMutableRawPointer) -> R
+) throws(AttentionError) -> R {
   guard let block = MemoryPool.shared.take(byteCount: byteCount) else {
     throw AttentionError(.outOfMemory, "working memory", "\(byteCount) bytes could not be allocated")
   }
   defer { MemoryPool.shared.give(block) }
-  return try body(block.base)
+  return body(block.base)
 }

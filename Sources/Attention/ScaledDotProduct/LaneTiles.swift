@@ -183,7 +183,7 @@ struct LaneTiles<Element: AttentionElement>: TileKernels {
     }
     forEachPanel(tile) { panel in
       call.kernels.pack(
-        .scaled(by: call.scale), rowCount: panel.rows.count, columnCount: call.shape.width,
+        .scaled(by: call.scale.asDouble), rowCount: panel.rows.count, columnCount: call.shape.width,
         rows: scratch.rows + panel.firstRow, columnStride: call.query.widthStride,
         into: scratch.query + panel.firstRow * call.shape.width, stride: panel.stride)
     }
@@ -194,7 +194,7 @@ struct LaneTiles<Element: AttentionElement>: TileKernels {
     let panel = piece.panel
     call.kernels.multiply(
       vectorCount: panel.vectorCount, key, scratch.query + panel.firstRow * call.shape.width + panel.lane,
-      into: scratch.scores, stride: panel.stride, rescale: nil)
+      bStride: panel.stride, into: scratch.scores, stride: panel.stride, rescale: nil)
     if piece.isRagged {
       let first = piece.keys.lowerBound
       tile.forEachRow(panel.rows) { row, _, query in
@@ -213,7 +213,7 @@ struct LaneTiles<Element: AttentionElement>: TileKernels {
   /// bias ← Σ biases, −inf where one of them or a boolean mask forbids.
   private func packTensors(_ piece: Piece, _ tile: Call.Tile, _ scratch: Scratch) {
     let panel = piece.panel
-    func pack<Value>(_ operand: Operand<Value>, _ packing: Kernels<Element>.Packing) {
+    func pack<Value>(_ operand: Operand<Value>, _ packing: Packing) {
       tile.forEachRow(panel.rows) { row, head, query in
         scratch.rows[row - panel.rows.lowerBound] = UnsafeRawPointer(
           operand.row(batch: tile.batch, head: head, index: query) + piece.keys.lowerBound * operand.widthStride)
@@ -261,7 +261,7 @@ struct LaneTiles<Element: AttentionElement>: TileKernels {
     let values = isHazardous ? withoutHazards(value, scratch) : value
     let result = scratch.result + panel.firstRow * call.shape.valueWidth + panel.lane
     call.kernels.multiply(
-      vectorCount: panel.vectorCount, values.transposed, scratch.scores, into: result, stride: panel.stride,
+      vectorCount: panel.vectorCount, values.transposed, scratch.scores, bStride: panel.stride, into: result, stride: panel.stride,
       rescale: isFirst ? nil : UnsafePointer(scratch.rescale))
     if !isHazardous { return }
     for key in 0..<value.rowCount where !call.isFinite(value.rows(key..<key + 1)) {

@@ -32,18 +32,3 @@ struct RowState<Element: AttentionElement> {
     result.update(repeating: 0, count: rowCount * valueWidth)
   }
 }
-
-/// Cuts arrays out of a block of memory, each aligned to 64 bytes. Without a block it only counts.
-struct Carver {
-  private let base: UnsafeMutableRawPointer?
-  private(set) var byteCount = 0
-
-  init(base: UnsafeMutableRawPointer?) { self.base = base }
-
-  mutating func take<Value>(_ count: Int) -> UnsafeMutablePointer<Value> {
-    // Counting needs an address too; it is never followed.
-    let start = base ?? UnsafeMutableRawPointer(bitPattern: TensorStorage.alignment)!
-    defer { byteCount += (count * MemoryLayout<Value>.stride + 63) / 64 * 64 }
-    return (start + byteCount).assumingMemoryBound(to: Value.self)
-  }
-}

@@ -60,8 +60,9 @@ typedef struct attn_product {
   const void *a;
   ptrdiff_t row_stride, column_stride;
   const void *b;
+  ptrdiff_t b_stride;
   void *c;
-  ptrdiff_t stride; // of b and c
+  ptrdiff_t c_stride;
   const void *_Nullable rescale; // [lanes]; NULL: c is only written
 } attn_product;
 

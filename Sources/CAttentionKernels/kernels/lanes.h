@@ -112,11 +112,11 @@ static void NAME(unpack)(const attn_unpack *p) {
 
 static inline INLINE void NAME(multiply_rows)(
     const int rows, const int vectors, ptrdiff_t depth, const T *a, ptrdiff_t row_stride, ptrdiff_t column_stride,
-    const T *b, T *c, ptrdiff_t stride, const T *rescale) {
+    const T *b, ptrdiff_t b_stride, T *c, ptrdiff_t c_stride, const T *rescale) {
   V sum[16][PANEL];
   UNROLL for (int i = 0; i < rows; i++)
     UNROLL for (int v = 0; v < vectors; v++) sum[i][v] = (V){};
-  for (ptrdiff_t k = 0; k < depth; k++, a += column_stride, b += stride) {
+  for (ptrdiff_t k = 0; k < depth; k++, a += column_stride, b += b_stride) {
     V lanes[PANEL];
     UNROLL for (int v = 0; v < vectors; v++) lanes[v] = NAME(load)(b + v * LANES);
     UNROLL for (int i = 0; i < rows; i++) {
@@ -127,7 +127,7 @@ static inline INLINE void NAME(multiply_rows)(
   // What was there is added last: a sum that starts anew with each tile has the smaller rounding errors.
   UNROLL for (int i = 0; i < rows; i++)
     UNROLL for (int v = 0; v < vectors; v++) {
-      T *target = c + i * stride + v * LANES;
+      T *target = c + i * c_stride + v * LANES;
       if (rescale) sum[i][v] = FMA(NAME(load)(target), NAME(load)(rescale + v * LANES), sum[i][v]);
       NAME(store)(target, sum[i][v]);
     }
@@ -139,9 +139,9 @@ static inline INLINE void NAME(multiply_panel)(
   T *c = p->c;
   ptrdiff_t i = 0;
 #define STEP(rows)                                                                                   \
-  for (; i + (rows) <= p->row_count; i += (rows), a += (rows) * row_stride, c += (rows) * p->stride) \
+  for (; i + (rows) <= p->row_count; i += (rows), a += (rows) * row_stride, c += (rows) * p->c_stride) \
     NAME(multiply_rows)(                                                                             \
-        rows, vectors, p->depth, a, row_stride, column_stride, p->b, c, p->stride, p->rescale);
+        rows, vectors, p->depth, a, row_stride, column_stride, p->b, p->b_stride, c, p->c_stride, p->rescale);
   STEP(ROWS(vectors))
   STEP(4)
   STEP(1)

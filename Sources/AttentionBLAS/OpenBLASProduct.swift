@@ -1,40 +1,6 @@
-internal import AttentionTensors
+package import AttentionTensors
 
-/// A matrix in memory with any strides: what every product here takes as an operand.
-package struct StridedMatrix<Element: BLASElement> {
-  package var base: UnsafePointer<Element>
-  package var rowCount: Int
-  package var columnCount: Int
-  package var rowStride: Int
-  package var columnStride: Int
-
-  package init(base: UnsafePointer<Element>, rowCount: Int, columnCount: Int, rowStride: Int, columnStride: Int) {
-    self.base = base
-    self.rowCount = rowCount
-    self.columnCount = columnCount
-    self.rowStride = rowStride
-    self.columnStride = columnStride
-  }
-
-  package func rows(_ range: Range<Int>) -> StridedMatrix {
-    var part = self
-    part.base += range.lowerBound * rowStride
-    part.rowCount = range.count
-    return part
-  }
-
-  package func columns(_ range: Range<Int>) -> StridedMatrix {
-    var part = self
-    part.base += range.lowerBound * columnStride
-    part.columnCount = range.count
-    return part
-  }
-
-  package var transposed: StridedMatrix {
-    StridedMatrix(
-      base: base, rowCount: columnCount, columnCount: rowCount, rowStride: columnStride, columnStride: rowStride)
-  }
-
+extension StridedMatrix {
   /// How BLAS would read it: with which leading dimension, transposed or not. Nil where it cannot,
   /// because neither stride is 1, rows overlap, or the stride does not fit its 32-bit integers.
   package var blasLayout: (isTransposed: Bool, stride: Int)? {
@@ -46,17 +12,6 @@ package struct StridedMatrix<Element: BLASElement> {
     if let stride = leadingDimension(rowCount, columnCount, rowStride, columnStride) { return (false, stride) }
     if let stride = leadingDimension(columnCount, rowCount, columnStride, rowStride) { return (true, stride) }
     return nil
-  }
-
-  /// The elements row by row, one after another, at `target`.
-  package func pack(into target: UnsafeMutablePointer<Element>) -> StridedMatrix {
-    for row in 0..<rowCount {
-      copyStridedRow(
-        count: columnCount, elementByteCount: MemoryLayout<Element>.stride, from: base + row * rowStride,
-        stride: columnStride, to: target + row * columnCount, stride: 1)
-    }
-    return StridedMatrix(
-      base: target, rowCount: rowCount, columnCount: columnCount, rowStride: columnCount, columnStride: 1)
   }
 }
 

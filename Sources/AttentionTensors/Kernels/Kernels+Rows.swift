@@ -1,10 +1,11 @@
-package import AttentionBLAS
 internal import CAttentionKernels
 
 /// Tiles whose queries are rows.
 extension Kernels {
   /// The online softmax of a block of scores `[rows, columns]`, which become weights; `maximum` and `sum` carry over
   /// from tile to tile, `rescale` is what earlier tiles' results are to be multiplied by.
+  @_specialize(where Element == Float)
+  @_specialize(where Element == Double)
   package func softmaxRows(
     rowCount: Int, columnCount: Int, scores: MutablePointer, stride: Int, begin: UnsafePointer<Int64>?,
     end: UnsafePointer<Int64>?, maximum: MutablePointer, sum: MutablePointer, rescale: MutablePointer
@@ -16,6 +17,8 @@ extension Kernels {
   }
 
   /// scores[R, N] ← factor · Q[R, E] · K[N, E]ᵀ, for a few rows. Columns of both are contiguous.
+  @_specialize(where Element == Float)
+  @_specialize(where Element == Double)
   package func dotRows(
     query: StridedMatrix<Element>, key: StridedMatrix<Element>, factor: Element, into scores: MutablePointer,
     stride: Int
@@ -28,6 +31,8 @@ extension Kernels {
   }
 
   /// result[R, Ev] += weights[R, N] · V[N, Ev], for a few rows. Columns of both are contiguous.
+  @_specialize(where Element == Float)
+  @_specialize(where Element == Double)
   package func accumulateRows(
     weights: StridedMatrix<Element>, value: StridedMatrix<Element>, into result: MutablePointer, stride: Int
   ) {

@@ -1,8 +1,9 @@
-internal import AttentionTensors
 internal import CAttentionKernels
 
 /// The kernels of one instruction set and element type. CAttentionKernels.h says what each computes.
-package struct Kernels<Element: AttentionElement>: @unchecked Sendable {
+///
+/// Specialised here: callers are in other modules, for which unspecialised code would look up every type in a table.
+package struct Kernels<Element: RealTensorElement>: @unchecked Sendable {
   // Sendable: the table is a constant of the program.
   let table: UnsafePointer<attn_kernels>
 
@@ -19,32 +20,46 @@ package struct Kernels<Element: AttentionElement>: @unchecked Sendable {
   // MARK: Arrays
 
   /// The largest of `count` elements, NaN left out.
+  @_specialize(where Element == Float)
+  @_specialize(where Element == Double)
   package func maximum(_ count: Int, _ x: Pointer) -> Element { Element(nearest: table.pointee.maximum(count, x)) }
 
   /// y = exp(x − shift); returns Σ y.
+  @_specialize(where Element == Float)
+  @_specialize(where Element == Double)
   package func exponentialSum(_ count: Int, _ x: Pointer, _ shift: Element, _ y: MutablePointer) -> Element {
     Element(nearest: table.pointee.exponential_sum(count, x, shift.asDouble, y))
   }
 
   /// y = x · factor.
+  @_specialize(where Element == Float)
+  @_specialize(where Element == Double)
   package func scale(_ count: Int, _ x: Pointer, _ factor: Element, _ y: MutablePointer) {
     table.pointee.scale(count, x, factor.asDouble, y)
   }
 
   /// scores += bias; −inf in the bias replaces the score.
+  @_specialize(where Element == Float)
+  @_specialize(where Element == Double)
   package func addBias(_ count: Int, _ scores: MutablePointer, _ bias: Pointer) {
     table.pointee.add_bias(count, scores, bias)
   }
 
   /// −inf replaces the score where `attend` is 0.
+  @_specialize(where Element == Float)
+  @_specialize(where Element == Double)
   package func mask(_ count: Int, _ scores: MutablePointer, _ attend: UnsafePointer<UInt8>) {
     table.pointee.mask(count, scores, attend)
   }
 
   /// True if no element is infinite or NaN.
+  @_specialize(where Element == Float)
+  @_specialize(where Element == Double)
   package func isFinite(_ count: Int, _ x: Pointer) -> Bool { table.pointee.is_finite(count, x) }
 
   /// y = 2^x for x ≤ 0: the function inside the softmax, to be tested by itself.
+  @_specialize(where Element == Float)
+  @_specialize(where Element == Double)
   package func exp2(_ count: Int, _ x: Pointer, _ y: MutablePointer) { table.pointee.exp2(count, x, y) }
 }
 

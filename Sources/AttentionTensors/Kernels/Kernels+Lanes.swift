@@ -1,5 +1,14 @@
-package import AttentionBLAS
 internal import CAttentionKernels
+
+/// How rows are brought into lanes.
+package enum Packing {
+  /// x · factor.
+  case scaled(by: Double)
+  /// A bias, set or added.
+  case bias(isAdded: Bool)
+  /// Bytes of a boolean mask as biases 0 and −inf, set or added.
+  case boolean(isAdded: Bool)
+}
 
 /// Tiles whose queries run along the lanes of vectors, in panels: element i of query q lies at i·stride + q.
 extension Kernels {
@@ -9,17 +18,9 @@ extension Kernels {
   /// Vectors of a panel at most.
   package var panelVectorCount: Int { table.pointee.panel_vector_count }
 
-  /// How rows are brought into lanes.
-  package enum Packing {
-    /// x · factor.
-    case scaled(by: Element)
-    /// A bias, set or added.
-    case bias(isAdded: Bool)
-    /// Bytes of a boolean mask as biases 0 and −inf, set or added.
-    case boolean(isAdded: Bool)
-  }
-
   /// y[column, row] = rows[row][column]; lanes up to a whole vector repeat the last row.
+  @_specialize(where Element == Float)
+  @_specialize(where Element == Double)
   package func pack(
     _ packing: Packing, rowCount: Int, columnCount: Int, rows: UnsafePointer<UnsafeRawPointer>, columnStride: Int,
     into y: MutablePointer, stride: Int
@@ -29,7 +30,7 @@ extension Kernels {
       packing: attn_packing_scaled, factor: 1, accumulate: false, y: y, stride: stride)
     switch packing {
     case .scaled(let factor):
-      arguments.factor = factor.asDouble
+      arguments.factor = factor
     case .bias(let isAdded):
       arguments.packing = attn_packing_bias
       arguments.accumulate = isAdded
@@ -41,6 +42,8 @@ extension Kernels {
   }
 
   /// rows[row][column] = x[column, row] · factor[row].
+  @_specialize(where Element == Float)
+  @_specialize(where Element == Double)
   package func unpack(
     rowCount: Int, columnCount: Int, _ x: Pointer, stride: Int, factor: Pointer,
     rows: UnsafePointer<UnsafeMutableRawPointer>, columnStride: Int
@@ -53,20 +56,24 @@ extension Kernels {
 
   /// c[rows, lanes] ← c·rescale + a[rows, depth]·b[depth, lanes]; without `rescale` c is only written.
   ///
-  /// One of a's strides is 1. Both panels have the same stride.
+  /// One of a's strides is 1. 
+  @_specialize(where Element == Float)
+  @_specialize(where Element == Double)
   package func multiply(
-    vectorCount: Int, _ a: StridedMatrix<Element>, _ b: Pointer, into c: MutablePointer, stride: Int,
+    vectorCount: Int, _ a: StridedMatrix<Element>, _ b: Pointer, bStride: Int, into c: MutablePointer, stride: Int,
     rescale: Pointer?
   ) {
     var arguments = attn_product(
       vector_count: vectorCount, row_count: a.rowCount, depth: a.columnCount, a: a.base, row_stride: a.rowStride,
-      column_stride: a.columnStride, b: b, c: c, stride: stride, rescale: rescale)
+      column_stride: a.columnStride, b: b, b_stride: bStride, c: c, c_stride: stride, rescale: rescale)
     table.pointee.multiply(&arguments)
   }
 
   /// The online softmax of a panel of scores `[keys, lanes]`, which become weights.
   ///
   /// `begin` and `end`, whole numbers, bound the attended keys of each lane; nil: all.
+  @_specialize(where Element == Float)
+  @_specialize(where Element == Double)
   package func softmaxLanes(
     vectorCount: Int, keyCount: Int, stride: Int, scores: MutablePointer, bias: Pointer?, begin: Pointer?,
     end: Pointer?, maximum: MutablePointer, sum: MutablePointer, rescale: MutablePointer

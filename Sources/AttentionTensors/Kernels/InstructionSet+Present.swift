@@ -1,4 +1,3 @@
-public import AttentionTensors
 internal import CAttentionKernels
 
 extension InstructionSet {
@@ -28,7 +27,7 @@ extension AttentionContext {
       .unsupported, "instruction set", "this machine has no \(wanted.rawValue); it has \(names)")
   }
 
-  package func kernels<Element: AttentionElement>(for _: Element.Type) throws(AttentionError) -> Kernels<Element> {
+  package func kernels<Element: RealTensorElement>(for _: Element.Type) throws(AttentionError) -> Kernels<Element> {
     let instructionSet = try resolvedInstructionSet()
     guard let kernels = Kernels<Element>(instructionSet) else {
       preconditionFailure("\(instructionSet) is present but has no kernels")

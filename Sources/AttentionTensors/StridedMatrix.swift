@@ -1,0 +1,46 @@
+/// A matrix in memory with any strides: what every product here takes as an operand.
+package struct StridedMatrix<Element> {
+  package var base: UnsafePointer<Element>
+  package var rowCount: Int
+  package var columnCount: Int
+  package var rowStride: Int
+  package var columnStride: Int
+
+  package init(base: UnsafePointer<Element>, rowCount: Int, columnCount: Int, rowStride: Int, columnStride: Int) {
+    self.base = base
+    self.rowCount = rowCount
+    self.columnCount = columnCount
+    self.rowStride = rowStride
+    self.columnStride = columnStride
+  }
+
+  package func rows(_ range: Range<Int>) -> StridedMatrix {
+    var part = self
+    part.base += range.lowerBound * rowStride
+    part.rowCount = range.count
+    return part
+  }
+
+  package func columns(_ range: Range<Int>) -> StridedMatrix {
+    var part = self
+    part.base += range.lowerBound * columnStride
+    part.columnCount = range.count
+    return part
+  }
+
+  package var transposed: StridedMatrix {
+    StridedMatrix(
+      base: base, rowCount: columnCount, columnCount: rowCount, rowStride: columnStride, columnStride: rowStride)
+  }
+
+  /// The elements row by row, one after another, at `target`.
+  package func pack(into target: UnsafeMutablePointer<Element>) -> StridedMatrix {
+    for row in 0..<rowCount {
+      copyStridedRow(
+        count: columnCount, elementByteCount: MemoryLayout<Element>.stride, from: base + row * rowStride,
+        stride: columnStride, to: target + row * columnCount, stride: 1)
+    }
+    return StridedMatrix(
+      base: target, rowCount: rowCount, columnCount: columnCount, rowStride: columnCount, columnStride: 1)
+  }
+}
