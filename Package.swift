@@ -78,7 +78,8 @@ let package = Package(
       swiftSettings: swiftSettings),
     .testTarget(
       name: "AttentionBLASTests",
-      dependencies: ["AttentionBLAS", "AttentionTensors", "AttentionTestSupport"], swiftSettings: swiftSettings),
+      dependencies: ["AttentionBLAS", "AttentionProblems", "AttentionTensors", "AttentionTestSupport"],
+      swiftSettings: swiftSettings),
     .testTarget(
       name: "AttentionTests",
       dependencies: [

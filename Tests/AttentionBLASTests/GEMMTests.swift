@@ -1,4 +1,5 @@
 import AttentionBLAS
+import AttentionProblems
 import AttentionTensors
 import AttentionTestSupport
 import Foundation
@@ -46,7 +47,21 @@ struct GEMMTests {
     }
   }
 
+  @Test("panels, parts of depth and edges", arguments: [(40, 100, 600), (5, 70, 1100), (70, 200, 33), (3, 9, 520)])
+  func large(m: Int, n: Int, k: Int) throws {
+    for variant in 0..<16 {
+      try check(m, n, k, variant, Float.self)
+      try check(m, n, k, variant, Double.self)
+    }
+  }
+
   private func check<Element: BLASElement>(_ m: Int, _ n: Int, _ k: Int, _ variant: Int, _: Element.Type) throws {
+    for context in AttentionContext.everyPath { try check(m, n, k, variant, Element.self, context) }
+  }
+
+  private func check<Element: BLASElement>(
+    _ m: Int, _ n: Int, _ k: Int, _ variant: Int, _: Element.Type, _ context: AttentionContext
+  ) throws {
     let seed = UInt64(((m * 100 + n) * 100 + k) * 16 + variant)
     var generator = TestGenerator(seed: seed)
     let gap = variant & 4 == 0 ? 0 : 3
@@ -65,7 +80,8 @@ struct GEMMTests {
         try c.withUnsafeMutableBufferPointer { c in
           try gemm(
             alpha: alpha, a, b, mode,
-            into: UnsafeMutableMatrix(c, rowCount: m, columnCount: n, leadingDimension: max(1, n + gap)))
+            into: UnsafeMutableMatrix(c, rowCount: m, columnCount: n, leadingDimension: max(1, n + gap)),
+            context: context)
         }
       }
     }
@@ -75,7 +91,7 @@ struct GEMMTests {
     let got = (0..<m).flatMap { i in (0..<n).map { c[i * (n + gap) + $0] } }
     // k roundings of products of at most 1.
     let tolerance = Double(k + 2) * Double(Element.ulpOfOne)
-    #expect(mismatch(got, expected, tolerance: tolerance, "seed \(seed) \(Element.self)") == nil)
+    #expect(mismatch(got, expected, tolerance: tolerance, "seed \(seed) \(Element.self) \(context.path)") == nil)
     let gaps = (0..<m).flatMap { i in (n..<n + gap).map { c[i * (n + gap) + $0] } }
     #expect(gaps.allSatisfy { $0.isNaN }, "gaps between rows must stay untouched, seed \(seed)")
   }
@@ -99,15 +115,24 @@ struct GEMMTests {
   func bitsDoNotDependOnThreads(m: Int, n: Int, k: Int) throws {
     let a = try Tensor<Float>(uniform: -1..<1, shape: [m, k], seed: 1)
     let b = try Tensor<Float>(uniform: -1..<1, shape: [k, n], seed: 2)
-    let one = try matmul(a, b, context: AttentionContext(threadCount: 1))
-    for count in [2, 3, 8] {
-      #expect(sameBits(one.array, try matmul(a, b, context: AttentionContext(threadCount: count)).array))
-    }
-    #expect(
-      sameBits(
-        one.array, try matmul(a, b, context: AttentionContext(threadCount: 2, executor: DispatchExecutor())).array))
+    for path in AttentionContext.everyPath { try checkBits(a, b, path) }
     let cut = ProductCut(rowCount: m, columnCount: n, depth: k, productCount: 1)
     #expect(cut.pieceCount > 1 && cut.width(threadCount: 2) == 2, "or this test shows nothing")
+  }
+
+  private func checkBits(_ a: Tensor<Float>, _ b: Tensor<Float>, _ path: AttentionContext) throws {
+    func product(_ threadCount: Int, _ executor: any ParallelExecutor) throws -> Tensor<Float> {
+      var context = path
+      context.threadCount = threadCount
+      context.executor = executor
+      return try matmul(a, b, context: context)
+    }
+    let one = try product(1, path.executor)
+    for count in [2, 3, 7, 8] {
+      #expect(sameBits(one.array, try product(count, path.executor).array), "\(path.path)")
+    }
+    #expect(sameBits(one.array, try product(2, DispatchExecutor()).array), "\(path.path)")
+    let (m, n, k) = (a.shape[0], b.shape[1], a.shape[1])
     for (i, j) in [(0, 0), (m - 1, n - 1), (m / 2, n / 3)] {
       let dot = (0..<k).reduce(0.0) { $0 + Double(a[i, $1]) * Double(b[$1, j]) }
       #expect(abs(Double(one[i, j]) - dot) < 1e-4)
@@ -120,9 +145,10 @@ struct GEMMTests {
       (1, 1, 1, 1), (700, 900, 300, 1), (2048, 2048, 2048, 1), (64, 5000, 300, 3), (5000, 64, 300, 2),
       (16, 16, 16, 1000),
       (128, 128, 64, 96), (257, 513, 4000, 2), (1_000_000, 3, 5, 1),
-    ])
-  func cutCovers(m: Int, n: Int, k: Int, count: Int) {
-    let cut = ProductCut(rowCount: m, columnCount: n, depth: k, productCount: count)
+    ], [1, 6, 48])
+  func cutCovers(shape: (m: Int, n: Int, k: Int, count: Int), panelWidth: Int) {
+    let (m, n, k, count) = shape
+    let cut = ProductCut(rowCount: m, columnCount: n, depth: k, productCount: count, panelWidth: panelWidth)
     var areas = [Int](repeating: 0, count: count)
     var blocks: [[(rows: Range<Int>, columns: Range<Int>)]] = Array(repeating: [], count: count)
     for piece in 0..<cut.pieceCount {
@@ -140,9 +166,11 @@ struct GEMMTests {
   func packing() throws {
     let a = try Tensor<Float>(uniform: -1..<1, shape: [300, 400, 2], seed: 1).select(1, axis: 2)
     let b = try Tensor<Float>(uniform: -1..<1, shape: [400, 500, 2], seed: 2).select(0, axis: 2)
-    #expect(
-      mismatch(try matmul(a, b).array, try matmul(a.copied(), b.copied()).array.map(Double.init), tolerance: 1e-4)
-        == nil)
+    for context in AttentionContext.everyPath {
+      let strided = try matmul(a, b, context: context)
+      let plain = try matmul(a.copied(), b.copied(), context: context)
+      #expect(mismatch(strided.array, plain.array.map(Double.init), tolerance: 1e-4) == nil)
+    }
   }
 
   @Test("concurrent callers with different transposes get right results")
@@ -278,7 +306,11 @@ struct MatmulTests {
       (try random([5, 1, 4]), try random([4, 5])),
     ]
     for (a, b) in pairs {
-      let c = try matmul(a, b, alpha: 2)
+      for context in AttentionContext.everyPath { try check(a, b, context) }
+    }
+
+    func check(_ a: Tensor<Double>, _ b: Tensor<Double>, _ context: AttentionContext) throws {
+      let c = try matmul(a, b, alpha: 2, context: context)
       let batch = Array(c.shape.dropLast(2))
       let (m, n, k) = (c.shape[c.rank - 2], c.shape[c.rank - 1], a.shape[a.rank - 1])
       let wideA = try a.broadcast(to: batch + [m, k]).reshaped([batch.reduce(1, *), m, k])

@@ -100,7 +100,8 @@ struct PropertyTests {
     let libraryMask = try scenario.libraryMask(Float.self)
     func run(_ inputs: Inputs<Float>) throws -> AttentionResult<Float> {
       try scaledDotProductAttention(
-        query: inputs.query, key: inputs.key, value: inputs.value, mask: libraryMask, returning: [.logSumExp, .weights],
+        query: inputs.query, key: inputs.key, value: inputs.value, mask: libraryMask,
+        returning: [.logSumExp, .weights],
         context: context)
     }
     let expected = try run(clean)

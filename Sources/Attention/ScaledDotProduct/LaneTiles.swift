@@ -261,7 +261,8 @@ struct LaneTiles<Element: AttentionElement>: TileKernels {
     let values = isHazardous ? withoutHazards(value, scratch) : value
     let result = scratch.result + panel.firstRow * call.shape.valueWidth + panel.lane
     call.kernels.multiply(
-      vectorCount: panel.vectorCount, values.transposed, scratch.scores, bStride: panel.stride, into: result, stride: panel.stride,
+      vectorCount: panel.vectorCount, values.transposed, scratch.scores, bStride: panel.stride, into: result,
+      stride: panel.stride,
       rescale: isFirst ? nil : UnsafePointer(scratch.rescale))
     if !isHazardous { return }
     for key in 0..<value.rowCount where !call.isFinite(value.rows(key..<key + 1)) {

@@ -153,7 +153,8 @@ package struct AttentionProblem<Element: AttentionElement> {
   /// How a call with this context is carried out.
   package func plan(context: AttentionContext) throws(AttentionError) -> AttentionPlan {
     AttentionPlan(
-      schedule: schedule, shape: shape, algorithm: context.resolvedAlgorithm, kernels: try context.kernels(for: Element.self))
+      schedule: schedule, shape: shape, algorithm: context.resolvedAlgorithm,
+      kernels: try context.kernels(for: Element.self))
   }
 
   // Specialised here, so that everything below is: the public forms are called from other modules, for

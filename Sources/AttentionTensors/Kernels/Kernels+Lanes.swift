@@ -56,7 +56,7 @@ extension Kernels {
 
   /// c[rows, lanes] ← c·rescale + a[rows, depth]·b[depth, lanes]; without `rescale` c is only written.
   ///
-  /// One of a's strides is 1. 
+  /// One of a's strides is 1.
   @_specialize(where Element == Float)
   @_specialize(where Element == Double)
   package func multiply(

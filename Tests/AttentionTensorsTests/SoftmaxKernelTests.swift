@@ -1,4 +1,4 @@
-import Attention
+import AttentionTensors
 import AttentionTestSupport
 import Foundation
 import Testing
@@ -84,7 +84,9 @@ struct SoftmaxKernelTests {
     checkRows(Kernels<Double>(isa)!, count, tolerance: 1e-14)
   }
 
-  private func checkRows<T: AttentionElement>(_ kernels: Kernels<T>, _ count: Int, tolerance: Double) {
+  private func checkRows<T: RealTensorElement & BinaryFloatingPoint>(
+    _ kernels: Kernels<T>, _ count: Int, tolerance: Double
+  ) {
     var generator = TestGenerator(seed: UInt64(count))
     let numbers = generator.numbers(count, bound: 20)
     // A fence behind the row: whoever reads it shows it.
@@ -134,7 +136,7 @@ struct SoftmaxKernelTests {
   // MARK: Tiles
 
   /// What the softmax carries over from tile to tile, with memory of its own.
-  private struct Tiles<T: AttentionElement> {
+  private struct Tiles<T: RealTensorElement & BinaryFloatingPoint> {
     let kernels: Kernels<T>
     var maximum: [T]
     var sum: [T]
@@ -177,7 +179,9 @@ struct SoftmaxKernelTests {
     checkOnline(Kernels<Double>(isa)!, tileWidth, tolerance: 1e-14)
   }
 
-  private func checkOnline<T: AttentionElement>(_ kernels: Kernels<T>, _ tileWidth: Int, tolerance: Double) {
+  private func checkOnline<T: RealTensorElement & BinaryFloatingPoint>(
+    _ kernels: Kernels<T>, _ tileWidth: Int, tolerance: Double
+  ) {
     var generator = TestGenerator(seed: UInt64(tileWidth))
     let (rowCount, columnCount) = (5, 230)
     // exp overflows Float here, but exp(x − max) does not; the largest of row 0 comes last; row 2 is empty.
