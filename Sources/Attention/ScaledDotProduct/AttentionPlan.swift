@@ -38,7 +38,6 @@ package struct AttentionPlan: CustomStringConvertible {
   /// 512 took 1.00, 1.01 and 0.98, with twice the scratch.
   private static let rowTarget = 256
   private static let packedRowTarget = 192
-  private static let packedKeyTileByteCount = 1024
   /// Bytes of a row of scores. 512 Float keys took 0.98 of the time of 256 and 0.95 of that of 128 (H8 L4096 E64,
   /// in C on the same OpenBLAS). A tile of scores then has 512 KiB, which stays in the second-level cache.
   private static let keyTileByteCount = 2048
@@ -66,8 +65,7 @@ package struct AttentionPlan: CustomStringConvertible {
     let isPacked = algorithm == .packed
     let rowTarget =
       isPacked ? Self.packedRowTarget : max(32, min(Self.rowTarget, Self.tileElementTarget / widest))
-    let keyTileByteCount = isPacked ? Self.packedKeyTileByteCount : Self.keyTileByteCount
-    keyTileLength = max(64, keyTileByteCount / MemoryLayout<Element>.stride)
+    keyTileLength = max(64, Self.keyTileByteCount / MemoryLayout<Element>.stride)
     blockLength = Self.defaultBlockLength
 
     let length = max(shape.queryCount, 1)

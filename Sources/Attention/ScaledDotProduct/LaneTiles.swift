@@ -25,9 +25,8 @@ struct LaneTiles<Element: AttentionElement>: TileKernels {
     let result: UnsafeMutablePointer<Element>
     /// For each vector of rows: whether the panel that begins there has a result yet.
     let isStarted: UnsafeMutablePointer<Bool>
-    /// One panel's scores and biases: `[keys, lanes]`.
+    /// One panel's scores: `[keys, lanes]`.
     let scores: UnsafeMutablePointer<Element>
-    let bias: UnsafeMutablePointer<Element>
     /// One tile of keys and of values packed; and values without those that are not finite.
     let key: UnsafeMutablePointer<Element>
     let value: UnsafeMutablePointer<Element>
@@ -54,7 +53,6 @@ struct LaneTiles<Element: AttentionElement>: TileKernels {
     return Scratch(
       query: carver.take(rowCount * shape.width), result: carver.take(rowCount * shape.valueWidth),
       isStarted: carver.take(rowCount / lanes), scores: carver.take(keyCount * panelRowCount),
-      bias: carver.take(call.schedule.hasTensors ? keyCount * panelRowCount : 0),
       key: carver.take(isReadable(call.key) ? 0 : keyCount * shape.width),
       value: carver.take(isReadable(call.value) ? 0 : keyCount * shape.valueWidth),
       finiteValue: carver.take(isHiding ? keyCount * shape.valueWidth : 0),
@@ -189,7 +187,7 @@ struct LaneTiles<Element: AttentionElement>: TileKernels {
     }
   }
 
-  /// scores ← scale·KQᵀ; biases and intervals ready for the softmax.
+  /// scores ← scale·KQᵀ + biases, −inf where a boolean mask or a bias forbids; and each lane's interval.
   private func computeScores(_ piece: Piece, _ tile: Call.Tile, _ key: StridedMatrix<Element>, _ scratch: Scratch) {
     let panel = piece.panel
     call.kernels.multiply(
@@ -207,34 +205,29 @@ struct LaneTiles<Element: AttentionElement>: TileKernels {
         scratch.end[lane] = 0
       }
     }
-    if piece.hasTensors { packTensors(piece, tile, scratch) }
+    if piece.hasTensors { applyTensors(piece, tile, scratch) }
   }
 
-  /// bias ← Σ biases, −inf where one of them or a boolean mask forbids.
-  private func packTensors(_ piece: Piece, _ tile: Call.Tile, _ scratch: Scratch) {
+  private func applyTensors(_ piece: Piece, _ tile: Call.Tile, _ scratch: Scratch) {
     let panel = piece.panel
-    func pack<Value>(_ operand: Operand<Value>, _ packing: Packing) {
+    func apply<Value>(_ operand: Operand<Value>, _ packing: Packing) {
       tile.forEachRow(panel.rows) { row, head, query in
         scratch.rows[row - panel.rows.lowerBound] = UnsafeRawPointer(
           operand.row(batch: tile.batch, head: head, index: query) + piece.keys.lowerBound * operand.widthStride)
       }
       call.kernels.pack(
         packing, rowCount: panel.rows.count, columnCount: piece.keys.count, rows: scratch.rows,
-        columnStride: operand.widthStride, into: scratch.bias, stride: panel.stride)
+        columnStride: operand.widthStride, into: scratch.scores, stride: panel.stride)
     }
-    let biases = call.schedule.biases
-    for (index, bias) in biases.enumerated() { pack(bias, .bias(isAdded: index > 0)) }
-    for (index, boolean) in call.schedule.booleans.enumerated() {
-      pack(boolean, .boolean(isAdded: index > 0 || !biases.isEmpty))
-    }
+    for bias in call.schedule.biases { apply(bias, .bias) }
+    for boolean in call.schedule.booleans { apply(boolean, .boolean) }
   }
 
   private func softmax(_ piece: Piece, _ scratch: Scratch) {
     let first = piece.panel.rows.lowerBound
     call.kernels.softmaxLanes(
       vectorCount: piece.panel.vectorCount, keyCount: piece.keys.count, stride: piece.panel.stride,
-      scores: scratch.scores, bias: piece.hasTensors ? UnsafePointer(scratch.bias) : nil,
-      begin: piece.isRagged ? UnsafePointer(scratch.begin) : nil,
+      scores: scratch.scores, begin: piece.isRagged ? UnsafePointer(scratch.begin) : nil,
       end: piece.isRagged ? UnsafePointer(scratch.end) : nil,
       maximum: scratch.maximum + first, sum: scratch.sum + first, rescale: scratch.rescale)
   }

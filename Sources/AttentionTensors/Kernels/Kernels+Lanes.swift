@@ -2,12 +2,12 @@ internal import CAttentionKernels
 
 /// How rows are brought into lanes.
 package enum Packing {
-  /// x · factor.
+  /// y = x · factor.
   case scaled(by: Double)
-  /// A bias, set or added.
-  case bias(isAdded: Bool)
-  /// Bytes of a boolean mask as biases 0 and −inf, set or added.
-  case boolean(isAdded: Bool)
+  /// y += x; −inf in x replaces what is there, even NaN.
+  case bias
+  /// x are bytes of a boolean mask: y = −inf where it does not attend.
+  case boolean
 }
 
 /// Tiles whose queries run along the lanes of vectors, in panels: element i of query q lies at i·stride + q.
@@ -27,16 +27,11 @@ extension Kernels {
   ) {
     var arguments = attn_pack(
       row_count: rowCount, column_count: columnCount, rows: rows, column_stride: columnStride,
-      packing: attn_packing_scaled, factor: 1, accumulate: false, y: y, stride: stride)
+      packing: attn_packing_scaled, factor: 1, y: y, stride: stride)
     switch packing {
-    case .scaled(let factor):
-      arguments.factor = factor
-    case .bias(let isAdded):
-      arguments.packing = attn_packing_bias
-      arguments.accumulate = isAdded
-    case .boolean(let isAdded):
-      arguments.packing = attn_packing_boolean
-      arguments.accumulate = isAdded
+    case .scaled(let factor): arguments.factor = factor
+    case .bias: arguments.packing = attn_packing_bias
+    case .boolean: arguments.packing = attn_packing_boolean
     }
     table.pointee.pack(&arguments)
   }
@@ -75,11 +70,11 @@ extension Kernels {
   @_specialize(where Element == Float)
   @_specialize(where Element == Double)
   package func softmaxLanes(
-    vectorCount: Int, keyCount: Int, stride: Int, scores: MutablePointer, bias: Pointer?, begin: Pointer?,
+    vectorCount: Int, keyCount: Int, stride: Int, scores: MutablePointer, begin: Pointer?,
     end: Pointer?, maximum: MutablePointer, sum: MutablePointer, rescale: MutablePointer
   ) {
     var arguments = attn_softmax_lanes(
-      vector_count: vectorCount, key_count: keyCount, stride: stride, scores: scores, bias: bias, begin: begin,
+      vector_count: vectorCount, key_count: keyCount, stride: stride, scores: scores, begin: begin,
       end: end, maximum: maximum, sum: sum, rescale: rescale)
     table.pointee.softmax_lanes(&arguments)
   }

@@ -48,7 +48,6 @@ typedef struct attn_softmax_rows {
 typedef struct attn_softmax_lanes {
   ptrdiff_t vector_count, key_count, stride;
   void *scores; // [key_count, lanes], scores in, weights out
-  const void *_Nullable bias; // [key_count, lanes], added as by add_bias; NULL: none
   const void *_Nullable begin, *_Nullable end; // [lanes] whole numbers: attended keys; NULL: all
   void *maximum, *sum, *rescale; // [lanes]
 } attn_softmax_lanes;
@@ -83,9 +82,9 @@ typedef struct attn_row_product {
 
 // Rows into lanes: y[column, row] = f(rows[row][column]); lanes up to a whole vector repeat the last row.
 typedef enum attn_packing {
-  attn_packing_scaled = 0,  // x · factor
-  attn_packing_bias = 1,    // x
-  attn_packing_boolean = 2, // of bytes: 0 where x attends, −inf where not
+  attn_packing_scaled = 0,  // y = x · factor
+  attn_packing_bias = 1,    // y += x, as add_bias
+  attn_packing_boolean = 2, // x are bytes: where one is 0, y = −inf
 } attn_packing;
 
 typedef struct attn_pack {
@@ -94,7 +93,6 @@ typedef struct attn_pack {
   ptrdiff_t column_stride;
   attn_packing packing;
   double factor;
-  bool accumulate; // biases: added to y as by add_bias
   void *y;
   ptrdiff_t stride;
 } attn_pack;

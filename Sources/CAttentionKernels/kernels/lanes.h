@@ -23,65 +23,80 @@ static inline INLINE V NAME(load_row)(
   return v;
 }
 
-// One square of LANES rows by LANES columns, or the part of it that there is.
-static inline INLINE void NAME(pack_square)(
-    attn_packing packing, const attn_pack *p, ptrdiff_t column_stride, ptrdiff_t row_count, ptrdiff_t column_count,
-    const void *const *rows, ptrdiff_t column, T factor, bool accumulate, T *y) {
-  V x[LANES];
-  for (int i = 0; i < LANES; i++)
-    // Lanes behind the last row repeat it: as finite as the others, and never written out.
-    x[i] = NAME(load_row)(packing, rows[i < row_count ? i : row_count - 1], column, column_count, column_stride);
-  NAME(transpose)(x);
-  for (int i = 0; i < column_count; i++, y += p->stride) {
-    V v = packing == attn_packing_scaled ? x[i] * factor : x[i];
-    NAME(store)(y, accumulate ? NAME(biased)(NAME(load)(y), v) : v);
+static inline INLINE void NAME(pack_column)(attn_packing packing, V x, T factor, T *y) {
+  switch (packing) {
+    case attn_packing_scaled: NAME(store)(y, x * factor); break;
+    case attn_packing_bias: NAME(store)(y, NAME(biased)(NAME(load)(y), x)); break;
+    case attn_packing_boolean: NAME(store)(y, x == 0 ? NAME(load)(y) : x); break;
   }
 }
 
-static inline INLINE void NAME(pack_rows)(attn_packing packing, const attn_pack *p, ptrdiff_t column_stride) {
+// One square of LANES rows by LANES columns: it stays in registers.
+static inline INLINE void NAME(pack_square)(
+    attn_packing packing, const attn_pack *p, const void *const *rows, ptrdiff_t column, T factor, T *y) {
+  V x[LANES];
+  UNROLL for (int i = 0; i < LANES; i++) x[i] = NAME(load_row)(packing, rows[i], column, LANES, 1);
+  NAME(transpose)(x);
+  UNROLL for (int i = 0; i < LANES; i++) NAME(pack_column)(packing, x[i], factor, y + i * p->stride);
+}
+
+// A part of one, or one of strided rows.
+static inline INLINE void NAME(pack_part)(
+    attn_packing packing, const attn_pack *p, ptrdiff_t row_count, ptrdiff_t column_count, const void *const *rows,
+    ptrdiff_t column, T factor, T *y) {
+  V x[LANES];
+  for (int i = 0; i < LANES; i++)
+    // Lanes behind the last row repeat it: as finite as the others, and never written out.
+    x[i] = NAME(load_row)(packing, rows[i < row_count ? i : row_count - 1], column, column_count, p->column_stride);
+  NAME(transpose)(x);
+  for (int i = 0; i < column_count; i++, y += p->stride) NAME(pack_column)(packing, x[i], factor, y);
+}
+
+static inline INLINE void NAME(pack_rows)(attn_packing packing, const attn_pack *p) {
   const T factor = (T)p->factor;
   for (ptrdiff_t row = 0; row < p->row_count; row += LANES) {
     const ptrdiff_t row_count = p->row_count - row;
+    const void *const *rows = p->rows + row;
     ptrdiff_t column = 0;
     T *y = (T *)p->y + row;
-    // Whole squares without a question in them.
-    if (row_count >= LANES && column_stride == 1 && !p->accumulate)
+    if (row_count >= LANES && p->column_stride == 1)
       for (; column + LANES <= p->column_count; column += LANES)
-        NAME(pack_square)(packing, p, 1, LANES, LANES, p->rows + row, column, factor, false, y + column * p->stride);
+        NAME(pack_square)(packing, p, rows, column, factor, y + column * p->stride);
     for (; column < p->column_count; column += LANES) {
       ptrdiff_t count = p->column_count - column < LANES ? p->column_count - column : LANES;
-      NAME(pack_square)(
-          packing, p, column_stride, row_count, count, p->rows + row, column, factor, p->accumulate,
-          y + column * p->stride);
+      NAME(pack_part)(packing, p, row_count, count, rows, column, factor, y + column * p->stride);
     }
   }
 }
 
 static void NAME(pack)(const attn_pack *p) {
   // Told to the compiler, which then makes a loop of each.
-#define CASE(packing)                                                                                \
-  case packing:                                                                                      \
-    if (p->column_stride == 1) return NAME(pack_rows)(packing, p, 1);                                \
-    return NAME(pack_rows)(packing, p, p->column_stride);
   switch (p->packing) {
-    CASE(attn_packing_scaled)
-    CASE(attn_packing_bias)
-    CASE(attn_packing_boolean)
+    case attn_packing_scaled: return NAME(pack_rows)(attn_packing_scaled, p);
+    case attn_packing_bias: return NAME(pack_rows)(attn_packing_bias, p);
+    case attn_packing_boolean: return NAME(pack_rows)(attn_packing_boolean, p);
   }
-#undef CASE
 }
 
 static inline INLINE void NAME(unpack_square)(
-    const attn_unpack *p, ptrdiff_t row_count, ptrdiff_t column_count, ptrdiff_t column_stride, const T *x, V factor,
-    void *const *rows, ptrdiff_t column) {
+    const attn_unpack *p, const T *x, V factor, void *const *rows, ptrdiff_t column) {
+  V y[LANES];
+  UNROLL for (int i = 0; i < LANES; i++) y[i] = NAME(load)(x + i * p->stride) * factor;
+  NAME(transpose)(y);
+  UNROLL for (int i = 0; i < LANES; i++) NAME(store)((T *)rows[i] + column, y[i]);
+}
+
+static inline INLINE void NAME(unpack_part)(
+    const attn_unpack *p, ptrdiff_t row_count, ptrdiff_t column_count, const T *x, V factor, void *const *rows,
+    ptrdiff_t column) {
   V y[LANES];
   for (int i = 0; i < LANES; i++)
     y[i] = NAME(load)(x + (i < column_count ? i : column_count - 1) * p->stride) * factor;
   NAME(transpose)(y);
   for (int i = 0; i < row_count; i++) {
-    T *target = (T *)rows[i] + column * column_stride;
-    if (column_stride != 1)
-      for (ptrdiff_t j = 0; j < column_count; j++) target[j * column_stride] = y[i][j];
+    T *target = (T *)rows[i] + column * p->column_stride;
+    if (p->column_stride != 1)
+      for (ptrdiff_t j = 0; j < column_count; j++) target[j * p->column_stride] = y[i][j];
     else if (column_count == LANES)
       NAME(store)(target, y[i]);
     else
@@ -91,18 +106,17 @@ static inline INLINE void NAME(unpack_square)(
 
 static void NAME(unpack)(const attn_unpack *p) {
   for (ptrdiff_t row = 0; row < p->row_count; row += LANES) {
-    const ptrdiff_t row_count = p->row_count - row;
+    const ptrdiff_t row_count = p->row_count - row < LANES ? p->row_count - row : LANES;
     const V factor = NAME(load)((const T *)p->factor + row);
     const T *x = (const T *)p->x + row;
+    void *const *rows = p->rows + row;
     ptrdiff_t column = 0;
-    if (row_count >= LANES && p->column_stride == 1)
+    if (row_count == LANES && p->column_stride == 1)
       for (; column + LANES <= p->column_count; column += LANES)
-        NAME(unpack_square)(p, LANES, LANES, 1, x + column * p->stride, factor, p->rows + row, column);
+        NAME(unpack_square)(p, x + column * p->stride, factor, rows, column);
     for (; column < p->column_count; column += LANES) {
       ptrdiff_t count = p->column_count - column < LANES ? p->column_count - column : LANES;
-      NAME(unpack_square)(
-          p, row_count < LANES ? row_count : LANES, count, p->column_stride, x + column * p->stride, factor,
-          p->rows + row, column);
+      NAME(unpack_part)(p, row_count, count, x + column * p->stride, factor, rows, column);
     }
   }
 }
@@ -166,23 +180,20 @@ static void NAME(multiply)(const attn_product *p) {
 
 static inline INLINE void NAME(softmax_panel)(const int vectors, const attn_softmax_lanes *p) {
   const V hidden = (V)(-(T)INFINITY), log2e = (V)(T)0x1.71547652b82fep+0;
-  const T *begin = p->begin, *end = p->end, *bias = p->bias;
+  const T *begin = p->begin, *end = p->end;
   T *maximum = p->maximum, *sum = p->sum, *rescale = p->rescale;
   V most[PANEL];
   UNROLL for (int v = 0; v < vectors; v++) most[v] = NAME(load)(maximum + v * LANES);
   T *scores = p->scores;
-  if (begin || bias) {
+  if (begin) {
     for (ptrdiff_t key = 0; key < p->key_count; key++, scores += p->stride) {
       V index = (V)(T)key;
       UNROLL for (int v = 0; v < vectors; v++) {
         V score = NAME(load)(scores + v * LANES);
-        if (bias) score = NAME(biased)(score, NAME(load)(bias + v * LANES));
-        if (begin)
-          score = ((index >= NAME(load)(begin + v * LANES)) & (index < NAME(load)(end + v * LANES))) ? score : hidden;
+        score = ((index >= NAME(load)(begin + v * LANES)) & (index < NAME(load)(end + v * LANES))) ? score : hidden;
         NAME(store)(scores + v * LANES, score);
         most[v] = NAME(max)(score, most[v]);
       }
-      if (bias) bias += p->stride;
     }
   } else {
     for (ptrdiff_t key = 0; key < p->key_count; key++, scores += p->stride)

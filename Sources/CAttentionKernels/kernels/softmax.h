@@ -117,7 +117,7 @@ static void NAME(scale)(ptrdiff_t count, const void *elements, double by, void *
 
 static inline V NAME(biased)(V score, V bias) {
   // Also where an earlier bias or mask said so: −inf + inf is NaN.
-  return ((score == -(T)INFINITY) | (bias == -(T)INFINITY)) ? (V)(-(T)INFINITY) : score + bias;
+  return ((score != -(T)INFINITY) & (bias != -(T)INFINITY)) ? score + bias : (V)(-(T)INFINITY);
 }
 
 static void NAME(add_bias)(ptrdiff_t count, void *elements, const void *biases) {
