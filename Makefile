@@ -3,7 +3,7 @@
 # make help    the rest
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-sanitized test-debug test-browser test-neon fuzz runner bench compare regressions \
+.PHONY: help setup demo test test-sanitized test-debug test-browser test-neon fuzz runner bench tune compare regressions \
   examples docs format lint
 
 SOURCES := Package.swift Sources Tests Benchmarks Examples
@@ -56,6 +56,9 @@ RUNNER = "$$(swift build -c release --show-bin-path)/attention-runner"
 
 bench: runner ## a table beside unfused attention and the plain formula, and the chart Benchmarks/bench.svg
 	@$(RUNNER) bench --svg Benchmarks/bench.svg $(ARGUMENTS)
+
+tune: runner ## sweep the constants of plans: each value's time over the chosen one's
+	@$(RUNNER) tune $(ARGUMENTS)
 
 compare: runner ## alternate with PyTorch, set up in Benchmarks/.venv; writes Benchmarks/RESULTS.md and its chart
 	@Benchmarks/compare --runner $(RUNNER) $(ARGUMENTS)

@@ -6,5 +6,5 @@ struct AttentionRunner: ParsableCommand {
   static let configuration = CommandConfiguration(
     commandName: "attention-runner",
     abstract: "Measure attention, products and softmax.",
-    subcommands: [Serve.self, Bench.self, Chart.self], defaultSubcommand: Serve.self)
+    subcommands: [Serve.self, Bench.self, Tune.self, Chart.self], defaultSubcommand: Serve.self)
 }

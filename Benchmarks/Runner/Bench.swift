@@ -182,11 +182,7 @@ struct Bench: ParsableCommand {
   }
 
   private func columns(_ cells: String...) -> String {
-    let widths = [-15, 10, 9, 11, 12, 10, 18, 10, 0]
-    return zip(cells, widths).map { cell, width in
-      let space = String(repeating: " ", count: max(0, abs(width) - cell.count))
-      return width < 0 ? cell + space : space + cell
-    }.joined(separator: " ")
+    tableLine(cells, widths: [-15, 10, 9, 11, 12, 10, 18, 10, 0])
   }
 
   private func line(_ row: Row) -> String {

@@ -114,7 +114,7 @@ package func runProducts<Element: BLASElement>(
     a: StridedMatrix<Element>, b: StridedMatrix<Element>, c: UnsafeMutablePointer<Element>, cStride: Int
   )
 ) throws(AttentionError) {
-  let packed = PackedProduct<Element>(kernels: try context.kernels(for: Element.self))
+  let packed = PackedProduct<Element>(kernels: try context.kernels(for: Element.self), tuning: context.tuning)
   if rowCount == 0 || columnCount == 0 || count == 0 { return }
   let isPacked = context.resolvedAlgorithm == .packed && packed.suits(columnCount: columnCount)
   let cut = ProductCut(

@@ -11,18 +11,18 @@ struct PackedProduct<Element: BLASElement>: Sendable {
   /// Columns of a panel.
   let panelWidth: Int
 
-  init(kernels: Kernels<Element>) {
+  private let depthLimit: Int
+  private let unpackedRowLimit: Int
+  /// Rows of C that are held back where the last vector of columns is not whole.
+  private static var edgeRowCount: Int { 64 }
+
+  init(kernels: Kernels<Element>, tuning: Tuning) {
     self.kernels = kernels
     lanes = kernels.laneCount
     panelWidth = lanes * kernels.panelVectorCount
+    depthLimit = tuning.depthLimit
+    unpackedRowLimit = tuning.unpackedRowLimit
   }
-
-  /// Rows of B in a panel at most. 1024 took 0.98 to 1.0 of the time, with 1.4 times the rounding error; 256 up to 1.07.
-  private static var depthLimit: Int { 512 }
-  /// Rows of C that are held back where the last vector of columns is not whole.
-  private static var edgeRowCount: Int { 64 }
-  /// Up to here B is read in place where its rows are contiguous: packing is not worth it.
-  private static var unpackedRowLimit: Int { 32 }
 
   /// False where most lanes would be idle.
   func suits(columnCount: Int) -> Bool { 2 * columnCount >= lanes }
@@ -36,7 +36,7 @@ struct PackedProduct<Element: BLASElement>: Sendable {
     fileprivate let columns: UnsafeMutablePointer<UnsafeRawPointer>
 
     fileprivate init(_ carver: inout Carver, product: PackedProduct, depth: Int) {
-      panel = carver.take(min(depth, depthLimit) * product.panelWidth)
+      panel = carver.take(min(depth, product.depthLimit) * product.panelWidth)
       edge = carver.take(edgeRowCount * product.lanes)
       ones = carver.take(product.panelWidth)
       columns = carver.take(product.panelWidth)
@@ -71,9 +71,9 @@ struct PackedProduct<Element: BLASElement>: Sendable {
       // Too few rows for what packing B costs.
       return kernels.dotRows(query: a, key: b.transposed, factor: alpha, into: c, stride: stride)
     }
-    let isInPlace = alpha == 1 && b.columnStride == 1 && a.rowCount <= Self.unpackedRowLimit
+    let isInPlace = alpha == 1 && b.columnStride == 1 && a.rowCount <= unpackedRowLimit
     // Parts of even depth.
-    let partCount = (a.columnCount + Self.depthLimit - 1) / Self.depthLimit
+    let partCount = (a.columnCount + depthLimit - 1) / depthLimit
     let partLength = (a.columnCount + partCount - 1) / partCount
     forEachPanel(b.columnCount) { columns in
       for low in Swift.stride(from: 0, to: a.columnCount, by: partLength) {

@@ -17,6 +17,8 @@ public struct AttentionContext: Sendable {
   public var algorithm: AttentionAlgorithm?
   /// The tile kernels that calls with this context use.
   package var resolvedAlgorithm: AttentionAlgorithm { algorithm ?? .packed }
+  /// The constants of plans: for measurements to change, and nobody else.
+  package var tuning = Tuning()
   /// Where the pieces of a call run.
   public var executor: any ParallelExecutor
   /// What was wrong with the environment; every call with this context throws it.

@@ -259,7 +259,8 @@ struct LaneKernelTests {
             hasIntervals ? (0..<lanes).map { T(bound(interval($0).clamped(to: keys)) - low) } : nil
           }
           kernels.softmaxLanes(
-            vectorCount: vectorCount, keyCount: keys.count, stride: stride, scores: &tile, begin: bounds(\.lowerBound), end: bounds(\.upperBound),
+            vectorCount: vectorCount, keyCount: keys.count, stride: stride, scores: &tile, begin: bounds(\.lowerBound),
+            end: bounds(\.upperBound),
             maximum: &maximum, sum: &sum, rescale: &rescale)
           for lane in 0..<lanes {
             // Where nothing was attended, the factor is not looked at.

@@ -10,6 +10,8 @@ public enum AttentionLayout: Sendable, Hashable {
   /// A tensor's axes as `[B, H, L, E]`: a view.
   func canonical(_ shape: [Int], _ strides: [Int]) -> (shape: [Int], strides: [Int])? {
     guard (2...4).contains(shape.count) else { return nil }
+    // Nothing to add or exchange, nor to allocate.
+    if shape.count == 4 && self == .headsFirst { return (shape, strides) }
     let added = 4 - shape.count
     var shape = Array(repeating: 1, count: added) + shape
     var strides = Array(repeating: 0, count: added) + strides

@@ -153,8 +153,7 @@ package struct AttentionProblem<Element: AttentionElement> {
   /// How a call with this context is carried out.
   package func plan(context: AttentionContext) throws(AttentionError) -> AttentionPlan {
     AttentionPlan(
-      schedule: schedule, shape: shape, algorithm: context.resolvedAlgorithm,
-      kernels: try context.kernels(for: Element.self))
+      schedule: schedule, shape: shape, kernels: try context.kernels(for: Element.self), context: context)
   }
 
   // Specialised here, so that everything below is: the public forms are called from other modules, for
@@ -177,7 +176,7 @@ package struct AttentionProblem<Element: AttentionElement> {
     if shape.batchCount == 0 || shape.headCount == 0 || shape.queryCount == 0 { return }
     let call = AttentionCall(
       kernels: kernels, shape: shape,
-      plan: AttentionPlan(schedule: schedule, shape: shape, algorithm: context.resolvedAlgorithm, kernels: kernels),
+      plan: AttentionPlan(schedule: schedule, shape: shape, kernels: kernels, context: context),
       schedule: schedule, scale: scale, query: operand(query), key: operand(key), value: operand(value),
       outputs: outputs)
     try withExtendedLifetime((query, key, value, schedule)) {
