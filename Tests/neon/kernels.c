@@ -21,10 +21,10 @@ static double random_number(void) {
   return (double)(state >> 11) * 0x1p-53;
 }
 
-#define DEFINE_CHECKS(T, P, LOWEST, EXACT_EXP2, NEXT, TOLERANCE)                                                   \
-  static void check_##P(attn_isa isa, const char *name) {                                                          \
-    const P##_kernels *kernels = P##_kernels_for(isa);                                                             \
-    enum { samples = 200000, longest = 300 };                                                                      \
+// Attention of a panel by plain code: the kernels of lanes together, and those of rows, against it.
+#define DEFINE_CHECKS(T, TYPE, LOWEST, EXACT_EXP2, NEXT, TOLERANCE)                                                \
+  static void check_exp2_##T(const attn_kernels *kernels, const char *name) {                                      \
+    enum { samples = 200000 };                                                                                     \
     T *x = malloc(samples * sizeof(T)), *y = malloc(samples * sizeof(T));                                          \
     for (int i = 0; i < samples; i++) x[i] = i % 2 ? (T)(LOWEST)*i / samples : (T)(-2 * random_number());          \
     kernels->exp2(samples, x, y);                                                                                  \
@@ -39,7 +39,12 @@ static double random_number(void) {
     T edges[4] = {-INFINITY, NAN, (T)(LOWEST)*2, 0}, got[4];                                                       \
     kernels->exp2(4, edges, got);                                                                                  \
     expect(got[0] == 0 && got[1] != got[1] && got[2] == 0 && got[3] == 1, name, #T ": 2^x at its edges", got[0]);  \
+    free(x);                                                                                                       \
+    free(y);                                                                                                       \
+  }                                                                                                                \
                                                                                                                    \
+  static void check_softmax_##T(const attn_kernels *kernels, const char *name) {                                   \
+    enum { longest = 300 };                                                                                        \
     int wrong = 0;                                                                                                 \
     for (int count = 0; count < longest; count++) {                                                                \
       T row[longest + 1], scores[longest + 1], most = -INFINITY, sum = 0, rescale = 0, carried = -INFINITY;        \
@@ -54,8 +59,8 @@ static double random_number(void) {
       for (int i = 0; i < count; i++)                                                                              \
         if (attend[i] && row[i] > most) most = row[i];                                                             \
       if (kernels->maximum(count, scores) != most) wrong++;                                                        \
-      P##_softmax_tile tile = {1, count, count + 1, scores, NULL, NULL, &carried, &sum, &rescale};                 \
-      kernels->softmax_tile(&tile);                                                                                \
+      attn_softmax_rows rows = {1, count, count + 1, scores, NULL, NULL, &carried, &sum, &rescale};                \
+      kernels->softmax_rows(&rows);                                                                                \
       double total = 0;                                                                                            \
       for (int i = 0; i < count; i++) {                                                                            \
         double exact = attend[i] ? exp((double)row[i] - (double)most) : 0;                                         \
@@ -65,19 +70,83 @@ static double random_number(void) {
       if (!(fabs((double)sum - total) <= TOLERANCE * (count + 1)) || scores[count] == scores[count]) wrong++;      \
     }                                                                                                              \
     expect(wrong == 0, name, #T ": softmax of rows of 0 to 299, wrong values", wrong);                             \
-    free(x);                                                                                                       \
-    free(y);                                                                                                       \
+  }                                                                                                                \
+                                                                                                                   \
+  static void check_tiles_##T(const attn_kernels *kernels, const char *name) {                                     \
+    enum { keys = 37, width = 21, most_rows = 64 };                                                                \
+    static T q[most_rows * width], k[keys * width], v[keys * width], bias[most_rows * keys];                       \
+    static T panel[width * most_rows], scores[keys * most_rows], result[width * most_rows];                        \
+    static T output[most_rows * width], few[most_rows * keys];                                                     \
+    for (int i = 0; i < keys * width; i++) k[i] = (T)(random_number() - 0.5), v[i] = (T)(random_number() - 0.5);   \
+    int limit = (int)(kernels->lane_count * kernels->panel_vector_count);                                          \
+    double worst = 0, worst_few = 0;                                                                               \
+    for (int rows = 1; rows <= limit; rows++) {                                                                    \
+      for (int i = 0; i < rows * width; i++) q[i] = (T)(random_number() - 0.5);                                    \
+      const void *q_rows[most_rows], *bias_rows[most_rows];                                                        \
+      void *output_rows[most_rows];                                                                                \
+      T maximum[most_rows], sum[most_rows], rescale[most_rows], factor[most_rows];                                 \
+      for (int i = 0; i < most_rows; i++) {                                                                        \
+        q_rows[i] = q + i * width, bias_rows[i] = bias + i * keys, output_rows[i] = output + i * width;            \
+        maximum[i] = -INFINITY, sum[i] = 0;                                                                        \
+      }                                                                                                            \
+      for (int i = 0; i < rows * keys; i++) bias[i] = i % 7 == 3 ? -INFINITY : (T)random_number();                 \
+      ptrdiff_t vectors = (rows + kernels->lane_count - 1) / kernels->lane_count;                                  \
+      ptrdiff_t stride = vectors * kernels->lane_count;                                                            \
+      attn_pack pack = {rows, width, q_rows, 1, attn_packing_scaled, 0.5, panel, stride};                          \
+      kernels->pack(&pack);                                                                                        \
+      attn_product dots = {vectors, keys, width, k, width, 1, panel, stride, scores, stride, NULL};                \
+      kernels->multiply(&dots);                                                                                    \
+      attn_row_product row_dots = {rows, keys, width, q, width, k, width, few, keys, 0.5};                         \
+      kernels->dot_rows(&row_dots);                                                                                \
+      for (int i = 0; i < rows; i++)                                                                               \
+        for (int j = 0; j < keys; j++) {                                                                           \
+          double error = fabs((double)few[i * keys + j] - (double)scores[j * stride + i]);                         \
+          if (!(error <= worst_few)) worst_few = error;                                                            \
+        }                                                                                                          \
+      attn_pack add = {rows, keys, bias_rows, 1, attn_packing_bias, 1, scores, stride};                            \
+      kernels->pack(&add);                                                                                         \
+      attn_softmax_lanes softmax = {vectors, keys, stride, scores, NULL, NULL, maximum, sum, rescale};             \
+      kernels->softmax_lanes(&softmax);                                                                            \
+      attn_product values = {vectors, width, keys, v, 1, width, scores, stride, result, stride, NULL};             \
+      kernels->multiply(&values);                                                                                  \
+      for (int i = 0; i < stride; i++) factor[i] = 1 / sum[i];                                                     \
+      attn_unpack unpack = {rows, width, result, stride, factor, output_rows, 1};                                  \
+      kernels->unpack(&unpack);                                                                                    \
+      for (int i = 0; i < rows; i++) {                                                                             \
+        double weights[keys], total = 0;                                                                           \
+        for (int j = 0; j < keys; j++) {                                                                           \
+          double dot = 0;                                                                                          \
+          for (int e = 0; e < width; e++) dot += (double)q[i * width + e] * (double)k[j * width + e];              \
+          total += weights[j] = exp(0.5 * dot + (double)bias[i * keys + j]);                                       \
+        }                                                                                                          \
+        for (int e = 0; e < width; e++) {                                                                          \
+          double exact = 0;                                                                                        \
+          for (int j = 0; j < keys; j++) exact += weights[j] / total * (double)v[j * width + e];                   \
+          double error = fabs((double)output[i * width + e] - exact);                                              \
+          if (!(error <= worst)) worst = error;                                                                    \
+        }                                                                                                          \
+      }                                                                                                            \
+    }                                                                                                              \
+    expect(worst <= TOLERANCE, name, #T ": attention of panels of 1 row to all lanes", worst);                     \
+    expect(worst_few <= TOLERANCE, name, #T ": products of few rows", worst_few);                                  \
+  }                                                                                                                \
+                                                                                                                   \
+  static void check_##T(attn_isa isa, const char *name) {                                                          \
+    const attn_kernels *kernels = attn_kernels_for(isa, TYPE);                                                     \
+    check_exp2_##T(kernels, name);                                                                                 \
+    check_softmax_##T(kernels, name);                                                                              \
+    check_tiles_##T(kernels, name);                                                                                \
   }
 
-DEFINE_CHECKS(float, attn_f32, -126.0, exp2, nextafterf, 1e-6)
-DEFINE_CHECKS(double, attn_f64, -1022.0, exp2l, nextafter, 1e-14)
+DEFINE_CHECKS(float, attn_type_f32, -126.0, exp2, nextafterf, 1e-6)
+DEFINE_CHECKS(double, attn_type_f64, -1022.0, exp2l, nextafter, 1e-14)
 
 int main(void) {
   static const char *const names[] = {"portable", "neon", "avx2", "avx512"};
   for (int isa = attn_isa_portable; isa <= attn_isa_avx512; isa++) {
     if (!attn_isa_is_present((attn_isa)isa)) continue;
-    check_attn_f32((attn_isa)isa, names[isa]);
-    check_attn_f64((attn_isa)isa, names[isa]);
+    check_float((attn_isa)isa, names[isa]);
+    check_double((attn_isa)isa, names[isa]);
   }
 #if defined(__aarch64__)
   expect(attn_isa_is_present(attn_isa_neon), "neon", "is present", 1);
