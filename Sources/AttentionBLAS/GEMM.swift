@@ -12,7 +12,7 @@ public import AttentionTensors
 ///   - mode: Whether C is overwritten (and then never read) or added to.
 ///   - c: C, `m × n`. Must not overlap A or B.
 ///   - context: Threads.
-/// - Throws: `AttentionError` where shapes disagree or an extent exceeds OpenBLAS's 32-bit integers.
+/// - Throws: `AttentionError` where shapes disagree or an extent exceeds 32 bits.
 public func gemm<Element: BLASElement>(
   alpha: Element = 1, _ a: UnsafeMatrix<Element>, _ b: UnsafeMatrix<Element>, _ mode: ResultMode = .replacing,
   into c: UnsafeMutableMatrix<Element>, context: AttentionContext = .default

@@ -31,7 +31,7 @@ package struct ProductCut {
   private static let packedTallness = 4
   /// Pieces of less work than this, some 10 µs, are joined, for handing out a piece costs too.
   private static let leastPieceWork = 1e6
-  /// What one call of OpenBLAS costs whatever its size, some 0.2 µs, in operations.
+  /// What one product costs whatever its size, some 0.2 µs, in operations.
   private static let callWork = 2e4
   /// Operations below which a second thread is not woken, here and in attention. Not sharing 1.7e7 (attention, H4
   /// L128 E64) took 1.75 of the time beside a busy team; but a sleeping one takes 29 µs to come, in which one

@@ -13,9 +13,9 @@ public struct AttentionContext: Sendable {
   /// The instruction set of the kernels; nil: the best one present. One that this machine lacks makes
   /// every call that uses kernels throw ``AttentionError`` with code `unsupported`.
   public var instructionSet: InstructionSet?
-  /// The tile kernels; nil: the best there are, ``AttentionAlgorithm/packed``.
+  /// Who computes products; nil: the best there is, ``AttentionAlgorithm/packed``.
   public var algorithm: AttentionAlgorithm?
-  /// The tile kernels that calls with this context use.
+  /// The algorithm that calls with this context use.
   package var resolvedAlgorithm: AttentionAlgorithm { algorithm ?? .packed }
   /// The constants of plans: for measurements to change, and nobody else.
   package var tuning = Tuning()

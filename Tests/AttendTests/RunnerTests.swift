@@ -87,6 +87,22 @@ struct RunnerTests {
     }
   }
 
+  @Test("tune prints a ratio for each value of a constant, and knows which there are")
+  func tune() throws {
+    let command = try Command("attention-runner", ["tune", "unpackedRowLimit", "--rounds", "1"])
+    #expect(command.status == 0, "\(command.errors)")
+    let head = try #require(command.lines.first { $0.hasPrefix("unpackedRowLimit") }).split(separator: " ")
+    #expect(head.filter { $0.hasSuffix("*") }.count == 1, "\(head)")
+    let rows = command.lines.filter { $0.hasPrefix("  ") }
+    #expect(rows.count == 3)
+    for row in rows {
+      let ratios = row.split(separator: " ").suffix(head.count - 1).map { Double($0) ?? 0 }
+      #expect(ratios.allSatisfy { $0 > 0 }, "\(row)")
+    }
+    let wrong = try Command("attention-runner", ["tune", "no-such"])
+    #expect(wrong.status == 64 && wrong.errors.contains("rowTarget"))
+  }
+
   @Test(
     "operations are counted where the mask leaves something",
     arguments: [
