@@ -6,7 +6,7 @@ public import AttentionTensors
 /// depend on their number. α = 0 reads neither A nor B. A depth of 0 gives zeros.
 ///
 /// - Parameters:
-///   - alpha: α.
+///   - alpha: α. By the kernels of this package α·B is computed first, and must not overflow.
 ///   - a: A, `m × k`; may be transposed in memory.
 ///   - b: B, `k × n`; may be transposed in memory.
 ///   - mode: Whether C is overwritten (and then never read) or added to.
@@ -77,11 +77,12 @@ public func batchedGEMM<Element: BLASElement>(
 /// ``gemm(alpha:_:_:_:into:context:)`` for a list of products. Their shapes may differ.
 ///
 /// - Throws: `AttentionError` where the lists differ in length or the shapes of a product disagree; then
-///   nothing has been written.
+///   nothing has been written. Where memory lacks, some products may have been.
 public func batchedGEMM<Element: BLASElement>(
   alpha: Element = 1, _ a: [UnsafeMatrix<Element>], _ b: [UnsafeMatrix<Element>], _ mode: ResultMode = .replacing,
   into c: [UnsafeMutableMatrix<Element>], context: AttentionContext = .default
 ) throws(AttentionError) {
+  if let error = context.environmentError { throw error }
   try requireShape(
     a.count == b.count && b.count == c.count, "batchedGEMM",
     "lists of one length expected; got \(a.count), \(b.count) and \(c.count) matrices")
@@ -114,26 +115,34 @@ package func runProducts<Element: BLASElement>(
     a: StridedMatrix<Element>, b: StridedMatrix<Element>, c: UnsafeMutablePointer<Element>, cStride: Int
   )
 ) throws(AttentionError) {
-  let packed = PackedProduct<Element>(kernels: try context.kernels(for: Element.self), tuning: context.tuning)
+  if let error = context.environmentError { throw error }
+  let packed =
+    context.resolvedAlgorithm == .packed
+    ? PackedProduct<Element>(
+      kernels: try context.kernels(for: Element.self), tuning: context.tuning, columnCount: columnCount) : nil
   if rowCount == 0 || columnCount == 0 || count == 0 { return }
-  let isPacked = context.resolvedAlgorithm == .packed && packed.suits(columnCount: columnCount)
   let cut = ProductCut(
     rowCount: rowCount, columnCount: columnCount, depth: depth, productCount: count,
-    panelWidth: isPacked ? packed.panelWidth : 1)
+    panelWidth: packed?.panelWidth ?? 1)
   let width = cut.width(threadCount: context.threadCount)
   func forEachBlock(
     _ piece: Int, unless isReadable: (StridedMatrix<Element>) -> Bool,
     _ body: (StridedMatrix<Element>, StridedMatrix<Element>, UnsafeMutablePointer<Element>, Int) -> Void
   ) {
     for block in cut.blocks(ofPiece: piece) where !block.rows.isEmpty && !block.columns.isEmpty {
-      let (a, b, c, cStride) = operands(block.product)
-      withPacked(a.rows(block.rows), unless: isReadable) { a in
-        body(
-          a, b.columns(block.columns), c + block.rows.lowerBound * cStride + block.columns.lowerBound, cStride)
+      let (a, b, first, cStride) = operands(block.product)
+      let c = first + block.rows.lowerBound * cStride + block.columns.lowerBound
+      if depth == 0 || alpha == 0 {
+        // Neither operand is read: 0·NaN is NaN.
+        for row in 0..<block.rows.count where mode == .replacing {
+          (c + row * cStride).update(repeating: 0, count: block.columns.count)
+        }
+        continue
       }
+      withPacked(a.rows(block.rows), unless: isReadable) { a in body(a, b.columns(block.columns), c, cStride) }
     }
   }
-  if isPacked {
+  if let packed {
     let scratchByteCount = packed.scratchByteCount(depth: depth)
     try withScratch(byteCount: width * scratchByteCount) { memory in
       let scratches = UncheckedSendable(memory)

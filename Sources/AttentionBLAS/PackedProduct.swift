@@ -16,16 +16,15 @@ struct PackedProduct<Element: BLASElement>: Sendable {
   /// Rows of C that are held back where the last vector of columns is not whole.
   private static var edgeRowCount: Int { 64 }
 
-  init(kernels: Kernels<Element>, tuning: Tuning) {
+  /// Nil where most lanes would be idle.
+  init?(kernels: Kernels<Element>, tuning: Tuning, columnCount: Int) {
+    if 2 * columnCount < kernels.laneCount { return nil }
     self.kernels = kernels
     lanes = kernels.laneCount
     panelWidth = lanes * kernels.panelVectorCount
     depthLimit = tuning.depthLimit
     unpackedRowLimit = tuning.unpackedRowLimit
   }
-
-  /// False where most lanes would be idle.
-  func suits(columnCount: Int) -> Bool { 2 * columnCount >= lanes }
 
   /// The working memory of one thread.
   struct Scratch {
@@ -56,20 +55,14 @@ struct PackedProduct<Element: BLASElement>: Sendable {
     return scratch
   }
 
-  /// C ← α·A·B, or C += α·A·B. One of A's strides is 1; B's are free.
+  /// C ← α·A·B, or C += α·A·B. One of A's strides is 1; B's are free. Neither α nor the depth is 0.
   func multiply(
     alpha: Element, _ a: StridedMatrix<Element>, _ b: StridedMatrix<Element>, _ mode: ResultMode,
     into c: UnsafeMutablePointer<Element>, stride: Int, _ scratch: Scratch
   ) {
-    if a.columnCount == 0 || alpha == 0 {
-      if mode == .replacing {
-        for row in 0..<a.rowCount { (c + row * stride).update(repeating: 0, count: b.columnCount) }
-      }
-      return
-    }
-    if mode == .replacing && 2 * a.rowCount <= lanes && a.columnStride == 1 && b.rowStride == 1 {
+    if 2 * a.rowCount <= lanes && a.columnStride == 1 && b.rowStride == 1 {
       // Too few rows for what packing B costs.
-      return kernels.dotRows(query: a, key: b.transposed, factor: alpha, into: c, stride: stride)
+      return multiplyFewRows(alpha: alpha, a, b, mode, into: c, stride: stride, scratch)
     }
     let isInPlace = alpha == 1 && b.columnStride == 1 && a.rowCount <= unpackedRowLimit
     // Parts of even depth.
@@ -85,19 +78,31 @@ struct PackedProduct<Element: BLASElement>: Sendable {
     }
   }
 
-  /// Whole vectors of columns in panels of nearly even width, then what is left of one.
+  /// Whole vectors of columns in panels, then what is left of one.
   private func forEachPanel(_ columnCount: Int, _ body: (Range<Int>) -> Void) {
-    var vectorCount = columnCount / lanes
-    var panelCount = (columnCount / lanes * lanes + panelWidth - 1) / panelWidth
-    var column = 0
-    while panelCount > 0 {
-      let count = (vectorCount + panelCount - 1) / panelCount
-      body(column..<column + count * lanes)
-      column += count * lanes
-      vectorCount -= count
-      panelCount -= 1
+    let vectorCount = columnCount / lanes
+    kernels.forEachPanel(vectorCount: vectorCount) { body($0.lowerBound * lanes..<$0.upperBound * lanes) }
+    if vectorCount * lanes < columnCount { body(vectorCount * lanes..<columnCount) }
+  }
+
+  /// Columns of B that are contiguous are streamed.
+  private func multiplyFewRows(
+    alpha: Element, _ a: StridedMatrix<Element>, _ b: StridedMatrix<Element>, _ mode: ResultMode,
+    into c: UnsafeMutablePointer<Element>, stride: Int, _ scratch: Scratch
+  ) {
+    if mode == .replacing {
+      return kernels.dotRows(query: a, key: b.transposed, factor: alpha, into: c, stride: stride)
     }
-    if column < columnCount { body(column..<columnCount) }
+    let width = Self.edgeRowCount * lanes / a.rowCount
+    for first in Swift.stride(from: 0, to: b.columnCount, by: width) {
+      let columns = first..<min(first + width, b.columnCount)
+      kernels.dotRows(
+        query: a, key: b.columns(columns).transposed, factor: alpha, into: scratch.edge, stride: columns.count)
+      for row in 0..<a.rowCount {
+        let (source, target) = (scratch.edge + row * columns.count, c + row * stride + first)
+        for column in 0..<columns.count { target[column] += source[column] }
+      }
+    }
   }
 
   /// What one panel of B gives.

@@ -42,6 +42,10 @@ final class ForkHandlers: @unchecked Sendable {
     // Another thread may be in the middle of making one of these; the child would wait for it for ever.
     _ = ThreadTeam.shared
     _ = MemoryPool.shared
+    _ = AttentionContext.default
+    _ = InstructionSet.present
+    _ = Kernels<Float>(.portable)
+    _ = Kernels<Double>(.portable)
     pthread_mutex_lock(mutex)
     for lock in locks { lock.lock() }
   }

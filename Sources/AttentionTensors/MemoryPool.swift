@@ -41,7 +41,18 @@ final class MemoryPool: @unchecked Sendable {
   /// At least `byteCount` bytes, contents unspecified; nil where the system has none.
   func take(byteCount: Int) -> Block? {
     if byteCount < Self.leastByteCount { return allocate(byteCount: byteCount) }
-    return takeKept(byteCount: byteCount) ?? allocate(byteCount: byteCount)
+    guard let byteCount = Self.rounded(byteCount) else { return nil }
+    if let block = takeKept(byteCount: byteCount) ?? allocate(byteCount: byteCount) { return block }
+    // What is kept may be what lacks.
+    release { $0.count }
+    return allocate(byteCount: byteCount)
+  }
+
+  /// Up to an eighth more, so that lengths that grow by one find the blocks of those before; nil beyond all memory.
+  private static func rounded(_ byteCount: Int) -> Int? {
+    let unit = 1 << (Int.bitWidth - 1 - byteCount.leadingZeroBitCount - 3)
+    let (sum, overflow) = byteCount.addingReportingOverflow(unit - 1)
+    return overflow ? nil : sum / unit * unit
   }
 
   /// The smallest kept block that is large enough and not twice as large.
@@ -68,7 +79,7 @@ final class MemoryPool: @unchecked Sendable {
   /// Takes a block back.
   func give(_ block: Block) {
     if block.byteCount < Self.leastByteCount || block.byteCount > Self.keptByteCount { return free(block.base) }
-    let surplus = lock.withLock {
+    release { blocks in
       blocks.append(block)
       var total = blocks.reduce(0) { $0 + $1.byteCount }
       var count = 0
@@ -76,6 +87,14 @@ final class MemoryPool: @unchecked Sendable {
         total -= blocks[count].byteCount
         count += 1
       }
+      return count
+    }
+  }
+
+  /// Gives the first kept blocks back to the system, as many as `count` says.
+  private func release(_ count: (inout [Block]) -> Int) {
+    let surplus = lock.withLock {
+      let count = count(&blocks)
       defer { blocks.removeFirst(count) }
       return Array(blocks.prefix(count))
     }

@@ -7,7 +7,7 @@ import Foundation
 struct Attend: ParsableCommand {
   static let configuration = CommandConfiguration(
     commandName: "attend",
-    abstract: "Exact attention on any CPU, composed from OpenBLAS.",
+    abstract: "Exact attention on any CPU.",
     discussion: "Exit codes: 0 success, 1 a case failed or a file is wrong, 64 wrong arguments.",
     version: "0.1.0",
     subcommands: [Check.self, Compute.self, Map.self, Info.self])

@@ -263,8 +263,7 @@ struct LaneKernelTests {
             end: bounds(\.upperBound),
             maximum: &maximum, sum: &sum, rescale: &rescale)
           for lane in 0..<lanes {
-            // Where nothing was attended, the factor is not looked at.
-            weights[lane] = weights[lane].map { $0 == 0 ? 0 : $0 * rescale[lane] }
+            weights[lane] = weights[lane].map { $0 * rescale[lane] }
             weights[lane] += (0..<keys.count).map { tile[$0 * stride + lane] }
           }
           #expect((0..<keys.count).allSatisfy { tile[$0 * stride + lanes].isNaN }, "gaps must stay untouched")

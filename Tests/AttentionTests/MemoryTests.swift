@@ -1,5 +1,5 @@
 import Attention
-import Foundation
+import AttentionTestSupport
 import Testing
 
 @Suite("Memory")
@@ -11,7 +11,7 @@ struct MemoryTests {
       await #expect(processExitsWith: .success) {
         let length = 16384
         let shape = [1, 8, length, 64]
-        let before = peakByteCount()
+        let before = processByteCount("VmHWM")
         let query = try Tensor<Float>(repeating: 0.1, shape: shape)
         let key = try Tensor<Float>(repeating: 0.1, shape: shape)
         let value = try Tensor<Float>(repeating: 0.5, shape: shape)
@@ -20,18 +20,11 @@ struct MemoryTests {
           query: query, key: key, value: value, mask: .causal.intersection(.bias(bias)),
           context: AttentionContext(threadCount: 2))
         let operands = 4 * 4 * shape.reduce(1, *) + 4 * bias.count
-        let used = peakByteCount() - before
+        let used = processByteCount("VmHWM") - before
         print("peak memory \(used >> 20) MiB, of which \(operands >> 20) MiB are operands")
         precondition(used < operands + 64 << 20)
         precondition(abs(output[0, 7, length - 1, 63] - 0.5) < 1e-5)
       }
     }
   #endif
-}
-
-/// The largest resident size of this process so far.
-private func peakByteCount() -> Int {
-  let status = (try? String(contentsOfFile: "/proc/self/status", encoding: .utf8)) ?? ""
-  let line = status.split(separator: "\n").first { $0.hasPrefix("VmHWM:") }!
-  return Int(line.split(whereSeparator: \.isWhitespace)[1])! << 10
 }

@@ -192,6 +192,22 @@ struct PropertyTests {
     #expect(result.weights!.array.allSatisfy { $0.isNaN })
   }
 
+  @Test("a scale of 0 makes every score 0, whatever queries and keys hold", arguments: [1, 3, 40])
+  func scaleZero(queryCount: Int) throws {
+    var query = try Tensor<Float>(uniform: -1..<1, shape: [1, 2, queryCount, 8], seed: 1)
+    var key = try Tensor<Float>(uniform: -1..<1, shape: [1, 2, 20, 8], seed: 2)
+    let value = try Tensor<Float>(uniform: -1..<1, shape: [1, 2, 20, 5], seed: 3)
+    query[0, 0, 0, 0] = .nan
+    key[0, 1, 7, 3] = .infinity
+    for context in AttentionContext.everyPath {
+      let result = try scaledDotProductAttention(
+        query: query, key: key, value: value, scale: 0, returning: .weights, context: context)
+      #expect(result.weights!.array.allSatisfy { abs($0 - 0.05) < 1e-7 }, "\(context.path)")
+      let mean = (0..<20).reduce(Float(0)) { $0 + value[0, 1, $1, 4] } / 20
+      #expect((0..<queryCount).allSatisfy { abs(result.output[0, 1, $0, 4] - mean) < 1e-6 }, "\(context.path)")
+    }
+  }
+
   @Test("rows that attend to nothing give 0, 0 and −inf")
   func emptyRows() throws {
     let scenario = Scenario(B: 1, H: 2, Hk: 2, L: 9, S: 4, mask: .causal)

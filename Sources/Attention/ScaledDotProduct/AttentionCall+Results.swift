@@ -64,6 +64,12 @@ extension AttentionCall {
     outputs.weights! + ((tile.batch * shape.headCount + head) * shape.queryCount + query) * shape.keyCount
   }
 
+  func clearWeights(_ tile: Tile) {
+    tile.forEachRow(0..<tile.rowCount) { _, head, query in
+      weightRow(tile, head: head, query: query).update(repeating: 0, count: shape.keyCount)
+    }
+  }
+
   /// NaN for every attended key of the rows whose sum is NaN, 0 for the others: exp(−inf − NaN) would make NaN of what
   /// is masked, too.
   func correctWeights(_ tile: Tile, sum: UnsafePointer<Element>) {

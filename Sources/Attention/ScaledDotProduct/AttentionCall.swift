@@ -75,7 +75,8 @@ struct AttentionCall<Element: AttentionElement>: @unchecked Sendable {
   func keys(of tile: Tile, split: Int) -> Range<Int> {
     if plan.splitCount == 1 { return 0..<shape.keyCount }
     let union = schedule.union(batch: tile.batch, queries: tile.queries)
-    let length = (union.count + plan.splitCount - 1) / plan.splitCount
+    // Whole vectors of keys.
+    let length = ((union.count + plan.splitCount - 1) / plan.splitCount + 15) / 16 * 16
     let low = min(union.lowerBound + split * length, union.upperBound)
     let high = min(low + length, union.upperBound)
     // Keys behind the masked ones belong to the last part.

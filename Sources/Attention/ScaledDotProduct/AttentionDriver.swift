@@ -46,10 +46,8 @@ struct AttentionDriver<Tiles: TileKernels> {
             let scratch = scratch(worker)
             tiles.attend(tile, to: call.keys(of: tile, split: 0), scratch)
             tiles.finish(tile, scratch)
-            if call.outputs.weights != nil {
-              let state = tiles.state(scratch)
-              tiles.writeWeights(tile, maximum: state.maximum, sum: state.sum, scratch)
-            }
+            let state = tiles.state(scratch)
+            writeWeights(tile, maximum: state.maximum, sum: state.sum, scratch)
           }
         }
         return
@@ -69,11 +67,22 @@ struct AttentionDriver<Tiles: TileKernels> {
           let whole = partial(index, 0)
           for split in 1..<plan.splitCount { call.merge(partial(index, split), into: whole, tile) }
           call.finish(tile, whole)
-          if call.outputs.weights != nil {
-            tiles.writeWeights(tile, maximum: whole.maximum, sum: whole.sum, scratch(worker))
-          }
+          writeWeights(tile, maximum: whole.maximum, sum: whole.sum, scratch(worker))
         }
       }
     }
+  }
+
+  /// Writes the weights, if they are wanted: 0 where nothing is attended, then split by split as they were attended.
+  private func writeWeights(
+    _ tile: AttentionCall<Element>.Tile, maximum: UnsafePointer<Element>, sum: UnsafePointer<Element>,
+    _ scratch: Tiles.Scratch
+  ) {
+    if call.outputs.weights == nil { return }
+    call.clearWeights(tile)
+    for split in 0..<call.plan.splitCount {
+      tiles.writeWeights(tile, to: call.keys(of: tile, split: split), maximum: maximum, sum: sum, scratch)
+    }
+    call.correctWeights(tile, sum: sum)
   }
 }

@@ -39,7 +39,8 @@ package struct AttentionPlan: CustomStringConvertible {
   private let work: Double
 
   init<Element>(
-    schedule: MaskSchedule<Element>, shape: AttentionShape, kernels: Kernels<Element>, context: AttentionContext
+    schedule: MaskSchedule<Element>, shape: AttentionShape, isStreamable: Bool, kernels: Kernels<Element>,
+    context: AttentionContext
   ) {
     algorithm = context.resolvedAlgorithm
     let tuning = context.tuning
@@ -62,7 +63,7 @@ package struct AttentionPlan: CustomStringConvertible {
       queryTileLength = length
     }
     let isNarrow = headsPerTile * queryTileLength * tuning.fewRowDivisor <= kernels.laneCount
-    tiles = algorithm == .openBLAS ? .openBLAS : isNarrow ? .fewRows : .lanes
+    tiles = algorithm == .openBLAS ? .openBLAS : isNarrow && isStreamable ? .fewRows : .lanes
     queryTileCount = (length + queryTileLength - 1) / queryTileLength
     headTileCount = (group + headsPerTile - 1) / headsPerTile
     let tileCount = shape.batchCount * shape.keyValueHeadCount * headTileCount * queryTileCount

@@ -35,6 +35,8 @@ struct LaneTiles<Element: AttentionElement>: TileKernels {
     let maximum: UnsafeMutablePointer<Element>
     let sum: UnsafeMutablePointer<Element>
     let factor: UnsafeMutablePointer<Element>
+    /// Sums that nobody reads.
+    let discarded: UnsafeMutablePointer<Element>
     /// For each lane of a panel.
     let rescale: UnsafeMutablePointer<Element>
     let begin: UnsafeMutablePointer<Element>
@@ -57,6 +59,7 @@ struct LaneTiles<Element: AttentionElement>: TileKernels {
       value: carver.take(isReadable(call.value) ? 0 : keyCount * shape.valueWidth),
       finiteValue: carver.take(isHiding ? keyCount * shape.valueWidth : 0),
       maximum: carver.take(rowCount), sum: carver.take(rowCount), factor: carver.take(rowCount),
+      discarded: carver.take(call.outputs.weights == nil ? 0 : rowCount),
       rescale: carver.take(panelRowCount), begin: carver.take(panelRowCount), end: carver.take(panelRowCount),
       rows: carver.take(rowCount), targets: carver.take(rowCount))
   }
@@ -84,20 +87,13 @@ struct LaneTiles<Element: AttentionElement>: TileKernels {
 
   private func vectorCount(_ tile: Call.Tile) -> Int { (tile.rowCount + lanes - 1) / lanes }
 
-  /// Calls `body` for panels of nearly even width.
   private func forEachPanel(_ tile: Call.Tile, _ body: (Panel) -> Void) {
-    let vectorCount = vectorCount(tile)
-    var panelCount = (vectorCount + call.kernels.panelVectorCount - 1) / call.kernels.panelVectorCount
-    var vector = 0
-    while panelCount > 0 {
-      let count = (vectorCount - vector + panelCount - 1) / panelCount
-      let firstRow = vector * lanes
+    call.kernels.forEachPanel(vectorCount: vectorCount(tile)) { vectors in
+      let firstRow = vectors.lowerBound * lanes
       body(
         Panel(
-          rows: firstRow..<min(firstRow + count * lanes, tile.rowCount), vectorCount: count, firstRow: firstRow,
-          stride: count * lanes))
-      vector += count
-      panelCount -= 1
+          rows: firstRow..<min(vectors.upperBound * lanes, tile.rowCount), vectorCount: vectors.count,
+          firstRow: firstRow, stride: vectors.count * lanes))
     }
   }
 
@@ -159,7 +155,7 @@ struct LaneTiles<Element: AttentionElement>: TileKernels {
         forEachPiece(tile, panel, part, isMasked: isMasked) { piece in
           let rows = piece.keys.lowerBound - part.lowerBound..<piece.keys.upperBound - part.lowerBound
           computeScores(piece, tile, key.rows(rows), scratch)
-          softmax(piece, scratch)
+          softmax(piece, sum: scratch.sum, scratch)
           if piece.isHiding && isFinite == nil { isFinite = call.isFinite(value) }
           accumulate(piece, tile, value.rows(rows), isHazardous: piece.isHiding && isFinite == false, scratch)
         }
@@ -190,9 +186,14 @@ struct LaneTiles<Element: AttentionElement>: TileKernels {
   /// scores ← scale·KQᵀ + biases, −inf where a boolean mask or a bias forbids; and each lane's interval.
   private func computeScores(_ piece: Piece, _ tile: Call.Tile, _ key: StridedMatrix<Element>, _ scratch: Scratch) {
     let panel = piece.panel
-    call.kernels.multiply(
-      vectorCount: panel.vectorCount, key, scratch.query + panel.firstRow * call.shape.width + panel.lane,
-      bStride: panel.stride, into: scratch.scores, stride: panel.stride, rescale: nil)
+    if call.scale == 0 {
+      // Whatever the query and the key hold: 0·NaN is NaN.
+      scratch.scores.update(repeating: 0, count: key.rowCount * panel.stride)
+    } else {
+      call.kernels.multiply(
+        vectorCount: panel.vectorCount, key, scratch.query + panel.firstRow * call.shape.width + panel.lane,
+        bStride: panel.stride, into: scratch.scores, stride: panel.stride, rescale: nil)
+    }
     if piece.isRagged {
       let first = piece.keys.lowerBound
       tile.forEachRow(panel.rows) { row, _, query in
@@ -223,13 +224,13 @@ struct LaneTiles<Element: AttentionElement>: TileKernels {
     for boolean in call.schedule.booleans { apply(boolean, .boolean) }
   }
 
-  private func softmax(_ piece: Piece, _ scratch: Scratch) {
+  private func softmax(_ piece: Piece, sum: UnsafeMutablePointer<Element>, _ scratch: Scratch) {
     let first = piece.panel.rows.lowerBound
     call.kernels.softmaxLanes(
       vectorCount: piece.panel.vectorCount, keyCount: piece.keys.count, stride: piece.panel.stride,
       scores: scratch.scores, begin: piece.isRagged ? UnsafePointer(scratch.begin) : nil,
       end: piece.isRagged ? UnsafePointer(scratch.end) : nil,
-      maximum: scratch.maximum + first, sum: scratch.sum + first, rescale: scratch.rescale)
+      maximum: scratch.maximum + first, sum: sum + first, rescale: scratch.rescale)
   }
 
   /// Makes the result of a panel 0, if it has none yet.
@@ -324,39 +325,35 @@ struct LaneTiles<Element: AttentionElement>: TileKernels {
   }
 
   func writeWeights(
-    _ tile: Call.Tile, maximum: UnsafePointer<Element>, sum: UnsafePointer<Element>, _ scratch: Scratch
+    _ tile: Call.Tile, to keys: Range<Int>, maximum: UnsafePointer<Element>, sum: UnsafePointer<Element>,
+    _ scratch: Scratch
   ) {
-    tile.forEachRow(0..<tile.rowCount) { _, head, query in
-      call.weightRow(tile, head: head, query: query).update(repeating: 0, count: call.shape.keyCount)
-    }
     invertSums(tile, sum, scratch)
     packQueries(tile, scratch)
-    // In the same pieces as before, so that the scores have the same bits and none exceeds its maximum: the softmax
-    // finds nothing greater, and gives exp(score − maximum).
-    for split in 0..<call.plan.splitCount {
-      call.forEachKeyTile(tile, call.keys(of: tile, split: split)) { part, isMasked in
-        let key = matrix(call.key, tile, part, width: call.shape.width, packedAt: scratch.key)
-        forEachPanel(tile) { panel in
-          forEachPiece(tile, panel, part, isMasked: isMasked) { piece in
-            let rows = piece.keys.lowerBound - part.lowerBound..<piece.keys.upperBound - part.lowerBound
-            computeScores(piece, tile, key.rows(rows), scratch)
-            if maximum != UnsafePointer(scratch.maximum) {
-              (scratch.maximum + piece.panel.rows.lowerBound).update(
-                from: maximum + piece.panel.rows.lowerBound, count: piece.panel.rows.count)
-            }
-            softmax(piece, scratch)
-            tile.forEachRow(piece.panel.rows) { row, head, query in
-              scratch.targets[row] = UnsafeMutableRawPointer(
-                call.weightRow(tile, head: head, query: query) + piece.keys.lowerBound)
-            }
-            call.kernels.unpack(
-              rowCount: piece.panel.rows.count, columnCount: piece.keys.count, scratch.scores,
-              stride: piece.panel.stride, factor: scratch.factor + piece.panel.rows.lowerBound,
-              rows: scratch.targets + piece.panel.rows.lowerBound, columnStride: 1)
+    // The same pieces as before give scores of the same bits, none of which exceeds its maximum: the softmax finds
+    // nothing greater, and gives exp(score − maximum).
+    scratch.discarded.update(repeating: 0, count: vectorCount(tile) * lanes)
+    if maximum != UnsafePointer(scratch.maximum) {
+      scratch.maximum.update(repeating: -.infinity, count: vectorCount(tile) * lanes)
+      scratch.maximum.update(from: maximum, count: tile.rowCount)
+    }
+    call.forEachKeyTile(tile, keys) { part, isMasked in
+      let key = matrix(call.key, tile, part, width: call.shape.width, packedAt: scratch.key)
+      forEachPanel(tile) { panel in
+        forEachPiece(tile, panel, part, isMasked: isMasked) { piece in
+          let rows = piece.keys.lowerBound - part.lowerBound..<piece.keys.upperBound - part.lowerBound
+          computeScores(piece, tile, key.rows(rows), scratch)
+          softmax(piece, sum: scratch.discarded, scratch)
+          tile.forEachRow(piece.panel.rows) { row, head, query in
+            scratch.targets[row] = UnsafeMutableRawPointer(
+              call.weightRow(tile, head: head, query: query) + piece.keys.lowerBound)
           }
+          call.kernels.unpack(
+            rowCount: piece.panel.rows.count, columnCount: piece.keys.count, scratch.scores,
+            stride: piece.panel.stride, factor: scratch.factor + piece.panel.rows.lowerBound,
+            rows: scratch.targets + piece.panel.rows.lowerBound, columnStride: 1)
         }
       }
     }
-    call.correctWeights(tile, sum: sum)
   }
 }

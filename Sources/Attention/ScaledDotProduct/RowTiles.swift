@@ -54,7 +54,12 @@ enum FewRowProducts<Element: AttentionElement>: RowProducts {
     _ kernels: Kernels<Element>, query: StridedMatrix<Element>, key: StridedMatrix<Element>, scale: Element,
     into scores: UnsafeMutablePointer<Element>, stride: Int
   ) {
-    kernels.dotRows(query: query, key: key, factor: scale, into: scores, stride: stride)
+    if scale == 0 {
+      // Whatever the query and the key hold: 0·NaN is NaN.
+      for row in 0..<query.rowCount { (scores + row * stride).update(repeating: 0, count: key.rowCount) }
+    } else {
+      kernels.dotRows(query: query, key: key, factor: scale, into: scores, stride: stride)
+    }
   }
 
   static func accumulateValues(
@@ -142,29 +147,24 @@ struct RowTiles<Products: RowProducts>: TileKernels {
   }
 
   func writeWeights(
-    _ tile: Call.Tile, maximum: UnsafePointer<Element>, sum: UnsafePointer<Element>, _ scratch: Scratch
+    _ tile: Call.Tile, to keys: Range<Int>, maximum: UnsafePointer<Element>, sum: UnsafePointer<Element>,
+    _ scratch: Scratch
   ) {
-    tile.forEachRow(0..<tile.rowCount) { _, head, query in
-      call.weightRow(tile, head: head, query: query).update(repeating: 0, count: call.shape.keyCount)
-    }
     let queries = queryMatrix(tile, scratch)
     // In the same blocks as before, so that the scores have the same bits and none exceeds its maximum.
-    for split in 0..<call.plan.splitCount {
-      forEachBlock(tile, call.keys(of: tile, split: split)) { block in
-        computeScores(block, tile, queries, scratch)
-        tile.forEachRow(block.rows) { row, head, query in
-          if sum[row] == 0 || sum[row].isNaN { return }
-          let index = row - block.rows.lowerBound
-          let begin = block.isRagged ? Int(scratch.begin[index]) : 0
-          let end = block.isRagged ? Int(scratch.end[index]) : block.keys.count
-          let target = call.weightRow(tile, head: head, query: query) + block.keys.lowerBound + begin
-          _ = call.kernels.exponentialSum(
-            end - begin, scratch.scores + index * scratch.scoreStride + begin, maximum[row], target)
-          call.kernels.scale(end - begin, target, 1 / sum[row], target)
-        }
+    forEachBlock(tile, keys) { block in
+      computeScores(block, tile, queries, scratch)
+      tile.forEachRow(block.rows) { row, head, query in
+        if sum[row] == 0 || sum[row].isNaN { return }
+        let index = row - block.rows.lowerBound
+        let begin = block.isRagged ? Int(scratch.begin[index]) : 0
+        let end = block.isRagged ? Int(scratch.end[index]) : block.keys.count
+        let target = call.weightRow(tile, head: head, query: query) + block.keys.lowerBound + begin
+        _ = call.kernels.exponentialSum(
+          end - begin, scratch.scores + index * scratch.scoreStride + begin, maximum[row], target)
+        call.kernels.scale(end - begin, target, 1 / sum[row], target)
       }
     }
-    call.correctWeights(tile, sum: sum)
   }
 
   // MARK: Blocks

@@ -145,6 +145,11 @@ package struct AttentionProblem<Element: AttentionElement> {
     self.value = value
   }
 
+  /// True if each key and value is contiguous, as streaming them along vectors wants it.
+  private var isStreamable: Bool {
+    [key, value].allSatisfy { $0.strides.last == 1 || $0.shape.last! <= 1 }
+  }
+
   func checkOutput(_ shape: [Int]) throws(AttentionError) {
     try requireShape(
       shape == outputShape, AttentionShape.subject, "an output of shape \(outputShape) expected; got \(shape)")
@@ -153,7 +158,8 @@ package struct AttentionProblem<Element: AttentionElement> {
   /// How a call with this context is carried out.
   package func plan(context: AttentionContext) throws(AttentionError) -> AttentionPlan {
     AttentionPlan(
-      schedule: schedule, shape: shape, kernels: try context.kernels(for: Element.self), context: context)
+      schedule: schedule, shape: shape, isStreamable: isStreamable, kernels: try context.kernels(for: Element.self),
+      context: context)
   }
 
   // Specialised here, so that everything below is: the public forms are called from other modules, for
@@ -176,7 +182,8 @@ package struct AttentionProblem<Element: AttentionElement> {
     if shape.batchCount == 0 || shape.headCount == 0 || shape.queryCount == 0 { return }
     let call = AttentionCall(
       kernels: kernels, shape: shape,
-      plan: AttentionPlan(schedule: schedule, shape: shape, kernels: kernels, context: context),
+      plan: AttentionPlan(
+        schedule: schedule, shape: shape, isStreamable: isStreamable, kernels: kernels, context: context),
       schedule: schedule, scale: scale, query: operand(query), key: operand(key), value: operand(value),
       outputs: outputs)
     try withExtendedLifetime((query, key, value, schedule)) {

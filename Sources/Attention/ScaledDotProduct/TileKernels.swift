@@ -8,7 +8,7 @@ protocol TileKernels: Sendable {
 
   init(_ call: AttentionCall<Element>)
 
-  /// Memory whose size follows from the plan alone, whatever the lengths.
+  /// Memory of one size for every tile of the call, bounded whatever the lengths.
   func scratch(_ carver: inout Carver) -> Scratch
 
   /// Work on a thread that runs these kernels.
@@ -26,8 +26,10 @@ protocol TileKernels: Sendable {
   /// The maximum and sum of every row that `attend` found.
   func state(_ scratch: Scratch) -> (maximum: UnsafePointer<Element>, sum: UnsafePointer<Element>)
 
-  /// weights = exp(score − maximum) / sum, from scores computed once more in the same way.
+  /// weights = exp(score − maximum) / sum over `keys`, from scores computed once more in the same way. Sums of 0 and
+  /// NaN are others' matter.
   func writeWeights(
-    _ tile: AttentionCall<Element>.Tile, maximum: UnsafePointer<Element>, sum: UnsafePointer<Element>,
+    _ tile: AttentionCall<Element>.Tile, to keys: Range<Int>, maximum: UnsafePointer<Element>,
+    sum: UnsafePointer<Element>,
     _ scratch: Scratch)
 }

@@ -18,6 +18,18 @@ extension Kernels {
   /// Vectors of a panel at most.
   package var panelVectorCount: Int { table.pointee.panel_vector_count }
 
+  /// Calls `body` for panels of nearly even width, with the vectors that each has.
+  package func forEachPanel(vectorCount: Int, _ body: (Range<Int>) -> Void) {
+    var panelCount = (vectorCount + panelVectorCount - 1) / panelVectorCount
+    var vector = 0
+    while panelCount > 0 {
+      let count = (vectorCount - vector + panelCount - 1) / panelCount
+      body(vector..<vector + count)
+      vector += count
+      panelCount -= 1
+    }
+  }
+
   /// y[column, row] = rows[row][column]; lanes up to a whole vector repeat the last row.
   @_specialize(where Element == Float)
   @_specialize(where Element == Double)
@@ -58,6 +70,8 @@ extension Kernels {
     vectorCount: Int, _ a: StridedMatrix<Element>, _ b: Pointer, bStride: Int, into c: MutablePointer, stride: Int,
     rescale: Pointer?
   ) {
+    assert((1...panelVectorCount).contains(vectorCount))
+    assert(a.rowStride == 1 || a.columnStride == 1 || a.rowCount <= 1)
     var arguments = attn_product(
       vector_count: vectorCount, row_count: a.rowCount, depth: a.columnCount, a: a.base, row_stride: a.rowStride,
       column_stride: a.columnStride, b: b, b_stride: bStride, c: c, c_stride: stride, rescale: rescale)

@@ -23,6 +23,7 @@ extension Kernels {
     query: StridedMatrix<Element>, key: StridedMatrix<Element>, factor: Element, into scores: MutablePointer,
     stride: Int
   ) {
+    assert((query.columnStride == 1 && key.columnStride == 1) || key.columnCount <= 1)
     var arguments = attn_row_product(
       row_count: query.rowCount, key_count: key.rowCount, width: key.columnCount,
       rows: UnsafeMutableRawPointer(mutating: query.base), row_stride: query.rowStride, key: key.base,
@@ -36,6 +37,7 @@ extension Kernels {
   package func accumulateRows(
     weights: StridedMatrix<Element>, value: StridedMatrix<Element>, into result: MutablePointer, stride: Int
   ) {
+    assert((weights.columnStride == 1 || value.rowCount <= 1) && (value.columnStride == 1 || value.columnCount <= 1))
     var arguments = attn_row_product(
       row_count: weights.rowCount, key_count: value.rowCount, width: value.columnCount, rows: result,
       row_stride: stride, key: value.base, key_stride: value.rowStride,

@@ -10,9 +10,14 @@ package struct Kernels<Element: RealTensorElement>: @unchecked Sendable {
   package typealias Pointer = UnsafePointer<Element>
   package typealias MutablePointer = UnsafeMutablePointer<Element>
 
-  /// Nil where this machine lacks the instruction set.
+  /// Nil where this machine lacks the instruction set, and for other types than Float and Double.
   package init?(_ instructionSet: InstructionSet) {
-    let tables = Element.dataType == .float32 ? KernelTables.float : KernelTables.double
+    let tables: [UnsafePointer<attn_kernels>?]
+    switch Element.dataType {
+    case .float32: tables = KernelTables.float
+    case .float64: tables = KernelTables.double
+    default: return nil
+    }
     guard let table = tables[Int(instructionSet.isa.rawValue)] else { return nil }
     self.table = table
   }

@@ -44,7 +44,7 @@ typedef struct attn_softmax_rows {
 } attn_softmax_rows;
 
 // The same for every lane of a panel; but a lane that has attended to nothing but NaN keeps m = −inf
-// beside l = NaN, and rescale is anything where l was 0.
+// beside l = NaN, and rescale is 0 or 1 where l was 0.
 typedef struct attn_softmax_lanes {
   ptrdiff_t vector_count, key_count, stride;
   void *scores; // [key_count, lanes], scores in, weights out

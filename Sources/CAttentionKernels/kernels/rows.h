@@ -6,6 +6,7 @@
 // too few places for what is under way: 1.3 times with four rows (Benchmarks/NOTES.md).
 #define AHEAD 64
 #define PREFETCH(x) __builtin_prefetch(x, 0, 2)
+#define LINE (64 / (int)sizeof(T))
 
 // scores[rows, LANES] = factor · q[rows, width]·k[LANES, width]ᵀ, of which `count` are wanted.
 static inline INLINE void NAME(dot_block)(
@@ -18,7 +19,7 @@ static inline INLINE void NAME(dot_block)(
     UNROLL for (int r = 0; r < rows; r++) part[r] = (V){};
     ptrdiff_t e = 0;
     for (; e + LANES <= p->width; e += LANES) {
-      if (row == 0) PREFETCH(k + e + AHEAD * p->key_stride);
+      if (row == 0 && e % LINE == 0) PREFETCH(k + e + AHEAD * p->key_stride);
       V x = NAME(load)(k + e);
       UNROLL for (int r = 0; r < rows; r++) part[r] = FMA(x, NAME(load)(q + r * p->row_stride + e), part[r]);
     }
@@ -61,15 +62,12 @@ static inline INLINE void NAME(accumulate_block)(
     const T *value, ptrdiff_t value_stride, T *result, ptrdiff_t result_stride, bool first) {
   V sum[2][WIDE];
   UNROLL for (int r = 0; r < rows; r++)
-    UNROLL for (int v = 0; v < vectors; v++) {
-      const T *x = result + r * result_stride + v * LANES;
-      sum[r][v] = v == vectors - 1 && tail < LANES ? NAME(load_tail)(x, tail, 0) : NAME(load)(x);
-    }
+    UNROLL for (int v = 0; v < vectors; v++) sum[r][v] = (V){};
   for (ptrdiff_t key = 0; key < key_count; key++, value += value_stride) {
     V weight[2];
     UNROLL for (int r = 0; r < rows; r++) weight[r] = (V)weights[r * weight_stride + key];
     UNROLL for (int v = 0; v < vectors; v++) {
-      if (first) PREFETCH(value + v * LANES + AHEAD * value_stride);
+      if (first && v * LANES % LINE == 0) PREFETCH(value + v * LANES + AHEAD * value_stride);
       const T *x = value + v * LANES;
       V y = v == vectors - 1 && tail < LANES ? NAME(load_tail)(x, tail, 0) : NAME(load)(x);
       UNROLL for (int r = 0; r < rows; r++) sum[r][v] = FMA(weight[r], y, sum[r][v]);
@@ -77,11 +75,12 @@ static inline INLINE void NAME(accumulate_block)(
   }
   UNROLL for (int r = 0; r < rows; r++)
     UNROLL for (int v = 0; v < vectors; v++) {
+      // What was there is added last: a sum that starts anew has the smaller rounding errors.
       T *x = result + r * result_stride + v * LANES;
       if (v == vectors - 1 && tail < LANES)
-        NAME(store_tail)(x, tail, sum[r][v]);
+        NAME(store_tail)(x, tail, NAME(load_tail)(x, tail, 0) + sum[r][v]);
       else
-        NAME(store)(x, sum[r][v]);
+        NAME(store)(x, NAME(load)(x) + sum[r][v]);
     }
 }
 
@@ -120,3 +119,4 @@ static void NAME(accumulate_rows)(const attn_row_product *p) {
 #undef NEAR
 #undef AHEAD
 #undef PREFETCH
+#undef LINE

@@ -140,8 +140,13 @@ static void NAME(mask)(ptrdiff_t count, void *elements, const uint8_t *attend) {
 static bool NAME(is_finite)(ptrdiff_t count, const void *elements) {
   const T *x = elements;
   // x − x is 0 for a finite x, else NaN; and NaN stays in a sum.
-  V sum = (V){};
+  V sum = (V){}, sum2 = sum;
   ptrdiff_t i = 0;
+  for (; i + 2 * LANES <= count; i += 2 * LANES) {
+    V v = NAME(load)(x + i), w = NAME(load)(x + i + LANES);
+    sum += v - v;
+    sum2 += w - w;
+  }
   for (; i + LANES <= count; i += LANES) {
     V v = NAME(load)(x + i);
     sum += v - v;
@@ -150,7 +155,7 @@ static bool NAME(is_finite)(ptrdiff_t count, const void *elements) {
     V v = NAME(load_tail)(x + i, count - i, 0);
     sum += v - v;
   }
-  T total = NAME(reduce_add)(sum);
+  T total = NAME(reduce_add)(sum + sum2);
   return total == total;
 }
 

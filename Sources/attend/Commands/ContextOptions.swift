@@ -3,7 +3,7 @@ import Attention
 
 /// Options that force a path through the library.
 struct ContextOptions: ParsableArguments {
-  @Option(help: ArgumentHelp("Force the tile kernels: openblas.", valueName: "name"))
+  @Option(help: ArgumentHelp("Force who computes products: packed or openblas.", valueName: "name"))
   var algorithm: String?
 
   @Option(help: ArgumentHelp("Force an instruction set: portable, neon, avx2 or avx512.", valueName: "name"))
