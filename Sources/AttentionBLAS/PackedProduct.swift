@@ -81,7 +81,9 @@ struct PackedProduct<Element: BLASElement>: Sendable {
   /// Whole vectors of columns in panels, then what is left of one.
   private func forEachPanel(_ columnCount: Int, _ body: (Range<Int>) -> Void) {
     let vectorCount = columnCount / lanes
-    kernels.forEachPanel(vectorCount: vectorCount) { body($0.lowerBound * lanes..<$0.upperBound * lanes) }
+    AttentionTensors.forEachPanel(vectorCount: vectorCount, limit: panelWidth / lanes) {
+      body($0.lowerBound * lanes..<$0.upperBound * lanes)
+    }
     if vectorCount * lanes < columnCount { body(vectorCount * lanes..<columnCount) }
   }
 

@@ -12,10 +12,13 @@ struct LaneTiles<Element: AttentionElement>: TileKernels {
   let call: Call
   /// Elements of a vector.
   let lanes: Int
+  /// Vectors of a panel at most.
+  let panelVectorCount: Int
 
   init(_ call: Call) {
     self.call = call
     lanes = call.kernels.laneCount
+    panelVectorCount = call.kernels.panelVectorCount
   }
 
   struct Scratch {
@@ -88,7 +91,7 @@ struct LaneTiles<Element: AttentionElement>: TileKernels {
   private func vectorCount(_ tile: Call.Tile) -> Int { (tile.rowCount + lanes - 1) / lanes }
 
   private func forEachPanel(_ tile: Call.Tile, _ body: (Panel) -> Void) {
-    call.kernels.forEachPanel(vectorCount: vectorCount(tile)) { vectors in
+    AttentionTensors.forEachPanel(vectorCount: vectorCount(tile), limit: panelVectorCount) { vectors in
       let firstRow = vectors.lowerBound * lanes
       body(
         Panel(

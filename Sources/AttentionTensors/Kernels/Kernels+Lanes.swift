@@ -10,6 +10,18 @@ package enum Packing {
   case boolean
 }
 
+/// Calls `body` for panels of nearly even width and at most `limit` vectors, with the vectors that each has.
+@inlinable package func forEachPanel(vectorCount: Int, limit: Int, _ body: (Range<Int>) -> Void) {
+  var panelCount = (vectorCount + limit - 1) / limit
+  var vector = 0
+  while panelCount > 0 {
+    let count = (vectorCount - vector + panelCount - 1) / panelCount
+    body(vector..<vector + count)
+    vector += count
+    panelCount -= 1
+  }
+}
+
 /// Tiles whose queries run along the lanes of vectors, in panels: element i of query q lies at i·stride + q.
 extension Kernels {
   /// Elements of a vector.
@@ -17,18 +29,6 @@ extension Kernels {
 
   /// Vectors of a panel at most.
   package var panelVectorCount: Int { table.pointee.panel_vector_count }
-
-  /// Calls `body` for panels of nearly even width, with the vectors that each has.
-  package func forEachPanel(vectorCount: Int, _ body: (Range<Int>) -> Void) {
-    var panelCount = (vectorCount + panelVectorCount - 1) / panelVectorCount
-    var vector = 0
-    while panelCount > 0 {
-      let count = (vectorCount - vector + panelCount - 1) / panelCount
-      body(vector..<vector + count)
-      vector += count
-      panelCount -= 1
-    }
-  }
 
   /// y[column, row] = rows[row][column]; lanes up to a whole vector repeat the last row.
   @_specialize(where Element == Float)
