@@ -1,4 +1,4 @@
-public import Attention
+import Attention
 public import AttentionTensors
 
 extension AttentionContext {
