@@ -12,7 +12,7 @@ enum TileStyle: String {
 }
 
 /// How one call is carried out: which tile kernels, which tile sizes, how many pieces. Chosen here and
-/// nowhere else, from shape and mask alone, so that the bits of a result do not depend on threads.
+/// nowhere else, from shape, strides and mask alone, so that the bits of a result do not depend on threads.
 package struct AttentionPlan: CustomStringConvertible {
   package let algorithm: AttentionAlgorithm
   let tiles: TileStyle
@@ -31,7 +31,7 @@ package struct AttentionPlan: CustomStringConvertible {
   /// Tiles along the heads of one group.
   package let headTileCount: Int
 
-  /// What one tile costs whatever its size, some 0.3 µs, in operations.
+  /// What one tile costs whatever its size, some 0.3 µs, in operations. Not tuned.
   private static let tileWork = 5e4
 
   /// Pieces of work to be handed out: tiles of queries × splits.

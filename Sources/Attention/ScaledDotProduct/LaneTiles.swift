@@ -52,7 +52,7 @@ struct LaneTiles<Element: AttentionElement>: TileKernels {
   func scratch(_ carver: inout Carver) -> Scratch {
     let shape = call.shape
     let rowCount = (call.plan.rowsPerTile + lanes - 1) / lanes * lanes
-    let panelRowCount = min(rowCount, lanes * call.kernels.panelVectorCount)
+    let panelRowCount = min(rowCount, lanes * panelVectorCount)
     let keyCount = min(call.plan.keyTileLength, max(shape.keyCount, 1))
     let isHiding = call.schedule.isRagged || call.schedule.hasTensors
     return Scratch(
