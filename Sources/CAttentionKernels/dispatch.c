@@ -16,6 +16,7 @@ enum {
   leaf1_ecx_fma = 1 << 12,
   leaf1_ecx_osxsave = 1 << 27,
   leaf1_ecx_avx = 1 << 28,
+  leaf1_ecx_f16c = 1 << 29,
   leaf7_ebx_avx2 = 1 << 5,
   leaf7_ebx_avx512f = 1 << 16,
   leaf7_ebx_avx512dq = 1 << 17,
@@ -28,7 +29,8 @@ static const uint64_t state_avx512 = 0xe6;  // and opmask, ZMM
 static bool x86_isa_is_present(attn_isa isa) {
   uint32_t a, b, c, d;
   if (!__get_cpuid(1, &a, &b, &c, &d)) return false;
-  if (!(c & leaf1_ecx_osxsave) || !(c & leaf1_ecx_avx) || !(c & leaf1_ecx_fma)) return false;
+  const uint32_t needed = leaf1_ecx_osxsave | leaf1_ecx_avx | leaf1_ecx_fma | leaf1_ecx_f16c;
+  if ((c & needed) != needed) return false;
   if (!__get_cpuid_count(7, 0, &a, &b, &c, &d)) return false;
   // The CPU may have what the operating system does not save at a switch of threads.
   uint64_t state = saved_state();

@@ -1,4 +1,4 @@
-// AVX2 and FMA.
+// AVX2, FMA and F16C.
 
 #if defined(__x86_64__)
 
@@ -7,12 +7,13 @@
 
 #include "kernels/tables.h"
 
-#pragma clang attribute push(__attribute__((target("avx2,fma"))), apply_to = function)
+#pragma clang attribute push(__attribute__((target("avx2,fma,f16c"))), apply_to = function)
 
 #define ISA avx2
 #define VECTOR_BYTES 32
 #define PANEL 2
 #define ACCUMULATORS 12
+#define HAS_FLOAT16
 #define FMA(a, b, c) __builtin_elementwise_fma(a, b, c)
 
 #include "kernels/instantiate.h"

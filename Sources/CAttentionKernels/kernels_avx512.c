@@ -9,12 +9,13 @@
 
 #include "kernels/tables.h"
 
-#pragma clang attribute push(__attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,fma"))), apply_to = function)
+#pragma clang attribute push(__attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,fma,f16c"))), apply_to = function)
 
 #define ISA avx512
 #define VECTOR_BYTES 64
 #define PANEL 3
 #define ACCUMULATORS 24
+#define HAS_FLOAT16
 #define FMA(a, b, c) __builtin_elementwise_fma(a, b, c)
 
 // 8: to nearest even, without raising the inexact exception.

@@ -6,6 +6,7 @@
 #define VECTOR_BYTES 16
 #define PANEL 3
 #define ACCUMULATORS 24
+#define HAS_FLOAT16
 #define FMA(a, b, c) __builtin_elementwise_fma(a, b, c)
 
 #include "kernels/instantiate.h"

@@ -10,12 +10,12 @@ extension AttentionMask {
   ///   - keyCount: S.
   ///   - batchCount: B, if elements of the batch have lengths or tensors of their own.
   ///   - headCount: H, if heads have tensors of their own.
-  /// - Returns: `[B, H, L, S]`. A bias counts as forbidding where it is −inf.
+  /// - Returns: `[B, H, L, S]`. A bias counts as forbidding where it is −inf; functions of scores count as allowing.
   /// - Throws: `AttentionError` where the mask does not fit the extents.
   public func attendance(
     queryCount: Int, keyCount: Int, batchCount: Int = 1, headCount: Int = 1
   ) throws -> Tensor<Bool> {
-    let isDouble = biases.contains { $0.dataType == .float64 }
+    let isDouble = (biases.map(\.dataType) + functions.map(\.dataType)).contains(.float64)
     return try isDouble
       ? attendance(Double.self, [batchCount, headCount, queryCount, keyCount])
       : attendance(Float.self, [batchCount, headCount, queryCount, keyCount])
@@ -56,7 +56,8 @@ extension AttentionMask {
   /// - Throws: `AttentionError` where the mask does not fit the extents.
   public func drawing(queryCount: Int, keyCount: Int, batchCount: Int = 1) throws -> String {
     // Tensors per head broadcast to as many heads as the largest has.
-    let headCount = (booleans.map(\.shape) + biases.map(\.shape)).compactMap { $0.dropLast(2).last }.max() ?? 1
+    let tensorHeads = (booleans.map(\.shape) + biases.map(\.shape)).compactMap { $0.dropLast(2).last }
+    let headCount = (tensorHeads + blocks.map(\.headCount) + distances.map(\.slopes.count)).max() ?? 1
     let flags = try attendance(
       queryCount: queryCount, keyCount: keyCount, batchCount: batchCount, headCount: max(headCount, 1))
     let parts = (0..<batchCount).map { batch in

@@ -9,9 +9,12 @@ public import AttentionTensors
 ///     .attending(Tensor<Bool>)      // true: may attend
 ///     .bias(Tensor<Float>)          // added to the scores; −inf: may not attend
 ///
-/// With `L` queries and `S` keys, structural masks give every query one interval of keys; tiles of scores
-/// outside of it are never computed, nor are keys read that no query nearby attends to. A query that may
-/// attend to nothing gets output 0. What a masked key or value holds, even NaN, does not reach the result.
+/// With `L` queries and `S` keys, structural masks give every query an interval of keys, or a few; tiles of
+/// scores outside of them are never computed, nor are keys read that no query nearby attends to. A query that
+/// may attend to nothing gets output 0. What a masked key or value holds, even NaN, does not reach the result.
+///
+/// Scores pass through, in this order: scale, softcap, ``scores(_:_:)``, ``alibi(slopes:alignment:)``,
+/// ``bias(_:)``, then everything that forbids, then sinks and the softmax.
 public struct AttentionMask: Sendable {
   /// Where the diagonal lies if there are more keys than queries, or fewer.
   public enum Alignment: Sendable, Hashable {
@@ -19,36 +22,69 @@ public struct AttentionMask: Sendable {
     case topLeft
     /// The last query stands at the last key: j = i + S − L. Right for decoding with a cache.
     case bottomRight
+    /// Query 0 of element b of the batch stands at key `offsets[b]`: j = i + offsets[b]. For caches of several lengths.
+    case offsets([Int])
 
-    func offset(queryCount: Int, keyCount: Int) -> Int {
-      self == .topLeft ? 0 : keyCount - queryCount
+    /// The key at which query 0 stands.
+    func offset(batch: Int, queryCount: Int, keyCount: Int) -> Int {
+      switch self {
+      case .topLeft: 0
+      case .bottomRight: keyCount - queryCount
+      case .offsets(let offsets): offsets[batch]
+      }
     }
   }
 
-  /// Keys from `left` before to `right` after the diagonal; nil: no bound on that side.
-  struct Band: Sendable, Hashable {
-    var alignment: Alignment
-    var left: Int?
-    var right: Int?
+  /// A rule that leaves every query an interval of keys, or two.
+  enum Rule: Sendable {
+    /// Keys from `left` before to `right` after the diagonal; nil: no bound on that side.
+    case band(Alignment, left: Int?, right: Int?)
+    /// The first keys, and those from `left` before the diagonal.
+    case keeping(first: Int, Alignment, left: Int)
+    /// The first keys of each element of the batch, and those up to the diagonal.
+    case prefix([Int], Alignment)
+    /// Keys of the query's own chunk.
+    case chunks(length: Int, Alignment)
+    /// Keys of the query's own document, from `left` before to `right` after its diagonal.
+    case documents(queries: [Int], keys: [Int], left: Int?, right: Int?)
   }
 
-  /// A bias of either element type, checked against the call's when it is compiled.
+  /// A tensor of any element type, checked against the call's when it is compiled.
   struct Bias: Sendable {
     var tensor: any Sendable
     var shape: [Int]
     var dataType: DataType
   }
 
-  var bands: [Band] = []
+  /// −slope times the distance of query and key.
+  struct Distances: Sendable {
+    /// Of each head.
+    var slopes: [Double]
+    var alignment: Alignment
+  }
+
+  /// A function of scores of one element type.
+  struct Function: Sendable {
+    var body: any Sendable
+    var dataType: DataType
+  }
+
+  var rules: [Rule] = []
   var keyLengths: [[Int]] = []
+  var queryLengths: [[Int]] = []
   var leftPaddings: [[Int]] = []
   var booleans: [Tensor<Bool>] = []
+  var blocks: [BlockMask] = []
   var biases: [Bias] = []
+  var distances: [Distances] = []
+  var functions: [Function] = []
   /// Keys at the end that every query attends to, whatever the rest says of those before them.
   var trailingKeyCount = 0
 
   /// Every query attends to every key.
   public static let none = AttentionMask()
+
+  // MARK: Intervals
 
   /// Key j of query i only if j ≤ i + S − L: ``causal(_:)`` with `.bottomRight`.
   public static let causal = AttentionMask.causal(.bottomRight)
@@ -60,7 +96,7 @@ public struct AttentionMask: Sendable {
   ///     1 1 1 1 1                    1 1 . . .                1 .
   ///                                                           1 1
   public static func causal(_ alignment: Alignment) -> AttentionMask {
-    AttentionMask(bands: [Band(alignment: alignment, left: nil, right: 0)])
+    AttentionMask(rules: [.band(alignment, left: nil, right: 0)])
   }
 
   /// Keys from `left` before the diagonal to `right` after it, both included.
@@ -70,36 +106,154 @@ public struct AttentionMask: Sendable {
   ///   - alignment: Which diagonal.
   /// - Returns: The mask. Negative bounds are an error of the call that uses it.
   public static func window(left: Int?, right: Int?, alignment: Alignment = .bottomRight) -> AttentionMask {
-    AttentionMask(bands: [Band(alignment: alignment, left: left, right: right)])
+    AttentionMask(rules: [.band(alignment, left: left, right: right)])
+  }
+
+  /// The first `count` keys, and those from `left` before the diagonal up to it: a causal window that keeps the
+  /// first tokens, of which models make sinks for attention.
+  ///
+  ///     keepingFirst 1, left 1, L = S = 5
+  ///     1 . . . .
+  ///     1 1 . . .
+  ///     1 1 1 . .
+  ///     1 . 1 1 .
+  ///     1 . . 1 1
+  ///
+  /// Source: Xiao et al. 2023 (arXiv:2309.17453), §3.2.
+  public static func window(
+    left: Int, keepingFirst count: Int, alignment: Alignment = .bottomRight
+  ) -> AttentionMask {
+    AttentionMask(rules: [.keeping(first: count, alignment, left: left), .band(alignment, left: nil, right: 0)])
+  }
+
+  /// A prefix to which every query attends, and after it keys up to the diagonal: prefix language models.
+  /// - Parameters:
+  ///   - lengths: The prefix of each element of the batch.
+  ///   - alignment: Which diagonal.
+  /// - Returns: The mask.
+  public static func prefix(_ lengths: [Int], alignment: Alignment = .bottomRight) -> AttentionMask {
+    AttentionMask(rules: [.prefix(lengths, alignment)])
+  }
+
+  /// Keys of the query's own chunk: positions are cut every `length` keys, and the query's is its key on the diagonal.
+  ///
+  /// Together with ``causal`` this is chunked attention as in Llama 4.
+  public static func chunks(length: Int, alignment: Alignment = .bottomRight) -> AttentionMask {
+    AttentionMask(rules: [.chunks(length: length, alignment)])
+  }
+
+  /// Several sequences packed into one row, each attending to itself alone.
+  ///
+  ///     .documents([0, 2, 5])              .documents([0, 2, 5], right: 0)
+  ///     1 1 . . .                          1 . . . .
+  ///     1 1 . . .                          1 1 . . .
+  ///     . . 1 1 1                          . . 1 . .
+  ///     . . 1 1 1                          . . 1 1 .
+  ///     . . 1 1 1                          . . 1 1 1
+  ///
+  /// - Parameters:
+  ///   - offsets: Where each document begins, and at the end where the last one ends: the running sums of their
+  ///     lengths, 0 first, as flash-attention's `cu_seqlens`. Queries behind the end attend to nothing.
+  ///   - keyOffsets: The same for the keys, if they are not as many; as many documents.
+  ///   - left: Keys before the document's diagonal, which is bottom-right within it; nil: no bound.
+  ///   - right: Keys after it; 0: causal.
+  /// - Returns: The mask. Offsets that fall are an error of the call that uses it.
+  public static func documents(
+    _ offsets: [Int], keyOffsets: [Int]? = nil, left: Int? = nil, right: Int? = nil
+  ) -> AttentionMask {
+    AttentionMask(rules: [.documents(queries: offsets, keys: keyOffsets ?? offsets, left: left, right: right)])
   }
 
   /// Keys before a length of its own for each element of the batch: right padding.
   public static func keyLengths(_ lengths: [Int]) -> AttentionMask { AttentionMask(keyLengths: [lengths]) }
 
+  /// Queries from a length on attend to nothing: their output is 0.
+  public static func queryLengths(_ lengths: [Int]) -> AttentionMask { AttentionMask(queryLengths: [lengths]) }
+
   /// Keys after a padding of its own for each element of the batch.
   public static func leftPadding(_ counts: [Int]) -> AttentionMask { AttentionMask(leftPaddings: [counts]) }
+
+  // MARK: Tensors
 
   /// Keys where `mask` is true.
   /// - Parameter mask: Broadcasts to `[B, H, L, S]`, right-aligned; read in place.
   /// - Returns: The mask.
   public static func attending(_ mask: Tensor<Bool>) -> AttentionMask { AttentionMask(booleans: [mask]) }
 
+  /// Keys where a function says so, looked up block by block: empty blocks cost nothing, full ones no look.
+  public static func attending(_ blocks: BlockMask) -> AttentionMask { AttentionMask(blocks: [blocks]) }
+
   /// Adds `bias` to the scores; where it is −inf, the query does not attend.
-  /// - Parameter bias: Broadcasts to `[B, H, L, S]`, right-aligned; read in place. Of the query's element type.
+  /// - Parameter bias: Broadcasts to `[B, H, L, S]`, right-aligned; read in place. Of the type that the query is
+  ///   computed in, or of two bytes.
   /// - Returns: The mask.
-  public static func bias<Element: AttentionElement>(_ bias: Tensor<Element>) -> AttentionMask {
+  public static func bias<Element: AttentionStorage>(_ bias: Tensor<Element>) -> AttentionMask {
     AttentionMask(biases: [Bias(tensor: bias, shape: bias.shape, dataType: Element.dataType)])
   }
+
+  // MARK: Functions of positions
+
+  /// Attention with linear biases: adds `−slope · |i + S − L − j|`, each head with its slope.
+  /// - Parameters:
+  ///   - slopes: One for each query head.
+  ///   - alignment: Which diagonal has distance 0.
+  /// - Returns: The mask; it forbids nothing.
+  ///
+  /// Source: Press et al. 2021 (arXiv:2108.12409), §3; the distance to keys after the query as in flash-attention.
+  public static func alibi(slopes: [Double], alignment: Alignment = .bottomRight) -> AttentionMask {
+    AttentionMask(distances: [Distances(slopes: slopes, alignment: alignment)])
+  }
+
+  /// ``alibi(slopes:alignment:)`` with the paper's slopes: 2^(−8/n), 2^(−16/n) … for n heads, n a power of two. For
+  /// other counts those of the next lower power, then every second one of twice that.
+  public static func alibi(headCount: Int, alignment: Alignment = .bottomRight) -> AttentionMask {
+    .alibi(slopes: alibiSlopes(headCount: headCount), alignment: alignment)
+  }
+
+  /// The slopes of the paper for any number of heads.
+  public static func alibiSlopes(headCount: Int) -> [Double] {
+    guard headCount > 0 else { return [] }
+    let power = 1 << (Int.bitWidth - 1 - headCount.leadingZeroBitCount)
+    func slope(_ step: Int, of count: Int) -> Double { Double.exp2(-8 * Double(step) / Double(count)) }
+    return (0..<headCount).map { head in
+      head < power ? slope(head + 1, of: power) : slope(2 * (head - power) + 1, of: 2 * power)
+    }
+  }
+
+  /// Replaces scores by a function of them and their positions.
+  ///
+  ///     let mask = AttentionMask.scores(Float.self) { tile in
+  ///       tile.update { score, at in score + Float(at.key - at.query) / 100 }
+  ///     }
+  ///
+  /// - Parameters:
+  ///   - element: The type that the query is computed in: Float, also for types of two bytes, or Double.
+  ///   - body: Called for some queries by some keys, from several threads at once. It sees scores after scale and
+  ///     softcap, also of keys that are masked, whose results are not used; −inf as a result forbids.
+  /// - Returns: The mask.
+  public static func scores<Element: AttentionElement>(
+    _ element: Element.Type, _ body: @escaping @Sendable (inout AttentionScoreTile<Element>) -> Void
+  ) -> AttentionMask {
+    AttentionMask(functions: [
+      Function(body: AttentionScoreFunction<Element>(body: body), dataType: Element.dataType)
+    ])
+  }
+
+  // MARK: Composition
 
   /// Attends where both masks do, and adds what both add.
   public func intersection(_ other: AttentionMask) -> AttentionMask {
     assert(trailingKeyCount == 0 && other.trailingKeyCount == 0, "trailing keys are appended last")
     var result = self
-    result.bands += other.bands
+    result.rules += other.rules
     result.keyLengths += other.keyLengths
+    result.queryLengths += other.queryLengths
     result.leftPaddings += other.leftPaddings
     result.booleans += other.booleans
+    result.blocks += other.blocks
     result.biases += other.biases
+    result.distances += other.distances
+    result.functions += other.functions
     return result
   }
 
@@ -108,69 +262,5 @@ public struct AttentionMask: Sendable {
     var result = self
     result.trailingKeyCount += count
     return result
-  }
-}
-
-// MARK: - PyTorch's nn.MultiheadAttention
-
-extension AttentionMask {
-  /// `key_padding_mask` of PyTorch's `nn.MultiheadAttention`, in which true means *ignore*.
-  /// - Parameter mask: `[B, S]`, or `[S]` without a batch.
-  /// - Returns: The mask.
-  /// - Throws: `AttentionError` for other shapes.
-  public static func pyTorchKeyPadding(_ mask: Tensor<Bool>) throws -> AttentionMask {
-    .attending(try inverted(try keyPadding(mask)))
-  }
-
-  /// A floating-point `key_padding_mask` of PyTorch's `nn.MultiheadAttention`, which is added.
-  /// - Parameter mask: `[B, S]`, or `[S]` without a batch.
-  /// - Returns: The mask.
-  /// - Throws: `AttentionError` for other shapes.
-  public static func pyTorchKeyPadding<Element: AttentionElement>(_ mask: Tensor<Element>) throws -> AttentionMask {
-    .bias(try keyPadding(mask))
-  }
-
-  /// `attn_mask` of PyTorch's `nn.MultiheadAttention`, in which true means *ignore*.
-  /// - Parameters:
-  ///   - mask: `[L, S]` or `[B·H, L, S]`, batch-major.
-  ///   - headCount: H.
-  /// - Returns: The mask.
-  /// - Throws: `AttentionError` for other shapes.
-  public static func pyTorchAttention(_ mask: Tensor<Bool>, headCount: Int) throws -> AttentionMask {
-    .attending(try inverted(try splitBatch(mask, headCount: headCount)))
-  }
-
-  /// A floating-point `attn_mask` of PyTorch's `nn.MultiheadAttention`, which is added.
-  /// - Parameters:
-  ///   - mask: `[L, S]` or `[B·H, L, S]`, batch-major.
-  ///   - headCount: H.
-  /// - Returns: The mask.
-  /// - Throws: `AttentionError` for other shapes.
-  public static func pyTorchAttention<Element: AttentionElement>(
-    _ mask: Tensor<Element>, headCount: Int
-  ) throws -> AttentionMask {
-    .bias(try splitBatch(mask, headCount: headCount))
-  }
-
-  private static func keyPadding<Element>(_ mask: Tensor<Element>) throws -> Tensor<Element> {
-    try requireShape(
-      mask.rank == 1 || mask.rank == 2, "key padding mask", "[B, S] or [S] expected; got \(mask.shape)")
-    return try mask.reshaped([mask.rank == 2 ? mask.shape[0] : 1, 1, 1, mask.shape[mask.rank - 1]])
-  }
-
-  private static func splitBatch<Element>(_ mask: Tensor<Element>, headCount: Int) throws -> Tensor<Element> {
-    if mask.rank == 2 { return mask }
-    try requireShape(
-      mask.rank == 3 && headCount > 0 && mask.shape[0] % headCount == 0, "attention mask",
-      "[L, S] or [B·H, L, S] with H = \(headCount) expected; got \(mask.shape)")
-    return try mask.reshaped([mask.shape[0] / headCount, headCount, mask.shape[1], mask.shape[2]])
-  }
-
-  private static func inverted(_ mask: Tensor<Bool>) throws -> Tensor<Bool> {
-    try Tensor(shape: mask.shape) { target in
-      try mask.withUnsafeBufferPointer { source in
-        for i in source.indices { target[i] = !source[i] }
-      }
-    }
   }
 }

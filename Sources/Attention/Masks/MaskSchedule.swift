@@ -1,58 +1,58 @@
 internal import AttentionTensors
 
-/// A mask compiled for one call: for every query an interval of keys, and tensors to be applied within it.
-///
-/// Both ends of the interval grow, or stay, from one query to the next. So the keys that any query of a
-/// block needs, and those that all of them need, follow from its first and last query.
+/// A mask compiled for one call: for every query intervals of keys, and what applies to scores within them.
 struct MaskSchedule<Element: AttentionElement> {
-  /// Keys to which `mask` applies; those behind them are attended by every query.
-  let maskedKeyCount: Int
+  /// Keys of which no query has one twice: one interval for each query.
+  struct Layer {
+    let intervals: KeyIntervals
+    /// False for keys that every query attends to, whatever the rest of the mask says.
+    let isMasked: Bool
+  }
+
+  /// What to add to scores: −slope[head]·|query + offset − key|.
+  struct Distances {
+    let slopes: [Element]
+    /// For each element of the batch, or one for all.
+    private let offsets: [Int]
+
+    init(_ distances: AttentionMask.Distances, keyCount: Int, shape: AttentionShape) throws(AttentionError) {
+      try distances.alignment.check(shape)
+      try requireShape(
+        distances.slopes.count == shape.headCount, AttentionShape.subject,
+        "one slope for each of \(shape.headCount) heads expected; got \(distances.slopes.count)")
+      slopes = distances.slopes.map { Element(nearest: $0) }
+      try requireArgument(
+        slopes.allSatisfy(\.isFinite), AttentionShape.subject,
+        "slopes that are finite as \(Element.self) expected; got \(distances.slopes)")
+      offsets = (0..<(distances.alignment.differsByBatch ? shape.batchCount : 1)).map {
+        distances.alignment.offset(batch: $0, queryCount: shape.queryCount, keyCount: keyCount)
+      }
+    }
+
+    func offset(batch: Int) -> Int { offsets.count == 1 ? offsets[0] : offsets[batch] }
+  }
+
   let keyCount: Int
-  let booleans: [Operand<UInt8>]
-  let biases: [Operand<Element>]
-  private let bands: [(low: Int?, high: Int?)]
-  /// For each element of the batch, the keys that its length and padding leave.
-  private let keyRanges: [Range<Int>]?
+  let layers: [Layer]
+  let booleans: [Operand]
+  let blocks: [BlockMask]
+  let biases: [Operand]
+  let distances: [Distances]
+  let functions: [AttentionScoreFunction<Element>]
   /// Keeps the tensors' memory alive.
   private let owners: [any Sendable]
 
   init(_ mask: AttentionMask, shape: AttentionShape) throws(AttentionError) {
     keyCount = shape.keyCount
     let maskedKeyCount = shape.keyCount - mask.trailingKeyCount
-    self.maskedKeyCount = maskedKeyCount
     assert(maskedKeyCount >= 0)
-    for band in mask.bands {
-      try requireArgument(
-        (band.left ?? 0) >= 0 && (band.right ?? 0) >= 0, AttentionShape.subject,
-        "window bounds must not be negative; got \(band.left ?? 0), \(band.right ?? 0)")
+    var layers = try KeyIntervals.compile(mask, keyCount: maskedKeyCount, shape: shape).map {
+      Layer(intervals: $0, isMasked: true)
     }
-    bands = mask.bands.map { band in
-      let offset = band.alignment.offset(queryCount: shape.queryCount, keyCount: maskedKeyCount)
-      // A bound beyond every key is none; it must not overflow either.
-      return (
-        band.left.map { offset - min($0, shape.queryCount + shape.keyCount) },
-        band.right.map { offset + min($0, shape.queryCount + shape.keyCount) + 1 }
-      )
+    if maskedKeyCount < keyCount {
+      layers.append(Layer(intervals: KeyIntervals(maskedKeyCount..<keyCount), isMasked: false))
     }
-    func check(_ name: String, _ counts: [Int]) throws(AttentionError) {
-      try requireShape(
-        counts.count == shape.batchCount, AttentionShape.subject,
-        "one \(name) for each of \(shape.batchCount) elements of the batch expected; got \(counts.count)")
-      try requireArgument(
-        counts.allSatisfy { (0...maskedKeyCount).contains($0) }, AttentionShape.subject,
-        "a \(name) from 0 to the \(maskedKeyCount) keys expected; got \(counts)")
-    }
-    for lengths in mask.keyLengths { try check("key length", lengths) }
-    for counts in mask.leftPaddings { try check("left padding", counts) }
-    if mask.keyLengths.isEmpty && mask.leftPaddings.isEmpty {
-      keyRanges = nil
-    } else {
-      keyRanges = (0..<shape.batchCount).map { batch in
-        let low = mask.leftPaddings.map { $0[batch] }.max() ?? 0
-        let high = mask.keyLengths.map { $0[batch] }.min() ?? maskedKeyCount
-        return low..<max(low, high)
-      }
-    }
+    self.layers = layers
 
     let target = [shape.batchCount, shape.headCount, shape.queryCount, maskedKeyCount]
     func checkShape(_ name: String, _ shape: [Int]) throws(AttentionError) {
@@ -60,76 +60,96 @@ struct MaskSchedule<Element: AttentionElement> {
         isBroadcastable(shape, to: target), AttentionShape.subject,
         "a \(name) that broadcasts to [B, H, L, S] = \(target) expected; got \(shape)")
     }
+    func checkType(_ name: String, _ dataType: DataType, allowingHalves: Bool) throws(AttentionError) {
+      try requireArgument(
+        dataType == Element.dataType || (allowingHalves && HalfFormat(dataType) != nil && Element.dataType == .float32),
+        AttentionShape.subject,
+        "\(name) of \(Element.dataType.rawValue), the type that the query is computed in, expected; got "
+          + "\(dataType.rawValue)\(allowingHalves ? ": convert it with Tensor(converting:)" : "")")
+    }
     var owners: [any Sendable] = []
     booleans = try mask.booleans.map { tensor throws(AttentionError) in
       try checkShape("boolean mask", tensor.shape)
       owners.append(tensor)
       let wide = try tensor.broadcast(to: target)
       // A Bool is one byte, 0 or 1.
-      return Operand(base: UnsafeRawPointer(wide.base).assumingMemoryBound(to: UInt8.self), strides: wide.strides)
+      return Operand(base: wide.base, dataType: .bool, strides: wide.strides)
     }
     biases = try mask.biases.map { bias throws(AttentionError) in
       try checkShape("bias", bias.shape)
-      guard let tensor = bias.tensor as? Tensor<Element> else {
-        throw AttentionError(
-          .invalidArgument, AttentionShape.subject,
-          "a bias of the query's element type \(Element.dataType.rawValue) expected; got \(bias.dataType.rawValue): "
-            + "convert it with Tensor(converting:)")
+      try checkType("a bias", bias.dataType, allowingHalves: true)
+      owners.append(bias.tensor)
+      func operand<Value: TensorElement>(_ tensor: Tensor<Value>) throws(AttentionError) -> Operand {
+        let wide = try tensor.broadcast(to: target)
+        return Operand(base: wide.base, dataType: Value.dataType, strides: wide.strides)
       }
-      owners.append(tensor)
-      let wide = try tensor.broadcast(to: target)
-      return Operand(base: wide.base, strides: wide.strides)
+      switch bias.tensor {
+      case let tensor as Tensor<Element>: return try operand(tensor)
+      case let tensor as Tensor<BFloat16>: return try operand(tensor)
+      default:
+        #if !(os(macOS) && arch(x86_64))
+          if let tensor = bias.tensor as? Tensor<Float16> { return try operand(tensor) }
+        #endif
+        preconditionFailure("a bias of \(bias.dataType) passed the check")
+      }
+    }
+    blocks = mask.blocks
+    for block in blocks {
+      try requireShape(
+        block.queryCount == shape.queryCount && block.keyCount == maskedKeyCount
+          && [1, shape.batchCount].contains(block.batchCount) && [1, shape.headCount].contains(block.headCount),
+        AttentionShape.subject,
+        "a block mask that broadcasts to [B, H, L, S] = \(target) expected; got "
+          + "\([block.batchCount, block.headCount, block.queryCount, block.keyCount])")
+    }
+    distances = try mask.distances.map { distances throws(AttentionError) in
+      try Distances(distances, keyCount: maskedKeyCount, shape: shape)
+    }
+    functions = try mask.functions.map { function throws(AttentionError) in
+      try checkType("a function of scores", function.dataType, allowingHalves: false)
+      return function.body as! AttentionScoreFunction<Element>
     }
     self.owners = owners
   }
 
   /// True if within its interval a query may still not attend to every key.
-  var hasTensors: Bool { !booleans.isEmpty || !biases.isEmpty }
+  var hidesWithinIntervals: Bool { !booleans.isEmpty || !biases.isEmpty || !blocks.isEmpty || !functions.isEmpty }
+
+  /// True if scores are not what softcap leaves, or hidden.
+  var hasTerms: Bool { hidesWithinIntervals || !distances.isEmpty }
 
   /// True if intervals differ from one query to the next.
-  var isRagged: Bool { !bands.isEmpty }
+  var isRagged: Bool { layers.contains(where: \.intervals.isRagged) }
 
-  /// True if elements of the batch have lengths or paddings of their own.
-  var differsByBatch: Bool { keyRanges != nil }
+  /// True if elements of the batch have intervals of their own.
+  var differsByBatch: Bool { layers.contains(where: \.intervals.differsByBatch) }
 
-  /// True if some query's interval may leave keys out.
-  var isStructured: Bool { !bands.isEmpty || keyRanges != nil }
+  /// True if some query's intervals may leave keys out.
+  var isStructured: Bool { layers.contains(where: \.intervals.isStructured) }
 
-  /// The keys before `maskedKeyCount` that a query's interval holds.
-  func interval(batch: Int, query: Int) -> Range<Int> {
-    var low = 0
-    var high = maskedKeyCount
-    for band in bands {
-      if let bound = band.low { low = max(low, query + bound) }
-      if let bound = band.high { high = min(high, query + bound) }
-    }
-    if let range = keyRanges?[batch] {
-      low = max(low, range.lowerBound)
-      high = min(high, range.upperBound)
-    }
-    low = min(max(low, 0), maskedKeyCount)
-    return low..<max(low, min(high, maskedKeyCount))
+  /// The keys that some query of a block needs, counted once for each layer.
+  func unionCount(batch: Int, queries: Range<Int>) -> Int {
+    layers.reduce(0) { $0 + $1.intervals.union(batch: batch, queries: queries).count }
   }
 
-  /// The keys before `maskedKeyCount` that some query of a block needs.
-  func union(batch: Int, queries: Range<Int>) -> Range<Int> {
-    let first = interval(batch: batch, query: queries.lowerBound)
-    let last = interval(batch: batch, query: queries.upperBound - 1)
-    return first.lowerBound..<max(first.lowerBound, last.upperBound)
-  }
-
-  /// The keys before `maskedKeyCount` that every query of a block needs.
-  func common(batch: Int, queries: Range<Int>) -> Range<Int> {
-    let first = interval(batch: batch, query: queries.lowerBound)
-    let last = interval(batch: batch, query: queries.upperBound - 1)
-    return last.lowerBound..<max(last.lowerBound, first.upperBound)
-  }
-
-  /// Whether one query may attend to one key. For rare paths: the driver works by intervals.
+  /// Whether one query may attend to one key, functions of scores aside. For rare paths: the driver works by intervals.
   func attends(batch: Int, head: Int, query: Int, key: Int) -> Bool {
-    if key >= maskedKeyCount { return true }
-    guard interval(batch: batch, query: query).contains(key) else { return false }
-    return booleans.allSatisfy { $0.row(batch: batch, head: head, index: query)[key * $0.widthStride] != 0 }
-      && biases.allSatisfy { $0.row(batch: batch, head: head, index: query)[key * $0.widthStride] != -.infinity }
+    guard let layer = layers.first(where: { $0.intervals[batch, query].contains(key) }) else { return false }
+    if !layer.isMasked { return true }
+    return booleans.allSatisfy {
+      $0.row(batch: batch, head: head, index: query, from: key).load(as: UInt8.self) != 0
+    }
+      && blocks.allSatisfy {
+        $0.row(batch: batch, head: head, query: query, column: key / $0.blockLength)[key % $0.blockLength] != 0
+      }
+      && biases.allSatisfy { !Self.isNegativeInfinity($0, $0.row(batch: batch, head: head, index: query, from: key)) }
+  }
+
+  private static func isNegativeInfinity(_ bias: Operand, _ place: UnsafeRawPointer) -> Bool {
+    switch bias.half {
+    case nil: place.load(as: Element.self) == -.infinity
+    case .ieee: place.load(as: UInt16.self) == 0xfc00
+    case .brain: place.load(as: UInt16.self) == 0xff80
+    }
   }
 }

@@ -2,7 +2,11 @@ internal import AttentionTensors
 
 /// Where results go; nil: not wanted.
 struct AttentionOutputs<Element> {
-  let output: UnsafeMutablePointer<Element>
+  /// Of the query's type.
+  let output: UnsafeMutableRawPointer
+  let elementByteCount: Int
+  /// Nil: the type that is computed with.
+  let half: HalfFormat?
   let batchStride: Int
   let headStride: Int
   let lengthStride: Int
@@ -12,8 +16,8 @@ struct AttentionOutputs<Element> {
   /// `[B, H, L, S]`.
   let weights: UnsafeMutablePointer<Element>?
 
-  func outputRow(batch: Int, head: Int, query: Int) -> UnsafeMutablePointer<Element> {
-    output + (batch * batchStride + head * headStride + query * lengthStride)
+  func outputRow(batch: Int, head: Int, query: Int) -> UnsafeMutableRawPointer {
+    output + (batch * batchStride + head * headStride + query * lengthStride) * elementByteCount
   }
 }
 
@@ -41,14 +45,22 @@ extension AttentionCall {
       // A row that attends to nothing: result 0, sum 0, maximum −inf.
       let factor = state.sum[row] == 0 ? 0 : 1 / state.sum[row]
       let source = state.result + row * shape.valueWidth
-      let target = outputs.outputRow(batch: tile.batch, head: head, query: query)
-      if outputs.widthStride == 1 {
-        kernels.scale(shape.valueWidth, source, factor, target)
-      } else {
-        for column in 0..<shape.valueWidth { target[column * outputs.widthStride] = source[column] * factor }
-      }
+      kernels.scale(shape.valueWidth, source, factor, source)
+      writeOutput(source, tile, head: head, query: query)
     }
     writeLogSumExp(tile, maximum: state.maximum, sum: state.sum)
+  }
+
+  /// One row of the output, in its type and strides.
+  func writeOutput(_ row: UnsafePointer<Element>, _ tile: Tile, head: Int, query: Int) {
+    let target = outputs.outputRow(batch: tile.batch, head: head, query: query)
+    if let half = outputs.half {
+      kernels.narrow(half, shape.valueWidth, row, target, stride: outputs.widthStride)
+    } else {
+      copyStridedRow(
+        count: shape.valueWidth, elementByteCount: outputs.elementByteCount, from: row, stride: 1, to: target,
+        stride: outputs.widthStride)
+    }
   }
 
   func writeLogSumExp(_ tile: Tile, maximum: UnsafePointer<Element>, sum: UnsafePointer<Element>) {
@@ -59,23 +71,24 @@ extension AttentionCall {
     }
   }
 
-  /// The weights of one query: `[S]`.
-  func weightRow(_ tile: Tile, head: Int, query: Int) -> UnsafeMutablePointer<Element> {
-    outputs.weights! + ((tile.batch * shape.headCount + head) * shape.queryCount + query) * shape.keyCount
+  /// The weights, or the scores, of one query: `[S]`.
+  func row(of matrix: UnsafeMutablePointer<Element>, _ tile: Tile, head: Int, query: Int) -> UnsafeMutablePointer<Element>
+  {
+    matrix + ((tile.batch * shape.headCount + head) * shape.queryCount + query) * shape.keyCount
   }
 
-  func clearWeights(_ tile: Tile) {
+  func fill(_ matrix: UnsafeMutablePointer<Element>, _ tile: Tile, with element: Element) {
     tile.forEachRow(0..<tile.rowCount) { _, head, query in
-      weightRow(tile, head: head, query: query).update(repeating: 0, count: shape.keyCount)
+      row(of: matrix, tile, head: head, query: query).update(repeating: element, count: shape.keyCount)
     }
   }
 
   /// NaN for every attended key of the rows whose sum is NaN, 0 for the others: exp(−inf − NaN) would make NaN of what
   /// is masked, too.
-  func correctWeights(_ tile: Tile, sum: UnsafePointer<Element>) {
+  func correctWeights(_ weights: UnsafeMutablePointer<Element>, _ tile: Tile, sum: UnsafePointer<Element>) {
     tile.forEachRow(0..<tile.rowCount) { row, head, query in
       guard sum[row].isNaN else { return }
-      let target = weightRow(tile, head: head, query: query)
+      let target = self.row(of: weights, tile, head: head, query: query)
       for key in 0..<shape.keyCount {
         target[key] = schedule.attends(batch: tile.batch, head: head, query: query, key: key) ? .nan : 0
       }

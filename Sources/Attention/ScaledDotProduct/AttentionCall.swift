@@ -12,9 +12,13 @@ struct AttentionCall<Element: AttentionElement>: @unchecked Sendable {
   let plan: AttentionPlan
   let schedule: MaskSchedule<Element>
   let scale: Element
-  let query: Operand<Element>
-  let key: Operand<Element>
-  let value: Operand<Element>
+  /// cap·tanh(score / cap); nil: scores as they are.
+  let softcap: Element?
+  /// `[H]`: one more logit in each head's denominator; nil: none.
+  let sinks: UnsafePointer<Element>?
+  let query: Operand
+  let key: Operand
+  let value: Operand
   let outputs: AttentionOutputs<Element>
 
   // MARK: Tiles of queries
@@ -52,6 +56,11 @@ struct AttentionCall<Element: AttentionElement>: @unchecked Sendable {
       if head(ofRow: rows.lowerBound) != head(ofRow: last) { return queries }
       return query(ofRow: rows.lowerBound)..<query(ofRow: last) + 1
     }
+
+    /// The heads of some rows.
+    func heads(ofRows rows: Range<Int>) -> Range<Int> {
+      head(ofRow: rows.lowerBound)..<head(ofRow: rows.upperBound - 1) + 1
+    }
   }
 
   func tile(_ index: Int) -> Tile {
@@ -71,45 +80,157 @@ struct AttentionCall<Element: AttentionElement>: @unchecked Sendable {
       queries: queryTile * plan.queryTileLength..<min((queryTile + 1) * plan.queryTileLength, shape.queryCount))
   }
 
-  /// One of the equal parts into which the keys that a tile needs are split.
-  func keys(of tile: Tile, split: Int) -> Range<Int> {
-    if plan.splitCount == 1 { return 0..<shape.keyCount }
-    let union = schedule.union(batch: tile.batch, queries: tile.queries)
-    // Whole vectors of keys.
-    let length = ((union.count + plan.splitCount - 1) / plan.splitCount + 15) / 16 * 16
-    let low = min(union.lowerBound + split * length, union.upperBound)
-    let high = min(low + length, union.upperBound)
-    // Keys behind the masked ones belong to the last part.
-    return split == plan.splitCount - 1 && schedule.maskedKeyCount < shape.keyCount ? low..<shape.keyCount : low..<high
+  /// Before the first key: maximum −inf and sum 0; or, of the first split, what a sink says: it is a key whose value is 0.
+  func startRows(
+    _ tile: Tile, split: Int, maximum: UnsafeMutablePointer<Element>, sum: UnsafeMutablePointer<Element>
+  ) {
+    maximum.update(repeating: -.infinity, count: tile.rowCount)
+    sum.update(repeating: 0, count: tile.rowCount)
+    guard let sinks, split == 0 else { return }
+    tile.forEachRow(0..<tile.rowCount) { row, head, _ in
+      maximum[row] = sinks[head]
+      sum[row] = sinks[head] == -.infinity ? 0 : 1
+    }
   }
 
   // MARK: Tiles of keys
 
-  /// Calls `body` for every tile of those of `keys` that the mask leaves to some query of `tile`.
-  func forEachKeyTile(_ tile: Tile, _ keys: Range<Int>, _ body: (_ keys: Range<Int>, _ isMasked: Bool) -> Void) {
-    let masked = schedule.union(batch: tile.batch, queries: tile.queries).clamped(to: keys)
-    for low in stride(from: masked.lowerBound, to: masked.upperBound, by: plan.keyTileLength) {
-      body(low..<min(low + plan.keyTileLength, masked.upperBound), true)
+  typealias Layer = MaskSchedule<Element>.Layer
+
+  /// Calls `body` for every tile of keys that the mask leaves to some query of `tile`, within one of the equal parts into
+  /// which they are split. Each lies in one layer of the mask, and in memory row after row.
+  func forEachKeyTile(_ tile: Tile, split: Int, _ body: (_ keys: Range<Int>, _ layer: Layer) -> Void) {
+    // Places in the layers' keys, laid behind one another; cut at whole vectors of keys.
+    var part = 0..<Int.max
+    if plan.splitCount > 1 {
+      let count = schedule.unionCount(batch: tile.batch, queries: tile.queries)
+      let length = ((count + plan.splitCount - 1) / plan.splitCount + 15) / 16 * 16
+      part = split * length..<(split == plan.splitCount - 1 ? Int.max : (split + 1) * length)
     }
-    let trailing = (schedule.maskedKeyCount..<shape.keyCount).clamped(to: keys)
-    for low in stride(from: trailing.lowerBound, to: trailing.upperBound, by: plan.keyTileLength) {
-      body(low..<min(low + plan.keyTileLength, trailing.upperBound), false)
+    var start = 0
+    for layer in schedule.layers {
+      let union = layer.intervals.union(batch: tile.batch, queries: tile.queries)
+      let own = part.clamped(to: start..<start + union.count)
+      var low = union.lowerBound + own.lowerBound - start
+      let end = low + own.count
+      start += union.count
+      while low < end {
+        var high = min(low + plan.keyTileLength, end)
+        high = value.end(ofRunFrom: low, limit: key.end(ofRunFrom: low, limit: high))
+        body(low..<high, layer)
+        low = high
+      }
     }
   }
 
-  /// True if every one of `queries` attends to every one of `keys`, boolean masks and biases aside.
-  func attendAll(batch: Int, queries: Range<Int>, to keys: Range<Int>) -> Bool {
-    !schedule.isRagged || schedule.common(batch: batch, queries: queries).contains(keys)
+  /// Some rows by some keys in one layer of the mask.
+  struct Region {
+    let rows: Range<Int>
+    let keys: Range<Int>
+    let layer: Layer
+    /// True if the rows attend to different intervals of these keys.
+    let isRagged: Bool
+    /// True if block masks leave out a part.
+    let hasBlocks: Bool
   }
+
+  /// Calls `body` for the parts of some rows by some keys: those that every row attends to, and those that the
+  /// diagonal crosses, in pieces of at most `pieceLength` rows; without what is empty.
+  func forEachRegion(
+    _ tile: Tile, rows: Range<Int>, keys: Range<Int>, layer: Layer, pieceLength: Int, _ body: (Region) -> Void
+  ) {
+    let intervals = layer.intervals
+    func cut(_ rows: Range<Int>, _ keys: Range<Int>, isRagged: Bool) {
+      if schedule.blocks.isEmpty || !layer.isMasked {
+        return body(Region(rows: rows, keys: keys, layer: layer, isRagged: isRagged, hasBlocks: false))
+      }
+      forEachBlockRun(tile, rows: rows, keys: keys) { keys, isFull in
+        body(Region(rows: rows, keys: keys, layer: layer, isRagged: isRagged, hasBlocks: !isFull))
+      }
+    }
+    if !intervals.isRagged { return cut(rows, keys, isRagged: false) }
+    let queries = tile.queries(ofRows: rows)
+    let union = intervals.union(batch: tile.batch, queries: queries).clamped(to: keys)
+    if union.isEmpty { return }
+    let common = intervals.common(batch: tile.batch, queries: queries).clamped(to: union)
+    if !common.isEmpty { cut(rows, common, isRagged: false) }
+    func forEachPiece(_ rest: Range<Int>) {
+      if rest.isEmpty { return }
+      for first in stride(from: rows.lowerBound, to: rows.upperBound, by: pieceLength) {
+        let piece = first..<min(first + pieceLength, rows.upperBound)
+        let own = intervals.union(batch: tile.batch, queries: tile.queries(ofRows: piece)).clamped(to: rest)
+        if !own.isEmpty { cut(piece, own, isRagged: true) }
+      }
+    }
+    if common.isEmpty { return forEachPiece(union) }
+    forEachPiece(union.lowerBound..<common.lowerBound)
+    forEachPiece(common.upperBound..<union.upperBound)
+  }
+
+  /// Calls `body` for runs of keys of which the block masks leave everything, or a part, to some rows.
+  private func forEachBlockRun(
+    _ tile: Tile, rows: Range<Int>, keys: Range<Int>, _ body: (_ keys: Range<Int>, _ isFull: Bool) -> Void
+  ) {
+    let heads = tile.heads(ofRows: rows)
+    let queries = tile.queries(ofRows: rows)
+    func state(at key: Int) -> Int32 {
+      var result = BlockMask.full
+      for mask in schedule.blocks {
+        let column = key / mask.blockLength
+        let blockRows = queries.lowerBound / mask.blockLength...(queries.upperBound - 1) / mask.blockLength
+        var (empties, fulls, count) = (0, 0, 0)
+        for head in heads {
+          for row in blockRows {
+            let state = mask.state(batch: tile.batch, head: head, row: row, column: column)
+            if state == BlockMask.empty { empties += 1 }
+            if state == BlockMask.full { fulls += 1 }
+            count += 1
+          }
+        }
+        if empties == count { return BlockMask.empty }
+        if fulls < count { result = 0 }
+      }
+      return result
+    }
+    var run = keys.lowerBound..<keys.lowerBound
+    var runState = BlockMask.empty
+    func finish() {
+      if !run.isEmpty && runState != BlockMask.empty { body(run, runState == BlockMask.full) }
+    }
+    var low = keys.lowerBound
+    while low < keys.upperBound {
+      let high = schedule.blocks.reduce(keys.upperBound) { min($0, (low / $1.blockLength + 1) * $1.blockLength) }
+      let own = state(at: low)
+      if own != runState {
+        finish()
+        run = low..<low
+        runState = own
+      }
+      run = run.lowerBound..<high
+      low = high
+    }
+    finish()
+  }
+
+  // MARK: Operands
 
   /// A tile of keys or values in place if `isReadable`, else packed row by row.
   func matrix(
-    _ operand: Operand<Element>, _ tile: Tile, _ keys: Range<Int>, width: Int,
-    packedAt pack: UnsafeMutablePointer<Element>, unless isReadable: (StridedMatrix<Element>) -> Bool
+    _ operand: Operand, _ tile: Tile, _ keys: Range<Int>, width: Int, packedAt pack: UnsafeMutablePointer<Element>,
+    unless isReadable: (StridedMatrix<Element>) -> Bool
   ) -> StridedMatrix<Element> {
+    let row = operand.row(batch: tile.batch, head: tile.keyValueHead, index: keys.lowerBound)
+    if operand.half != nil {
+      for i in 0..<keys.count {
+        operand.copyRow(
+          kernels, count: width, from: row + i * operand.lengthStride * operand.elementByteCount, to: pack + i * width)
+      }
+      return StridedMatrix(
+        base: pack, rowCount: keys.count, columnCount: width, rowStride: width, columnStride: 1)
+    }
     let matrix = StridedMatrix(
-      base: operand.row(batch: tile.batch, head: tile.keyValueHead, index: keys.lowerBound),
-      rowCount: keys.count, columnCount: width, rowStride: operand.lengthStride, columnStride: operand.widthStride)
+      base: row.assumingMemoryBound(to: Element.self), rowCount: keys.count, columnCount: width,
+      rowStride: operand.lengthStride, columnStride: operand.widthStride)
     return isReadable(matrix) ? matrix : matrix.pack(into: pack)
   }
 
@@ -125,11 +246,12 @@ struct AttentionCall<Element: AttentionElement>: @unchecked Sendable {
     assert(matrix.rowStride == 1 || matrix.rowCount == 1)
     return (0..<matrix.columnCount).allSatisfy { kernels.isFinite(matrix.rowCount, matrix.columns($0..<$0 + 1).base) }
   }
-}
 
-extension Range<Int> {
-  /// True if every element of `other` is one of this range's; an empty range has none that is not.
-  func contains(_ other: Range<Int>) -> Bool {
-    other.isEmpty || (lowerBound <= other.lowerBound && other.upperBound <= upperBound)
+  /// Whether the value of a key that is not finite reaches a query, whose weight it has: 0·NaN is NaN only where the query
+  /// attends.
+  func attends(_ tile: Tile, head: Int, query: Int, key: Int, weight: Element) -> Bool {
+    // A function may have forbidden it, of which nothing but the weight tells.
+    if weight == 0 && !schedule.functions.isEmpty { return false }
+    return schedule.attends(batch: tile.batch, head: head, query: query, key: key)
   }
 }

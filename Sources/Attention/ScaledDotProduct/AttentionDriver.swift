@@ -44,7 +44,7 @@ struct AttentionDriver<Tiles: TileKernels> {
             // Last tiles first: under a causal mask they are the longest.
             let tile = call.tile(plan.pieceCount - 1 - piece)
             let scratch = scratch(worker)
-            tiles.attend(tile, to: call.keys(of: tile, split: 0), scratch)
+            tiles.attend(tile, split: 0, scratch)
             tiles.finish(tile, scratch)
             let state = tiles.state(scratch)
             writeWeights(tile, maximum: state.maximum, sum: state.sum, scratch)
@@ -57,7 +57,7 @@ struct AttentionDriver<Tiles: TileKernels> {
           let (index, split) = piece.quotientAndRemainder(dividingBy: plan.splitCount)
           let tile = call.tile(index)
           let scratch = scratch(worker)
-          tiles.attend(tile, to: call.keys(of: tile, split: split), scratch)
+          tiles.attend(tile, split: split, scratch)
           tiles.store(tile, scratch, into: partial(index, split))
         }
       }
@@ -78,11 +78,33 @@ struct AttentionDriver<Tiles: TileKernels> {
     _ tile: AttentionCall<Element>.Tile, maximum: UnsafePointer<Element>, sum: UnsafePointer<Element>,
     _ scratch: Tiles.Scratch
   ) {
-    if call.outputs.weights == nil { return }
-    call.clearWeights(tile)
+    guard let weights = call.outputs.weights else { return }
+    call.fill(weights, tile, with: 0)
     for split in 0..<call.plan.splitCount {
-      tiles.writeWeights(tile, to: call.keys(of: tile, split: split), maximum: maximum, sum: sum, scratch)
+      tiles.writeWeights(weights, tile, split: split, maximum: maximum, sum: sum, scratch)
     }
-    call.correctWeights(tile, sum: sum)
+    call.correctWeights(weights, tile, sum: sum)
+  }
+
+  /// The scores as they go into the softmax, −inf where they are masked; and nothing else.
+  func writeScores(_ scores: UnsafeMutablePointer<Element>, context: AttentionContext) throws {
+    let plan = call.plan
+    let width = plan.width(threadCount: context.threadCount)
+    var counter = Carver(base: nil)
+    _ = tiles.scratch(&counter)
+    let scratchByteCount = counter.byteCount
+    try withScratch(byteCount: width * scratchByteCount) { memory in
+      let scratches = UncheckedSendable(memory)
+      let scores = UncheckedSendable(scores)
+      context.executor.execute(pieceCount: plan.pieceCount / plan.splitCount, width: width) { index, worker in
+        Tiles.onWorker {
+          var carver = Carver(base: scratches.value + worker * scratchByteCount)
+          let scratch = tiles.scratch(&carver)
+          let tile = call.tile(index)
+          call.fill(scores.value, tile, with: -.infinity)
+          for split in 0..<plan.splitCount { tiles.writeScores(scores.value, tile, split: split, scratch) }
+        }
+      }
+    }
   }
 }

@@ -78,7 +78,7 @@ package struct AttentionPlan: CustomStringConvertible {
       for batch in 0..<walked {
         for tile in 0..<queryTileCount where shape.queryCount > 0 {
           let queries = tile * queryTileLength..<min((tile + 1) * queryTileLength, shape.queryCount)
-          let count = schedule.keyCount - schedule.maskedKeyCount + schedule.union(batch: batch, queries: queries).count
+          let count = schedule.unionCount(batch: batch, queries: queries)
           longest = max(longest, count)
           total += Double(count) * Double(shape.batchCount / walked)
         }

@@ -31,27 +31,6 @@ public enum AttentionLayout: Sendable, Hashable {
   }
 }
 
-/// One operand of attention as `[B, H, L, E]`: where it lies and how far apart its elements are.
-struct Operand<Element> {
-  var base: UnsafePointer<Element>
-  var batchStride: Int
-  var headStride: Int
-  var lengthStride: Int
-  var widthStride: Int
-
-  init(base: UnsafePointer<Element>, strides: [Int]) {
-    self.base = base
-    batchStride = strides[0]
-    headStride = strides[1]
-    lengthStride = strides[2]
-    widthStride = strides[3]
-  }
-
-  func row(batch: Int, head: Int, index: Int) -> UnsafePointer<Element> {
-    base + (batch * batchStride + head * headStride + index * lengthStride)
-  }
-}
-
 /// Every extent of one call, named and checked once.
 struct AttentionShape {
   static let subject = "scaledDotProductAttention"

@@ -47,6 +47,14 @@ struct LaneTiles<Element: AttentionElement>: TileKernels {
     /// Where rows of inputs or outputs lie.
     let rows: UnsafeMutablePointer<UnsafeRawPointer>
     let targets: UnsafeMutablePointer<UnsafeMutableRawPointer>
+    /// Rows of queries, results or biases in the type that is computed with, where they are stored in another.
+    let converted: UnsafeMutablePointer<Element>
+    /// For each lane of a panel: its slope, and the place of its query among the keys.
+    let slope: UnsafeMutablePointer<Element>
+    let position: UnsafeMutablePointer<Element>
+    /// For each row of a panel.
+    let heads: UnsafeMutablePointer<Int32>
+    let queries: UnsafeMutablePointer<Int32>
   }
 
   func scratch(_ carver: inout Carver) -> Scratch {
@@ -54,7 +62,12 @@ struct LaneTiles<Element: AttentionElement>: TileKernels {
     let rowCount = (call.plan.rowsPerTile + lanes - 1) / lanes * lanes
     let panelRowCount = min(rowCount, lanes * panelVectorCount)
     let keyCount = min(call.plan.keyTileLength, max(shape.keyCount, 1))
-    let isHiding = call.schedule.isRagged || call.schedule.hasTensors
+    let schedule = call.schedule
+    let isHiding = schedule.isRagged || schedule.hidesWithinIntervals
+    let convertedCounts = [
+      call.query.half == nil ? 0 : rowCount * shape.width, call.outputs.half == nil ? 0 : rowCount * shape.valueWidth,
+      schedule.biases.allSatisfy { $0.half == nil } ? 0 : panelRowCount * keyCount,
+    ]
     return Scratch(
       query: carver.take(rowCount * shape.width), result: carver.take(rowCount * shape.valueWidth),
       isStarted: carver.take(rowCount / lanes), scores: carver.take(keyCount * panelRowCount),
@@ -64,13 +77,17 @@ struct LaneTiles<Element: AttentionElement>: TileKernels {
       maximum: carver.take(rowCount), sum: carver.take(rowCount), factor: carver.take(rowCount),
       discarded: carver.take(call.outputs.weights == nil ? 0 : rowCount),
       rescale: carver.take(panelRowCount), begin: carver.take(panelRowCount), end: carver.take(panelRowCount),
-      rows: carver.take(rowCount), targets: carver.take(rowCount))
+      rows: carver.take(rowCount), targets: carver.take(rowCount), converted: carver.take(convertedCounts.max()!),
+      slope: carver.take(schedule.distances.isEmpty ? 0 : panelRowCount),
+      position: carver.take(schedule.distances.isEmpty ? 0 : panelRowCount),
+      heads: carver.take(schedule.functions.isEmpty ? 0 : panelRowCount),
+      queries: carver.take(schedule.functions.isEmpty ? 0 : panelRowCount))
   }
 
   static func onWorker(_ body: () -> Void) { body() }
 
-  private func isReadable(_ operand: Operand<Element>) -> Bool {
-    operand.widthStride == 1 || operand.lengthStride == 1
+  private func isReadable(_ operand: Operand) -> Bool {
+    operand.half == nil && (operand.widthStride == 1 || operand.lengthStride == 1)
   }
 
   // MARK: Panels
@@ -103,59 +120,49 @@ struct LaneTiles<Element: AttentionElement>: TileKernels {
   /// A panel, or one vector of it, by some keys.
   private struct Piece {
     let panel: Panel
-    let keys: Range<Int>
-    /// True if the rows attend to different intervals of these keys.
-    let isRagged: Bool
-    /// True if boolean masks and biases apply.
-    let hasTensors: Bool
-
+    let region: Call.Region
+    /// True if scores are hidden or changed.
+    let hasTerms: Bool
     /// True if some row may not attend to some key.
-    var isHiding: Bool { isRagged || hasTensors }
+    let isHiding: Bool
+
+    var keys: Range<Int> { region.keys }
+    var isRagged: Bool { region.isRagged }
   }
 
   /// Calls `body` for every part of a panel by `keys` that the mask does not leave empty.
   private func forEachPiece(
-    _ tile: Call.Tile, _ panel: Panel, _ keys: Range<Int>, isMasked: Bool, _ body: (Piece) -> Void
+    _ tile: Call.Tile, _ panel: Panel, _ keys: Range<Int>, _ layer: Call.Layer, _ body: (Piece) -> Void
   ) {
-    let schedule = call.schedule
-    let hasTensors = isMasked && schedule.hasTensors
-    if !isMasked || !schedule.isRagged {
-      return body(Piece(panel: panel, keys: keys, isRagged: false, hasTensors: hasTensors))
+    let hasTerms = layer.isMasked && call.schedule.hasTerms
+    let isHiding = layer.isMasked && call.schedule.hidesWithinIntervals
+    // Where the diagonal crosses, each vector leaves out what it can.
+    call.forEachRegion(tile, rows: panel.rows, keys: keys, layer: layer, pieceLength: lanes) { region in
+      let part =
+        region.rows == panel.rows
+        ? panel : Panel(rows: region.rows, vectorCount: 1, firstRow: panel.firstRow, stride: panel.stride)
+      body(
+        Piece(panel: part, region: region, hasTerms: hasTerms, isHiding: isHiding || region.isRagged))
     }
-    let queries = tile.queries(ofRows: panel.rows)
-    let union = schedule.union(batch: tile.batch, queries: queries).clamped(to: keys)
-    if union.isEmpty { return }
-    let common = schedule.common(batch: tile.batch, queries: queries).clamped(to: union)
-    if !common.isEmpty { body(Piece(panel: panel, keys: common, isRagged: false, hasTensors: hasTensors)) }
-    // The diagonal crosses: each vector leaves out what it can.
-    func forEachVector(_ rest: Range<Int>) {
-      if rest.isEmpty { return }
-      for first in stride(from: panel.rows.lowerBound, to: panel.rows.upperBound, by: lanes) {
-        let rows = first..<min(first + lanes, panel.rows.upperBound)
-        let own = schedule.union(batch: tile.batch, queries: tile.queries(ofRows: rows)).clamped(to: rest)
-        if own.isEmpty { continue }
-        let vector = Panel(rows: rows, vectorCount: 1, firstRow: panel.firstRow, stride: panel.stride)
-        body(Piece(panel: vector, keys: own, isRagged: true, hasTensors: hasTensors))
-      }
-    }
-    forEachVector(union.lowerBound..<(common.isEmpty ? union.upperBound : common.lowerBound))
-    if !common.isEmpty { forEachVector(common.upperBound..<union.upperBound) }
   }
 
   // MARK: Attending
 
-  func attend(_ tile: Call.Tile, to keys: Range<Int>, _ scratch: Scratch) {
+  func attend(_ tile: Call.Tile, split: Int, _ scratch: Scratch) {
     let vectorCount = vectorCount(tile)
-    scratch.maximum.update(repeating: -.infinity, count: vectorCount * lanes)
-    scratch.sum.update(repeating: 0, count: vectorCount * lanes)
+    call.startRows(tile, split: split, maximum: scratch.maximum, sum: scratch.sum)
+    for lane in tile.rowCount..<vectorCount * lanes {
+      scratch.maximum[lane] = -.infinity
+      scratch.sum[lane] = 0
+    }
     scratch.isStarted.update(repeating: false, count: vectorCount)
     packQueries(tile, scratch)
-    call.forEachKeyTile(tile, keys) { part, isMasked in
+    call.forEachKeyTile(tile, split: split) { part, layer in
       let key = matrix(call.key, tile, part, width: call.shape.width, packedAt: scratch.key)
       let value = matrix(call.value, tile, part, width: call.shape.valueWidth, packedAt: scratch.value)
       var isFinite: Bool?
       forEachPanel(tile) { panel in
-        forEachPiece(tile, panel, part, isMasked: isMasked) { piece in
+        forEachPiece(tile, panel, part, layer) { piece in
           let rows = piece.keys.lowerBound - part.lowerBound..<piece.keys.upperBound - part.lowerBound
           computeScores(piece, tile, key.rows(rows), scratch)
           softmax(piece, sum: scratch.sum, scratch)
@@ -168,25 +175,42 @@ struct LaneTiles<Element: AttentionElement>: TileKernels {
   }
 
   private func matrix(
-    _ operand: Operand<Element>, _ tile: Call.Tile, _ keys: Range<Int>, width: Int,
-    packedAt pack: UnsafeMutablePointer<Element>
+    _ operand: Operand, _ tile: Call.Tile, _ keys: Range<Int>, width: Int, packedAt pack: UnsafeMutablePointer<Element>
   ) -> StridedMatrix<Element> {
     call.matrix(operand, tile, keys, width: width, packedAt: pack, unless: { _ in isReadable(operand) })
   }
 
   private func packQueries(_ tile: Call.Tile, _ scratch: Scratch) {
-    tile.forEachRow(0..<tile.rowCount) { row, head, query in
-      scratch.rows[row] = UnsafeRawPointer(call.query.row(batch: tile.batch, head: head, index: query))
-    }
+    let stride = gatherRows(call.query, tile, 0..<tile.rowCount, from: 0, count: call.shape.width, scratch)
     forEachPanel(tile) { panel in
       call.kernels.pack(
         .scaled(by: call.scale.asDouble), rowCount: panel.rows.count, columnCount: call.shape.width,
-        rows: scratch.rows + panel.firstRow, columnStride: call.query.widthStride,
+        rows: scratch.rows + panel.firstRow, columnStride: stride,
         into: scratch.query + panel.firstRow * call.shape.width, stride: panel.stride)
     }
   }
 
-  /// scores ← scale·KQᵀ + biases, −inf where a boolean mask or a bias forbids; and each lane's interval.
+  /// Where `count` elements of each row of an operand lie, from a column on, and their stride: in the type that is
+  /// computed with, if they are numbers.
+  private func gatherRows(
+    _ operand: Operand, _ tile: Call.Tile, _ rows: Range<Int>, from column: Int, count: Int, _ scratch: Scratch
+  ) -> Int {
+    tile.forEachRow(rows) { row, head, query in
+      let index = row - rows.lowerBound
+      let source = operand.row(batch: tile.batch, head: head, index: query, from: column)
+      if operand.half == nil {
+        scratch.rows[index] = source
+      } else {
+        let target = scratch.converted + index * count
+        operand.copyRow(call.kernels, count: count, from: source, to: target)
+        scratch.rows[index] = UnsafeRawPointer(target)
+      }
+    }
+    return operand.half == nil ? operand.widthStride : 1
+  }
+
+  /// scores ← the scores of attended keys, −inf where something other than their interval forbids; and each lane's
+  /// interval.
   private func computeScores(_ piece: Piece, _ tile: Call.Tile, _ key: StridedMatrix<Element>, _ scratch: Scratch) {
     let panel = piece.panel
     if call.scale == 0 {
@@ -197,10 +221,11 @@ struct LaneTiles<Element: AttentionElement>: TileKernels {
         vectorCount: panel.vectorCount, key, scratch.query + panel.firstRow * call.shape.width + panel.lane,
         bStride: panel.stride, into: scratch.scores, stride: panel.stride, rescale: nil)
     }
+    if let cap = call.softcap { applySoftcap(cap, piece, scratch) }
     if piece.isRagged {
       let first = piece.keys.lowerBound
       tile.forEachRow(panel.rows) { row, _, query in
-        let keys = call.schedule.interval(batch: tile.batch, query: query).clamped(to: piece.keys)
+        let keys = piece.region.layer.intervals[tile.batch, query].clamped(to: piece.keys)
         scratch.begin[row - panel.rows.lowerBound] = Element(keys.lowerBound - first)
         scratch.end[row - panel.rows.lowerBound] = Element(keys.upperBound - first)
       }
@@ -209,22 +234,73 @@ struct LaneTiles<Element: AttentionElement>: TileKernels {
         scratch.end[lane] = 0
       }
     }
-    if piece.hasTensors { applyTensors(piece, tile, scratch) }
+    if piece.hasTerms { applyTerms(piece, tile, scratch) }
   }
 
-  private func applyTensors(_ piece: Piece, _ tile: Call.Tile, _ scratch: Scratch) {
+  private func applySoftcap(_ cap: Element, _ piece: Piece, _ scratch: Scratch) {
+    let laneCount = piece.panel.vectorCount * lanes
+    if laneCount == piece.panel.stride {
+      return call.kernels.softcap(piece.keys.count * laneCount, scratch.scores, cap)
+    }
+    for key in 0..<piece.keys.count {
+      call.kernels.softcap(laneCount, scratch.scores + key * piece.panel.stride, cap)
+    }
+  }
+
+  private func applyTerms(_ piece: Piece, _ tile: Call.Tile, _ scratch: Scratch) {
     let panel = piece.panel
-    func apply<Value>(_ operand: Operand<Value>, _ packing: Packing) {
+    let schedule = call.schedule
+    for function in schedule.functions {
       tile.forEachRow(panel.rows) { row, head, query in
-        scratch.rows[row - panel.rows.lowerBound] = UnsafeRawPointer(
-          operand.row(batch: tile.batch, head: head, index: query) + piece.keys.lowerBound * operand.widthStride)
+        scratch.heads[row - panel.rows.lowerBound] = Int32(head)
+        scratch.queries[row - panel.rows.lowerBound] = Int32(query)
       }
+      var scores = AttentionScoreTile(
+        batch: tile.batch, keys: piece.keys, rowCount: panel.rows.count, scores: scratch.scores, rowStride: 1,
+        keyStride: panel.stride, heads: scratch.heads, queries: scratch.queries)
+      function.body(&scores)
+    }
+    for distances in schedule.distances {
+      let offset = distances.offset(batch: tile.batch) - piece.keys.lowerBound
+      scratch.slope.update(repeating: 0, count: panel.vectorCount * lanes)
+      scratch.position.update(repeating: 0, count: panel.vectorCount * lanes)
+      tile.forEachRow(panel.rows) { row, head, query in
+        scratch.slope[row - panel.rows.lowerBound] = distances.slopes[head]
+        scratch.position[row - panel.rows.lowerBound] = Element(query + offset)
+      }
+      call.kernels.subtractDistances(
+        vectorCount: panel.vectorCount, keyCount: piece.keys.count, lanes: scratch.scores, stride: panel.stride,
+        slope: scratch.slope, position: scratch.position)
+    }
+    func apply(_ operand: Operand, _ packing: Packing) {
+      let stride = gatherRows(
+        operand, tile, panel.rows, from: piece.keys.lowerBound, count: piece.keys.count, scratch)
       call.kernels.pack(
         packing, rowCount: panel.rows.count, columnCount: piece.keys.count, rows: scratch.rows,
-        columnStride: operand.widthStride, into: scratch.scores, stride: panel.stride)
+        columnStride: stride, into: scratch.scores, stride: panel.stride)
     }
-    for bias in call.schedule.biases { apply(bias, .bias) }
-    for boolean in call.schedule.booleans { apply(boolean, .boolean) }
+    for bias in schedule.biases { apply(bias, .bias) }
+    for boolean in schedule.booleans { apply(boolean, .boolean) }
+    if piece.region.hasBlocks { applyBlocks(piece, tile, scratch) }
+  }
+
+  private func applyBlocks(_ piece: Piece, _ tile: Call.Tile, _ scratch: Scratch) {
+    let panel = piece.panel
+    for block in call.schedule.blocks {
+      var low = piece.keys.lowerBound
+      while low < piece.keys.upperBound {
+        let (column, place) = low.quotientAndRemainder(dividingBy: block.blockLength)
+        let high = min(piece.keys.upperBound, (column + 1) * block.blockLength)
+        tile.forEachRow(panel.rows) { row, head, query in
+          scratch.rows[row - panel.rows.lowerBound] = UnsafeRawPointer(
+            block.row(batch: tile.batch, head: head, query: query, column: column) + place)
+        }
+        call.kernels.pack(
+          .boolean, rowCount: panel.rows.count, columnCount: high - low, rows: scratch.rows, columnStride: 1,
+          into: scratch.scores + (low - piece.keys.lowerBound) * panel.stride, stride: panel.stride)
+        low = high
+      }
+    }
   }
 
   private func softmax(_ piece: Piece, sum: UnsafeMutablePointer<Element>, _ scratch: Scratch) {
@@ -265,9 +341,9 @@ struct LaneTiles<Element: AttentionElement>: TileKernels {
     for key in 0..<value.rowCount where !call.isFinite(value.rows(key..<key + 1)) {
       let index = piece.keys.lowerBound + key
       tile.forEachRow(panel.rows) { row, head, query in
-        guard call.schedule.attends(batch: tile.batch, head: head, query: query, key: index) else { return }
         let lane = row - panel.rows.lowerBound
         let weight = scratch.scores[key * panel.stride + lane]
+        guard call.attends(tile, head: head, query: query, key: index, weight: weight) else { return }
         let source = value.base + key * value.rowStride
         for column in 0..<value.columnCount {
           result[column * panel.stride + lane] += weight * source[column * value.columnStride]
@@ -303,11 +379,19 @@ struct LaneTiles<Element: AttentionElement>: TileKernels {
 
   func finish(_ tile: Call.Tile, _ scratch: Scratch) {
     invertSums(tile, scratch.sum, scratch)
+    let isConverted = call.outputs.half != nil
     tile.forEachRow(0..<tile.rowCount) { row, head, query in
-      scratch.targets[row] = UnsafeMutableRawPointer(
-        call.outputs.outputRow(batch: tile.batch, head: head, query: query))
+      scratch.targets[row] =
+        isConverted
+        ? UnsafeMutableRawPointer(scratch.converted + row * call.shape.valueWidth)
+        : call.outputs.outputRow(batch: tile.batch, head: head, query: query)
     }
-    unpack(tile, scratch, columnStride: call.outputs.widthStride)
+    unpack(tile, scratch, columnStride: isConverted ? 1 : call.outputs.widthStride)
+    if isConverted {
+      tile.forEachRow(0..<tile.rowCount) { row, head, query in
+        call.writeOutput(scratch.converted + row * call.shape.valueWidth, tile, head: head, query: query)
+      }
+    }
     call.writeLogSumExp(tile, maximum: scratch.maximum, sum: scratch.sum)
   }
 
@@ -327,12 +411,13 @@ struct LaneTiles<Element: AttentionElement>: TileKernels {
     }
   }
 
+  // MARK: Weights and scores
+
   func writeWeights(
-    _ tile: Call.Tile, to keys: Range<Int>, maximum: UnsafePointer<Element>, sum: UnsafePointer<Element>,
-    _ scratch: Scratch
+    _ weights: UnsafeMutablePointer<Element>, _ tile: Call.Tile, split: Int, maximum: UnsafePointer<Element>,
+    sum: UnsafePointer<Element>, _ scratch: Scratch
   ) {
     invertSums(tile, sum, scratch)
-    packQueries(tile, scratch)
     // The same pieces as before give scores of the same bits, none of which exceeds its maximum: the softmax finds
     // nothing greater, and gives exp(score − maximum).
     scratch.discarded.update(repeating: 0, count: vectorCount(tile) * lanes)
@@ -340,23 +425,56 @@ struct LaneTiles<Element: AttentionElement>: TileKernels {
       scratch.maximum.update(repeating: -.infinity, count: vectorCount(tile) * lanes)
       scratch.maximum.update(from: maximum, count: tile.rowCount)
     }
-    call.forEachKeyTile(tile, keys) { part, isMasked in
+    forEachComputedPiece(tile, split: split, scratch) { piece in
+      softmax(piece, sum: scratch.discarded, scratch)
+      copyOut(piece, tile, to: weights, scratch)
+    }
+  }
+
+  func writeScores(_ scores: UnsafeMutablePointer<Element>, _ tile: Call.Tile, split: Int, _ scratch: Scratch) {
+    scratch.factor.update(repeating: 1, count: vectorCount(tile) * lanes)
+    forEachComputedPiece(tile, split: split, scratch) { copyOut($0, tile, to: scores, scratch) }
+  }
+
+  /// Calls `body` with every piece of some keys when its scores are computed.
+  private func forEachComputedPiece(_ tile: Call.Tile, split: Int, _ scratch: Scratch, _ body: (Piece) -> Void) {
+    packQueries(tile, scratch)
+    call.forEachKeyTile(tile, split: split) { part, layer in
       let key = matrix(call.key, tile, part, width: call.shape.width, packedAt: scratch.key)
       forEachPanel(tile) { panel in
-        forEachPiece(tile, panel, part, isMasked: isMasked) { piece in
+        forEachPiece(tile, panel, part, layer) { piece in
           let rows = piece.keys.lowerBound - part.lowerBound..<piece.keys.upperBound - part.lowerBound
           computeScores(piece, tile, key.rows(rows), scratch)
-          softmax(piece, sum: scratch.discarded, scratch)
-          tile.forEachRow(piece.panel.rows) { row, head, query in
-            scratch.targets[row] = UnsafeMutableRawPointer(
-              call.weightRow(tile, head: head, query: query) + piece.keys.lowerBound)
-          }
-          call.kernels.unpack(
-            rowCount: piece.panel.rows.count, columnCount: piece.keys.count, scratch.scores,
-            stride: piece.panel.stride, factor: scratch.factor + piece.panel.rows.lowerBound,
-            rows: scratch.targets + piece.panel.rows.lowerBound, columnStride: 1)
+          body(piece)
         }
       }
+    }
+  }
+
+  /// matrix[row, key] ← scores[key, lane] · factor[row] for attended keys.
+  private func copyOut(
+    _ piece: Piece, _ tile: Call.Tile, to matrix: UnsafeMutablePointer<Element>, _ scratch: Scratch
+  ) {
+    let panel = piece.panel
+    if !piece.isRagged {
+      tile.forEachRow(panel.rows) { row, head, query in
+        scratch.targets[row] = UnsafeMutableRawPointer(
+          call.row(of: matrix, tile, head: head, query: query) + piece.keys.lowerBound)
+      }
+      return call.kernels.unpack(
+        rowCount: panel.rows.count, columnCount: piece.keys.count, scratch.scores, stride: panel.stride,
+        factor: scratch.factor + panel.rows.lowerBound, rows: scratch.targets + panel.rows.lowerBound, columnStride: 1)
+    }
+    // Beside the interval lie keys of other layers.
+    tile.forEachRow(panel.rows) { row, head, query in
+      let keys = piece.region.layer.intervals[tile.batch, query].clamped(to: piece.keys)
+      if keys.isEmpty { return }
+      let first = (keys.lowerBound - piece.keys.lowerBound) * panel.stride + row - panel.rows.lowerBound
+      let target = call.row(of: matrix, tile, head: head, query: query) + keys.lowerBound
+      copyStridedRow(
+        count: keys.count, elementByteCount: MemoryLayout<Element>.stride, from: scratch.scores + first,
+        stride: panel.stride, to: target, stride: 1)
+      call.kernels.scale(keys.count, target, scratch.factor[row], target)
     }
   }
 }

@@ -24,11 +24,4 @@ struct RowState<Element: AttentionElement> {
     _ = RowState(&carver, rowCount: rowCount, valueWidth: valueWidth)
     return carver.byteCount
   }
-
-  /// Before the first key.
-  func reset(rowCount: Int, valueWidth: Int) {
-    maximum.update(repeating: -.infinity, count: rowCount)
-    sum.update(repeating: 0, count: rowCount)
-    result.update(repeating: 0, count: rowCount * valueWidth)
-  }
 }

@@ -92,9 +92,14 @@ struct RowTiles<Products: RowProducts>: TileKernels {
     let rescale: UnsafeMutablePointer<Element>
     let begin: UnsafeMutablePointer<Int64>
     let end: UnsafeMutablePointer<Int64>
-    /// One row of a bias or boolean mask, where it is not contiguous.
+    /// One row of a bias or boolean mask, where it is not contiguous or of another type.
     let biasRow: UnsafeMutablePointer<Element>
     let booleanRow: UnsafeMutablePointer<UInt8>
+    /// For each row: its slope, and the place of its query among the keys.
+    let slope: UnsafeMutablePointer<Element>
+    let position: UnsafeMutablePointer<Element>
+    let heads: UnsafeMutablePointer<Int32>
+    let queries: UnsafeMutablePointer<Int32>
   }
 
   func scratch(_ carver: inout Carver) -> Scratch {
@@ -108,17 +113,19 @@ struct RowTiles<Products: RowProducts>: TileKernels {
       scores: carver.take(rowCount * scoreStride), scoreStride: scoreStride,
       state: RowState(&carver, rowCount: rowCount, valueWidth: call.shape.valueWidth),
       rescale: carver.take(rowCount), begin: carver.take(rowCount), end: carver.take(rowCount),
-      biasRow: carver.take(keyCount), booleanRow: carver.take(keyCount))
+      biasRow: carver.take(keyCount), booleanRow: carver.take(keyCount), slope: carver.take(rowCount),
+      position: carver.take(rowCount), heads: carver.take(rowCount), queries: carver.take(rowCount))
   }
 
   static func onWorker(_ body: () -> Void) { Products.onWorker(body) }
 
-  func attend(_ tile: Call.Tile, to keys: Range<Int>, _ scratch: Scratch) {
+  func attend(_ tile: Call.Tile, split: Int, _ scratch: Scratch) {
     let state = scratch.state
     let valueWidth = call.shape.valueWidth
-    state.reset(rowCount: tile.rowCount, valueWidth: valueWidth)
+    call.startRows(tile, split: split, maximum: state.maximum, sum: state.sum)
+    state.result.update(repeating: 0, count: tile.rowCount * valueWidth)
     let queries = queryMatrix(tile, scratch)
-    forEachBlock(tile, keys) { block in
+    forEachBlock(tile, split: split) { block in
       computeScores(block, tile, queries, scratch)
       let first = block.rows.lowerBound
       call.kernels.softmaxRows(
@@ -147,90 +154,77 @@ struct RowTiles<Products: RowProducts>: TileKernels {
   }
 
   func writeWeights(
-    _ tile: Call.Tile, to keys: Range<Int>, maximum: UnsafePointer<Element>, sum: UnsafePointer<Element>,
-    _ scratch: Scratch
+    _ weights: UnsafeMutablePointer<Element>, _ tile: Call.Tile, split: Int, maximum: UnsafePointer<Element>,
+    sum: UnsafePointer<Element>, _ scratch: Scratch
+  ) {
+    // In the same blocks as before, so that the scores have the same bits and none exceeds its maximum.
+    forEachAttendedRun(tile, split: split, scratch) { row, head, query, keys, scores in
+      if sum[row] == 0 || sum[row].isNaN { return }
+      let target = call.row(of: weights, tile, head: head, query: query) + keys.lowerBound
+      _ = call.kernels.exponentialSum(keys.count, scores, maximum[row], target)
+      call.kernels.scale(keys.count, target, 1 / sum[row], target)
+    }
+  }
+
+  func writeScores(_ matrix: UnsafeMutablePointer<Element>, _ tile: Call.Tile, split: Int, _ scratch: Scratch) {
+    forEachAttendedRun(tile, split: split, scratch) { _, head, query, keys, scores in
+      (call.row(of: matrix, tile, head: head, query: query) + keys.lowerBound).update(from: scores, count: keys.count)
+    }
+  }
+
+  /// Calls `body` with the scores of every row, interval by interval.
+  private func forEachAttendedRun(
+    _ tile: Call.Tile, split: Int, _ scratch: Scratch,
+    _ body: (_ row: Int, _ head: Int, _ query: Int, _ keys: Range<Int>, _ scores: UnsafePointer<Element>) -> Void
   ) {
     let queries = queryMatrix(tile, scratch)
-    // In the same blocks as before, so that the scores have the same bits and none exceeds its maximum.
-    forEachBlock(tile, keys) { block in
+    forEachBlock(tile, split: split) { block in
       computeScores(block, tile, queries, scratch)
       tile.forEachRow(block.rows) { row, head, query in
-        if sum[row] == 0 || sum[row].isNaN { return }
         let index = row - block.rows.lowerBound
         let begin = block.isRagged ? Int(scratch.begin[index]) : 0
         let end = block.isRagged ? Int(scratch.end[index]) : block.keys.count
-        let target = call.weightRow(tile, head: head, query: query) + block.keys.lowerBound + begin
-        _ = call.kernels.exponentialSum(
-          end - begin, scratch.scores + index * scratch.scoreStride + begin, maximum[row], target)
-        call.kernels.scale(end - begin, target, 1 / sum[row], target)
+        let first = block.keys.lowerBound
+        body(row, head, query, first + begin..<first + end, scratch.scores + index * scratch.scoreStride + begin)
       }
     }
   }
 
   // MARK: Blocks
 
-  /// Some rows of a tile by some keys, all of one kind.
-  private struct Block {
-    let rows: Range<Int>
-    let keys: Range<Int>
-    /// True if the rows attend to different intervals of these keys.
-    let isRagged: Bool
-    /// True if boolean masks and biases apply.
-    let hasTensors: Bool
-  }
+  private typealias Block = Call.Region
 
   /// Calls `body` for every part of the score matrix that the mask does not leave empty.
-  private func forEachBlock(_ tile: Call.Tile, _ keys: Range<Int>, _ body: (Block) -> Void) {
-    call.forEachKeyTile(tile, keys) { part, isMasked in
-      let hasTensors = isMasked && call.schedule.hasTensors
-      if !isMasked || call.attendAll(batch: tile.batch, queries: tile.queries, to: part) {
-        body(Block(rows: 0..<tile.rowCount, keys: part, isRagged: false, hasTensors: hasTensors))
-        return
-      }
-      // The diagonal crosses: smaller blocks leave more out.
-      forEachRowBlock(tile) { rows, queries in
-        let union = call.schedule.union(batch: tile.batch, queries: queries).clamped(to: part)
-        if union.isEmpty { return }
-        let isRagged = !call.attendAll(batch: tile.batch, queries: queries, to: union)
-        body(Block(rows: rows, keys: union, isRagged: isRagged, hasTensors: hasTensors))
-      }
-    }
-  }
-
-  private func forEachRowBlock(_ tile: Call.Tile, _ body: (_ rows: Range<Int>, _ queries: Range<Int>) -> Void) {
-    let count = tile.queries.count
-    let length = call.plan.blockLength
-    if count <= length { return body(0..<tile.rowCount, tile.queries) }
-    for head in 0..<tile.heads.count {
-      for low in stride(from: 0, to: count, by: length) {
-        let high = min(low + length, count)
-        body(
-          head * count + low..<head * count + high, tile.queries.lowerBound + low..<tile.queries.lowerBound + high)
-      }
+  private func forEachBlock(_ tile: Call.Tile, split: Int, _ body: (Block) -> Void) {
+    call.forEachKeyTile(tile, split: split) { keys, layer in
+      // Where the diagonal crosses, smaller blocks leave more out.
+      call.forEachRegion(
+        tile, rows: 0..<tile.rowCount, keys: keys, layer: layer, pieceLength: call.plan.blockLength, body)
     }
   }
 
   /// The tile's queries as one matrix: in place if their strides are a matrix's, else packed.
   private func queryMatrix(_ tile: Call.Tile, _ scratch: Scratch) -> StridedMatrix<Element> {
     let width = call.shape.width
-    if tile.heads.count == 1 {
+    if tile.heads.count == 1 && call.query.half == nil {
+      let row = call.query.row(batch: tile.batch, head: tile.heads.lowerBound, index: tile.queries.lowerBound)
       let matrix = StridedMatrix(
-        base: call.query.row(batch: tile.batch, head: tile.heads.lowerBound, index: tile.queries.lowerBound),
+        base: row.assumingMemoryBound(to: Element.self),
         rowCount: tile.queries.count, columnCount: width,
         rowStride: call.query.lengthStride, columnStride: call.query.widthStride)
       if let layout = matrix.blasLayout, !layout.isTransposed, Products.reads(matrix) { return matrix }
     }
     tile.forEachRow(0..<tile.rowCount) { row, head, query in
-      copyStridedRow(
-        count: width, elementByteCount: MemoryLayout<Element>.stride,
-        from: call.query.row(batch: tile.batch, head: head, index: query),
-        stride: call.query.widthStride, to: scratch.query + row * width, stride: 1)
+      call.query.copyRow(
+        call.kernels, count: width, from: call.query.row(batch: tile.batch, head: head, index: query),
+        to: scratch.query + row * width)
     }
     return StridedMatrix(
       base: scratch.query, rowCount: tile.rowCount, columnCount: width, rowStride: width, columnStride: 1)
   }
 
-  /// scores ← scale·QKᵀ + biases, −inf where a boolean mask or a bias forbids; and each row's interval.
+  /// scores ← the scores of attended keys, −inf where something other than their interval forbids; and each row's
+  /// interval.
   private func computeScores(
     _ block: Block, _ tile: Call.Tile, _ queries: StridedMatrix<Element>, _ scratch: Scratch
   ) {
@@ -239,35 +233,80 @@ struct RowTiles<Products: RowProducts>: TileKernels {
       key: call.matrix(
         call.key, tile, block.keys, width: call.shape.width, packedAt: scratch.key, unless: Products.reads),
       scale: call.scale, into: scratch.scores, stride: scratch.scoreStride)
-    if !block.isRagged && !block.hasTensors { return }
-    tile.forEachRow(block.rows) { row, head, query in
-      let index = row - block.rows.lowerBound
-      var keys = block.keys
-      if block.isRagged {
-        keys = call.schedule.interval(batch: tile.batch, query: query).clamped(to: block.keys)
-        scratch.begin[index] = Int64(keys.lowerBound - block.keys.lowerBound)
-        scratch.end[index] = Int64(keys.upperBound - block.keys.lowerBound)
-      }
-      if block.hasTensors && !keys.isEmpty {
-        let scores = scratch.scores + index * scratch.scoreStride + (keys.lowerBound - block.keys.lowerBound)
-        applyTensors(scores, batch: tile.batch, head: head, query: query, keys, scratch)
+    if let cap = call.softcap {
+      for row in 0..<block.rows.count {
+        call.kernels.softcap(block.keys.count, scratch.scores + row * scratch.scoreStride, cap)
       }
     }
+    if block.isRagged {
+      tile.forEachRow(block.rows) { row, _, query in
+        let keys = block.layer.intervals[tile.batch, query].clamped(to: block.keys)
+        scratch.begin[row - block.rows.lowerBound] = Int64(keys.lowerBound - block.keys.lowerBound)
+        scratch.end[row - block.rows.lowerBound] = Int64(keys.upperBound - block.keys.lowerBound)
+      }
+    }
+    if block.layer.isMasked && call.schedule.hasTerms { applyTerms(block, tile, scratch) }
   }
 
-  private func applyTensors(
-    _ scores: UnsafeMutablePointer<Element>, batch: Int, head: Int, query: Int, _ keys: Range<Int>,
-    _ scratch: Scratch
-  ) {
-    func contiguous<Value>(_ operand: Operand<Value>, _ row: UnsafeMutablePointer<Value>) -> UnsafePointer<Value> {
-      let source = operand.row(batch: batch, head: head, index: query) + keys.lowerBound * operand.widthStride
-      if operand.widthStride == 1 { return source }
-      for i in 0..<keys.count { row[i] = source[i * operand.widthStride] }
-      return UnsafePointer(row)
+  private func applyTerms(_ block: Block, _ tile: Call.Tile, _ scratch: Scratch) {
+    let schedule = call.schedule
+    for function in schedule.functions {
+      tile.forEachRow(block.rows) { row, head, query in
+        scratch.heads[row - block.rows.lowerBound] = Int32(head)
+        scratch.queries[row - block.rows.lowerBound] = Int32(query)
+      }
+      var scores = AttentionScoreTile(
+        batch: tile.batch, keys: block.keys, rowCount: block.rows.count, scores: scratch.scores,
+        rowStride: scratch.scoreStride, keyStride: 1, heads: scratch.heads, queries: scratch.queries)
+      function.body(&scores)
     }
-    for bias in call.schedule.biases { call.kernels.addBias(keys.count, scores, contiguous(bias, scratch.biasRow)) }
-    for boolean in call.schedule.booleans {
-      call.kernels.mask(keys.count, scores, contiguous(boolean, scratch.booleanRow))
+    for distances in schedule.distances {
+      let offset = distances.offset(batch: tile.batch) - block.keys.lowerBound
+      tile.forEachRow(block.rows) { row, head, query in
+        scratch.slope[row - block.rows.lowerBound] = distances.slopes[head]
+        scratch.position[row - block.rows.lowerBound] = Element(query + offset)
+      }
+      call.kernels.subtractDistances(
+        rowCount: block.rows.count, keyCount: block.keys.count, rows: scratch.scores, stride: scratch.scoreStride,
+        slope: scratch.slope, position: scratch.position)
+    }
+    if !schedule.hidesWithinIntervals { return }
+    tile.forEachRow(block.rows) { row, head, query in
+      let index = row - block.rows.lowerBound
+      let keys = block.isRagged ? block.layer.intervals[tile.batch, query].clamped(to: block.keys) : block.keys
+      if keys.isEmpty { return }
+      let scores = scratch.scores + index * scratch.scoreStride + (keys.lowerBound - block.keys.lowerBound)
+      for bias in schedule.biases {
+        let source = bias.row(batch: tile.batch, head: head, index: query, from: keys.lowerBound)
+        if bias.half == nil && bias.widthStride == 1 {
+          call.kernels.addBias(keys.count, scores, source.assumingMemoryBound(to: Element.self))
+        } else {
+          bias.copyRow(call.kernels, count: keys.count, from: source, to: scratch.biasRow)
+          call.kernels.addBias(keys.count, scores, scratch.biasRow)
+        }
+      }
+      for boolean in schedule.booleans {
+        var source = boolean.row(batch: tile.batch, head: head, index: query, from: keys.lowerBound)
+        if boolean.widthStride != 1 {
+          copyStridedRow(
+            count: keys.count, elementByteCount: 1, from: source, stride: boolean.widthStride, to: scratch.booleanRow,
+            stride: 1)
+          source = UnsafeRawPointer(scratch.booleanRow)
+        }
+        call.kernels.mask(keys.count, scores, source.assumingMemoryBound(to: UInt8.self))
+      }
+      if !block.hasBlocks { return }
+      for mask in schedule.blocks {
+        var low = keys.lowerBound
+        while low < keys.upperBound {
+          let (column, place) = low.quotientAndRemainder(dividingBy: mask.blockLength)
+          let high = min(keys.upperBound, (column + 1) * mask.blockLength)
+          call.kernels.mask(
+            high - low, scores + (low - keys.lowerBound),
+            mask.row(batch: tile.batch, head: head, query: query, column: column) + place)
+          low = high
+        }
+      }
     }
   }
 
@@ -279,7 +318,8 @@ struct RowTiles<Products: RowProducts>: TileKernels {
     var hiddenKeys: [Int] = []
     // Hazard: a masked key has weight 0, but 0·NaN is NaN. Where every row attends to every key there
     // is nothing to hide; elsewhere such values are left out of the product and added one by one.
-    if (block.isRagged || block.hasTensors) && !call.isFinite(values) {
+    let isHiding = block.isRagged || (block.layer.isMasked && call.schedule.hidesWithinIntervals)
+    if isHiding && !call.isFinite(values) {
       // Packed in the layout that they have: OpenBLAS has other kernels, and so other bits, for the other.
       let isTransposed = values.blasLayout?.isTransposed ?? false
       values =
@@ -301,11 +341,14 @@ struct RowTiles<Products: RowProducts>: TileKernels {
     for key in hiddenKeys {
       let index = block.keys.lowerBound + key
       let source = call.value.row(batch: tile.batch, head: tile.keyValueHead, index: index)
-      tile.forEachRow(block.rows) { row, head, query in
-        guard call.schedule.attends(batch: tile.batch, head: head, query: query, key: index) else { return }
-        let weight = scratch.scores[(row - block.rows.lowerBound) * scratch.scoreStride + key]
-        let target = scratch.state.result + row * valueWidth
-        for column in 0..<valueWidth { target[column] += weight * source[column * call.value.widthStride] }
+      withUnsafeTemporaryAllocation(of: Element.self, capacity: valueWidth) { element in
+        call.value.copyRow(call.kernels, count: valueWidth, from: source, to: element.baseAddress!)
+        tile.forEachRow(block.rows) { row, head, query in
+          let weight = scratch.scores[(row - block.rows.lowerBound) * scratch.scoreStride + key]
+          guard call.attends(tile, head: head, query: query, key: index, weight: weight) else { return }
+          let target = scratch.state.result + row * valueWidth
+          for column in 0..<valueWidth { target[column] += weight * element[column] }
+        }
       }
     }
   }

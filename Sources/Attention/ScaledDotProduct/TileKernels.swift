@@ -14,8 +14,8 @@ protocol TileKernels: Sendable {
   /// Work on a thread that runs these kernels.
   static func onWorker(_ body: () -> Void)
 
-  /// maximum, sum and result of every row over `keys`, from nothing.
-  func attend(_ tile: AttentionCall<Element>.Tile, to keys: Range<Int>, _ scratch: Scratch)
+  /// maximum, sum and result of every row over one part of the keys, from nothing.
+  func attend(_ tile: AttentionCall<Element>.Tile, split: Int, _ scratch: Scratch)
 
   /// Copies what `attend` found, to be merged.
   func store(_ tile: AttentionCall<Element>.Tile, _ scratch: Scratch, into state: RowState<Element>)
@@ -26,10 +26,13 @@ protocol TileKernels: Sendable {
   /// The maximum and sum of every row that `attend` found.
   func state(_ scratch: Scratch) -> (maximum: UnsafePointer<Element>, sum: UnsafePointer<Element>)
 
-  /// weights = exp(score − maximum) / sum over `keys`, from scores computed once more in the same way. Sums of 0 and
-  /// NaN are others' matter.
+  /// weights = exp(score − maximum) / sum over one part of the keys, where they are attended, from scores computed once
+  /// more in the same way. Sums of 0 and NaN are others' matter.
   func writeWeights(
-    _ tile: AttentionCall<Element>.Tile, to keys: Range<Int>, maximum: UnsafePointer<Element>,
-    sum: UnsafePointer<Element>,
-    _ scratch: Scratch)
+    _ weights: UnsafeMutablePointer<Element>, _ tile: AttentionCall<Element>.Tile, split: Int,
+    maximum: UnsafePointer<Element>, sum: UnsafePointer<Element>, _ scratch: Scratch)
+
+  /// The scores over one part of the keys, where they are attended.
+  func writeScores(
+    _ scores: UnsafeMutablePointer<Element>, _ tile: AttentionCall<Element>.Tile, split: Int, _ scratch: Scratch)
 }

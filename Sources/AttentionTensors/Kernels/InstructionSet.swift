@@ -5,7 +5,7 @@ public enum InstructionSet: String, Sendable, Hashable, CaseIterable {
   case portable
   /// AArch64's Advanced SIMD.
   case neon
-  /// x86-64 with AVX2 and FMA.
+  /// x86-64 with AVX2, FMA and F16C.
   case avx2
   /// x86-64 with AVX-512 F, BW, DQ and VL.
   case avx512

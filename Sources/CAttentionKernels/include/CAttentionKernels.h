@@ -107,6 +107,20 @@ typedef struct attn_unpack {
   ptrdiff_t column_stride;
 } attn_unpack;
 
+// Scores less a slope times the distance of query and key, for some rows or for every lane of a panel:
+//   score −= slope·|position − key|, keys counted from the first column.
+typedef struct attn_distance {
+  ptrdiff_t row_count, vector_count, key_count, stride; // rows, or vectors of lanes
+  void *scores;
+  const void *slope, *position; // [row_count], or [lanes]
+} attn_distance;
+
+// Types of two bytes.
+typedef enum attn_half {
+  attn_half_ieee = 0,  // binary16
+  attn_half_brain = 1, // the upper half of binary32
+} attn_half;
+
 typedef struct attn_kernels {
   // The largest of x, NaN left out; −inf where there is none.
   double (*maximum)(ptrdiff_t count, const void *x);
@@ -130,6 +144,13 @@ typedef struct attn_kernels {
   void (*unpack)(const attn_unpack *);
   void (*multiply)(const attn_product *);
   void (*softmax_lanes)(const attn_softmax_lanes *);
+  // x = cap·tanh(x / cap).
+  void (*softcap)(ptrdiff_t count, void *x, double cap);
+  void (*distance_lanes)(const attn_distance *);
+  void (*distance_rows)(const attn_distance *);
+  // y = x, to nearest, ties to even. float only, else NULL.
+  void (*_Nullable widen)(attn_half, ptrdiff_t count, const uint16_t *x, void *y);
+  void (*_Nullable narrow)(attn_half, ptrdiff_t count, const void *x, uint16_t *y);
 } attn_kernels;
 
 /// The kernels of one instruction set and element type; NULL where it is absent. The tables are constants.

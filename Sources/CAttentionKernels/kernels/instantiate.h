@@ -5,7 +5,8 @@
 //   ACCUMULATORS  vectors that a product may keep in registers
 //   FMA(a, b, c)  a·b + c, fused where the instruction set can
 // and, where it has better than plain vector code, for each type
-//   F32_ROUND, F32_SCALE, F32_LOAD_TAIL, F32_STORE_TAIL and the same with F64.
+//   F32_ROUND, F32_SCALE, F32_LOAD_TAIL, F32_STORE_TAIL and the same with F64,
+// and HAS_FLOAT16 where instructions convert it.
 // The kernels see
 //   T           the element type                V, U   vectors of T and of unsigned integers as wide
 //   NAME(x)     attn_<type>_x__<isa>            B      vectors of LANES bytes
@@ -49,9 +50,13 @@ typedef uint8_t attn_bytes_f64 __attribute__((ext_vector_type(VECTOR_BYTES / 8))
 #endif
 #include "vectors.h"
 #include "softmax.h"
+#include "scores.h"
 #include "rows.h"
 #include "lanes.h"
+#include "halves.h"
+#define HALVES .widen = NAME(widen), .narrow = NAME(narrow)
 #include "table.h"
+#undef HALVES
 #undef T
 #undef V
 #undef U
@@ -91,6 +96,8 @@ typedef uint8_t attn_bytes_f64 __attribute__((ext_vector_type(VECTOR_BYTES / 8))
 #endif
 #include "vectors.h"
 #include "softmax.h"
+#include "scores.h"
 #include "rows.h"
 #include "lanes.h"
+#define HALVES .widen = NULL, .narrow = NULL
 #include "table.h"

@@ -17,4 +17,8 @@ const attn_kernels NAME(kernels) = {
     .unpack = NAME(unpack),
     .multiply = NAME(multiply),
     .softmax_lanes = NAME(softmax_lanes),
+    .softcap = NAME(softcap),
+    .distance_lanes = NAME(distance_lanes),
+    .distance_rows = NAME(distance_rows),
+    HALVES,
 };

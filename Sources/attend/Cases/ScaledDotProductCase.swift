@@ -8,22 +8,24 @@ struct ScaledDotProductCase: ConformanceCase {
   private let value: Tensor<Float>
   private let mask: AttentionMask
   private let scale: Double?
+  private let softcap: Double?
+  private let sinks: Tensor<Float>?
   private let metadata: [String: String]
 
   init(_ file: SafeTensorsFile) throws {
-    for name in ["alibi_slopes", "sinks"] where file.entry(name) != nil {
-      throw AttentionError(.unsupported, file.path, "\(name) are not supported")
-    }
-    if file.metadata["softcap"] != nil { throw AttentionError(.unsupported, file.path, "softcap is not supported") }
     query = try file.tensor("query")
     key = try file.tensor("key")
     value = try file.tensor("value")
-    scale = try file.metadata["scale"].map { text in
-      guard let scale = Double(text) else {
-        throw AttentionError(.invalidFile, file.path, "scale: a number expected; got \"\(text)\"")
+    func number(_ name: String) throws -> Double? {
+      guard let text = file.metadata[name] else { return nil }
+      guard let number = Double(text) else {
+        throw AttentionError(.invalidFile, file.path, "\(name): a number expected; got \"\(text)\"")
       }
-      return scale
+      return number
     }
+    scale = try number("scale")
+    softcap = try number("softcap")
+    sinks = file.entry("sinks") == nil ? nil : try file.tensor("sinks")
     mask = try Self.mask(file)
     metadata = file.metadata
   }
@@ -54,13 +56,17 @@ struct ScaledDotProductCase: ConformanceCase {
     }
     if file.entry("mask") != nil { mask = mask.intersection(.attending(try file.tensor("mask"))) }
     if file.entry("bias") != nil { mask = mask.intersection(.bias(try file.tensor("bias", as: Float.self))) }
+    if file.entry("alibi_slopes") != nil {
+      let slopes = try file.tensor("alibi_slopes", as: Float.self)
+      mask = mask.intersection(.alibi(slopes: slopes.array.map(Double.init)))
+    }
     return mask
   }
 
   func compute(context: AttentionContext) throws -> [String: Tensor<Float>] {
     let result = try scaledDotProductAttention(
-      query: query, key: key, value: value, mask: mask, scale: scale, returning: [.logSumExp, .weights],
-      context: context)
+      query: query, key: key, value: value, mask: mask, scale: scale, softcap: softcap, sinks: sinks,
+      returning: [.logSumExp, .weights], context: context)
     return ["output": result.output, "weights": result.weights!, "lse": result.logSumExp!]
   }
 

@@ -1,0 +1,155 @@
+public import AttentionTensors
+
+/// A mask given by a function, evaluated once: for each block of queries by keys whether nothing, everything or a part
+/// of it is attended, and the parts.
+///
+///     let blocks = try BlockMask(queryCount: 4096, keyCount: 4096) { at in at.key <= at.query && at.key % 7 != 3 }
+///     for layer in layers { x = try layer(x, mask: .attending(blocks)) }
+///
+/// What flex_attention's `create_block_mask` makes of a `mask_mod`. Immutable; for many calls, heads and threads.
+/// Memory: 4 bytes a block, and a byte for each score of a block that is attended in part.
+public struct BlockMask: Sendable {
+  /// Where a score stands.
+  public typealias Position = AttentionScoreTile<Float>.Position
+
+  /// L.
+  public let queryCount: Int
+  /// S.
+  public let keyCount: Int
+  /// B, or 1 if elements of the batch are alike.
+  public let batchCount: Int
+  /// H, or 1 if heads are alike.
+  public let headCount: Int
+  /// Queries, and keys, of a block.
+  public let blockLength: Int
+
+  let rowCount: Int
+  let columnCount: Int
+  /// `[B, H, rows, columns]`: ``empty``, ``full``, or which of ``flags``.
+  private let states: Tensor<Int32>
+  /// `[1 + parts, blockLength, blockLength]`, 1 where the query attends; the first holds rows of 0 and of 1.
+  private let flags: Tensor<UInt8>
+
+  static let empty: Int32 = -1
+  static let full: Int32 = -2
+
+  /// Evaluates `attends` for every query and key of every batch and head that is told apart.
+  ///
+  /// - Parameters:
+  ///   - queryCount: L.
+  ///   - keyCount: S.
+  ///   - batchCount: 1: one mask for the whole batch.
+  ///   - headCount: 1: one mask for all heads.
+  ///   - blockLength: Queries and keys of a block, from 16 to 1024.
+  ///   - context: Threads; `attends` is called on several at once.
+  ///   - attends: True where the query may attend to the key.
+  /// - Throws: `AttentionError` for other extents, and where memory is lacking.
+  public init(
+    queryCount: Int, keyCount: Int, batchCount: Int = 1, headCount: Int = 1, blockLength: Int = 64,
+    context: AttentionContext = .default, attends: @escaping @Sendable (Position) -> Bool
+  ) throws {
+    let subject = "BlockMask"
+    _ = try elementCount(of: [batchCount, headCount, queryCount, keyCount])
+    try requireArgument(
+      (16...1024).contains(blockLength), subject, "blocks of 16 to 1024 queries and keys expected; got \(blockLength)")
+    self.queryCount = queryCount
+    self.keyCount = keyCount
+    self.batchCount = batchCount
+    self.headCount = headCount
+    self.blockLength = blockLength
+    rowCount = (queryCount + blockLength - 1) / blockLength
+    columnCount = (keyCount + blockLength - 1) / blockLength
+    let (rowCount, columnCount) = (rowCount, columnCount)
+    let lineCount = batchCount * headCount * rowCount
+    let states = try Tensor<Int32>(uninitializedShape: [batchCount, headCount, rowCount, columnCount])
+    // The parts of each line of blocks, which then move behind one another.
+    var parts = [[UInt8]](repeating: [], count: lineCount)
+    parts.withUnsafeMutableBufferPointer { parts in
+      let parts = UncheckedSendable(parts)
+      let target = UncheckedSendable(states.mutableBase)
+      context.executor.execute(pieceCount: lineCount, width: context.threadCount) { line, _ in
+        let (plane, row) = line.quotientAndRemainder(dividingBy: rowCount)
+        let (batch, head) = plane.quotientAndRemainder(dividingBy: headCount)
+        var own: [UInt8] = []
+        for column in 0..<columnCount {
+          var block = [UInt8](repeating: 0, count: blockLength * blockLength)
+          var attended = 0
+          let queries = row * blockLength..<min((row + 1) * blockLength, queryCount)
+          let keys = column * blockLength..<min((column + 1) * blockLength, keyCount)
+          for query in queries {
+            let place = (query - queries.lowerBound) * blockLength - keys.lowerBound
+            for key in keys where attends(Position(batch: batch, head: head, query: query, key: key)) {
+              block[place + key] = 1
+              attended += 1
+            }
+          }
+          let isFull = attended == queries.count * keys.count
+          let state = attended == 0 ? Self.empty : isFull ? Self.full : Int32(own.count / block.count)
+          target.value[line * columnCount + column] = state
+          if state >= 0 { own += block }
+        }
+        parts.value[line] = own
+      }
+    }
+    let blockCount = blockLength * blockLength
+    let partCount = parts.reduce(0) { $0 + $1.count } / blockCount
+    try requireArgument(partCount < Int(Int32.max), subject, "blocks up to \(Int32.max) expected; got \(partCount)")
+    flags = try Tensor(shape: [1 + partCount, blockLength, blockLength]) { target in
+      target.initialize(repeating: 0)
+      for i in blockLength..<2 * blockLength { target[i] = 1 }
+      var next = blockCount
+      for part in parts {
+        for flag in part {
+          target[next] = flag
+          next += 1
+        }
+      }
+    }
+    var first: Int32 = 1
+    for line in 0..<lineCount {
+      for column in 0..<columnCount {
+        let place = states.mutableBase + (line * columnCount + column)
+        if place.pointee >= 0 { place.pointee += first }
+      }
+      first += Int32(parts[line].count / blockCount)
+    }
+    self.states = states
+  }
+
+  /// The share of blocks that are empty, and so cost nothing.
+  public var emptyShare: Double {
+    states.count == 0 ? 0 : Double(states.array.count { $0 == Self.empty }) / Double(states.count)
+  }
+
+  /// ``empty``, ``full`` or the number of a part.
+  func state(batch: Int, head: Int, row: Int, column: Int) -> Int32 {
+    let plane = (batchCount == 1 ? 0 : batch) * headCount + (headCount == 1 ? 0 : head)
+    return states.base[(plane * rowCount + row) * columnCount + column]
+  }
+
+  /// For one query, whether it attends to each key of a block of keys: `blockLength` bytes.
+  func row(batch: Int, head: Int, query: Int, column: Int) -> UnsafePointer<UInt8> {
+    let (row, place) = query.quotientAndRemainder(dividingBy: blockLength)
+    switch state(batch: batch, head: head, row: row, column: column) {
+    case Self.empty: return flags.base
+    case Self.full: return flags.base + blockLength
+    case let part: return flags.base + (Int(part) * blockLength + place) * blockLength
+    }
+  }
+}
+
+extension BlockMask: CustomStringConvertible {
+  /// The blocks drawn, those of the first head and element of the batch: █ full, ▒ attended in part, · empty.
+  public var description: String {
+    if states.count == 0 { return "" }
+    return (0..<rowCount).map { row in
+      (0..<columnCount).map { column in
+        switch state(batch: 0, head: 0, row: row, column: column) {
+        case Self.empty: "·"
+        case Self.full: "█"
+        default: "▒"
+        }
+      }.joined()
+    }.joined(separator: "\n")
+  }
+}

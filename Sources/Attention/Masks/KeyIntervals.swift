@@ -1,0 +1,267 @@
+internal import AttentionTensors
+
+/// For each element of the batch and each query an interval of keys.
+struct KeyIntervals {
+  private struct Bounds {
+    var low: Int32
+    var high: Int32
+  }
+
+  /// Empty: `whole` for all.
+  private var bounds: [Bounds] = []
+  private let whole: Range<Int>
+  private var batchStride = 0
+  /// 0 if all queries of an element of the batch are alike.
+  private var queryStride = 0
+
+  /// The same keys for every query.
+  init(_ keys: Range<Int>) { whole = keys }
+
+  /// Keys of its own for each element of the batch.
+  init(eachBatch ranges: [Range<Int>]) {
+    whole = 0..<0
+    bounds = ranges.map { Bounds(low: Int32($0.lowerBound), high: Int32($0.upperBound)) }
+    batchStride = 1
+  }
+
+  /// Nothing yet for each query, of each element of the batch or of all alike.
+  init(batchCount: Int, queryCount: Int) {
+    whole = 0..<0
+    bounds = Array(repeating: Bounds(low: 0, high: 0), count: batchCount * queryCount)
+    batchStride = batchCount == 1 ? 0 : queryCount
+    queryStride = 1
+  }
+
+  /// True if intervals differ from one query to the next.
+  var isRagged: Bool { queryStride != 0 }
+
+  /// True if elements of the batch differ.
+  var differsByBatch: Bool { batchStride != 0 }
+
+  /// True if some query may not have all of the keys.
+  var isStructured: Bool { !bounds.isEmpty }
+
+  subscript(batch: Int, query: Int) -> Range<Int> {
+    get {
+      if bounds.isEmpty { return whole }
+      let own = bounds[batch * batchStride + query * queryStride]
+      return Range(uncheckedBounds: (Int(own.low), Int(own.high)))
+    }
+    set {
+      bounds[batch * batchStride + query * queryStride] = Bounds(
+        low: Int32(newValue.lowerBound), high: Int32(newValue.upperBound))
+    }
+  }
+
+  /// The least interval that holds those of some queries.
+  func union(batch: Int, queries: Range<Int>) -> Range<Int> {
+    if !isRagged { return self[batch, queries.lowerBound] }
+    var (low, high) = (Int32.max, Int32(0))
+    for query in queries {
+      let own = bounds[batch * batchStride + query]
+      if own.low >= own.high { continue }
+      low = min(low, own.low)
+      high = max(high, own.high)
+    }
+    return low < high ? Int(low)..<Int(high) : 0..<0
+  }
+
+  /// The keys that each of some queries has.
+  func common(batch: Int, queries: Range<Int>) -> Range<Int> {
+    if !isRagged { return self[batch, queries.lowerBound] }
+    var (low, high) = (Int32(0), Int32.max)
+    for query in queries {
+      let own = bounds[batch * batchStride + query]
+      low = max(low, own.low)
+      high = min(high, own.high)
+    }
+    return low < high ? Int(low)..<Int(high) : 0..<0
+  }
+}
+
+// MARK: - Compiling rules
+
+extension KeyIntervals {
+  /// The disjoint intervals that a mask's rules, lengths and paddings leave of keys `0 ..< keyCount`: as many layers
+  /// as a query has intervals at most.
+  static func compile(_ mask: AttentionMask, keyCount: Int, shape: AttentionShape) throws(AttentionError) -> [Self] {
+    try check(mask, keyCount: keyCount, shape: shape)
+    func range(_ batch: Int) -> Range<Int> {
+      let low = mask.leftPaddings.map { $0[batch] }.max() ?? 0
+      let high = mask.keyLengths.map { $0[batch] }.min() ?? keyCount
+      return low..<max(low, high)
+    }
+    let hasRanges = !mask.keyLengths.isEmpty || !mask.leftPaddings.isEmpty
+    if mask.rules.isEmpty && mask.queryLengths.isEmpty {
+      if !hasRanges { return [KeyIntervals(0..<keyCount)] }
+      return [KeyIntervals(eachBatch: (0..<shape.batchCount).map(range))]
+    }
+    let differs = hasRanges || !mask.queryLengths.isEmpty || mask.rules.contains(where: \.differsByBatch)
+    let batchCount = differs ? shape.batchCount : min(shape.batchCount, 1)
+    var layers = [KeyIntervals(batchCount: batchCount, queryCount: shape.queryCount)]
+    let isSingle = !mask.rules.contains { if case .keeping = $0 { true } else { false } }
+    for batch in 0..<batchCount {
+      let whole = hasRanges ? range(batch) : 0..<keyCount
+      let queryCount = mask.queryLengths.reduce(shape.queryCount) { min($0, $1[batch]) }
+      for query in 0..<queryCount {
+        if isSingle {
+          layers[0][batch, query] = mask.rules.reduce(whole) {
+            intersection($0, $1.interval(batch: batch, query: query, keyCount: keyCount, shape: shape))
+          }
+          continue
+        }
+        let intervals = mask.rules.reduce([whole]) { old, rule in
+          let more = rule.intervals(batch: batch, query: query, keyCount: keyCount, shape: shape)
+          return joined(old.flatMap { a in more.map { intersection(a, $0) } })
+        }
+        // The last one is the first layer's: there is one in every row.
+        for (layer, interval) in intervals.reversed().enumerated() {
+          if layer == layers.count {
+            layers.append(KeyIntervals(batchCount: batchCount, queryCount: shape.queryCount))
+          }
+          layers[layer][batch, query] = interval
+        }
+      }
+    }
+    return layers
+  }
+
+  private static func intersection(_ a: Range<Int>, _ b: Range<Int>) -> Range<Int> {
+    let low = max(a.lowerBound, b.lowerBound)
+    let high = min(a.upperBound, b.upperBound)
+    return low < high ? low..<high : 0..<0
+  }
+
+  /// In order, without empty ones, those that touch as one.
+  private static func joined(_ intervals: [Range<Int>]) -> [Range<Int>] {
+    var result: [Range<Int>] = []
+    for interval in intervals.filter({ !$0.isEmpty }).sorted(by: { $0.lowerBound < $1.lowerBound }) {
+      if let last = result.last, interval.lowerBound <= last.upperBound {
+        result[result.count - 1] = last.lowerBound..<max(last.upperBound, interval.upperBound)
+      } else {
+        result.append(interval)
+      }
+    }
+    return result
+  }
+
+  private static func check(
+    _ mask: AttentionMask, keyCount: Int, shape: AttentionShape
+  ) throws(AttentionError) {
+    func check(_ name: String, _ counts: [Int], _ limit: Int, _ what: String) throws(AttentionError) {
+      try requireShape(
+        counts.count == shape.batchCount, AttentionShape.subject,
+        "one \(name) for each of \(shape.batchCount) elements of the batch expected; got \(counts.count)")
+      try requireArgument(
+        counts.allSatisfy { (0...limit).contains($0) }, AttentionShape.subject,
+        "a \(name) from 0 to the \(limit) \(what) expected; got \(counts)")
+    }
+    for lengths in mask.keyLengths { try check("key length", lengths, keyCount, "keys") }
+    for counts in mask.leftPaddings { try check("left padding", counts, keyCount, "keys") }
+    for lengths in mask.queryLengths { try check("query length", lengths, shape.queryCount, "queries") }
+    for rule in mask.rules {
+      if let alignment = rule.alignment { try alignment.check(shape) }
+      switch rule {
+      case .band(_, let left, let right):
+        try requireArgument(
+          (left ?? 0) >= 0 && (right ?? 0) >= 0, AttentionShape.subject,
+          "window bounds must not be negative; got \(left ?? 0), \(right ?? 0)")
+      case .keeping(let first, _, let left):
+        try requireArgument(
+          left >= 0 && first >= 0, AttentionShape.subject,
+          "a window's bound and the keys that it keeps must not be negative; got \(left), \(first)")
+      case .prefix(let lengths, _): try check("prefix", lengths, keyCount, "keys")
+      case .chunks(let length, _):
+        try requireArgument(
+          length > 0, AttentionShape.subject, "chunks of a length from 1 expected; got \(length)")
+      case .documents(let queries, let keys, let left, let right):
+        try requireArgument(
+          (left ?? 0) >= 0 && (right ?? 0) >= 0, AttentionShape.subject,
+          "window bounds must not be negative; got \(left ?? 0), \(right ?? 0)")
+        try requireShape(
+          queries.count == keys.count, AttentionShape.subject,
+          "as many documents of queries as of keys expected; got offsets \(queries) and \(keys)")
+        for (offsets, limit, what) in [(queries, shape.queryCount, "queries"), (keys, keyCount, "keys")] {
+          try requireArgument(
+            offsets.first == 0 && zip(offsets, offsets.dropFirst()).allSatisfy { $0 <= $1 } && offsets.last! <= limit,
+            AttentionShape.subject,
+            "offsets of documents that rise from 0 to at most the \(limit) \(what) expected; got \(offsets)")
+        }
+      }
+    }
+  }
+}
+
+extension AttentionMask.Alignment {
+  func check(_ shape: AttentionShape) throws(AttentionError) {
+    guard case .offsets(let offsets) = self else { return }
+    try requireShape(
+      offsets.count == shape.batchCount, AttentionShape.subject,
+      "one offset of the diagonal for each of \(shape.batchCount) elements of the batch expected; got \(offsets.count)")
+    try requireArgument(
+      offsets.allSatisfy { abs($0) <= Int(Int32.max) }, AttentionShape.subject,
+      "offsets of the diagonal up to ±\(Int32.max) expected; got \(offsets)")
+  }
+
+  var differsByBatch: Bool { if case .offsets = self { true } else { false } }
+}
+
+extension AttentionMask.Rule {
+  var alignment: AttentionMask.Alignment? {
+    switch self {
+    case .band(let alignment, _, _), .keeping(_, let alignment, _), .prefix(_, let alignment),
+      .chunks(_, let alignment):
+      alignment
+    case .documents: nil
+    }
+  }
+
+  var differsByBatch: Bool {
+    if case .prefix = self { return true }
+    return alignment?.differsByBatch ?? false
+  }
+
+  /// The keys of one query, as far as this rule goes: one interval.
+  fileprivate func interval(batch: Int, query: Int, keyCount: Int, shape: AttentionShape) -> Range<Int> {
+    func diagonal(_ alignment: AttentionMask.Alignment) -> Int {
+      query + alignment.offset(batch: batch, queryCount: shape.queryCount, keyCount: keyCount)
+    }
+    // A bound beyond every key is none; it must not overflow either.
+    func band(_ diagonal: Int, _ left: Int?, _ right: Int?, in keys: Range<Int>) -> Range<Int> {
+      let low = left.map { max(keys.lowerBound, diagonal - min($0, Int(Int32.max))) } ?? keys.lowerBound
+      let high = right.map { min(keys.upperBound, diagonal + min($0, Int(Int32.max)) + 1) } ?? keys.upperBound
+      return low < high ? low..<high : 0..<0
+    }
+    switch self {
+    case .band(let alignment, let left, let right):
+      return band(diagonal(alignment), left, right, in: 0..<keyCount)
+    case .keeping(_, let alignment, let left):
+      return band(diagonal(alignment), left, nil, in: 0..<keyCount)
+    case .prefix(let lengths, let alignment):
+      return 0..<min(keyCount, max(lengths[batch], diagonal(alignment) + 1))
+    case .chunks(let length, let alignment):
+      let at = diagonal(alignment)
+      // Rounded down, also below 0.
+      let low = (at >= 0 ? at / length : -((-at + length - 1) / length)) * length
+      let (end, overflow) = low.addingReportingOverflow(length)
+      let high = overflow ? keyCount : min(end, keyCount)
+      return max(low, 0) < high ? max(low, 0)..<high : 0..<0
+    case .documents(let queries, let keys, let left, let right):
+      // The last document that begins at or before the query; empty ones before it do not count.
+      var (low, high) = (0, queries.count - 1)
+      if query >= queries[high] { return 0..<0 }
+      while high - low > 1 {
+        let middle = (low + high) / 2
+        if queries[middle] <= query { low = middle } else { high = middle }
+      }
+      let own = keys[low]..<keys[low + 1]
+      return band(query - queries[low + 1] + own.upperBound, left, right, in: own)
+    }
+  }
+
+  fileprivate func intervals(batch: Int, query: Int, keyCount: Int, shape: AttentionShape) -> [Range<Int>] {
+    let last = interval(batch: batch, query: query, keyCount: keyCount, shape: shape)
+    if case .keeping(let first, _, _) = self { return [0..<min(first, keyCount), last] }
+    return [last]
+  }
+}

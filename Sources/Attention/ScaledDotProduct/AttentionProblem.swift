@@ -1,0 +1,233 @@
+internal import AttentionBLAS
+package import AttentionTensors
+
+/// A query, key or value as it is given: its shape and strides as `[B, H, L, E]`, and what keeps its memory.
+struct AttentionInput {
+  let shape: [Int]
+  let operand: Operand
+  let owner: AnyObject
+
+  init(shape: [Int], operand: Operand, owner: AnyObject) {
+    self.shape = shape
+    self.operand = operand
+    self.owner = owner
+  }
+
+  /// Nil for other ranks than 2, 3 and 4.
+  init?<Element: TensorElement>(_ tensor: Tensor<Element>, layout: AttentionLayout) {
+    guard let canonical = layout.canonical(tensor.shape, tensor.strides) else { return nil }
+    shape = canonical.shape
+    operand = Operand(base: tensor.base, dataType: Element.dataType, strides: canonical.strides)
+    owner = tensor.storage
+  }
+}
+
+/// What a call says beside its operands and its mask.
+struct AttentionOptions<Element: AttentionElement> {
+  var scale: Double?
+  var softcap: Double?
+  var sinks: Tensor<Element>?
+  var layout = AttentionLayout.headsFirst
+}
+
+/// One call, checked: what every public form comes down to. `Element` is the type that is computed in.
+package struct AttentionProblem<Element: AttentionElement> {
+  let shape: AttentionShape
+  /// In the query's layout and rank.
+  let outputShape: [Int]
+  private let query: AttentionInput
+  private let key: AttentionInput
+  private let value: AttentionInput
+  private let mask: AttentionMask
+  private let schedule: MaskSchedule<Element>
+  private let scale: Element
+  private let softcap: Element?
+  private let sinks: Tensor<Element>?
+  private let layout: AttentionLayout
+  private let rank: Int
+
+  /// A call for tensors of the type that is computed in.
+  package init(
+    query: Tensor<Element>, key: Tensor<Element>, value: Tensor<Element>, mask: AttentionMask = .none,
+    scale: Double? = nil
+  ) throws(AttentionError) {
+    try self.init(query: query, key: key, value: value, mask: mask, AttentionOptions(scale: scale))
+  }
+
+  init<Stored: AttentionStorage, StoredKey: AttentionStorage>(
+    query: Tensor<Stored>, key: Tensor<StoredKey>, value: Tensor<StoredKey>, mask: AttentionMask,
+    _ options: AttentionOptions<Element>
+  ) throws(AttentionError) {
+    guard query.rank == key.rank, key.rank == value.rank,
+      let queryInput = AttentionInput(query, layout: options.layout),
+      let keyInput = AttentionInput(key, layout: options.layout),
+      let valueInput = AttentionInput(value, layout: options.layout)
+    else {
+      throw AttentionError(
+        .shapeMismatch, AttentionShape.subject,
+        "query, key and value need one rank of 2, 3 or 4; got query \(query.shape), key \(key.shape), value \(value.shape)"
+      )
+    }
+    try self.init(
+      query: queryInput, rank: query.rank, key: keyInput, value: valueInput, mask: mask, options)
+  }
+
+  @_specialize(where Element == Float)
+  @_specialize(where Element == Double)
+  init(
+    query: AttentionInput, rank: Int, key: AttentionInput, value: AttentionInput, mask: AttentionMask,
+    _ options: AttentionOptions<Element>
+  ) throws(AttentionError) {
+    let shape = try AttentionShape(query: query.shape, key: key.shape, value: value.shape)
+    self.shape = shape
+    self.mask = mask
+    schedule = try MaskSchedule(mask, shape: shape)
+    outputShape = options.layout.shape(Array(query.shape.dropLast()) + [shape.valueWidth], rank: rank)
+    let scale = options.scale ?? 1 / Double(max(shape.width, 1)).squareRoot()
+    self.scale = Element(nearest: scale)
+    try requireArgument(
+      self.scale.isFinite, AttentionShape.subject, "a scale that is finite as \(Element.self) expected; got \(scale)")
+    softcap = options.softcap.map { Element(nearest: $0) }
+    if let softcap {
+      try requireArgument(
+        softcap > 0 && softcap.isFinite, AttentionShape.subject,
+        "a softcap that is positive and finite as \(Element.self) expected; got \(options.softcap!)")
+    }
+    if let sinks = options.sinks {
+      try requireShape(
+        sinks.shape == [shape.headCount], AttentionShape.subject,
+        "one sink for each of \(shape.headCount) heads expected; got \(sinks.shape)")
+      self.sinks = try sinks.contiguous()
+    } else {
+      sinks = nil
+    }
+    layout = options.layout
+    self.rank = rank
+    self.query = query
+    self.key = key
+    self.value = value
+  }
+
+  /// True if each key and value is contiguous, as streaming them along vectors wants it, or packed anyway.
+  private var isStreamable: Bool {
+    [key, value].allSatisfy { $0.operand.widthStride == 1 || $0.shape[3] <= 1 || $0.operand.half != nil }
+  }
+
+  private func plan(_ kernels: Kernels<Element>, _ context: AttentionContext) -> AttentionPlan {
+    AttentionPlan(
+      schedule: schedule, shape: shape, isStreamable: isStreamable, kernels: kernels, context: context)
+  }
+
+  /// How a call with this context is carried out.
+  package func plan(context: AttentionContext) throws(AttentionError) -> AttentionPlan {
+    plan(try context.kernels(for: Element.self), context)
+  }
+
+  private func call(
+    _ kernels: Kernels<Element>, _ plan: AttentionPlan, _ schedule: MaskSchedule<Element>, softcap: Element?,
+    _ outputs: AttentionOutputs<Element>
+  ) -> AttentionCall<Element> {
+    AttentionCall(
+      kernels: kernels, shape: shape, plan: plan, schedule: schedule, scale: scale, softcap: softcap,
+      sinks: sinks?.base, query: query.operand, key: key.operand, value: value.operand, outputs: outputs)
+  }
+
+  // MARK: Running
+
+  func checkOutput(_ shape: [Int]) throws(AttentionError) {
+    try requireShape(
+      shape == outputShape, AttentionShape.subject, "an output of shape \(outputShape) expected; got \(shape)")
+  }
+
+  func run<Stored: AttentionStorage>(into output: inout MutableTensorView<Stored>, context: AttentionContext) throws {
+    try checkOutput(output.shape)
+    try run(
+      into: output.base, Stored.dataType, strides: layout.canonical(output.shape, output.strides)!.strides,
+      logSumExp: nil, weights: nil, context: context)
+  }
+
+  /// The output in a new tensor, and what is wanted beside it.
+  func result<Stored: AttentionStorage>(
+    _: Stored.Type, returning extras: AttentionExtras, context: AttentionContext
+  ) throws -> AttentionResult<Stored> where Stored.Arithmetic == Element {
+    let output = try Tensor<Stored>(uninitializedShape: outputShape)
+    let rows = [shape.batchCount, shape.headCount, shape.queryCount]
+    func matrix(_ extra: AttentionExtras) throws -> Tensor<Element>? {
+      extras.contains(extra) ? try Tensor(uninitializedShape: rows + [shape.keyCount]) : nil
+    }
+    let logSumExp = extras.contains(.logSumExp) ? try Tensor<Element>(uninitializedShape: rows) : nil
+    let weights = try matrix(.weights)
+    try run(
+      into: output.mutableBase, Stored.dataType, strides: layout.canonical(output.shape, output.strides)!.strides,
+      logSumExp: logSumExp?.mutableBase, weights: weights?.mutableBase, context: context)
+    let raw = try matrix(.rawScores)
+    let capped = try matrix(.cappedScores)
+    let masked = try matrix(.maskedScores)
+    if raw != nil || capped != nil || masked != nil {
+      try writeScores(raw?.mutableBase, capped?.mutableBase, masked?.mutableBase, context: context)
+    }
+    func ranked(_ tensor: Tensor<Element>?, _ rank: Int) throws -> Tensor<Element>? {
+      try tensor.map { try $0.reshaped(Array($0.shape.suffix(rank))) }
+    }
+    return AttentionResult(
+      output: output, logSumExp: try ranked(logSumExp, rank - 1), weights: try ranked(weights, rank),
+      rawScores: try ranked(raw, rank), cappedScores: try ranked(capped, rank), maskedScores: try ranked(masked, rank))
+  }
+
+  // Specialised here, so that everything below is: the public forms are called from other modules, for
+  // which unspecialised code would look up every operation of `Element` in a table.
+  @_specialize(where Element == Float)
+  @_specialize(where Element == Double)
+  private func run(
+    into output: UnsafeMutableRawPointer, _ dataType: DataType, strides: [Int],
+    logSumExp: UnsafeMutablePointer<Element>?, weights: UnsafeMutablePointer<Element>?, context: AttentionContext
+  ) throws {
+    let kernels = try context.kernels(for: Element.self)
+    if isEmpty { return }
+    let outputs = AttentionOutputs(
+      output: output, elementByteCount: dataType.bitCount / 8, half: HalfFormat(dataType), batchStride: strides[0],
+      headStride: strides[1], lengthStride: strides[2], widthStride: strides[3], logSumExp: logSumExp, weights: weights)
+    let call = call(kernels, plan(kernels, context), schedule, softcap: softcap, outputs)
+    try withExtendedLifetime((query.owner, key.owner, value.owner, schedule, sinks)) {
+      switch call.plan.tiles {
+      case .openBLAS: try AttentionDriver(call, RowTiles<OpenBLASProducts<Element>>.self).run(context: context)
+      case .fewRows: try AttentionDriver(call, RowTiles<FewRowProducts<Element>>.self).run(context: context)
+      case .lanes: try AttentionDriver(call, LaneTiles<Element>.self).run(context: context)
+      }
+    }
+  }
+
+  @_specialize(where Element == Float)
+  @_specialize(where Element == Double)
+  private func writeScores(
+    _ raw: UnsafeMutablePointer<Element>?, _ capped: UnsafeMutablePointer<Element>?,
+    _ masked: UnsafeMutablePointer<Element>?, context: AttentionContext
+  ) throws {
+    if isEmpty { return }
+    let kernels = try context.kernels(for: Element.self)
+    let plan = plan(kernels, context)
+    let open = try MaskSchedule<Element>(.none, shape: shape)
+    // A call that writes no output.
+    let outputs = AttentionOutputs<Element>(
+      output: UnsafeMutableRawPointer(mutating: query.operand.base), elementByteCount: 0, half: nil, batchStride: 0,
+      headStride: 0, lengthStride: 0, widthStride: 0, logSumExp: nil, weights: nil)
+    func write(_ scores: UnsafeMutablePointer<Element>?, _ schedule: MaskSchedule<Element>, _ softcap: Element?) throws {
+      guard let scores else { return }
+      let call = call(kernels, plan, schedule, softcap: softcap, outputs)
+      switch plan.tiles {
+      case .openBLAS:
+        try AttentionDriver(call, RowTiles<OpenBLASProducts<Element>>.self).writeScores(scores, context: context)
+      case .fewRows:
+        try AttentionDriver(call, RowTiles<FewRowProducts<Element>>.self).writeScores(scores, context: context)
+      case .lanes: try AttentionDriver(call, LaneTiles<Element>.self).writeScores(scores, context: context)
+      }
+    }
+    try withExtendedLifetime((query.owner, key.owner, schedule)) {
+      try write(raw, open, nil)
+      try write(capped, open, softcap)
+      try write(masked, schedule, softcap)
+    }
+  }
+
+  private var isEmpty: Bool { shape.batchCount == 0 || shape.headCount == 0 || shape.queryCount == 0 }
+}

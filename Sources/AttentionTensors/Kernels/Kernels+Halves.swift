@@ -1,0 +1,47 @@
+internal import CAttentionKernels
+
+/// The types of two bytes, in which operands are stored and Float is computed.
+package enum HalfFormat: Sendable {
+  /// Float16.
+  case ieee
+  /// BFloat16.
+  case brain
+
+  package init?(_ dataType: DataType) {
+    switch dataType {
+    case .float16: self = .ieee
+    case .bfloat16: self = .brain
+    default: return nil
+    }
+  }
+
+  var format: attn_half { self == .ieee ? attn_half_ieee : attn_half_brain }
+}
+
+extension Kernels {
+  /// y = x, `stride` elements of two bytes apart. Of Float kernels alone.
+  @_specialize(where Element == Float)
+  @_specialize(where Element == Double)
+  package func widen(_ half: HalfFormat, _ count: Int, _ x: UnsafeRawPointer, stride: Int, _ y: MutablePointer) {
+    guard let widen = table.pointee.widen else { preconditionFailure("kernels of Double know no halves") }
+    let x = x.assumingMemoryBound(to: UInt16.self)
+    if stride == 1 || count == 1 { return widen(half.format, count, x, y) }
+    withUnsafeTemporaryAllocation(of: UInt16.self, capacity: count) { row in
+      for i in 0..<count { row[i] = x[i * stride] }
+      widen(half.format, count, row.baseAddress!, y)
+    }
+  }
+
+  /// y = x to nearest, ties to even, `stride` elements of two bytes apart. Of Float kernels alone.
+  @_specialize(where Element == Float)
+  @_specialize(where Element == Double)
+  package func narrow(_ half: HalfFormat, _ count: Int, _ x: Pointer, _ y: UnsafeMutableRawPointer, stride: Int) {
+    guard let narrow = table.pointee.narrow else { preconditionFailure("kernels of Double know no halves") }
+    let y = y.assumingMemoryBound(to: UInt16.self)
+    if stride == 1 || count == 1 { return narrow(half.format, count, x, y) }
+    withUnsafeTemporaryAllocation(of: UInt16.self, capacity: count) { row in
+      narrow(half.format, count, x, row.baseAddress!)
+      for i in 0..<count { y[i * stride] = row[i] }
+    }
+  }
+}
