@@ -1,35 +1,41 @@
 internal import AttentionTensors
 
 /// For each element of the batch and each query an interval of keys.
+///
+/// Copied for every tile, so it holds no reference: a ``KeyIntervalTable`` owns what it points to.
 struct KeyIntervals {
-  private struct Bounds {
-    var low: Int32
-    var high: Int32
+  struct Bounds {
+    var low: Int32 = 0
+    var high: Int32 = 0
+
+    init() {}
+
+    init(_ keys: Range<Int>) {
+      low = Int32(keys.lowerBound)
+      high = Int32(keys.upperBound)
+    }
   }
 
-  /// Empty: `whole` for all.
-  private var bounds: [Bounds] = []
+  /// Nil: `whole` for all.
+  private let bounds: UnsafePointer<Bounds>?
   private let whole: Range<Int>
-  private var batchStride = 0
+  private let batchStride: Int
   /// 0 if all queries of an element of the batch are alike.
-  private var queryStride = 0
+  private let queryStride: Int
 
   /// The same keys for every query.
-  init(_ keys: Range<Int>) { whole = keys }
-
-  /// Keys of its own for each element of the batch.
-  init(eachBatch ranges: [Range<Int>]) {
-    whole = 0..<0
-    bounds = ranges.map { Bounds(low: Int32($0.lowerBound), high: Int32($0.upperBound)) }
-    batchStride = 1
+  init(_ keys: Range<Int>) {
+    bounds = nil
+    whole = keys
+    batchStride = 0
+    queryStride = 0
   }
 
-  /// Nothing yet for each query, of each element of the batch or of all alike.
-  init(batchCount: Int, queryCount: Int) {
+  init(_ bounds: UnsafePointer<Bounds>, batchStride: Int, queryStride: Int) {
+    self.bounds = bounds
     whole = 0..<0
-    bounds = Array(repeating: Bounds(low: 0, high: 0), count: batchCount * queryCount)
-    batchStride = batchCount == 1 ? 0 : queryCount
-    queryStride = 1
+    self.batchStride = batchStride
+    self.queryStride = queryStride
   }
 
   /// True if intervals differ from one query to the next.
@@ -39,23 +45,17 @@ struct KeyIntervals {
   var differsByBatch: Bool { batchStride != 0 }
 
   /// True if some query may not have all of the keys.
-  var isStructured: Bool { !bounds.isEmpty }
+  var isStructured: Bool { bounds != nil }
 
   subscript(batch: Int, query: Int) -> Range<Int> {
-    get {
-      if bounds.isEmpty { return whole }
-      let own = bounds[batch * batchStride + query * queryStride]
-      return Range(uncheckedBounds: (Int(own.low), Int(own.high)))
-    }
-    set {
-      bounds[batch * batchStride + query * queryStride] = Bounds(
-        low: Int32(newValue.lowerBound), high: Int32(newValue.upperBound))
-    }
+    guard let bounds else { return whole }
+    let own = bounds[batch * batchStride + query * queryStride]
+    return Range(uncheckedBounds: (Int(own.low), Int(own.high)))
   }
 
   /// The least interval that holds those of some queries.
   func union(batch: Int, queries: Range<Int>) -> Range<Int> {
-    if !isRagged { return self[batch, queries.lowerBound] }
+    guard let bounds, isRagged else { return self[batch, queries.lowerBound] }
     var (low, high) = (Int32.max, Int32(0))
     for query in queries {
       let own = bounds[batch * batchStride + query]
@@ -68,7 +68,7 @@ struct KeyIntervals {
 
   /// The keys that each of some queries has.
   func common(batch: Int, queries: Range<Int>) -> Range<Int> {
-    if !isRagged { return self[batch, queries.lowerBound] }
+    guard let bounds, isRagged else { return self[batch, queries.lowerBound] }
     var (low, high) = (Int32(0), Int32.max)
     for query in queries {
       let own = bounds[batch * batchStride + query]
@@ -81,33 +81,57 @@ struct KeyIntervals {
 
 // MARK: - Compiling rules
 
-extension KeyIntervals {
+/// The memory behind some ``KeyIntervals``.
+final class KeyIntervalTable: Sendable {
+  private nonisolated(unsafe) let bounds: UnsafeMutablePointer<KeyIntervals.Bounds>
+  private let stride: Int
+
+  private init(_ parts: [[KeyIntervals.Bounds]]) {
+    stride = parts[0].count
+    bounds = .allocate(capacity: max(1, parts.count * stride))
+    for (part, elements) in parts.enumerated() {
+      (bounds + part * stride).initialize(from: elements, count: stride)
+    }
+  }
+
+  deinit { bounds.deallocate() }
+
+  private func intervals(_ part: Int, batchStride: Int, queryStride: Int) -> KeyIntervals {
+    KeyIntervals(bounds + part * stride, batchStride: batchStride, queryStride: queryStride)
+  }
+
   /// The disjoint intervals that a mask's rules, lengths and paddings leave of keys `0 ..< keyCount`: as many layers
-  /// as a query has intervals at most.
-  static func compile(_ mask: AttentionMask, keyCount: Int, shape: AttentionShape) throws(AttentionError) -> [Self] {
+  /// as a query has intervals at most, and what owns them.
+  static func compile(
+    _ mask: AttentionMask, keyCount: Int, shape: AttentionShape
+  ) throws(AttentionError) -> (first: KeyIntervals, others: [KeyIntervals], owner: KeyIntervalTable?) {
+    let hasRanges = !mask.keyLengths.isEmpty || !mask.leftPaddings.isEmpty
+    if !hasRanges && mask.rules.isEmpty && mask.queryLengths.isEmpty { return (KeyIntervals(0..<keyCount), [], nil) }
     try check(mask, keyCount: keyCount, shape: shape)
     func range(_ batch: Int) -> Range<Int> {
       let low = mask.leftPaddings.map { $0[batch] }.max() ?? 0
       let high = mask.keyLengths.map { $0[batch] }.min() ?? keyCount
       return low..<max(low, high)
     }
-    let hasRanges = !mask.keyLengths.isEmpty || !mask.leftPaddings.isEmpty
     if mask.rules.isEmpty && mask.queryLengths.isEmpty {
-      if !hasRanges { return [KeyIntervals(0..<keyCount)] }
-      return [KeyIntervals(eachBatch: (0..<shape.batchCount).map(range))]
+      let table = KeyIntervalTable([(0..<shape.batchCount).map { KeyIntervals.Bounds(range($0)) }])
+      return (table.intervals(0, batchStride: 1, queryStride: 0), [], table)
     }
     let differs = hasRanges || !mask.queryLengths.isEmpty || mask.rules.contains(where: \.differsByBatch)
     let batchCount = differs ? shape.batchCount : min(shape.batchCount, 1)
-    var layers = [KeyIntervals(batchCount: batchCount, queryCount: shape.queryCount)]
+    let nothing = [KeyIntervals.Bounds](repeating: KeyIntervals.Bounds(), count: batchCount * shape.queryCount)
+    var parts = [nothing]
     let isSingle = !mask.rules.contains { if case .keeping = $0 { true } else { false } }
     for batch in 0..<batchCount {
       let whole = hasRanges ? range(batch) : 0..<keyCount
       let queryCount = mask.queryLengths.reduce(shape.queryCount) { min($0, $1[batch]) }
       for query in 0..<queryCount {
+        let place = batch * shape.queryCount + query
         if isSingle {
-          layers[0][batch, query] = mask.rules.reduce(whole) {
-            intersection($0, $1.interval(batch: batch, query: query, keyCount: keyCount, shape: shape))
-          }
+          parts[0][place] = KeyIntervals.Bounds(
+            mask.rules.reduce(whole) {
+              intersection($0, $1.interval(batch: batch, query: query, keyCount: keyCount, shape: shape))
+            })
           continue
         }
         let intervals = mask.rules.reduce([whole]) { old, rule in
@@ -116,14 +140,16 @@ extension KeyIntervals {
         }
         // The last one is the first layer's: there is one in every row.
         for (layer, interval) in intervals.reversed().enumerated() {
-          if layer == layers.count {
-            layers.append(KeyIntervals(batchCount: batchCount, queryCount: shape.queryCount))
-          }
-          layers[layer][batch, query] = interval
+          if layer == parts.count { parts.append(nothing) }
+          parts[layer][place] = KeyIntervals.Bounds(interval)
         }
       }
     }
-    return layers
+    let table = KeyIntervalTable(parts)
+    let all = parts.indices.map {
+      table.intervals($0, batchStride: batchCount == 1 ? 0 : shape.queryCount, queryStride: 1)
+    }
+    return (all[0], Array(all.dropFirst()), table)
   }
 
   private static func intersection(_ a: Range<Int>, _ b: Range<Int>) -> Range<Int> {

@@ -33,26 +33,37 @@ struct MaskSchedule<Element: AttentionElement> {
   }
 
   let keyCount: Int
-  let layers: [Layer]
+  private let firstLayer: Layer
+  private let otherLayers: [Layer]
   let booleans: [Operand]
   let blocks: [BlockMask]
   let biases: [Operand]
   let distances: [Distances]
   let functions: [AttentionScoreFunction<Element>]
-  /// Keeps the tensors' memory alive.
+  /// Keep the memory of tensors and intervals alive.
   private let owners: [any Sendable]
+  private let intervals: KeyIntervalTable?
+
+  /// True if within its interval a query may still not attend to every key.
+  let hidesWithinIntervals: Bool
+  /// True if scores are not what softcap leaves, or hidden.
+  let hasTerms: Bool
+  /// True if intervals differ from one query to the next.
+  let isRagged: Bool
 
   init(_ mask: AttentionMask, shape: AttentionShape) throws(AttentionError) {
     keyCount = shape.keyCount
     let maskedKeyCount = shape.keyCount - mask.trailingKeyCount
     assert(maskedKeyCount >= 0)
-    var layers = try KeyIntervals.compile(mask, keyCount: maskedKeyCount, shape: shape).map {
-      Layer(intervals: $0, isMasked: true)
-    }
+    let compiled = try KeyIntervalTable.compile(mask, keyCount: maskedKeyCount, shape: shape)
+    firstLayer = Layer(intervals: compiled.first, isMasked: true)
+    var otherLayers = compiled.others.map { Layer(intervals: $0, isMasked: true) }
     if maskedKeyCount < keyCount {
-      layers.append(Layer(intervals: KeyIntervals(maskedKeyCount..<keyCount), isMasked: false))
+      otherLayers.append(Layer(intervals: KeyIntervals(maskedKeyCount..<keyCount), isMasked: false))
     }
-    self.layers = layers
+    self.otherLayers = otherLayers
+    intervals = compiled.owner
+    isRagged = compiled.first.isRagged
 
     let target = [shape.batchCount, shape.headCount, shape.queryCount, maskedKeyCount]
     func checkShape(_ name: String, _ shape: [Int]) throws(AttentionError) {
@@ -94,7 +105,7 @@ struct MaskSchedule<Element: AttentionElement> {
       }
     }
     blocks = mask.blocks
-    for block in blocks {
+    for block in mask.blocks {
       try requireShape(
         block.queryCount == shape.queryCount && block.keyCount == maskedKeyCount
           && [1, shape.batchCount].contains(block.batchCount) && [1, shape.headCount].contains(block.headCount),
@@ -110,32 +121,35 @@ struct MaskSchedule<Element: AttentionElement> {
       return function.body as! AttentionScoreFunction<Element>
     }
     self.owners = owners
+    hidesWithinIntervals = !booleans.isEmpty || !biases.isEmpty || !blocks.isEmpty || !functions.isEmpty
+    hasTerms = hidesWithinIntervals || !distances.isEmpty
   }
 
-  /// True if within its interval a query may still not attend to every key.
-  var hidesWithinIntervals: Bool { !booleans.isEmpty || !biases.isEmpty || !blocks.isEmpty || !functions.isEmpty }
-
-  /// True if scores are not what softcap leaves, or hidden.
-  var hasTerms: Bool { hidesWithinIntervals || !distances.isEmpty }
-
-  /// True if intervals differ from one query to the next.
-  var isRagged: Bool { layers.contains(where: \.intervals.isRagged) }
-
   /// True if elements of the batch have intervals of their own.
-  var differsByBatch: Bool { layers.contains(where: \.intervals.differsByBatch) }
+  var differsByBatch: Bool { firstLayer.intervals.differsByBatch }
 
   /// True if some query's intervals may leave keys out.
-  var isStructured: Bool { layers.contains(where: \.intervals.isStructured) }
+  var isStructured: Bool { firstLayer.intervals.isStructured }
+
+  func forEachLayer(_ body: (Layer) -> Void) {
+    body(firstLayer)
+    for layer in otherLayers { body(layer) }
+  }
 
   /// The keys that some query of a block needs, counted once for each layer.
   func unionCount(batch: Int, queries: Range<Int>) -> Int {
-    layers.reduce(0) { $0 + $1.intervals.union(batch: batch, queries: queries).count }
+    var count = 0
+    forEachLayer { count += $0.intervals.union(batch: batch, queries: queries).count }
+    return count
   }
 
   /// Whether one query may attend to one key, functions of scores aside. For rare paths: the driver works by intervals.
   func attends(batch: Int, head: Int, query: Int, key: Int) -> Bool {
-    guard let layer = layers.first(where: { $0.intervals[batch, query].contains(key) }) else { return false }
-    if !layer.isMasked { return true }
+    func has(_ layer: Layer) -> Bool { layer.intervals[batch, query].contains(key) }
+    if !has(firstLayer) {
+      guard let layer = otherLayers.first(where: has) else { return false }
+      if !layer.isMasked { return true }
+    }
     return booleans.allSatisfy {
       $0.row(batch: batch, head: head, index: query, from: key).load(as: UInt8.self) != 0
     }

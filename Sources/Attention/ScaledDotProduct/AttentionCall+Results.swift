@@ -72,8 +72,9 @@ extension AttentionCall {
   }
 
   /// The weights, or the scores, of one query: `[S]`.
-  func row(of matrix: UnsafeMutablePointer<Element>, _ tile: Tile, head: Int, query: Int) -> UnsafeMutablePointer<Element>
-  {
+  func row(of matrix: UnsafeMutablePointer<Element>, _ tile: Tile, head: Int, query: Int) -> UnsafeMutablePointer<
+    Element
+  > {
     matrix + ((tile.batch * shape.headCount + head) * shape.queryCount + query) * shape.keyCount
   }
 

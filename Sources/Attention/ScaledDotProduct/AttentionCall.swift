@@ -5,7 +5,9 @@ internal import AttentionTensors
 // A tile: some rows (queries of one or several heads of a group) by some keys.
 
 /// Everything that one call is about, whatever carries it out: operands, mask, plan, where results go.
-struct AttentionCall<Element: AttentionElement>: @unchecked Sendable {
+///
+/// A class, because every tile's closures hold it: copies of so many numbers cost heads of 16 queries a tenth.
+final class AttentionCall<Element: AttentionElement>: @unchecked Sendable {
   // Sendable: pieces read the inputs and write disjoint parts of the outputs, for the length of the call.
   let kernels: Kernels<Element>
   let shape: AttentionShape
@@ -20,6 +22,24 @@ struct AttentionCall<Element: AttentionElement>: @unchecked Sendable {
   let key: Operand
   let value: Operand
   let outputs: AttentionOutputs<Element>
+
+  init(
+    kernels: Kernels<Element>, shape: AttentionShape, plan: AttentionPlan, schedule: MaskSchedule<Element>,
+    scale: Element, softcap: Element?, sinks: UnsafePointer<Element>?, query: Operand, key: Operand, value: Operand,
+    outputs: AttentionOutputs<Element>
+  ) {
+    self.kernels = kernels
+    self.shape = shape
+    self.plan = plan
+    self.schedule = schedule
+    self.scale = scale
+    self.softcap = softcap
+    self.sinks = sinks
+    self.query = query
+    self.key = key
+    self.value = value
+    self.outputs = outputs
+  }
 
   // MARK: Tiles of queries
 
@@ -108,7 +128,7 @@ struct AttentionCall<Element: AttentionElement>: @unchecked Sendable {
       part = split * length..<(split == plan.splitCount - 1 ? Int.max : (split + 1) * length)
     }
     var start = 0
-    for layer in schedule.layers {
+    schedule.forEachLayer { layer in
       let union = layer.intervals.union(batch: tile.batch, queries: tile.queries)
       let own = part.clamped(to: start..<start + union.count)
       var low = union.lowerBound + own.lowerBound - start

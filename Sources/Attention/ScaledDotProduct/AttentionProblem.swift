@@ -38,7 +38,6 @@ package struct AttentionProblem<Element: AttentionElement> {
   private let query: AttentionInput
   private let key: AttentionInput
   private let value: AttentionInput
-  private let mask: AttentionMask
   private let schedule: MaskSchedule<Element>
   private let scale: Element
   private let softcap: Element?
@@ -54,6 +53,8 @@ package struct AttentionProblem<Element: AttentionElement> {
     try self.init(query: query, key: key, value: value, mask: mask, AttentionOptions(scale: scale))
   }
 
+  @_specialize(where Element == Float, Stored == Float, StoredKey == Float)
+  @_specialize(where Element == Double, Stored == Double, StoredKey == Double)
   init<Stored: AttentionStorage, StoredKey: AttentionStorage>(
     query: Tensor<Stored>, key: Tensor<StoredKey>, value: Tensor<StoredKey>, mask: AttentionMask,
     _ options: AttentionOptions<Element>
@@ -80,7 +81,6 @@ package struct AttentionProblem<Element: AttentionElement> {
   ) throws(AttentionError) {
     let shape = try AttentionShape(query: query.shape, key: key.shape, value: value.shape)
     self.shape = shape
-    self.mask = mask
     schedule = try MaskSchedule(mask, shape: shape)
     outputShape = options.layout.shape(Array(query.shape.dropLast()) + [shape.valueWidth], rank: rank)
     let scale = options.scale ?? 1 / Double(max(shape.width, 1)).squareRoot()
@@ -147,6 +147,8 @@ package struct AttentionProblem<Element: AttentionElement> {
   }
 
   /// The output in a new tensor, and what is wanted beside it.
+  @_specialize(where Element == Float, Stored == Float)
+  @_specialize(where Element == Double, Stored == Double)
   func result<Stored: AttentionStorage>(
     _: Stored.Type, returning extras: AttentionExtras, context: AttentionContext
   ) throws -> AttentionResult<Stored> where Stored.Arithmetic == Element {
@@ -211,7 +213,8 @@ package struct AttentionProblem<Element: AttentionElement> {
     let outputs = AttentionOutputs<Element>(
       output: UnsafeMutableRawPointer(mutating: query.operand.base), elementByteCount: 0, half: nil, batchStride: 0,
       headStride: 0, lengthStride: 0, widthStride: 0, logSumExp: nil, weights: nil)
-    func write(_ scores: UnsafeMutablePointer<Element>?, _ schedule: MaskSchedule<Element>, _ softcap: Element?) throws {
+    func write(_ scores: UnsafeMutablePointer<Element>?, _ schedule: MaskSchedule<Element>, _ softcap: Element?) throws
+    {
       guard let scores else { return }
       let call = call(kernels, plan, schedule, softcap: softcap, outputs)
       switch plan.tiles {

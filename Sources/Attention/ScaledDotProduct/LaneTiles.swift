@@ -64,10 +64,9 @@ struct LaneTiles<Element: AttentionElement>: TileKernels {
     let keyCount = min(call.plan.keyTileLength, max(shape.keyCount, 1))
     let schedule = call.schedule
     let isHiding = schedule.isRagged || schedule.hidesWithinIntervals
-    let convertedCounts = [
+    let convertedCount = max(
       call.query.half == nil ? 0 : rowCount * shape.width, call.outputs.half == nil ? 0 : rowCount * shape.valueWidth,
-      schedule.biases.allSatisfy { $0.half == nil } ? 0 : panelRowCount * keyCount,
-    ]
+      schedule.biases.allSatisfy { $0.half == nil } ? 0 : panelRowCount * keyCount)
     return Scratch(
       query: carver.take(rowCount * shape.width), result: carver.take(rowCount * shape.valueWidth),
       isStarted: carver.take(rowCount / lanes), scores: carver.take(keyCount * panelRowCount),
@@ -77,7 +76,7 @@ struct LaneTiles<Element: AttentionElement>: TileKernels {
       maximum: carver.take(rowCount), sum: carver.take(rowCount), factor: carver.take(rowCount),
       discarded: carver.take(call.outputs.weights == nil ? 0 : rowCount),
       rescale: carver.take(panelRowCount), begin: carver.take(panelRowCount), end: carver.take(panelRowCount),
-      rows: carver.take(rowCount), targets: carver.take(rowCount), converted: carver.take(convertedCounts.max()!),
+      rows: carver.take(rowCount), targets: carver.take(rowCount), converted: carver.take(convertedCount),
       slope: carver.take(schedule.distances.isEmpty ? 0 : panelRowCount),
       position: carver.take(schedule.distances.isEmpty ? 0 : panelRowCount),
       heads: carver.take(schedule.functions.isEmpty ? 0 : panelRowCount),
@@ -93,7 +92,7 @@ struct LaneTiles<Element: AttentionElement>: TileKernels {
   // MARK: Panels
 
   /// Some vectors of rows, whose scores are computed at once: a panel, or one vector of it.
-  private struct Panel {
+  struct Panel {
     /// The rows that there are: the last vector may be filled up.
     let rows: Range<Int>
     let vectorCount: Int
@@ -118,7 +117,7 @@ struct LaneTiles<Element: AttentionElement>: TileKernels {
   }
 
   /// A panel, or one vector of it, by some keys.
-  private struct Piece {
+  struct Piece {
     let panel: Panel
     let region: Call.Region
     /// True if scores are hidden or changed.
@@ -187,119 +186,6 @@ struct LaneTiles<Element: AttentionElement>: TileKernels {
         .scaled(by: call.scale.asDouble), rowCount: panel.rows.count, columnCount: call.shape.width,
         rows: scratch.rows + panel.firstRow, columnStride: stride,
         into: scratch.query + panel.firstRow * call.shape.width, stride: panel.stride)
-    }
-  }
-
-  /// Where `count` elements of each row of an operand lie, from a column on, and their stride: in the type that is
-  /// computed with, if they are numbers.
-  private func gatherRows(
-    _ operand: Operand, _ tile: Call.Tile, _ rows: Range<Int>, from column: Int, count: Int, _ scratch: Scratch
-  ) -> Int {
-    tile.forEachRow(rows) { row, head, query in
-      let index = row - rows.lowerBound
-      let source = operand.row(batch: tile.batch, head: head, index: query, from: column)
-      if operand.half == nil {
-        scratch.rows[index] = source
-      } else {
-        let target = scratch.converted + index * count
-        operand.copyRow(call.kernels, count: count, from: source, to: target)
-        scratch.rows[index] = UnsafeRawPointer(target)
-      }
-    }
-    return operand.half == nil ? operand.widthStride : 1
-  }
-
-  /// scores ← the scores of attended keys, −inf where something other than their interval forbids; and each lane's
-  /// interval.
-  private func computeScores(_ piece: Piece, _ tile: Call.Tile, _ key: StridedMatrix<Element>, _ scratch: Scratch) {
-    let panel = piece.panel
-    if call.scale == 0 {
-      // Whatever the query and the key hold: 0·NaN is NaN.
-      scratch.scores.update(repeating: 0, count: key.rowCount * panel.stride)
-    } else {
-      call.kernels.multiply(
-        vectorCount: panel.vectorCount, key, scratch.query + panel.firstRow * call.shape.width + panel.lane,
-        bStride: panel.stride, into: scratch.scores, stride: panel.stride, rescale: nil)
-    }
-    if let cap = call.softcap { applySoftcap(cap, piece, scratch) }
-    if piece.isRagged {
-      let first = piece.keys.lowerBound
-      tile.forEachRow(panel.rows) { row, _, query in
-        let keys = piece.region.layer.intervals[tile.batch, query].clamped(to: piece.keys)
-        scratch.begin[row - panel.rows.lowerBound] = Element(keys.lowerBound - first)
-        scratch.end[row - panel.rows.lowerBound] = Element(keys.upperBound - first)
-      }
-      for lane in panel.rows.count..<panel.vectorCount * lanes {
-        scratch.begin[lane] = 0
-        scratch.end[lane] = 0
-      }
-    }
-    if piece.hasTerms { applyTerms(piece, tile, scratch) }
-  }
-
-  private func applySoftcap(_ cap: Element, _ piece: Piece, _ scratch: Scratch) {
-    let laneCount = piece.panel.vectorCount * lanes
-    if laneCount == piece.panel.stride {
-      return call.kernels.softcap(piece.keys.count * laneCount, scratch.scores, cap)
-    }
-    for key in 0..<piece.keys.count {
-      call.kernels.softcap(laneCount, scratch.scores + key * piece.panel.stride, cap)
-    }
-  }
-
-  private func applyTerms(_ piece: Piece, _ tile: Call.Tile, _ scratch: Scratch) {
-    let panel = piece.panel
-    let schedule = call.schedule
-    for function in schedule.functions {
-      tile.forEachRow(panel.rows) { row, head, query in
-        scratch.heads[row - panel.rows.lowerBound] = Int32(head)
-        scratch.queries[row - panel.rows.lowerBound] = Int32(query)
-      }
-      var scores = AttentionScoreTile(
-        batch: tile.batch, keys: piece.keys, rowCount: panel.rows.count, scores: scratch.scores, rowStride: 1,
-        keyStride: panel.stride, heads: scratch.heads, queries: scratch.queries)
-      function.body(&scores)
-    }
-    for distances in schedule.distances {
-      let offset = distances.offset(batch: tile.batch) - piece.keys.lowerBound
-      scratch.slope.update(repeating: 0, count: panel.vectorCount * lanes)
-      scratch.position.update(repeating: 0, count: panel.vectorCount * lanes)
-      tile.forEachRow(panel.rows) { row, head, query in
-        scratch.slope[row - panel.rows.lowerBound] = distances.slopes[head]
-        scratch.position[row - panel.rows.lowerBound] = Element(query + offset)
-      }
-      call.kernels.subtractDistances(
-        vectorCount: panel.vectorCount, keyCount: piece.keys.count, lanes: scratch.scores, stride: panel.stride,
-        slope: scratch.slope, position: scratch.position)
-    }
-    func apply(_ operand: Operand, _ packing: Packing) {
-      let stride = gatherRows(
-        operand, tile, panel.rows, from: piece.keys.lowerBound, count: piece.keys.count, scratch)
-      call.kernels.pack(
-        packing, rowCount: panel.rows.count, columnCount: piece.keys.count, rows: scratch.rows,
-        columnStride: stride, into: scratch.scores, stride: panel.stride)
-    }
-    for bias in schedule.biases { apply(bias, .bias) }
-    for boolean in schedule.booleans { apply(boolean, .boolean) }
-    if piece.region.hasBlocks { applyBlocks(piece, tile, scratch) }
-  }
-
-  private func applyBlocks(_ piece: Piece, _ tile: Call.Tile, _ scratch: Scratch) {
-    let panel = piece.panel
-    for block in call.schedule.blocks {
-      var low = piece.keys.lowerBound
-      while low < piece.keys.upperBound {
-        let (column, place) = low.quotientAndRemainder(dividingBy: block.blockLength)
-        let high = min(piece.keys.upperBound, (column + 1) * block.blockLength)
-        tile.forEachRow(panel.rows) { row, head, query in
-          scratch.rows[row - panel.rows.lowerBound] = UnsafeRawPointer(
-            block.row(batch: tile.batch, head: head, query: query, column: column) + place)
-        }
-        call.kernels.pack(
-          .boolean, rowCount: panel.rows.count, columnCount: high - low, rows: scratch.rows, columnStride: 1,
-          into: scratch.scores + (low - piece.keys.lowerBound) * panel.stride, stride: panel.stride)
-        low = high
-      }
     }
   }
 
