@@ -37,12 +37,13 @@ let package = Package(
 
     // MARK: The library; imports run downwards to upwards only
     .target(name: "AttentionTensors", dependencies: ["CAttentionKernels"], swiftSettings: swiftSettings),
+    .target(name: "AttentionFiles", dependencies: ["AttentionTensors"], swiftSettings: swiftSettings),
     .target(
       name: "AttentionBLAS", dependencies: ["AttentionTensors", "COpenBLAS", "COpenBLASStartup"],
       swiftSettings: swiftSettings),
     .target(
-      name: "Attention", dependencies: ["AttentionBLAS", "AttentionTensors"], swiftSettings: swiftSettings),
-    .target(name: "AttentionFiles", dependencies: ["AttentionTensors"], swiftSettings: swiftSettings),
+      name: "Attention", dependencies: ["AttentionBLAS", "AttentionFiles", "AttentionTensors"],
+      swiftSettings: swiftSettings),
 
     .target(
       name: "AttentionTraining", dependencies: ["AttentionBLAS", "AttentionTensors", "CLAPACKE"],

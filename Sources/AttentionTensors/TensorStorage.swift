@@ -3,7 +3,7 @@
 package final class TensorStorage: @unchecked Sendable {
   // Sendable: `base` never changes, and writing needs the one reference that there is (Tensor's
   // copy-on-write sees to that).
-  @usableFromInline let base: UnsafeMutableRawPointer
+  @usableFromInline package let base: UnsafeMutableRawPointer
   let byteCount: Int
   /// What keeps `base` alive where it is not ours, for instance a mapped file.
   private let owner: AnyObject?

@@ -15,7 +15,7 @@ public enum MultiHeadWeights: Sendable, Hashable {
 public struct MultiHeadResult<Element: AttentionElement>: Sendable {
   /// `[B, L, d]`.
   public let output: Tensor<Element>
-  /// `[B, L, d]`: the heads' results side by side, before the output projection.
+  /// `[B, L, H·E]`: the heads' results side by side, before the output projection.
   public let context: Tensor<Element>
   /// Nil unless asked for. S counts the keys that the layer adds.
   public let weights: Tensor<Element>?
@@ -46,11 +46,13 @@ extension MultiHeadAttention {
 
   /// Attention of `query` over `key` and `value`, with what happens on the way.
   ///
+  /// Where the layer has rotary positions, keys stand at 0 to S − 1, and the last query where the last key does.
+  ///
   /// - Parameters:
   ///   - query: `[B, L, d]` or `[L, d]`.
   ///   - key: `[B, S, kdim]` or `[S, kdim]`. The same view as `value` or `query` shares their product.
   ///   - value: `[B, S, vdim]` or `[S, vdim]`.
-  ///   - mask: Broadcasts to `[B, H, L, S]`. Keys that the layer adds are always attended.
+  ///   - mask: Broadcasts to `[B, H, L, S]`. Keys that the layer adds are always attended; the layer's window restricts it.
   ///   - weights: Whether attention weights are returned.
   ///   - context: Threads, instruction set, algorithm.
   /// - Returns: Output and context of the query's shape, and the weights if asked for.
@@ -69,16 +71,79 @@ extension MultiHeadAttention {
         weights: try result.weights?.select(0, axis: 0))
     }
 
-    let (q, k, v) = try projectInputs(query, key, value, context)
-    let heads = [query.shape[0], query.shape[1], configuration.headCount, configuration.headWidth]
+    let offset = max(key.shape[1] - query.shape[1], 0)
+    let tables = try configuration.rotary.map { rotary in
+      let keys: RotaryTable<Element> = try rotary.table(.startingAt(0), count: key.shape[1])
+      let isSame = offset == 0 && key.shape[1] == query.shape[1]
+      return (isSame ? keys : try rotary.table(.startingAt(offset), count: query.shape[1]), keys)
+    }
+    let (q, k, v) = try projectInputs(query, key, value, tables, context)
+    var mask = mask
+    if let window = configuration.window {
+      mask = mask.intersection(
+        .window(left: window - 1, right: nil, alignment: .offsets(Array(repeating: offset, count: query.shape[0]))))
+    }
     let result = try scaledDotProductAttention(
-      query: q.reshaped(heads),
-      key: k.reshaped([k.shape[0], k.shape[1], configuration.keyValueHeadCount, configuration.headWidth]),
-      value: v.reshaped([v.shape[0], v.shape[1], configuration.keyValueHeadCount, configuration.headWidth]),
-      mask: mask.appendingAttendedKeys(configuration.addedKeyCount), layout: .lengthFirst,
+      query: heads(q, configuration.headCount), key: heads(k, configuration.keyValueHeadCount),
+      value: heads(v, configuration.keyValueHeadCount), mask: mask.appendingAttendedKeys(configuration.addedKeyCount),
+      scale: configuration.scale, softcap: configuration.softcap, sinks: sinks, layout: .lengthFirst,
       returning: weights == .none ? [] : .weights, context: context)
-    let concatenated = try result.output.reshaped(query.shape)
-    var output = try Tensor<Element>(uninitializedShape: query.shape)
+    return try project(result, weights, context)
+  }
+
+  /// Self-attention of new tokens, after those that a cache holds: it takes their keys and values.
+  ///
+  /// - Parameters:
+  ///   - x: `[B, L, d]`: the new tokens.
+  ///   - cache: Of this layer alone, with its key/value heads and head width.
+  ///   - counts: How many of the L tokens each sample takes, the first ones; nil: all. Others give 0 before the output
+  ///     projection.
+  ///   - positions: Where the tokens stand, for rotary positions; nil: behind those in the cache.
+  ///   - mask: Restricts the cache's mask and the layer's window further.
+  ///   - weights: Whether attention weights are returned.
+  ///   - context: Threads, instruction set, algorithm.
+  /// - Returns: Output and context of the tokens, and the weights if asked for.
+  /// - Throws: `AttentionError` where shapes disagree, and for layers that add keys of their own. The cache is as it was
+  ///   unless attention itself fails.
+  public func forward<Cached: AttentionStorage>(
+    _ x: Tensor<Element>, cache: KeyValueCache<Cached>, counts: [Int]? = nil, positions: TokenPositions? = nil,
+    mask: AttentionMask = .none, weights: MultiHeadWeights = .none, context: AttentionContext = .default
+  ) throws -> MultiHeadResult<Element> where Cached.Arithmetic == Element {
+    try check(x, x, x)
+    try requireShape(
+      x.rank == 3 && configuration.addedKeyCount == 0, "MultiHeadAttention",
+      "tokens [B, L, d], and a layer without keys of its own, expected with a cache; got \(x.shape), "
+        + "\(configuration.addedKeyCount) keys")
+    let table: RotaryTable<Element>? = try configuration.rotary.map {
+      try $0.table(positions ?? .startingAtEach(cache.lengths), count: x.shape[1])
+    }
+    let (q, k, v) = try projectInputs(x, x, x, table.map { ($0, $0) }, context)
+    try cache.append(
+      key: heads(k, configuration.keyValueHeadCount), value: heads(v, configuration.keyValueHeadCount), counts: counts,
+      layout: .lengthFirst)
+    var mask = mask
+    if let window = configuration.window {
+      mask = mask.intersection(
+        .window(left: window - 1, right: nil, alignment: cache.alignment(queryCount: x.shape[1])))
+    }
+    let result = try scaledDotProductAttention(
+      query: heads(q, configuration.headCount), cache: cache, mask: mask, scale: configuration.scale,
+      softcap: configuration.softcap, sinks: sinks, layout: .lengthFirst,
+      returning: weights == .none ? [] : .weights, context: context)
+    return try project(result, weights, context)
+  }
+
+  /// `[B, L, heads·E]` as `[B, L, heads, E]`.
+  private func heads(_ x: Tensor<Element>, _ count: Int) throws -> Tensor<Element> {
+    try x.reshaped([x.shape[0], x.shape[1], count, configuration.headWidth])
+  }
+
+  private func project(
+    _ result: AttentionResult<Element>, _ weights: MultiHeadWeights, _ context: AttentionContext
+  ) throws -> MultiHeadResult<Element> {
+    let rows = Array(result.output.shape.prefix(2))
+    let concatenated = try result.output.reshaped(rows + [configuration.queryWidth])
+    var output = try Tensor<Element>(uninitializedShape: rows + [configuration.embeddingWidth])
     try output.withMutableView { try outputProjection.apply(to: concatenated, into: &$0, context) }
     return MultiHeadResult(
       output: output, context: concatenated,
@@ -101,12 +166,15 @@ extension MultiHeadAttention {
         + "key \(key.shape), value \(value.shape)")
   }
 
-  /// Q `[B, L, d]`, K and V `[B, S + added, Hk·E]`: views of as few products as the inputs allow.
+  /// Q `[B, L, H·E]`, K and V `[B, S + added, Hk·E]`, normalised and turned: views of as few products as the inputs allow.
   private func projectInputs(
-    _ query: Tensor<Element>, _ key: Tensor<Element>, _ value: Tensor<Element>, _ context: AttentionContext
+    _ query: Tensor<Element>, _ key: Tensor<Element>, _ value: Tensor<Element>,
+    _ tables: (query: RotaryTable<Element>, key: RotaryTable<Element>)?, _ context: AttentionContext
   ) throws -> (Tensor<Element>, Tensor<Element>, Tensor<Element>) {
-    let width = configuration.embeddingWidth
+    let queries = 0..<configuration.queryWidth
     let keyValueWidth = configuration.keyValueWidth
+    let keys = queries.upperBound..<queries.upperBound + keyValueWidth
+    let values = keys.upperBound..<keys.upperBound + keyValueWidth
     let added = configuration.addedKeyCount
     func project(_ x: Tensor<Element>, _ projection: Projection, added: Int = 0) throws -> Tensor<Element> {
       var result = try Tensor<Element>(
@@ -117,15 +185,18 @@ extension MultiHeadAttention {
       return result
     }
     if let stackedProjection, added == 0, query.isSameView(as: key), key.isSameView(as: value) {
-      let all = try project(query, stackedProjection)
+      var all = try project(query, stackedProjection)
+      try place(&all, queries, query.shape[1], queryNorm, tables?.query, context)
+      try place(&all, keys, key.shape[1], keyNorm, tables?.key, context)
       return (
-        try all.slice(0..<width, axis: 2), try all.slice(width..<width + keyValueWidth, axis: 2),
-        try all.slice(width + keyValueWidth..<width + 2 * keyValueWidth, axis: 2)
+        try all.slice(queries, axis: 2), try all.slice(keys, axis: 2), try all.slice(values, axis: 2)
       )
     }
-    let q = try project(query, queryProjection)
+    var q = try project(query, queryProjection)
+    try place(&q, queries, query.shape[1], queryNorm, tables?.query, context)
     if let stackedProjection, key.isSameView(as: value) {
-      var both = try project(key, stackedProjection.outputs(width..<width + 2 * keyValueWidth), added: added)
+      var both = try project(key, stackedProjection.outputs(keys.lowerBound..<values.upperBound), added: added)
+      try place(&both, 0..<keyValueWidth, key.shape[1], keyNorm, tables?.key, context)
       try appendKeys(&both, 0..<keyValueWidth, biasKey)
       try appendKeys(&both, keyValueWidth..<2 * keyValueWidth, biasValue)
       return (
@@ -134,9 +205,46 @@ extension MultiHeadAttention {
     }
     var k = try project(key, keyProjection, added: added)
     var v = try project(value, valueProjection, added: added)
+    try place(&k, 0..<keyValueWidth, key.shape[1], keyNorm, tables?.key, context)
     try appendKeys(&k, 0..<keyValueWidth, biasKey)
     try appendKeys(&v, 0..<keyValueWidth, biasValue)
     return (q, k, v)
+  }
+
+  /// Normalises and turns the heads in some columns of the first tokens of `[B, L, columns]`, in place.
+  private func place(
+    _ projected: inout Tensor<Element>, _ columns: Range<Int>, _ tokenCount: Int, _ norm: Tensor<Element>?,
+    _ table: RotaryTable<Element>?, _ context: AttentionContext
+  ) throws {
+    if norm == nil && table == nil { return }
+    let width = configuration.headWidth
+    try projected.withMutableView { view in
+      var heads = MutableTensorView(
+        base: view.base + columns.lowerBound * view.strides[2],
+        shape: [view.shape[0], tokenCount, columns.count / width, width],
+        strides: [view.strides[0], view.strides[1], width * view.strides[2], view.strides[2]])
+      if let norm, let epsilon = configuration.normEpsilon {
+        try normalize(&heads, by: norm.contiguous(), epsilon: Element(nearest: epsilon))
+      }
+      try table?.rotate(&heads, layout: .lengthFirst, context: context)
+    }
+  }
+
+  /// x ← x / √(mean(x²) + ε) · weight for every row of `[B, L, heads, E]`. Source: Zhang and Sennrich 2019
+  /// (arXiv:1910.07467), equation 4.
+  @_specialize(where Element == Float)
+  @_specialize(where Element == Double)
+  private func normalize(
+    _ x: inout MutableTensorView<Element>, by weight: Tensor<Element>, epsilon: Element
+  ) throws {
+    let width = x.shape[3]
+    forEachRow(shape: x.shape, x.strides, x.strides) { offset, _ in
+      let row = x.base + offset
+      var sum: Element = 0
+      for i in 0..<width { sum += row[i] * row[i] }
+      let factor = 1 / (sum / Element(width) + epsilon).squareRoot()
+      for i in 0..<width { row[i] = row[i] * factor * weight.base[i] }
+    }
   }
 
   /// Writes the keys (or values) that the layer adds behind the projected ones: the bias, then zeros.

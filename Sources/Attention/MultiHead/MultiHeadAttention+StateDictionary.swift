@@ -7,57 +7,103 @@ extension MultiHeadAttention {
     case pyTorch
     /// `query_projection.weight`, `query_projection.bias` …
     case perProjection
+    /// `q_proj.weight`, `o_proj.weight`, `q_norm.weight` …: decoders of Hugging Face's transformers.
+    case huggingFace
+    /// `self.query.weight`, `output.dense.weight` …: its BERT.
+    case bert
+    /// `query/kernel` `[d, H, E]`, `attention_output/kernel` `[H, E, d]` …: Keras's MultiHeadAttention and
+    /// GroupedQueryAttention.
+    case keras
+
+    enum Part: String { case query, key, value, output }
+
+    /// The naming of the tensors that are there; PyTorch's where none is known.
+    init(_ tensors: [String: Tensor<Element>], prefix: String) {
+      let others: [Naming] = [.perProjection, .huggingFace, .bert, .keras]
+      self = others.first { tensors[prefix + $0.weight(.query)] != nil } ?? .pyTorch
+    }
+
+    func weight(_ part: Part) -> String { name(part, self == .keras ? "/kernel" : ".weight") }
+    func bias(_ part: Part) -> String { name(part, self == .keras ? "/bias" : ".bias") }
+
+    private func name(_ part: Part, _ end: String) -> String {
+      switch self {
+      case .pyTorch: (part == .output ? "out_proj" : "in_proj_\(part.rawValue)") + end
+      case .perProjection: "\(part.rawValue)_projection" + end
+      case .huggingFace: "\(part.rawValue.prefix(1))_proj" + end
+      case .bert: (part == .output ? "output.dense" : "self.\(part.rawValue)") + end
+      case .keras: (part == .output ? "attention_output" : part.rawValue) + end
+      }
+    }
+
+    func norm(_ letter: String) -> String {
+      self == .huggingFace ? "\(letter)_norm.weight" : "\(letter == "q" ? "query" : "key")_norm.weight"
+    }
   }
 
-  /// A layer from stored tensors, under either naming; widths and options follow from the shapes.
+  /// A layer from stored tensors, under any naming; widths and options follow from names and shapes, as far as they tell.
+  ///
+  ///     let layer = try MultiHeadAttention(stateDictionary: tensors, prefix: "model.layers.0.self_attn.", headCount: 9) {
+  ///       $0.rotary = try RotaryEmbedding(width: 64, base: 100_000)
+  ///     }
   ///
   /// - Parameters:
   ///   - tensors: The state dictionary. Names that are not this layer's are ignored.
   ///   - prefix: What stands before each name, for instance `"encoder.layer.0.attention."`.
   ///   - headCount: H.
   ///   - addsZeroAttention: PyTorch's `add_zero_attn`, of which no tensor tells.
-  /// - Throws: `AttentionError` where a tensor is missing or shapes disagree.
+  ///   - configure: Sets what no tensor tells: rotary positions, window, softcap, scale, the norm's epsilon (1e-6).
+  /// - Throws: `AttentionError` where a tensor is missing or shapes disagree; what `configure` throws.
   public init(
     stateDictionary tensors: [String: Tensor<Element>], prefix: String = "", headCount: Int,
-    addsZeroAttention: Bool = false
+    addsZeroAttention: Bool = false, configure: (inout Configuration) throws -> Void = { _ in }
   ) throws {
+    let naming = Naming(tensors, prefix: prefix)
     func find(_ name: String) -> Tensor<Element>? { tensors[prefix + name] }
     func get(_ name: String) throws(AttentionError) -> Tensor<Element> {
       if let tensor = find(name) { return tensor }
       let names = tensors.keys.sorted().prefix(20).joined(separator: ", ")
       throw AttentionError(.notFound, "MultiHeadAttention", "no tensor \"\(prefix + name)\"; there are \(names)")
     }
-    let isPerProjection = find("query_projection.weight") != nil
-    let output = Projection(
-      weight: try get(isPerProjection ? "output_projection.weight" : "out_proj.weight"),
-      bias: find(isPerProjection ? "output_projection.bias" : "out_proj.bias"))
+    func projection(_ part: Naming.Part) throws -> Projection {
+      let weight = try get(naming.weight(part))
+      let bias = find(naming.bias(part))
+      guard naming == .keras else { return Projection(weight: weight, bias: bias) }
+      try requireShape(
+        weight.rank == 3, "MultiHeadAttention",
+        "\(prefix + naming.weight(part)) of rank 3 expected; got \(weight.shape)")
+      // [in, heads, E], or [H, E, out], transposed.
+      let rows = part == .output ? weight.shape[0] * weight.shape[1] : weight.shape[0]
+      let matrix = try weight.reshaped([rows, weight.count / max(rows, 1)]).transposed().contiguous()
+      return Projection(weight: matrix, bias: try bias.map { try $0.reshaped([$0.count]) })
+    }
+    let output = try projection(.output)
     try requireShape(
-      output.weight.rank == 2 && output.weight.shape[0] == output.weight.shape[1] && headCount > 0
-        && (1...Int(Int32.max)).contains(output.weight.shape[0]) && output.weight.shape[0] % headCount == 0,
-      "MultiHeadAttention",
-      "a square output projection that divides by \(headCount) heads expected; got \(output.weight.shape)")
+      output.weight.rank == 2 && headCount > 0 && output.weight.shape.allSatisfy { (1...Int(Int32.max)).contains($0) }
+        && output.weight.shape[1] % headCount == 0, "MultiHeadAttention",
+      "an output projection whose inputs divide by \(headCount) heads expected; got \(output.weight.shape)")
     let width = output.weight.shape[0]
+    let queryWidth = output.weight.shape[1]
+    let headWidth = queryWidth / headCount
 
     var stacked: Projection?
     let query: Projection
     let key: Projection
     let value: Projection
-    if isPerProjection {
-      func projection(_ name: String) throws -> Projection {
-        Projection(weight: try get(name + "_projection.weight"), bias: find(name + "_projection.bias"))
-      }
-      (query, key, value) = (try projection("query"), try projection("key"), try projection("value"))
+    if naming != .pyTorch {
+      (query, key, value) = (try projection(.query), try projection(.key), try projection(.value))
     } else {
       let bias = find("in_proj_bias")
       let weight = find("in_proj_weight")
       let keyRows = try weight ?? get("k_proj_weight")
       try requireShape(
         keyRows.rank == 2 && keyRows.shape[0] <= 2 * Int(Int32.max)
-          && (weight == nil || keyRows.shape[0] > width && (keyRows.shape[0] - width) % 2 == 0),
+          && (weight == nil || keyRows.shape[0] > queryWidth && (keyRows.shape[0] - queryWidth) % 2 == 0),
         "MultiHeadAttention", "in_proj_weight of [3·\(width), \(width)] expected; got \(keyRows.shape)")
-      let keyValueWidth = weight == nil ? keyRows.shape[0] : (keyRows.shape[0] - width) / 2
+      let keyValueWidth = weight == nil ? keyRows.shape[0] : (keyRows.shape[0] - queryWidth) / 2
       let ranges = [
-        0..<width, width..<width + keyValueWidth, width + keyValueWidth..<width + 2 * keyValueWidth,
+        0..<queryWidth, queryWidth..<queryWidth + keyValueWidth,
+        queryWidth + keyValueWidth..<queryWidth + 2 * keyValueWidth,
       ]
       if let bias {
         try requireShape(
@@ -76,26 +122,40 @@ extension MultiHeadAttention {
 
     try requireShape(
       key.weight.rank == 2 && value.weight.rank == 2 && query.weight.rank == 2
-        && key.weight.shape[0] > 0 && key.weight.shape[0] % (width / headCount) == 0, "MultiHeadAttention",
-      "projections of rank 2 whose outputs divide by the head width \(width / headCount) expected; got query "
+        && key.weight.shape[0] > 0 && key.weight.shape[0] % headWidth == 0, "MultiHeadAttention",
+      "projections of rank 2 whose outputs divide by the head width \(headWidth) expected; got query "
         + "\(query.weight.shape), key \(key.weight.shape), value \(value.weight.shape)")
-    let configuration = Configuration(
-      embeddingWidth: width, headCount: headCount, keyValueHeadCount: key.weight.shape[0] / (width / headCount),
+    let (queryNorm, keyNorm) = (find(naming.norm("q")), find(naming.norm("k")))
+    let sinks = find("sinks")
+    var configuration = Configuration(
+      embeddingWidth: width, headCount: headCount, keyValueHeadCount: key.weight.shape[0] / headWidth,
       keyWidth: key.weight.shape[1], valueWidth: value.weight.shape[1], hasBias: query.bias != nil,
-      addsBiasKeyValue: find("bias_k") != nil, addsZeroAttention: addsZeroAttention)
+      addsBiasKeyValue: find("bias_k") != nil, addsZeroAttention: addsZeroAttention, headWidth: headWidth,
+      normEpsilon: queryNorm == nil ? nil : 1e-6, hasSinks: sinks != nil)
+    let extents = configuration
+    try configure(&configuration)
+    try requireArgument(
+      configuration.hasExtents(of: extents), "MultiHeadAttention",
+      "extents as the tensors have them expected; got \(configuration) for \(extents)")
     try configuration.check()
     func check(_ name: String, _ tensor: Tensor<Element>?, _ shape: [Int]) throws(AttentionError) {
       guard let tensor else { return }
       try requireShape(tensor.shape == shape, "MultiHeadAttention", "\(name) of \(shape) expected; got \(tensor.shape)")
     }
     let keyValueWidth = configuration.keyValueWidth
-    try check("query weight", query.weight, [width, width])
+    try check("query weight", query.weight, [queryWidth, width])
     try check("key weight", key.weight, [keyValueWidth, configuration.keyWidth])
     try check("value weight", value.weight, [keyValueWidth, configuration.valueWidth])
-    try check("query bias", query.bias, [width])
+    try check("query bias", query.bias, [queryWidth])
     try check("key bias", key.bias, [keyValueWidth])
     try check("value bias", value.bias, [keyValueWidth])
     try check("output bias", output.bias, [width])
+    try check("query norm", queryNorm, [headWidth])
+    try check("key norm", keyNorm, [headWidth])
+    try check("sinks", sinks, [headCount])
+    try requireShape(
+      (queryNorm == nil) == (keyNorm == nil), "MultiHeadAttention", "norms for both query and key, or neither, expected"
+    )
     try requireShape(
       (query.bias == nil) == (key.bias == nil) && (key.bias == nil) == (value.bias == nil), "MultiHeadAttention",
       "biases for all of query, key and value, or for none, expected")
@@ -109,38 +169,51 @@ extension MultiHeadAttention {
     }
     try self.init(
       configuration: configuration, stacked: stacked, query: query, key: key, value: value, output: output,
-      biasKey: appended("bias_k"), biasValue: appended("bias_v"))
+      biasKey: appended("bias_k"), biasValue: appended("bias_v"), queryNorm: queryNorm, keyNorm: keyNorm, sinks: sinks)
   }
 
-  /// The layer's tensors by name, to be stored; ``init(stateDictionary:prefix:headCount:addsZeroAttention:)``
+  /// The layer's tensors by name, to be stored; ``init(stateDictionary:prefix:headCount:addsZeroAttention:configure:)``
   /// reads them back.
   /// - Throws: `AttentionError` where memory is lacking.
   public func stateDictionary(naming: Naming = .pyTorch, prefix: String = "") throws -> [String: Tensor<Element>] {
     var tensors: [String: Tensor<Element>] = [:]
-    let inputs = [("query", "q", queryProjection), ("key", "k", keyProjection), ("value", "v", valueProjection)]
-    switch naming {
-    case .perProjection:
-      for (name, _, projection) in inputs {
-        tensors["\(name)_projection.weight"] = projection.weight
-        tensors["\(name)_projection.bias"] = projection.bias
+    let inputs: [(Naming.Part, Projection)] = [
+      (.query, queryProjection), (.key, keyProjection), (.value, valueProjection),
+    ]
+    func store(_ part: Naming.Part, _ projection: Projection) throws {
+      guard naming == .keras else {
+        tensors[naming.weight(part)] = projection.weight
+        tensors[naming.bias(part)] = projection.bias
+        return
       }
-      tensors["output_projection.weight"] = outputProjection.weight
-      tensors["output_projection.bias"] = outputProjection.bias
-    case .pyTorch:
+      let headWidth = configuration.headWidth
+      let (rows, columns) = (projection.weight.shape[0], projection.weight.shape[1])
+      let kernel = try projection.weight.transposed().contiguous()
+      tensors[naming.weight(part)] = try kernel.reshaped(
+        part == .output ? [columns / headWidth, headWidth, rows] : [columns, rows / headWidth, headWidth])
+      tensors[naming.bias(part)] = try projection.bias.map {
+        part == .output ? $0 : try $0.reshaped([rows / headWidth, headWidth])
+      }
+    }
+    if naming == .pyTorch {
       if let stackedProjection {
         tensors["in_proj_weight"] = stackedProjection.weight
       } else {
-        for (_, letter, projection) in inputs { tensors["\(letter)_proj_weight"] = projection.weight }
+        for (part, projection) in inputs { tensors["\(part.rawValue.prefix(1))_proj_weight"] = projection.weight }
       }
-      let biases = inputs.compactMap { $0.2.bias }
+      let biases = inputs.compactMap { $0.1.bias }
       if !biases.isEmpty {
         tensors["in_proj_bias"] = try Tensor(biases.flatMap(\.array), shape: [biases.map(\.count).reduce(0, +)])
       }
-      tensors["out_proj.weight"] = outputProjection.weight
-      tensors["out_proj.bias"] = outputProjection.bias
+    } else {
+      for (part, projection) in inputs { try store(part, projection) }
     }
+    try store(.output, outputProjection)
     tensors["bias_k"] = try biasKey?.reshaped([1, 1, configuration.keyValueWidth])
     tensors["bias_v"] = try biasValue?.reshaped([1, 1, configuration.keyValueWidth])
+    tensors[naming.norm("q")] = queryNorm
+    tensors[naming.norm("k")] = keyNorm
+    tensors["sinks"] = sinks
     return Dictionary(uniqueKeysWithValues: tensors.map { (prefix + $0, $1) })
   }
 }

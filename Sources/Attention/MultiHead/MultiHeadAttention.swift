@@ -4,25 +4,29 @@ internal import AttentionTensors
 /// Multi-head attention: `Concat(head₁ … head_H) W_oᵀ + b_o`, `headₕ = softmax(Qₕ Kₕᵀ / √E) Vₕ`, where
 /// `Q = query · W_qᵀ + b_q` and so on are cut into heads of width `E = d / H`.
 ///
-/// What PyTorch's `nn.MultiheadAttention` computes, for inference. Heads are strides: nothing is permuted
+/// What PyTorch's `nn.MultiheadAttention` computes, for inference, and what decoders add to it: grouped heads, rotary
+/// positions, normalised queries and keys, a window, softcap, sinks, a cache. Heads are strides: nothing is permuted
 /// in memory. Equal inputs share one product.
 ///
 ///     let layer = try MultiHeadAttention<Float>(embeddingWidth: 384, headCount: 12, seed: 1)
 ///     let y = try layer(x)                                      // self-attention, [B, L, 384]
 ///     let z = try layer(query: x, key: memory, value: memory)   // cross-attention
+///     let next = try layer.forward(x, cache: cache).output      // the tokens in x, after those in the cache
 ///
-/// Weights, with `d` the embedding width, `Hk·E` the width of keys and values (`d` unless there are fewer
-/// key/value heads), `[out, in]` as in PyTorch:
+/// Weights, with `d` the embedding width, `H·E` that of queries (`d` unless the head width says otherwise), `Hk·E` that
+/// of keys and values, `[out, in]` as in PyTorch:
 ///
-/// | here | shape | PyTorch | Keras `MultiHeadAttention` |
-/// |---|---|---|---|
-/// | `query_projection.weight` | `[d, d]` | rows `0 ..< d` of `in_proj_weight` `[3d, d]`, or `q_proj_weight` | `query/kernel` `[d, H, E]`, the transpose |
-/// | `key_projection.weight` | `[Hk·E, kdim]` | rows `d ..< 2d`, or `k_proj_weight` `[d, kdim]` | `key/kernel` `[kdim, H, E]` |
-/// | `value_projection.weight` | `[Hk·E, vdim]` | rows `2d ..< 3d`, or `v_proj_weight` `[d, vdim]` | `value/kernel` `[vdim, H, E]` |
-/// | `….bias` | `[d]`, `[Hk·E]`, `[Hk·E]` | thirds of `in_proj_bias` `[3d]` | `….bias` `[H, E]` |
-/// | `output_projection.weight` | `[d, d]` | `out_proj.weight` `[d, d]` | `attention_output/kernel` `[H, E, d]`, the transpose |
-/// | `output_projection.bias` | `[d]` | `out_proj.bias` | `attention_output/bias` `[d]` |
-/// | `bias_k`, `bias_v` | `[1, 1, Hk·E]` | `bias_k`, `bias_v` | none |
+/// | here | shape | PyTorch | Hugging Face, decoders (BERT) | Keras |
+/// |---|---|---|---|---|
+/// | `query_projection.weight` | `[H·E, d]` | rows `0 ..< d` of `in_proj_weight` `[3d, d]`, or `q_proj_weight` | `q_proj.weight` (`self.query.weight`) | `query/kernel` `[d, H, E]`, the transpose |
+/// | `key_projection.weight` | `[Hk·E, kdim]` | rows `d ..< 2d`, or `k_proj_weight` `[d, kdim]` | `k_proj.weight` (`self.key.weight`) | `key/kernel` `[kdim, Hk, E]` |
+/// | `value_projection.weight` | `[Hk·E, vdim]` | rows `2d ..< 3d`, or `v_proj_weight` `[d, vdim]` | `v_proj.weight` (`self.value.weight`) | `value/kernel` `[vdim, Hk, E]` |
+/// | `….bias` | `[H·E]`, `[Hk·E]`, `[Hk·E]` | thirds of `in_proj_bias` `[3d]` | `….bias` | `query/bias` `[H, E]` … |
+/// | `output_projection.weight` | `[d, H·E]` | `out_proj.weight` `[d, d]` | `o_proj.weight` (`output.dense.weight`) | `attention_output/kernel` `[H, E, d]`, the transpose |
+/// | `output_projection.bias` | `[d]` | `out_proj.bias` | `o_proj.bias` (`output.dense.bias`) | `attention_output/bias` `[d]` |
+/// | `bias_k`, `bias_v` | `[1, 1, Hk·E]` | `bias_k`, `bias_v` | none | none |
+/// | `query_norm.weight`, `key_norm.weight` | `[E]` | none | `q_norm.weight`, `k_norm.weight` | none |
+/// | `sinks` | `[H]` | none | `sinks` | none |
 public struct MultiHeadAttention<Element: AttentionElement>: Sendable {
   /// The extents and options of a layer.
   public struct Configuration: Sendable, Hashable {
@@ -42,11 +46,30 @@ public struct MultiHeadAttention<Element: AttentionElement>: Sendable {
     public var addsBiasKeyValue: Bool
     /// PyTorch's `add_zero_attn`: one key and value of zeros more.
     public var addsZeroAttention: Bool
+    /// E: the width of a head, d / H unless it is set; 0 where d does not divide.
+    public var headWidth: Int {
+      get { ownHeadWidth ?? (headCount > 0 && embeddingWidth % headCount == 0 ? embeddingWidth / headCount : 0) }
+      set { ownHeadWidth = newValue }
+    }
+    private var ownHeadWidth: Int?
+    /// Multiplies the scores; nil: 1/√E.
+    public var scale: Double?
+    /// Bounds scores by c·tanh(score / c); nil: no bound.
+    public var softcap: Double?
+    /// Keys that a query reaches back to, itself included, whatever the mask: Hugging Face's `sliding_window`. Nil: all.
+    public var window: Int?
+    /// Turns queries and keys by their positions. Nil: not.
+    public var rotary: RotaryEmbedding?
+    /// What is added to the mean square where queries and keys are divided by its root, each head by itself and before
+    /// rotary positions: Qwen 3's and Gemma 3's QK norm. Nil: they are not.
+    public var normEpsilon: Double?
+    /// Whether each head has a sink: a logit in its denominator.
+    public var hasSinks: Bool
 
     /// A configuration; it is checked where a layer is made of it.
     ///
     /// - Parameters:
-    ///   - embeddingWidth: d, a multiple of the heads.
+    ///   - embeddingWidth: d, a multiple of the heads unless the head width is given.
     ///   - headCount: H.
     ///   - keyValueHeadCount: Hk, a divisor of H; default H.
     ///   - keyWidth: The width of the layer's key input; default d.
@@ -54,9 +77,18 @@ public struct MultiHeadAttention<Element: AttentionElement>: Sendable {
     ///   - hasBias: Whether the projections have biases.
     ///   - addsBiasKeyValue: PyTorch's `add_bias_kv`.
     ///   - addsZeroAttention: PyTorch's `add_zero_attn`.
+    ///   - headWidth: E; default d / H.
+    ///   - scale: Multiplies the scores; nil: 1/√E.
+    ///   - softcap: Bounds scores; nil: no bound.
+    ///   - window: Keys that a query reaches back to; nil: all.
+    ///   - rotary: Turns queries and keys by their positions.
+    ///   - normEpsilon: Queries and keys are normalised with it; nil: they are not.
+    ///   - hasSinks: Whether each head has a sink.
     public init(
       embeddingWidth: Int, headCount: Int, keyValueHeadCount: Int? = nil, keyWidth: Int? = nil, valueWidth: Int? = nil,
-      hasBias: Bool = true, addsBiasKeyValue: Bool = false, addsZeroAttention: Bool = false
+      hasBias: Bool = true, addsBiasKeyValue: Bool = false, addsZeroAttention: Bool = false, headWidth: Int? = nil,
+      scale: Double? = nil, softcap: Double? = nil, window: Int? = nil, rotary: RotaryEmbedding? = nil,
+      normEpsilon: Double? = nil, hasSinks: Bool = false
     ) {
       self.embeddingWidth = embeddingWidth
       self.headCount = headCount
@@ -66,28 +98,59 @@ public struct MultiHeadAttention<Element: AttentionElement>: Sendable {
       self.hasBias = hasBias
       self.addsBiasKeyValue = addsBiasKeyValue
       self.addsZeroAttention = addsZeroAttention
+      ownHeadWidth = headWidth
+      self.scale = scale
+      self.softcap = softcap
+      self.window = window
+      self.rotary = rotary
+      self.normEpsilon = normEpsilon
+      self.hasSinks = hasSinks
     }
 
-    /// E; 0 without heads.
-    public var headWidth: Int { headCount > 0 ? embeddingWidth / headCount : 0 }
+    /// H·E: width of projected queries.
+    public var queryWidth: Int { product(headCount, headWidth) }
     /// Hk·E: width of projected keys and values.
-    public var keyValueWidth: Int {
-      let (width, overflow) = keyValueHeadCount.multipliedReportingOverflow(by: headWidth)
-      return overflow ? .max : width
+    public var keyValueWidth: Int { product(keyValueHeadCount, headWidth) }
+
+    private func product(_ a: Int, _ b: Int) -> Int {
+      let (product, overflow) = a.multipliedReportingOverflow(by: b)
+      return overflow ? .max : product
     }
+
     /// True if query, key and value have one input width, so that one matrix can project them.
     var hasStackedProjection: Bool { keyWidth == embeddingWidth && valueWidth == embeddingWidth }
     /// Keys that the layer adds behind the caller's.
     var addedKeyCount: Int { (addsBiasKeyValue ? 1 : 0) + (addsZeroAttention ? 1 : 0) }
 
+    /// True if tensors of `other` are tensors of this.
+    func hasExtents(of other: Configuration) -> Bool {
+      var plain = self
+      plain.scale = other.scale
+      plain.softcap = other.softcap
+      plain.window = other.window
+      plain.rotary = other.rotary
+      if other.normEpsilon != nil && normEpsilon != nil { plain.normEpsilon = other.normEpsilon }
+      return plain == other
+    }
+
     func check() throws(AttentionError) {
       try requireArgument(
-        min(embeddingWidth, headCount, keyValueHeadCount, keyWidth, valueWidth) > 0
-          && max(embeddingWidth, headCount, keyWidth, valueWidth) <= Int(Int32.max)
-          && embeddingWidth % headCount == 0 && headCount % keyValueHeadCount == 0, "MultiHeadAttention",
-        "a width that divides by its heads, and heads by the key/value heads, expected; got width \(embeddingWidth), "
-          + "\(headCount) heads, \(keyValueHeadCount) key/value heads, key width \(keyWidth), value width \(valueWidth)"
-      )
+        min(embeddingWidth, headCount, keyValueHeadCount, keyWidth, valueWidth) > 0 && headWidth > 0
+          && max(embeddingWidth, headCount, keyWidth, valueWidth, queryWidth) <= Int(Int32.max)
+          && headCount % keyValueHeadCount == 0,
+        "MultiHeadAttention",
+        "a width that divides by its heads, or a head width, and heads that divide by the key/value heads expected; got width \(embeddingWidth), "
+          + "\(headCount) heads of \(headWidth), \(keyValueHeadCount) key/value heads, key width \(keyWidth), "
+          + "value width \(valueWidth)")
+      try requireArgument(
+        (window ?? 1) > 0 && (rotary?.width ?? 0) <= headWidth && (normEpsilon ?? 0) >= 0, "MultiHeadAttention",
+        "a window from 1, a rotary width up to the heads' \(headWidth) and an epsilon from 0 expected; got "
+          + "\(window.map(String.init) ?? "none"), \(rotary.map { "\($0.width)" } ?? "none"), "
+          + "\(normEpsilon.map { "\($0)" } ?? "none")")
+      // What it adds stands at no position.
+      try requireArgument(
+        addedKeyCount == 0 || (rotary == nil && window == nil), "MultiHeadAttention",
+        "no keys of the layer's own (bias_k, zero attention) beside rotary positions or a window expected")
     }
   }
 
@@ -124,7 +187,7 @@ public struct MultiHeadAttention<Element: AttentionElement>: Sendable {
 
   /// The extents and options.
   public let configuration: Configuration
-  /// Query, key and value in one matrix, `[d + 2·Hk·E, d]`, where their inputs have one width: so equal
+  /// Query, key and value in one matrix, `[H·E + 2·Hk·E, d]`, where their inputs have one width: so equal
   /// inputs take one product. The three below are views of it then.
   let stackedProjection: Projection?
   let queryProjection: Projection
@@ -134,19 +197,26 @@ public struct MultiHeadAttention<Element: AttentionElement>: Sendable {
   /// `[Hk·E]`.
   let biasKey: Tensor<Element>?
   let biasValue: Tensor<Element>?
+  /// `[E]`: by what normalised queries and keys are multiplied.
+  let queryNorm: Tensor<Element>?
+  let keyNorm: Tensor<Element>?
+  /// `[H]`.
+  let sinks: Tensor<Element>?
 
   /// A layer of projections that fit each other. `stacked` is what the first three are views of, if they are.
   init(
     configuration: Configuration, stacked: Projection? = nil, query: Projection, key: Projection, value: Projection,
-    output: Projection, biasKey: Tensor<Element>?, biasValue: Tensor<Element>?
+    output: Projection, biasKey: Tensor<Element>?, biasValue: Tensor<Element>?, queryNorm: Tensor<Element>?,
+    keyNorm: Tensor<Element>?, sinks: Tensor<Element>?
   ) throws {
     self.configuration = configuration
     if configuration.hasStackedProjection {
       let stacked = try stacked ?? .stacked([query, key, value])
-      let keyEnd = configuration.embeddingWidth + configuration.keyValueWidth
+      let queryEnd = configuration.queryWidth
+      let keyEnd = queryEnd + configuration.keyValueWidth
       stackedProjection = stacked
-      queryProjection = try stacked.outputs(0..<configuration.embeddingWidth)
-      keyProjection = try stacked.outputs(configuration.embeddingWidth..<keyEnd)
+      queryProjection = try stacked.outputs(0..<queryEnd)
+      keyProjection = try stacked.outputs(queryEnd..<keyEnd)
       valueProjection = try stacked.outputs(keyEnd..<keyEnd + configuration.keyValueWidth)
     } else {
       stackedProjection = nil
@@ -157,10 +227,14 @@ public struct MultiHeadAttention<Element: AttentionElement>: Sendable {
     outputProjection = output
     self.biasKey = biasKey
     self.biasValue = biasValue
+    self.queryNorm = queryNorm
+    self.keyNorm = keyNorm
+    self.sinks = sinks
   }
 
   /// A layer with random weights, as PyTorch initialises it: Xavier-uniform projections, zero biases,
-  /// Xavier-normal `bias_k` and `bias_v`; the output's weights uniform on ±1/√d.
+  /// Xavier-normal `bias_k` and `bias_v`; the output's weights uniform on ±1/√(H·E);
+  /// norms 1, sinks 0.
   ///
   /// - Parameters:
   ///   - configuration: Extents and options.
@@ -168,14 +242,15 @@ public struct MultiHeadAttention<Element: AttentionElement>: Sendable {
   /// - Throws: `AttentionError` where the extents do not fit each other.
   ///
   /// Source: Glorot and Bengio 2010, equation 16: uniform on ±√(6 / (in + out)). As in PyTorch, query, key
-  /// and value count as one matrix (out = d + 2·Hk·E) where their inputs have one width.
+  /// and value count as one matrix (out = H·E + 2·Hk·E) where their inputs have one width.
   public init(configuration: Configuration, seed: UInt64) throws {
     try configuration.check()
     var generator = SeededGenerator(seed: seed)
     let width = configuration.embeddingWidth
+    let queryWidth = configuration.queryWidth
     let keyValueWidth = configuration.keyValueWidth
     func projection(_ input: Int, _ output: Int, bound: Double? = nil) throws -> Projection {
-      let fanOut = configuration.hasStackedProjection ? width + 2 * keyValueWidth : output
+      let fanOut = configuration.hasStackedProjection ? queryWidth + 2 * keyValueWidth : output
       let bound = bound ?? (6 / Double(input + fanOut)).squareRoot()
       return Projection(
         weight: try Tensor(uniform: -bound..<bound, shape: [output, input], seed: generator.next()),
@@ -187,12 +262,16 @@ public struct MultiHeadAttention<Element: AttentionElement>: Sendable {
       return try Tensor(
         normalWithDeviation: 1 / Double(keyValueWidth).squareRoot(), shape: [keyValueWidth], seed: generator.next())
     }
+    func ones() throws -> Tensor<Element>? {
+      configuration.normEpsilon == nil ? nil : try Tensor(repeating: 1, shape: [configuration.headWidth])
+    }
     try self.init(
       configuration: configuration,
-      query: projection(width, width), key: projection(configuration.keyWidth, keyValueWidth),
+      query: projection(width, queryWidth), key: projection(configuration.keyWidth, keyValueWidth),
       value: projection(configuration.valueWidth, keyValueWidth),
-      output: projection(width, width, bound: 1 / Double(width).squareRoot()),
-      biasKey: normal(), biasValue: normal())
+      output: projection(queryWidth, width, bound: 1 / Double(queryWidth).squareRoot()),
+      biasKey: normal(), biasValue: normal(), queryNorm: ones(), keyNorm: ones(),
+      sinks: configuration.hasSinks ? Tensor(repeating: 0, shape: [configuration.headCount]) : nil)
   }
 
   /// ``init(configuration:seed:)`` with default options.

@@ -77,7 +77,7 @@ struct LayerCase: ConformanceCase {
     ]
   }
 
-  func tolerance(of name: String, expected: Tensor<Float>) -> Double {
-    1e-5 * expected.array.filter(\.isFinite).reduce(1) { max($0, Double(abs($1))) }
+  func tolerance(of name: String, expected: Tensor<Float>) -> Tolerance {
+    Tolerance(absolute: 1e-5 * expected.array.filter(\.isFinite).reduce(1) { max($0, Double(abs($1))) })
   }
 }

@@ -75,12 +75,12 @@ struct ScaledDotProductCase: ConformanceCase {
     return try problem.plan(context: context).description
   }
 
-  func tolerance(of name: String, expected _: Tensor<Float>) throws -> Double {
+  func tolerance(of name: String, expected _: Tensor<Float>) throws -> Tolerance {
     // Without a tolerance in the file the result still counts: nothing but equality passes.
-    guard let text = metadata["tolerance.\(name)"] else { return 0 }
+    guard let text = metadata["tolerance.\(name)"] else { return Tolerance(absolute: 0) }
     guard let tolerance = Double(text), tolerance.isFinite, tolerance >= 0 else {
       throw AttentionError(.invalidFile, "tolerance.\(name)", "a finite number from 0 expected; got \"\(text)\"")
     }
-    return tolerance
+    return Tolerance(absolute: tolerance)
   }
 }

@@ -1,0 +1,343 @@
+public import AttentionTensors
+
+/// The keys and values of the tokens so far, for a model that generates one after another.
+///
+///     let cache = try KeyValueCache<Float>(.growing, batchCount: 1, headCount: 8, width: 64)
+///     try cache.append(key: key, value: value)                         // [B, Hk, n, E]: a prompt, then a token each
+///     let y = try scaledDotProductAttention(query: query, cache: cache)   // its queries: the same n tokens
+///
+/// A cache makes its own mask: every query attends to the tokens before it and to itself, within the cache's window.
+/// Samples may have different lengths, and take different numbers of tokens at once.
+///
+/// `Element` is the type of storage: Float, Double, or two bytes for half the memory, converted as it is read.
+/// A class, and not Sendable: to be used by one task at a time. ``fork()`` makes another one with the same tokens.
+public final class KeyValueCache<Element: AttentionStorage> {
+  /// How tokens are kept.
+  public enum Kind: Sendable, Hashable {
+    /// All tokens, in one piece of memory that grows by half. The fastest to read.
+    case growing
+    /// The first `keepingFirst` tokens and the last `length`; others are forgotten. Memory is bounded.
+    ///
+    /// Rows stay in order: every `length` tokens, those that are still needed move to the front, instead of a ring in
+    /// which they lie in two parts.
+    case window(length: Int, keepingFirst: Int = 0)
+    /// All tokens, in pages of `pageLength` that forks and samples share until one of them writes.
+    case paged(pageLength: Int = 256)
+  }
+
+  /// How tokens are kept.
+  public let kind: Kind
+  /// B: samples.
+  public var batchCount: Int { storage.rows.batchCount }
+  /// Hk: heads of keys and values.
+  public var headCount: Int { storage.rows.headCount }
+  /// E: the keys' width.
+  public var width: Int { storage.rows.width }
+  /// Ev: the values' width.
+  public var valueWidth: Int { storage.rows.valueWidth }
+  /// Tokens that each sample has had, forgotten ones too: the position of its next.
+  public private(set) var lengths: [Int]
+
+  /// Tokens of each sample that a window has forgotten.
+  private var forgotten: [Int]
+  /// Tokens of each sample that were appended last.
+  private var lastCounts: [Int]
+  private var storage: any KeyValueStorage
+
+  private static var subject: String { "KeyValueCache" }
+
+  /// A cache without tokens.
+  ///
+  /// - Parameters:
+  ///   - kind: How tokens are kept.
+  ///   - batchCount: B.
+  ///   - headCount: Hk.
+  ///   - width: E.
+  ///   - valueWidth: Ev; nil: E.
+  ///   - capacity: Tokens for which memory is taken at once; more come as they are needed.
+  /// - Throws: `AttentionError` for extents that are negative or a window or page without length, and where memory is
+  ///   lacking.
+  public init(
+    _ kind: Kind = .growing, batchCount: Int, headCount: Int, width: Int, valueWidth: Int? = nil, capacity: Int = 0
+  ) throws(AttentionError) {
+    let rows = KeyValueRows(
+      batchCount: batchCount, headCount: headCount, width: width, valueWidth: valueWidth ?? width,
+      dataType: Element.dataType)
+    try requireArgument(
+      [batchCount, headCount, width, rows.valueWidth, capacity].allSatisfy { (0...Int(Int32.max)).contains($0) },
+      Self.subject,
+      "extents from 0 to \(Int32.max) expected; got \(batchCount) samples, \(headCount) heads, "
+        + "widths \(width) and \(rows.valueWidth), capacity \(capacity)")
+    switch kind {
+    case .growing: break
+    case .window(let length, let first):
+      try requireArgument(
+        (1...Int(Int32.max)).contains(length) && (0...Int(Int32.max)).contains(first), Self.subject,
+        "a window from 1 and first tokens from 0 expected; got \(length), \(first)")
+    case .paged(let length):
+      try requireArgument(
+        (1...1 << 20).contains(length), Self.subject, "pages of 1 to \(1 << 20) tokens expected; got \(length)")
+    }
+    self.kind = kind
+    lengths = Array(repeating: 0, count: batchCount)
+    forgotten = lengths
+    lastCounts = lengths
+    if case .paged(let length) = kind {
+      storage = PagedKeyValues(rows, pageLength: length)
+    } else {
+      storage = try ContiguousKeyValues(rows, capacity: capacity)
+    }
+  }
+
+  private init(
+    kind: Kind, lengths: [Int], forgotten: [Int], lastCounts: [Int], storage: any KeyValueStorage
+  ) {
+    self.kind = kind
+    self.lengths = lengths
+    self.forgotten = forgotten
+    self.lastCounts = lastCounts
+    self.storage = storage
+  }
+
+  /// Tokens of each sample that are there.
+  public var storedCounts: [Int] { zip(lengths, forgotten).map { $0 - $1 } }
+
+  /// Pages in use, shared ones counted once; 1 for the other kinds.
+  public var pageCount: Int { (storage as? PagedKeyValues)?.pageCount ?? 1 }
+
+  // MARK: Writing
+
+  /// Adds the keys and values of new tokens.
+  ///
+  /// - Parameters:
+  ///   - key: `[B, Hk, n, E]`; rank 3 leaves out the batch, rank 2 the heads too. Any strides, and any type that is
+  ///     computed with as the cache's is.
+  ///   - value: `[B, Hk, n, Ev]`.
+  ///   - counts: How many of the n tokens each sample takes, the first ones; nil: all.
+  ///   - rotary: Turns the keys by their positions on the way.
+  ///   - layout: `.lengthFirst` for `[B, n, Hk, E]`.
+  /// - Throws: `AttentionError` where shapes disagree or memory is lacking; then no token is added.
+  public func append<Source: AttentionStorage>(
+    key: Tensor<Source>, value: Tensor<Source>, counts: [Int]? = nil, rotary: RotaryTable<Element.Arithmetic>? = nil,
+    layout: AttentionLayout = .headsFirst
+  ) throws where Source.Arithmetic == Element.Arithmetic {
+    let turned = try rotary?.rotated(key, layout: layout) ?? key
+    let keys = try turned as? Tensor<Element> ?? Tensor<Element>(converting: turned)
+    let values = try value as? Tensor<Element> ?? Tensor<Element>(converting: value)
+    guard let (keyShape, keyStrides) = layout.canonical(keys.shape, keys.strides),
+      let (valueShape, valueStrides) = layout.canonical(values.shape, values.strides),
+      keyShape == [batchCount, headCount, keyShape[2], width],
+      valueShape == [batchCount, headCount, keyShape[2], valueWidth]
+    else {
+      throw AttentionError(
+        .shapeMismatch, Self.subject,
+        "keys [\(batchCount), \(headCount), n, \(width)] and values [\(batchCount), \(headCount), n, \(valueWidth)] "
+          + "expected; got \(key.shape) and \(value.shape)")
+    }
+    let counts = counts ?? Array(repeating: keyShape[2], count: batchCount)
+    try requireShape(
+      counts.count == batchCount && counts.allSatisfy { (0...keyShape[2]).contains($0) }, Self.subject,
+      "for each of \(batchCount) samples 0 to \(keyShape[2]) tokens expected; got \(counts)")
+    try requireArgument(
+      zip(lengths, counts).allSatisfy { $0 + $1 <= Int(Int32.max) }, Self.subject,
+      "at most \(Int32.max) tokens expected")
+    for sample in 0..<batchCount {
+      if case .window(let length, let first) = kind {
+        forget(sample, window: length, first: first, adding: counts[sample])
+      }
+    }
+    let stored = storedCounts
+    // All memory first: a failure leaves every sample as it was.
+    for sample in 0..<batchCount {
+      try storage.prepare(sample: sample, stored[sample]..<stored[sample] + counts[sample])
+    }
+    for sample in 0..<batchCount {
+      var token = 0
+      while token < counts[sample] {
+        let run = storage.run(sample: sample, from: stored[sample] + token, limit: counts[sample] - token)
+        func write(_ source: Tensor<Element>, _ strides: [Int], _ target: UnsafeMutableRawPointer, _ width: Int) {
+          copyStrided(
+            shape: [headCount, run.count, width], elementByteCount: MemoryLayout<Element>.stride,
+            from: source.base + (sample * strides[0] + token * strides[2]), strides: Array(strides.dropFirst()),
+            to: target, strides: [storage.headRowCount * width, width, 1])
+        }
+        write(keys, keyStrides, run.place.key, width)
+        write(values, valueStrides, run.place.value, valueWidth)
+        token += run.count
+      }
+      lengths[sample] += counts[sample]
+    }
+    lastCounts = counts
+  }
+
+  /// Lets go of tokens that no later query of a window reaches, if the new ones would not fit otherwise.
+  private func forget(_ sample: Int, window: Int, first: Int, adding count: Int) {
+    let stored = lengths[sample] - forgotten[sample]
+    // Room for the kept ones, the window, and another one of new tokens before rows must move again.
+    if stored + count <= first + 2 * window { return }
+    let needless = first..<max(first, stored - window)
+    if needless.isEmpty { return }
+    storage.remove(sample: sample, needless, end: stored)
+    forgotten[sample] += needless.count
+  }
+
+  /// Forgets the last tokens: those of each sample behind a length.
+  /// - Throws: `AttentionError` where a sample has fewer tokens, or a window has forgotten what would be in it then.
+  public func truncate(to newLengths: [Int]) throws(AttentionError) {
+    try requireShape(
+      newLengths.count == batchCount && zip(newLengths, lengths).allSatisfy { (0...$1).contains($0) }, Self.subject,
+      "for each of \(batchCount) samples a length up to \(lengths) expected; got \(newLengths)")
+    if case .window(let length, let first) = kind {
+      for (new, gone) in zip(newLengths, forgotten) where gone > 0 {
+        try requireArgument(
+          new - length >= first + gone, Self.subject,
+          "a window of \(length) cannot go back to \(new) tokens: the first \(first + gone) are forgotten but for \(first)"
+        )
+      }
+    }
+    lengths = newLengths
+    lastCounts = Array(repeating: 0, count: batchCount)
+  }
+
+  /// ``truncate(to:)`` with one length for every sample.
+  public func truncate(to length: Int) throws(AttentionError) {
+    try truncate(to: Array(repeating: length, count: batchCount))
+  }
+
+  // MARK: Copying
+
+  /// A cache with the same tokens, which goes its own way. Pages are shared, other kinds copied.
+  /// - Throws: `AttentionError` where memory is lacking.
+  public func fork() throws -> KeyValueCache { try fork(samples: Array(0..<batchCount)) }
+
+  /// A cache of some samples, in this order, each as often as it is named: for beams, or for several answers to one
+  /// prompt.
+  /// - Throws: `AttentionError` for samples that are not there, and where memory is lacking.
+  public func fork(samples: [Int]) throws -> KeyValueCache {
+    try requireArgument(
+      samples.allSatisfy(lengths.indices.contains), Self.subject, "samples below \(batchCount) expected; got \(samples)"
+    )
+    return KeyValueCache(
+      kind: kind, lengths: samples.map { lengths[$0] }, forgotten: samples.map { forgotten[$0] },
+      lastCounts: samples.map { lastCounts[$0] }, storage: try storage.fork(samples: samples, counts: storedCounts))
+  }
+
+  // MARK: Reading
+
+  /// Where queries stand among the keys that are there, for masks of one's own: ``AttentionMask/alibi(slopes:alignment:)``
+  /// and others of positions.
+  /// - Parameter queryCount: L: the tokens appended last, or as many of the last ones for every sample.
+  public func alignment(queryCount: Int) -> AttentionMask.Alignment {
+    let counts = queryCounts(queryCount)
+    let offsets = zip(storedCounts, counts).map { $0 - $1 }
+    let keyCount = storedCounts.max() ?? 0
+    return offsets.allSatisfy { $0 == keyCount - queryCount } ? .bottomRight : .offsets(offsets)
+  }
+
+  /// The mask for queries of the tokens appended last: those before each and itself, as far as the window goes.
+  /// - Parameter queryCount: L: the tokens appended last, or as many of the last ones for every sample.
+  public func mask(queryCount: Int) -> AttentionMask {
+    let stored = storedCounts
+    let keyCount = stored.max() ?? 0
+    let counts = queryCounts(queryCount)
+    let alignment = alignment(queryCount: queryCount)
+    var mask = AttentionMask.none
+    if case .window(let length, let first) = kind, keyCount > length {
+      mask = .window(left: length - 1, keepingFirst: first, alignment: alignment)
+    } else if queryCount > 1 || alignment != .bottomRight {
+      mask = .causal(alignment)
+    }
+    if stored.contains(where: { $0 != keyCount }) { mask = mask.intersection(.keyLengths(stored)) }
+    if counts.contains(where: { $0 != queryCount }) { mask = mask.intersection(.queryLengths(counts)) }
+    return mask
+  }
+
+  /// The queries of each sample.
+  private func queryCounts(_ queryCount: Int) -> [Int] {
+    lastCounts.max() == queryCount ? lastCounts : Array(repeating: queryCount, count: batchCount)
+  }
+
+  /// Keys and values for a call with `queryCount` queries.
+  func inputs(queryCount: Int) throws -> (key: AttentionInput, value: AttentionInput) {
+    try requireArgument(
+      zip(storedCounts, queryCounts(queryCount)).allSatisfy { $0 >= $1 }, Self.subject,
+      "at most as many queries as tokens, \(storedCounts), expected; got \(queryCount)")
+    return try storage.inputs(keyCount: storedCounts.max() ?? 0)
+  }
+
+  /// Keys `[B, Hk, S, E]` and values `[B, Hk, S, Ev]` that are there, copied; 0 behind a sample's end.
+  /// - Throws: `AttentionError` where memory is lacking.
+  public func tensors() throws -> (key: Tensor<Element>, value: Tensor<Element>) {
+    let keyCount = storedCounts.max() ?? 0
+    let zero = Element(nearest: 0)
+    let key = try Tensor<Element>(repeating: zero, shape: [batchCount, headCount, keyCount, width])
+    let value = try Tensor<Element>(repeating: zero, shape: [batchCount, headCount, keyCount, valueWidth])
+    for (sample, count) in storedCounts.enumerated() {
+      var row = 0
+      while row < count {
+        let run = storage.run(sample: sample, from: row, limit: count - row)
+        let first = KeyValueRows.Place(
+          key: UnsafeMutableRawPointer(key.mutableBase), value: UnsafeMutableRawPointer(value.mutableBase))
+        storage.rows.copy(
+          run.count, from: run.place, headRowCount: storage.headRowCount,
+          to: storage.rows.advance(first, by: sample * headCount * keyCount + row), headRowCount: keyCount)
+        row += run.count
+      }
+    }
+    return (key, value)
+  }
+
+  /// Restores what ``tensors()`` and the counts say.
+  func restore(key: Tensor<Element>, value: Tensor<Element>, stored: [Int], lengths: [Int]) throws {
+    try append(key: key, value: value, counts: stored)
+    forgotten = zip(lengths, stored).map { $0 - $1 }
+    self.lengths = lengths
+    lastCounts = Array(repeating: 0, count: batchCount)
+  }
+}
+
+/// ``scaledDotProductAttention(query:key:value:mask:scale:softcap:sinks:layout:context:)`` over a cache, whose mask it is.
+///
+/// - Parameters:
+///   - query: `[B, H, L, E]`: the queries of the tokens appended last.
+///   - cache: Keys and values. Where samples took fewer than L tokens, the queries behind them give 0.
+///   - mask: Restricts the cache's further; its tensors see the S keys that are there.
+///   - scale: Default 1/√E.
+///   - softcap: Bounds scores; nil: no bound.
+///   - sinks: `[H]`; nil: none.
+///   - layout: `.lengthFirst` for `[B, L, H, E]`.
+///   - extras: What is wanted beside the output.
+///   - context: Threads, instruction set, algorithm.
+/// - Returns: Output and extras; keys count as the cache holds them.
+/// - Throws: `AttentionError` where shapes disagree, or there are more queries than tokens.
+public func scaledDotProductAttention<Element: AttentionStorage, Cached: AttentionStorage>(
+  query: Tensor<Element>, cache: KeyValueCache<Cached>, mask: AttentionMask = .none, scale: Double? = nil,
+  softcap: Double? = nil, sinks: Tensor<Element.Arithmetic>? = nil, layout: AttentionLayout = .headsFirst,
+  returning extras: AttentionExtras, context: AttentionContext = .default
+) throws -> AttentionResult<Element> where Cached.Arithmetic == Element.Arithmetic {
+  guard let input = AttentionInput(query, layout: layout) else {
+    throw AttentionError(
+      .shapeMismatch, AttentionShape.subject, "a query of rank 2, 3 or 4 expected; got \(query.shape)")
+  }
+  let queryCount = input.shape[2]
+  let (key, value) = try cache.inputs(queryCount: queryCount)
+  let problem = try AttentionProblem<Element.Arithmetic>(
+    query: input, rank: query.rank, key: key, value: value,
+    mask: cache.mask(queryCount: queryCount).intersection(mask),
+    AttentionOptions(scale: scale, softcap: softcap, sinks: sinks, layout: layout))
+  return try withExtendedLifetime(cache) {
+    try problem.result(Element.self, returning: extras, context: context)
+  }
+}
+
+/// ``scaledDotProductAttention(query:cache:mask:scale:softcap:sinks:layout:returning:context:)``, the output alone.
+public func scaledDotProductAttention<Element: AttentionStorage, Cached: AttentionStorage>(
+  query: Tensor<Element>, cache: KeyValueCache<Cached>, mask: AttentionMask = .none, scale: Double? = nil,
+  softcap: Double? = nil, sinks: Tensor<Element.Arithmetic>? = nil, layout: AttentionLayout = .headsFirst,
+  context: AttentionContext = .default
+) throws -> Tensor<Element> where Cached.Arithmetic == Element.Arithmetic {
+  try scaledDotProductAttention(
+    query: query, cache: cache, mask: mask, scale: scale, softcap: softcap, sinks: sinks, layout: layout, returning: [],
+    context: context
+  ).output
+}

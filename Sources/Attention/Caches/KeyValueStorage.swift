@@ -1,0 +1,252 @@
+internal import AttentionTensors
+
+/// Where a cache's keys and values lie: rows of each sample and head, `index` counting a sample's rows.
+protocol KeyValueStorage: AnyObject {
+  var rows: KeyValueRows { get }
+
+  /// Rows from one head's to the next.
+  var headRowCount: Int { get }
+
+  /// Makes room for some rows of a sample, of which those before are there, and no other cache's.
+  func prepare(sample: Int, _ range: Range<Int>) throws
+
+  /// The first head's rows from `index` on, and how many lie together, at most `limit`.
+  func run(sample: Int, from index: Int, limit: Int) -> (place: KeyValueRows.Place, count: Int)
+
+  /// Forgets rows of a sample, and moves those behind them, up to `end`, to their place.
+  func remove(sample: Int, _ range: Range<Int>, end: Int)
+
+  /// A storage with the first `counts[sample]` rows of some samples, in this order.
+  func fork(samples: [Int], counts: [Int]) throws -> any KeyValueStorage
+
+  /// Keys and values as operands of `keyCount` rows.
+  func inputs(keyCount: Int) throws -> (key: AttentionInput, value: AttentionInput)
+}
+
+/// The extents of a cache's rows.
+struct KeyValueRows: Sendable {
+  let batchCount: Int
+  let headCount: Int
+  let width: Int
+  let valueWidth: Int
+  let dataType: DataType
+
+  /// Where a row of keys and one of values lie.
+  struct Place {
+    let key: UnsafeMutableRawPointer
+    let value: UnsafeMutableRawPointer
+  }
+
+  private var elementByteCount: Int { dataType.bitCount / 8 }
+
+  func with(batchCount: Int) -> KeyValueRows {
+    KeyValueRows(
+      batchCount: batchCount, headCount: headCount, width: width, valueWidth: valueWidth, dataType: dataType)
+  }
+
+  /// Memory for `count` rows of every head of some samples, and where the values begin.
+  func allocate(_ count: Int, batchCount: Int) throws(AttentionError) -> (memory: TensorStorage, valueOffset: Int) {
+    func bytes(_ width: Int) throws(AttentionError) -> Int {
+      // Checked as a tensor's extents are.
+      try elementCount(of: [batchCount, headCount, count, max(width, 1), elementByteCount])
+    }
+    let valueOffset = (try bytes(width) + 63) / 64 * 64
+    let (total, overflow) = valueOffset.addingReportingOverflow(try bytes(valueWidth))
+    try requireArgument(!overflow, "KeyValueCache", "\(count) rows have more bytes than fit an Int")
+    return (try TensorStorage(byteCount: total), valueOffset)
+  }
+
+  /// The place some rows behind another.
+  func advance(_ place: Place, by count: Int) -> Place {
+    Place(
+      key: place.key + count * width * elementByteCount, value: place.value + count * valueWidth * elementByteCount)
+  }
+
+  /// Copies rows of every head. The places may overlap, as for memmove.
+  func copy(_ count: Int, from source: Place, headRowCount: Int, to target: Place, headRowCount targetCount: Int) {
+    for head in 0..<headCount {
+      let from = advance(source, by: head * headRowCount)
+      let to = advance(target, by: head * targetCount)
+      to.key.copyMemory(from: from.key, byteCount: count * width * elementByteCount)
+      to.value.copyMemory(from: from.value, byteCount: count * valueWidth * elementByteCount)
+    }
+  }
+
+  func inputs(
+    _ first: Place, keyCount: Int, headRowCount: Int, keyPages: Operand.Pages? = nil, valuePages: Operand.Pages? = nil,
+    owner: AnyObject
+  ) -> (key: AttentionInput, value: AttentionInput) {
+    func input(_ base: UnsafeMutableRawPointer, _ width: Int, _ pages: Operand.Pages?) -> AttentionInput {
+      AttentionInput(
+        shape: [batchCount, headCount, keyCount, width],
+        operand: Operand(
+          base: base, dataType: dataType,
+          strides: [headCount * headRowCount * width, headRowCount * width, width, 1], pages: pages),
+        owner: owner)
+    }
+    return (input(first.key, width, keyPages), input(first.value, valueWidth, valuePages))
+  }
+}
+
+/// `[B, Hk, capacity, E]` in one piece, which is copied when it becomes too small.
+final class ContiguousKeyValues: KeyValueStorage {
+  let rows: KeyValueRows
+  private(set) var headRowCount: Int
+  private var memory: TensorStorage
+  private var valueOffset: Int
+
+  init(_ rows: KeyValueRows, capacity: Int) throws(AttentionError) {
+    self.rows = rows
+    headRowCount = capacity
+    (memory, valueOffset) = try rows.allocate(capacity, batchCount: rows.batchCount)
+  }
+
+  private func place(sample: Int, index: Int) -> KeyValueRows.Place {
+    let first = KeyValueRows.Place(key: memory.base, value: memory.base + valueOffset)
+    return rows.advance(first, by: sample * rows.headCount * headRowCount + index)
+  }
+
+  func prepare(sample _: Int, _ range: Range<Int>) throws {
+    // Half as much again: a row is copied a few times at most on average.
+    if range.upperBound > headRowCount { try resize(to: max(range.upperBound, headRowCount + headRowCount / 2 + 16)) }
+  }
+
+  private func resize(to capacity: Int) throws {
+    let larger = try ContiguousKeyValues(rows, capacity: capacity)
+    for sample in 0..<rows.batchCount {
+      rows.copy(
+        headRowCount, from: place(sample: sample, index: 0), headRowCount: headRowCount,
+        to: larger.place(sample: sample, index: 0), headRowCount: capacity)
+    }
+    (headRowCount, memory, valueOffset) = (capacity, larger.memory, larger.valueOffset)
+  }
+
+  func run(sample: Int, from index: Int, limit: Int) -> (place: KeyValueRows.Place, count: Int) {
+    (place(sample: sample, index: index), limit)
+  }
+
+  func remove(sample: Int, _ range: Range<Int>, end: Int) {
+    rows.copy(
+      end - range.upperBound, from: place(sample: sample, index: range.upperBound), headRowCount: headRowCount,
+      to: place(sample: sample, index: range.lowerBound), headRowCount: headRowCount)
+  }
+
+  func fork(samples: [Int], counts: [Int]) throws -> any KeyValueStorage {
+    let copy = try ContiguousKeyValues(
+      rows.with(batchCount: samples.count), capacity: samples.map { counts[$0] }.max() ?? 0)
+    for (target, source) in samples.enumerated() {
+      rows.copy(
+        counts[source], from: place(sample: source, index: 0), headRowCount: headRowCount,
+        to: copy.place(sample: target, index: 0), headRowCount: copy.headRowCount)
+    }
+    return copy
+  }
+
+  func inputs(keyCount: Int) -> (key: AttentionInput, value: AttentionInput) {
+    rows.inputs(place(sample: 0, index: 0), keyCount: keyCount, headRowCount: headRowCount, owner: memory)
+  }
+}
+
+/// Pages of `[Hk, length, E]`, of which several caches and samples may have one: it is copied when one of them writes.
+final class PagedKeyValues: KeyValueStorage {
+  final class Page {
+    let memory: TensorStorage
+    let place: KeyValueRows.Place
+
+    init(_ rows: KeyValueRows, length: Int) throws(AttentionError) {
+      let (memory, valueOffset) = try rows.allocate(length, batchCount: 1)
+      self.memory = memory
+      place = KeyValueRows.Place(key: memory.base, value: memory.base + valueOffset)
+    }
+  }
+
+  /// Where each sample's pages lie, for one call.
+  private final class Table {
+    let key: UnsafeMutablePointer<UnsafeRawPointer>
+    let value: UnsafeMutablePointer<UnsafeRawPointer>
+    /// Kept alive: a cache may let go of a page while a result is computed.
+    let pages: [[Page]]
+
+    init(_ pages: [[Page]], countPerSample: Int, default first: Page) {
+      self.pages = pages
+      key = .allocate(capacity: max(1, pages.count * countPerSample))
+      value = .allocate(capacity: max(1, pages.count * countPerSample))
+      for (sample, own) in pages.enumerated() {
+        for index in 0..<countPerSample {
+          // Shorter samples have no page there, nor does their mask let anybody look for one.
+          let page = index < own.count ? own[index] : first
+          key[sample * countPerSample + index] = UnsafeRawPointer(page.place.key)
+          value[sample * countPerSample + index] = UnsafeRawPointer(page.place.value)
+        }
+      }
+    }
+
+    deinit {
+      key.deallocate()
+      value.deallocate()
+    }
+  }
+
+  let rows: KeyValueRows
+  let headRowCount: Int
+  private var pages: [[Page]]
+
+  init(_ rows: KeyValueRows, pageLength: Int) {
+    self.rows = rows
+    headRowCount = pageLength
+    pages = Array(repeating: [], count: rows.batchCount)
+  }
+
+  func prepare(sample: Int, _ range: Range<Int>) throws {
+    if range.isEmpty { return }
+    let first = range.lowerBound / headRowCount
+    let last = (range.upperBound - 1) / headRowCount
+    // Behind a truncation: rows that are no more.
+    if pages[sample].count > last + 1 { pages[sample].removeLast(pages[sample].count - last - 1) }
+    if first < pages[sample].count && !isKnownUniquelyReferenced(&pages[sample][first]) {
+      let copy = try Page(rows, length: headRowCount)
+      rows.copy(
+        range.lowerBound % headRowCount, from: pages[sample][first].place, headRowCount: headRowCount, to: copy.place,
+        headRowCount: headRowCount)
+      pages[sample][first] = copy
+    }
+    // Pages behind it are written from their first row: another's is not copied but replaced.
+    for index in first + 1..<max(first + 1, min(pages[sample].count, last + 1))
+    where !isKnownUniquelyReferenced(&pages[sample][index]) {
+      pages[sample][index] = try Page(rows, length: headRowCount)
+    }
+    while pages[sample].count <= last { pages[sample].append(try Page(rows, length: headRowCount)) }
+  }
+
+  func run(sample: Int, from index: Int, limit: Int) -> (place: KeyValueRows.Place, count: Int) {
+    let (page, row) = index.quotientAndRemainder(dividingBy: headRowCount)
+    return (rows.advance(pages[sample][page].place, by: row), min(limit, headRowCount - row))
+  }
+
+  func remove(sample _: Int, _ range: Range<Int>, end: Int) {
+    preconditionFailure("pages are truncated, never moved")
+  }
+
+  func fork(samples: [Int], counts: [Int]) -> any KeyValueStorage {
+    let fork = PagedKeyValues(rows.with(batchCount: samples.count), pageLength: headRowCount)
+    fork.pages = samples.map { sample in
+      Array(pages[sample].prefix((counts[sample] + headRowCount - 1) / headRowCount))
+    }
+    return fork
+  }
+
+  func inputs(keyCount: Int) throws -> (key: AttentionInput, value: AttentionInput) {
+    let first = try self.pages.lazy.compactMap(\.first).first ?? Page(rows, length: 1)
+    let count = (keyCount + headRowCount - 1) / headRowCount
+    let table = Table(self.pages, countPerSample: count, default: first)
+    func pages(_ bases: UnsafeMutablePointer<UnsafeRawPointer>) -> Operand.Pages {
+      Operand.Pages(bases: UnsafePointer(bases), countPerSample: count, length: headRowCount)
+    }
+    return rows.inputs(
+      first.place, keyCount: keyCount, headRowCount: headRowCount, keyPages: pages(table.key),
+      valuePages: pages(table.value), owner: table)
+  }
+
+  /// Pages of this storage, each counted once however many samples share it.
+  var pageCount: Int { Set(pages.joined().map { ObjectIdentifier($0) }).count }
+}

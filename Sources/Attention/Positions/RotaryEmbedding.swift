@@ -1,0 +1,191 @@
+public import AttentionTensors
+
+/// Rotary positions: pairs of a query's and a key's elements are turned by angles that grow with the position, so that
+/// their dot product depends on the distance alone.
+///
+/// Pair i of position p is turned by `p · θᵢ`, `θᵢ = base^(−2i / R)`, R the rotary width:
+/// `(a, b) → (a·cos − b·sin, b·cos + a·sin)`.
+///
+///     let rotary = try RotaryEmbedding(width: 64)
+///     let table: RotaryTable<Float> = try rotary.table(.startingAt(cache.lengths[0]), count: 1)
+///     try table.rotate(&query)      // [B, H, L, E], E ≥ 64: elements behind the first 64 stay
+///     try table.rotate(&key)
+///
+/// Source: Su et al. 2021 (arXiv:2104.09864), equation 34; scalings as named at their cases.
+public struct RotaryEmbedding: Sendable, Hashable {
+  /// Which two elements make a pair.
+  public enum Pairing: Sendable, Hashable {
+    /// Elements i and i + R/2: Hugging Face's, GPT-NeoX's, Llama's in that form.
+    case halves
+    /// Elements 2i and 2i + 1: the paper's, GPT-J's, GGUF's.
+    case interleaved
+  }
+
+  /// How angles change for more positions than a model was trained with.
+  public enum Scaling: Sendable, Hashable {
+    /// Angles as they are.
+    case none
+    /// Every position over `factor`. Source: Chen et al. 2023 (arXiv:2306.15595).
+    case linear(factor: Double)
+    /// Behind `trainedLength` positions the base grows with the length n:
+    /// `base · (factor · n / trained − (factor − 1))^(R / (R − 2))`. As in Hugging Face's `dynamic`.
+    case dynamicNTK(factor: Double, trainedLength: Int)
+    /// Low frequencies over `factor`, high ones as they are, a ramp between; and cosines and sines times `magnitude`,
+    /// default `0.1 · ln(factor) + 1`. Source: Peng et al. 2023 (arXiv:2309.00071), §3.2 to 3.4.
+    case yarn(
+      factor: Double, trainedLength: Int, fastTurns: Double = 32, slowTurns: Double = 1, magnitude: Double? = nil)
+    /// Waves longer than trained / low over `factor`, those shorter than trained / high as they are, a ramp
+    /// between. Llama 3.1's.
+    case llama3(factor: Double, lowFrequencyFactor: Double, highFrequencyFactor: Double, trainedLength: Int)
+  }
+
+  /// R: elements of each row that are turned, the first ones.
+  public let width: Int
+  /// The base of the angles' geometric progression.
+  public let base: Double
+  /// Which two elements make a pair.
+  public let pairing: Pairing
+  /// What happens beyond the trained length.
+  public let scaling: Scaling
+
+  /// Rotary positions for rows of at least `width` elements.
+  /// - Throws: `AttentionError` for a width that is odd or below 2, and for factors and bases out of range.
+  public init(
+    width: Int, base: Double = 10_000, pairing: Pairing = .halves, scaling: Scaling = .none
+  ) throws(AttentionError) {
+    func require(_ condition: Bool, _ message: @autoclosure () -> String) throws(AttentionError) {
+      try requireArgument(condition, "RotaryEmbedding", message())
+    }
+    try require(width >= 2 && width % 2 == 0, "an even width from 2 expected; got \(width)")
+    try require(base > 1 && base.isFinite, "a base above 1 expected; got \(base)")
+    switch scaling {
+    case .none: break
+    case .linear(let factor): try require(factor > 0 && factor.isFinite, "a factor above 0 expected; got \(factor)")
+    case .dynamicNTK(let factor, let length):
+      try require(
+        factor >= 1 && factor.isFinite && length > 0 && width > 2,
+        "a factor from 1, a length from 1 and a width from 4 expected; got \(factor), \(length), \(width)")
+    case .yarn(let factor, let length, let fast, let slow, let magnitude):
+      try require(
+        factor >= 1 && factor.isFinite && length > 0 && slow > 0 && fast >= slow && fast.isFinite
+          && (magnitude ?? 1).isFinite,
+        "a factor from 1, a length from 1 and turns fast ≥ slow > 0 expected; got \(factor), \(length), \(fast), \(slow)"
+      )
+    case .llama3(let factor, let low, let high, let length):
+      try require(
+        factor >= 1 && factor.isFinite && low > 0 && high > low && high.isFinite && length > 0,
+        "a factor from 1, a length from 1 and frequency factors high > low > 0 expected; got \(factor), \(length), "
+          + "\(high), \(low)")
+    }
+    self.width = width
+    self.base = base
+    self.pairing = pairing
+    self.scaling = scaling
+  }
+
+  /// θ of each pair: radians from one position to the next.
+  /// - Parameter length: Positions in use; only ``Scaling/dynamicNTK(factor:trainedLength:)`` depends on it.
+  public func angles(length: Int) -> [Double] {
+    let pairs = 0..<width / 2
+    func angles(base: Double) -> [Double] { pairs.map { base.raised(to: -2 * Double($0) / Double(width)) } }
+    switch scaling {
+    case .none: return angles(base: base)
+    case .linear(let factor): return angles(base: base).map { $0 / factor }
+    case .dynamicNTK(let factor, let trained):
+      if length <= trained { return angles(base: base) }
+      let growth = factor * Double(length) / Double(trained) - (factor - 1)
+      return angles(base: base * growth.raised(to: Double(width) / Double(width - 2)))
+    case .yarn(let factor, let trained, let fast, let slow, _):
+      // The pair that turns so often over the trained length.
+      func pair(turning turns: Double) -> Double {
+        Double(width) * (Double(trained) / (turns * 2 * .pi)).naturalLogarithm / (2 * base.naturalLogarithm)
+      }
+      let low = max(pair(turning: fast).rounded(.down), 0)
+      var high = min(pair(turning: slow).rounded(.up), Double(width - 1))
+      if low == high { high += 0.001 }
+      return zip(pairs, angles(base: base)).map { pair, angle in
+        let ramp = min(max((Double(pair) - low) / (high - low), 0), 1)
+        return angle / factor * ramp + angle * (1 - ramp)
+      }
+    case .llama3(let factor, let low, let high, let trained):
+      return angles(base: base).map { angle in
+        let turns = Double(trained) * angle / (2 * .pi)
+        if turns < low { return angle / factor }
+        if turns > high { return angle }
+        let share = (turns - low) / (high - low)
+        return (1 - share) * angle / factor + share * angle
+      }
+    }
+  }
+
+  /// By what cosines and sines are multiplied: 1 but for ``Scaling/yarn(factor:trainedLength:fastTurns:slowTurns:magnitude:)``.
+  public var magnitude: Double {
+    guard case .yarn(let factor, _, _, _, let magnitude) = scaling else { return 1 }
+    return magnitude ?? (0.1 * factor.naturalLogarithm + 1)
+  }
+
+  /// Cosines and sines of some tokens, for every layer and head to use.
+  ///
+  /// - Parameters:
+  ///   - positions: Where the tokens stand.
+  ///   - count: L, tokens of each element of the batch.
+  /// - Throws: `AttentionError` for positions that do not fit or are negative.
+  ///
+  /// Accuracy: angles and their functions are computed in Double and rounded once.
+  public func table<Element: AttentionElement>(
+    _ positions: TokenPositions, count: Int, as _: Element.Type = Element.self
+  ) throws -> RotaryTable<Element> {
+    let rows = try positions.rows(count: count)
+    let angles = angles(length: (rows.joined().max() ?? 0) + 1)
+    let magnitude = magnitude
+    func table(_ function: (Double) -> Double) throws -> Tensor<Element> {
+      try Tensor(shape: [rows.count, count, width / 2]) { target in
+        var place = 0
+        for position in rows.joined() {
+          for angle in angles {
+            target[place] = Element(nearest: function(Double(position) * angle) * magnitude)
+            place += 1
+          }
+        }
+      }
+    }
+    return try RotaryTable(
+      cosines: table(\.cosine), sines: table(\.sine), pairing: pairing)
+  }
+}
+
+/// Where the tokens of a batch stand.
+public enum TokenPositions: Sendable {
+  /// One after another from a position on, in every element of the batch.
+  case startingAt(Int)
+  /// The same, from a position of its own for each element of the batch.
+  case startingAtEach([Int])
+  /// Each somewhere: `[B, L]`, or `[L]` for all elements of the batch.
+  case each(Tensor<Int64>)
+
+  /// `count` positions for each element of the batch, or once for all.
+  func rows(count: Int) throws -> [[Int]] {
+    func require(_ condition: Bool, _ message: @autoclosure () -> String) throws {
+      try requireArgument(condition, "TokenPositions", message())
+    }
+    try require(count >= 0, "a count of tokens from 0 expected; got \(count)")
+    func requireAll(_ positions: [Int], upTo limit: Int) throws {
+      guard let wrong = positions.first(where: { !(0...limit).contains($0) }) else { return }
+      throw AttentionError(
+        .invalidArgument, "TokenPositions", "positions from 0 to \(Int32.max) expected; got \(wrong)")
+    }
+    switch self {
+    case .startingAt(let first): return try TokenPositions.startingAtEach([first]).rows(count: count)
+    case .startingAtEach(let firsts):
+      try requireAll(firsts, upTo: Int(Int32.max) - count)
+      return firsts.map { Array($0..<$0 + count) }
+    case .each(let positions):
+      try require(
+        (1...2).contains(positions.rank) && positions.shape.last == count,
+        "positions [B, L] or [L] with L = \(count) expected; got \(positions.shape)")
+      let all = positions.array.map { Int($0) }
+      try requireAll(all, upTo: Int(Int32.max))
+      return (0..<(positions.rank == 2 ? positions.shape[0] : 1)).map { Array(all[$0 * count..<($0 + 1) * count]) }
+    }
+  }
+}

@@ -1,0 +1,134 @@
+internal import AttentionBLAS
+public import AttentionTensors
+
+/// The cosines and sines by which the rows of some tokens are turned: made once by ``RotaryEmbedding/table(_:count:as:)``,
+/// or given, and used by every layer and head.
+public struct RotaryTable<Element: AttentionElement>: Sendable {
+  /// `[B, L, R/2]`; B may be 1: for every element of the batch.
+  public let cosines: Tensor<Element>
+  /// `[B, L, R/2]`.
+  public let sines: Tensor<Element>
+  /// Which two elements make a pair.
+  public let pairing: RotaryEmbedding.Pairing
+
+  /// A table of one's own.
+  /// - Throws: `AttentionError` for other shapes than `[B, L, R/2]`, one for both.
+  public init(cosines: Tensor<Element>, sines: Tensor<Element>, pairing: RotaryEmbedding.Pairing = .halves) throws {
+    try requireShape(
+      cosines.rank == 3 && cosines.shape == sines.shape, "RotaryTable",
+      "cosines and sines [B, L, R/2] expected; got \(cosines.shape) and \(sines.shape)")
+    self.cosines = try cosines.contiguous()
+    self.sines = try sines.contiguous()
+    self.pairing = pairing
+  }
+
+  /// R: elements of each row that are turned.
+  public var width: Int { 2 * cosines.shape[2] }
+
+  /// Turns the first ``width`` elements of every row, in place.
+  ///
+  /// - Parameters:
+  ///   - x: `[B, H, L, E]`; rank 3 leaves out the batch, rank 2 the heads too. Any strides.
+  ///   - layout: `.lengthFirst` for `[B, L, H, E]`.
+  ///   - context: Threads, instruction set.
+  /// - Throws: `AttentionError` where the table is of other tokens, or rows are shorter than ``width``.
+  public func rotate<Stored: AttentionStorage>(
+    _ x: inout Tensor<Stored>, layout: AttentionLayout = .headsFirst, context: AttentionContext = .default
+  ) throws where Stored.Arithmetic == Element {
+    try x.withMutableView { try rotate(&$0, layout: layout, context: context) }
+  }
+
+  /// ``rotate(_:layout:context:)`` of a copy.
+  public func rotated<Stored: AttentionStorage>(
+    _ x: Tensor<Stored>, layout: AttentionLayout = .headsFirst, context: AttentionContext = .default
+  ) throws -> Tensor<Stored> where Stored.Arithmetic == Element {
+    var result = x
+    try rotate(&result, layout: layout, context: context)
+    return result
+  }
+
+  /// ``rotate(_:layout:context:)`` of a part of a tensor.
+  public func rotate<Stored: AttentionStorage>(
+    _ x: inout MutableTensorView<Stored>, layout: AttentionLayout = .headsFirst, context: AttentionContext = .default
+  ) throws where Stored.Arithmetic == Element {
+    guard let (shape, strides) = layout.canonical(x.shape, x.strides) else {
+      throw AttentionError(.shapeMismatch, "RotaryTable", "a tensor of rank 2, 3 or 4 expected; got \(x.shape)")
+    }
+    try requireShape(
+      [1, shape[0]].contains(cosines.shape[0]) && cosines.shape[1] == shape[2] && width <= shape[3], "RotaryTable",
+      "[B, H, L, E] with B = \(cosines.shape[0]), L = \(cosines.shape[1]) and E ≥ \(width) expected; got \(shape)")
+    if shape.contains(0) { return }
+    try run(
+      UnsafeMutableRawPointer(x.base), Stored.dataType, shape, strides, context: context)
+  }
+
+  @_specialize(where Element == Float)
+  @_specialize(where Element == Double)
+  private func run(
+    _ base: UnsafeMutableRawPointer, _ dataType: DataType, _ shape: [Int], _ strides: [Int], context: AttentionContext
+  ) throws {
+    let kernels = try context.kernels(for: Element.self)
+    let half = HalfFormat(dataType)
+    let elementByteCount = dataType.bitCount / 8
+    let (headCount, tokenCount, width) = (shape[1], shape[2], width)
+    let stride = strides[3]
+    let base = UncheckedSendable(base)
+    let (cosines, sines) = (self.cosines, self.sines)
+    // Tokens of one piece: what all threads together have is some thousand rows.
+    let tokens = max(1, min(tokenCount, 64 / max(1, headCount / 8)))
+    let pieces = (tokenCount + tokens - 1) / tokens
+    let work = 8 * Double(shape[0] * headCount * tokenCount * width)
+    let threads = work < ProductCut.leastSharedWork ? 1 : context.threadCount
+    context.executor.execute(pieceCount: shape[0] * pieces, width: threads) { piece, _ in
+      let (batch, part) = piece.quotientAndRemainder(dividingBy: pieces)
+      withUnsafeTemporaryAllocation(of: Element.self, capacity: width) { row in
+        let row = row.baseAddress!
+        for token in part * tokens..<min((part + 1) * tokens, tokenCount) {
+          let place = ((cosines.shape[0] == 1 ? 0 : batch) * tokenCount + token) * (width / 2)
+          for head in 0..<headCount {
+            let offset = batch * strides[0] + head * strides[1] + token * strides[2]
+            let source = base.value + offset * elementByteCount
+            if half == nil && stride == 1 {
+              turn(source.assumingMemoryBound(to: Element.self), cosines.base + place, sines.base + place)
+              continue
+            }
+            if let half {
+              kernels.widen(half, width, source, stride: stride, row)
+            } else {
+              copyStridedRow(
+                count: width, elementByteCount: elementByteCount, from: source, stride: stride, to: row, stride: 1)
+            }
+            turn(row, cosines.base + place, sines.base + place)
+            if let half {
+              kernels.narrow(half, width, row, source, stride: stride)
+            } else {
+              copyStridedRow(
+                count: width, elementByteCount: elementByteCount, from: row, stride: 1, to: source, stride: stride)
+            }
+          }
+        }
+      }
+    }
+  }
+
+  @inline(__always)
+  private func turn(
+    _ x: UnsafeMutablePointer<Element>, _ cosines: UnsafePointer<Element>, _ sines: UnsafePointer<Element>
+  ) {
+    let half = width / 2
+    switch pairing {
+    case .halves:
+      for i in 0..<half {
+        let (a, b) = (x[i], x[half + i])
+        x[i] = a * cosines[i] - b * sines[i]
+        x[half + i] = b * cosines[i] + a * sines[i]
+      }
+    case .interleaved:
+      for i in 0..<half {
+        let (a, b) = (x[2 * i], x[2 * i + 1])
+        x[2 * i] = a * cosines[i] - b * sines[i]
+        x[2 * i + 1] = b * cosines[i] + a * sines[i]
+      }
+    }
+  }
+}
