@@ -7,6 +7,8 @@ public struct MaskPart {
   public var attends: (Int, Int, Int, Int) -> Bool = { _, _, _, _ in true }
   /// Added to the score; −inf forbids.
   public var bias: (Int, Int, Int, Int) -> Double = { _, _, _, _ in 0 }
+  /// Replaces the score before anything is added; (score, b, h, i, j).
+  public var score: (Double, Int, Int, Int, Int) -> Double = { score, _, _, _, _ in score }
   /// The same for the library, whose biases have an element type.
   public var mask: (any AttentionElement.Type) throws -> AttentionMask
 
@@ -30,6 +32,83 @@ public struct MaskPart {
 
   public static func leftPadding(_ counts: [Int]) -> MaskPart {
     MaskPart(attends: { b, _, _, j in j >= counts[b] }, mask: { _ in .leftPadding(counts) })
+  }
+
+  public static func queryLengths(_ lengths: [Int]) -> MaskPart {
+    MaskPart(attends: { b, _, i, _ in i < lengths[b] }, mask: { _ in .queryLengths(lengths) })
+  }
+
+  /// Causal, query 0 of each element of the batch at a key of its own.
+  public static func offsets(_ offsets: [Int]) -> MaskPart {
+    MaskPart(attends: { b, _, i, j in j <= i + offsets[b] }, mask: { _ in .causal(.offsets(offsets)) })
+  }
+
+  public static func keepingFirst(_ count: Int, left: Int, L: Int, S: Int) -> MaskPart {
+    MaskPart(
+      attends: { _, _, i, j in j <= i + S - L && (j < count || j >= i + S - L - left) },
+      mask: { _ in .window(left: left, keepingFirst: count) })
+  }
+
+  public static func prefix(_ lengths: [Int], L: Int, S: Int) -> MaskPart {
+    MaskPart(attends: { b, _, i, j in j < lengths[b] || j <= i + S - L }, mask: { _ in .prefix(lengths) })
+  }
+
+  public static func chunks(_ length: Int, L: Int, S: Int) -> MaskPart {
+    func chunk(_ x: Int) -> Int { Int((Double(x) / Double(length)).rounded(.down)) }
+    return MaskPart(
+      attends: { _, _, i, j in chunk(i + S - L) == chunk(j) }, mask: { _ in .chunks(length: length) })
+  }
+
+  /// Packed documents, each with a diagonal of its own.
+  public static func documents(queries: [Int], keys: [Int], left: Int?, right: Int?) -> MaskPart {
+    MaskPart(
+      attends: { _, _, i, j in
+        guard let d = (0..<queries.count - 1).first(where: { (queries[$0]..<queries[$0 + 1]).contains(i) }),
+          (keys[d]..<keys[d + 1]).contains(j)
+        else { return false }
+        let diagonal = i - queries[d + 1] + keys[d + 1]
+        return j >= diagonal - (left ?? 1 << 30) && j <= diagonal + (right ?? 1 << 30)
+      },
+      mask: { _ in .documents(queries, keyOffsets: keys, left: left, right: right) })
+  }
+
+  /// Flags by a rule that leaves whole blocks empty and full, as a block mask.
+  public static func blocks(B: Int, H: Int, L: Int, S: Int, blockLength: Int) -> MaskPart {
+    @Sendable func attends(_ b: Int, _ h: Int, _ i: Int, _ j: Int) -> Bool {
+      (i / 40 + j / 50 + (B == 1 ? 0 : b) + (H == 1 ? 0 : h)) % 3 != 0 && (i / 100 != 0 || (i * 7 + j * 3) % 5 != 1)
+    }
+    return MaskPart(
+      attends: attends,
+      mask: { _ in
+        .attending(
+          try BlockMask(
+            queryCount: L, keyCount: S, batchCount: B, headCount: H, blockLength: blockLength
+          ) { attends($0.batch, $0.head, $0.query, $0.key) })
+      })
+  }
+
+  public static func alibi(slopes: [Double], L: Int, S: Int) -> MaskPart {
+    MaskPart(
+      bias: { _, h, i, j in -slopes[h] * Double(abs(i + S - L - j)) }, mask: { _ in .alibi(slopes: slopes) })
+  }
+
+  /// A function of scores that forbids some, too.
+  public static func function() -> MaskPart {
+    MaskPart(
+      attends: { _, h, i, j in (i + j + h) % 11 != 4 },
+      score: { score, b, h, i, j in score / 2 + Double((i + 2 * j + 3 * h + b) % 8) / 4 },
+      mask: { element in
+        func make<Element: AttentionElement>(_: Element.Type) -> AttentionMask {
+          .scores(Element.self) { tile in
+            tile.update { score, at in
+              (at.query + at.key + at.head) % 11 == 4
+                ? -.infinity
+                : score / 2 + Element((at.query + 2 * at.key + 3 * at.head + at.batch) % 8) / 4
+            }
+          }
+        }
+        return make(element)
+      })
   }
 
   /// Random flags of a shape that broadcasts to [B, H, L, S].
@@ -68,6 +147,7 @@ extension [MaskPart] {
   public func apply(to problem: inout ReferenceAttention) {
     problem.attends = { b, h, i, j in allSatisfy { $0.attends(b, h, i, j) } }
     problem.bias = { b, h, i, j in reduce(0) { $0 + $1.bias(b, h, i, j) } }
+    problem.score = { score, b, h, i, j in reduce(score) { $1.score($0, b, h, i, j) } }
   }
 }
 

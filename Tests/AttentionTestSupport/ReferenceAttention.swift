@@ -24,6 +24,12 @@ public struct ReferenceAttention {
   public var scale: Double?
   /// Whether query i of head h may attend to key j; (b, h, i, j).
   public var attends: (Int, Int, Int, Int) -> Bool = { _, _, _, _ in true }
+  /// cap·tanh(score / cap).
+  public var softcap: Double?
+  /// Replaces the score after softcap; (score, b, h, i, j).
+  public var score: (Double, Int, Int, Int, Int) -> Double = { score, _, _, _, _ in score }
+  /// One more logit for each head.
+  public var sinks: [Double]?
   /// Added to the score; −inf forbids.
   public var bias: (Int, Int, Int, Int) -> Double = { _, _, _, _ in 0 }
 
@@ -35,7 +41,7 @@ public struct ReferenceAttention {
     public var logSumExp: [Number] = []
   }
 
-  /// softmax(scale · Q Kᵀ + bias) V, one number after another, all in `Number`. In Double it is the
+  /// softmax(softcap(scale · Q Kᵀ) + bias) V, one number after another, all in `Number`. In Double it is the
   /// definition; in Float it tells how far the plain formula may be off.
   ///
   /// Masked keys are left out, not multiplied by 0. A query that attends to nothing gives 0, 0 and −inf.
@@ -55,15 +61,18 @@ public struct ReferenceAttention {
             let k = ((b * Hk + g) * S + j) * E
             var dot: Number = 0
             for e in 0..<E { dot += query[q + e] * key[k + e] }
-            scores[j] = scale * dot + Number(bias(b, h, i, j))
+            var score = scale * dot
+            if let softcap { score = Number(softcap) * Number(tanh(Double(score / Number(softcap)))) }
+            scores[j] = Number(self.score(Double(score), b, h, i, j)) + Number(bias(b, h, i, j))
           }
           let attended = scores.indices.filter { scores[$0] != -.infinity }
           var weights = [Number](repeating: 0, count: S)
           var output = [Number](repeating: 0, count: Ev)
-          var logSumExp = -Number.infinity
+          let sink = sinks.map { Number($0[h]) }
+          var logSumExp = sink ?? -Number.infinity
           if !attended.isEmpty {
-            let most = attended.map { scores[$0] }.max { $0 < $1 }!
-            var sum: Number = 0
+            let most = (attended.map { scores[$0] } + (sink.map { [$0] } ?? [])).max { $0 < $1 }!
+            var sum = sink.map { Number(exp(Double($0 - most))) } ?? 0
             for j in attended {
               weights[j] = Number(exp(Double(scores[j] - most)))
               sum += weights[j]

@@ -169,7 +169,7 @@ struct MultiHeadTests {
     #expect(try layer.forward(query: x, key: x, value: x).weights == nil)
   }
 
-  @Test("state dictionaries round-trip under both namings", arguments: configurations)
+  @Test("state dictionaries round-trip under PyTorch's and this library's names", arguments: configurations)
   func stateDictionaries(configuration: Layer.Configuration) throws {
     let layer = try layer(configuration)
     let query = try input([1, 4, configuration.embeddingWidth], 2)

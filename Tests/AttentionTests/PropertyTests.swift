@@ -83,7 +83,8 @@ struct PropertyTests {
 
   static let masks: [Scenario.Mask] = [
     .causal, .causalTopLeft, .window, .keyLengths, .leftPadding, .boolean, .booleanPerKey, .biasWithInfinities,
-    .everything,
+    .everything, .queryLengths, .offsets, .keepingFirst, .prefix, .chunks, .causalDocuments, .blocks, .function,
+    .everythingElse,
   ]
 
   @Test(

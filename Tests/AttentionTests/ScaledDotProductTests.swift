@@ -19,9 +19,7 @@ struct ScaledDotProductTests {
     let plain = problem.answer(in: Element.self)
     let inputs = try Inputs<Element>(problem)
     for context in AttentionContext.everyPath {
-      let result = try scaledDotProductAttention(
-        query: inputs.query, key: inputs.key, value: inputs.value, mask: scenario.libraryMask(Element.self),
-        scale: scenario.scale, returning: [.logSumExp, .weights], context: context)
+      let result = try scenario.result(inputs, returning: [.logSumExp, .weights], context: context)
       func compare(_ name: String, _ got: [Element], _ plain: [Element], _ exact: [Double]) {
         let difference = mismatch(
           got, exact, tolerance: tolerance(plain: plain, exact: exact),
@@ -83,6 +81,17 @@ struct ScaledDotProductTests {
   @Test("scales: negative, tiny, zero", arguments: [-0.5, 1e-6, 0, 3])
   func scales(scale: Double) throws {
     try check(Scenario(L: 20, S: 30, mask: .causal, scale: scale))
+  }
+
+  @Test(
+    "softcap and sinks", arguments: [nil, 0.5, 20] as [Double?],
+    [Scenario.Mask.none, .causal, .everything, .everythingElse])
+  func softcapAndSinks(softcap: Double?, mask: Scenario.Mask) throws {
+    for (L, S) in [(20, 90), (1, 40), (2, 3000), (9, 4)] {
+      try check(
+        Scenario(B: 1, H: 4, Hk: 2, L: L, S: S, E: 16, Ev: 16, mask: mask, softcap: softcap, hasSinks: true))
+    }
+    try check(Scenario(L: 70, S: 70, mask: mask, softcap: softcap))
   }
 
   @Test("no batch, no heads")

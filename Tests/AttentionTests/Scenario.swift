@@ -7,7 +7,8 @@ import Testing
 struct Scenario: CustomTestStringConvertible, Sendable {
   enum Mask: Sendable, CaseIterable {
     case none, causal, causalTopLeft, window, windowTopLeft, oneSidedWindow, keyLengths, leftPadding, boolean,
-      booleanPerHead, booleanPerKey, bias, biasPerQuery, biasWithInfinities, everything
+      booleanPerHead, booleanPerKey, bias, biasPerQuery, biasWithInfinities, everything, queryLengths, offsets,
+      keepingFirst, prefix, chunks, documents, causalDocuments, blocks, alibi, function, everythingElse
   }
 
   var B = 2
@@ -19,8 +20,13 @@ struct Scenario: CustomTestStringConvertible, Sendable {
   var Ev = 8
   var mask = Mask.none
   var scale: Double?
+  var softcap: Double?
+  var hasSinks = false
 
-  var testDescription: String { "B\(B) H\(H)/\(Hk) L\(L) S\(S) E\(E)/\(Ev) \(mask) seed \(seed)" }
+  var testDescription: String {
+    "B\(B) H\(H)/\(Hk) L\(L) S\(S) E\(E)/\(Ev) \(mask)\(softcap.map { " softcap \($0)" } ?? "")"
+      + "\(hasSinks ? " sinks" : "") seed \(seed)"
+  }
 
   /// Follows from the scenario, so that a failure is found again.
   var seed: UInt64 {
@@ -36,8 +42,22 @@ struct Scenario: CustomTestStringConvertible, Sendable {
     problem.key = generator.numbers(B * Hk * S * E, bound: 2)
     problem.value = generator.numbers(B * Hk * S * Ev)
     problem.scale = scale
+    problem.softcap = softcap
+    problem.sinks = sinks
     parts.apply(to: &problem)
     return problem
+  }
+
+  private var sinks: [Double]? { hasSinks ? (0..<H).map { Double($0) / 2 - 1 } : nil }
+
+  /// The library's answer.
+  func result<Element: AttentionElement>(
+    _ inputs: Inputs<Element>, returning extras: AttentionExtras, context: AttentionContext
+  ) throws -> AttentionResult<Element> {
+    try scaledDotProductAttention(
+      query: inputs.query, key: inputs.key, value: inputs.value, mask: libraryMask(Element.self), scale: scale,
+      softcap: softcap, sinks: sinks.map { try Tensor($0.map { Element($0) }, shape: [H]) }, returning: extras,
+      context: context)
   }
 
   /// The mask for the library.
@@ -72,6 +92,23 @@ struct Scenario: CustomTestStringConvertible, Sendable {
     case .bias: return [bias([1, H, L, S], infinities: 0)]
     case .biasPerQuery: return [bias([L, 1], infinities: 0)]
     case .biasWithInfinities: return [bias([B, 1, L, S], infinities: 0.4)]
+    case .queryLengths: return [.queryLengths((0..<B).map { max(0, L - 2 - 3 * $0) })]
+    case .offsets: return [.offsets((0..<B).map { S - L - 4 + 9 * $0 })]
+    case .keepingFirst: return [.keepingFirst(3, left: 6, L: L, S: S)]
+    case .prefix: return [.prefix((0..<B).map { min(S, 3 + 6 * $0) }, L: L, S: S)]
+    case .chunks: return [.chunks(7, L: L, S: S)]
+    case .documents: return [.documents(queries: cuts(L), keys: cuts(S), left: nil, right: nil)]
+    case .causalDocuments: return [.documents(queries: cuts(L), keys: cuts(S), left: 20, right: 0)]
+    case .blocks: return [.blocks(B: B, H: H, L: L, S: S, blockLength: 16)]
+    case .alibi: return [.alibi(slopes: AttentionMask.alibiSlopes(headCount: H), L: L, S: S)]
+    case .function: return [.function()]
+    case .everythingElse:
+      return [
+        .queryLengths((0..<B).map { max(0, L - $0) }), .keepingFirst(5, left: 60, L: L, S: S),
+        .prefix((0..<B).map { _ in min(S, 80) }, L: L, S: S), .blocks(B: 1, H: H, L: L, S: S, blockLength: 64),
+        .alibi(slopes: AttentionMask.alibiSlopes(headCount: H), L: L, S: S), .function(),
+        bias([1, H, 1, S], infinities: 0.1), .keyLengths((0..<B).map { max(0, S - 5 * $0) }),
+      ]
     case .everything:
       return [
         band(.bottomRight, 40, 0), band(.topLeft, nil, 60), keyLengths, leftPadding,
@@ -80,4 +117,7 @@ struct Scenario: CustomTestStringConvertible, Sendable {
       ]
     }
   }
+
+  /// Three documents, the middle one empty, and something behind them.
+  private func cuts(_ length: Int) -> [Int] { [0, length / 3, length / 3, max(length / 3, length - 1)] }
 }

@@ -48,8 +48,12 @@ public struct MultiHeadAttention<Element: AttentionElement>: Sendable {
     public var addsZeroAttention: Bool
     /// E: the width of a head, d / H unless it is set; 0 where d does not divide.
     public var headWidth: Int {
-      get { ownHeadWidth ?? (headCount > 0 && embeddingWidth % headCount == 0 ? embeddingWidth / headCount : 0) }
-      set { ownHeadWidth = newValue }
+      get { ownHeadWidth ?? evenHeadWidth }
+      // Nil where it says the same, so that equal configurations are equal.
+      set { ownHeadWidth = newValue == evenHeadWidth ? nil : newValue }
+    }
+    private var evenHeadWidth: Int {
+      headCount > 0 && embeddingWidth % headCount == 0 ? embeddingWidth / headCount : 0
     }
     private var ownHeadWidth: Int?
     /// Multiplies the scores; nil: 1/√E.
@@ -98,13 +102,13 @@ public struct MultiHeadAttention<Element: AttentionElement>: Sendable {
       self.hasBias = hasBias
       self.addsBiasKeyValue = addsBiasKeyValue
       self.addsZeroAttention = addsZeroAttention
-      ownHeadWidth = headWidth
       self.scale = scale
       self.softcap = softcap
       self.window = window
       self.rotary = rotary
       self.normEpsilon = normEpsilon
       self.hasSinks = hasSinks
+      if let headWidth { self.headWidth = headWidth }
     }
 
     /// H·E: width of projected queries.

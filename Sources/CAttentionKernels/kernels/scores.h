@@ -1,6 +1,6 @@
 // What is done to scores between the product and the softmax, biases and masks aside. See instantiate.h for the names.
 
-// cap·tanh(x/cap) ≤ 3 ULP (ScoreKernelTests.softcapULP); ±∞ → ±cap, NaN → NaN.
+// cap·tanh(x/cap) ≤ 4 ULP, double ≤ 5 (ScoreKernelTests.softcapULP); ±∞ → ±cap, NaN → NaN.
 static inline INLINE V NAME(softcapped)(V x, V cap, V inverse) {
   const V one = (V)(T)1;
   V z = x * inverse;

@@ -1,0 +1,338 @@
+import Attention
+import AttentionFiles
+import AttentionProblems
+import AttentionTestSupport
+import Testing
+
+@Suite("Key/value caches")
+struct CacheTests {
+  static let kinds: [KeyValueCacheKind] = [
+    .growing, .paged(1), .paged(16), .paged(256), .window(7, 0), .window(20, 3), .window(1000, 2),
+  ]
+
+  /// A kind of any element type.
+  enum KeyValueCacheKind: Sendable {
+    case growing
+    case paged(Int)
+    case window(Int, Int)
+
+    func make<Element: AttentionStorage>(_: Element.Type) -> KeyValueCache<Element>.Kind {
+      switch self {
+      case .growing: .growing
+      case .paged(let length): .paged(pageLength: length)
+      case .window(let length, let first): .window(length: length, keepingFirst: first)
+      }
+    }
+
+    /// What decoding is to be like: one causal prefill.
+    var mask: AttentionMask {
+      guard case .window(let length, let first) = self else { return .causal }
+      return .window(left: length - 1, keepingFirst: first)
+    }
+  }
+
+  private struct Tokens<Element: AttentionStorage> {
+    let query: Tensor<Element.Arithmetic>
+    let key: Tensor<Element>
+    let value: Tensor<Element>
+
+    init(batchCount: Int = 1, count: Int) throws {
+      func tensor(_ heads: Int, _ width: Int, _ seed: UInt64) throws -> Tensor<Element.Arithmetic> {
+        try Tensor(uniform: -1..<1, shape: [batchCount, heads, count, width], seed: seed)
+      }
+      query = try tensor(4, 16, 1)
+      key = try Tensor(converting: tensor(2, 16, 2))
+      value = try Tensor(converting: tensor(2, 9, 3))
+    }
+
+    func slice(_ tokens: Range<Int>) throws -> Tokens {
+      Tokens(
+        query: try query.slice(tokens, axis: 2), key: try key.slice(tokens, axis: 2),
+        value: try value.slice(tokens, axis: 2))
+    }
+
+    private init(query: Tensor<Element.Arithmetic>, key: Tensor<Element>, value: Tensor<Element>) {
+      (self.query, self.key, self.value) = (query, key, value)
+    }
+  }
+
+  private func cache<Element: AttentionStorage>(
+    _ kind: KeyValueCacheKind, batchCount: Int = 1, _: Element.Type = Element.self
+  ) throws -> KeyValueCache<Element> {
+    try KeyValueCache(kind.make(Element.self), batchCount: batchCount, headCount: 2, width: 16, valueWidth: 9)
+  }
+
+  @Test("decoding through a cache, a few tokens at a time, is one causal prefill", arguments: kinds, [1, 2, 3])
+  func decoding(kind: KeyValueCacheKind, seed: Int) throws {
+    try decode(kind, seed, Float.self)
+    try decode(kind, seed, Double.self)
+    try decode(kind, seed, BFloat16.self)
+    #if !(os(macOS) && arch(x86_64))
+      try decode(kind, seed, Float16.self)
+    #endif
+  }
+
+  private func decode<Element: AttentionStorage>(_ kind: KeyValueCacheKind, _ seed: Int, _: Element.Type) throws {
+    var generator = TestGenerator(seed: UInt64(seed))
+    let tokens = try Tokens<Element>(count: 150)
+    for context in AttentionContext.everyPath {
+      let expected = try scaledDotProductAttention(
+        query: tokens.query, key: tokens.key, value: tokens.value, mask: kind.mask, context: context)
+      let cache = try cache(kind, Element.self)
+      var token = 0
+      while token < 150 {
+        // Seed 1 token by token; others a prompt first, then up to 5 at once.
+        let count = seed == 1 ? 1 : min(150 - token, token == 0 ? 40 : Int.random(in: 1...5, using: &generator))
+        let new = try tokens.slice(token..<token + count)
+        try cache.append(key: new.key, value: new.value)
+        let output = try scaledDotProductAttention(query: new.query, cache: cache, context: context)
+        let part = try expected.slice(token..<token + count, axis: 2)
+        let difference = mismatch(
+          output.array.map(\.asDouble), part.array.map(\.asDouble), tolerance: 2e-6,
+          "\(Element.self) \(kind) token \(token), \(context.path)")
+        #expect(difference == nil)
+        token += count
+      }
+      #expect(cache.lengths == [150])
+    }
+  }
+
+  @Test("samples of several lengths, each as if it were alone", arguments: kinds)
+  func ragged(kind: KeyValueCacheKind) throws {
+    var generator = TestGenerator(seed: 5)
+    let tokens = try Tokens<Float>(batchCount: 3, count: 60)
+    let batched = try cache(kind, batchCount: 3, Float.self)
+    let alone = try (0..<3).map { _ in try cache(kind, Float.self) }
+    for _ in 0..<25 {
+      let lengths = batched.lengths
+      let width = Int.random(in: 1...4, using: &generator)
+      let counts = lengths.map { min(60 - $0, Int.random(in: 0...width, using: &generator)) }
+      func rows(_ x: Tensor<Float>) throws -> Tensor<Float> {
+        var result = try Tensor<Float>(repeating: .nan, shape: [3, x.shape[1], width, x.shape[3]])
+        for (sample, count) in counts.enumerated() {
+          let own = try x.slice(sample..<sample + 1, axis: 0).slice(lengths[sample]..<lengths[sample] + count, axis: 2)
+          try result.withMutableView { view in
+            try view.withSlice(sample..<sample + 1, axis: 0) {
+              try $0.withSlice(0..<count, axis: 2) { try $0.copy(from: own) }
+            }
+          }
+        }
+        return result
+      }
+      try batched.append(key: rows(tokens.key), value: rows(tokens.value), counts: counts)
+      // As wide as the longest: `width` where one took so many.
+      let taken = counts.max()!
+      let query = try rows(tokens.query).slice(0..<taken, axis: 2)
+      let output = try scaledDotProductAttention(query: query, cache: batched)
+      for (sample, count) in counts.enumerated() {
+        let own = try tokens.slice(lengths[sample]..<lengths[sample] + count)
+        func one(_ x: Tensor<Float>) throws -> Tensor<Float> { try x.slice(sample..<sample + 1, axis: 0) }
+        try alone[sample].append(key: one(own.key), value: one(own.value))
+        let expected = try scaledDotProductAttention(query: one(own.query), cache: alone[sample])
+        let got = try one(output)
+        #expect(
+          mismatch(
+            try got.slice(0..<count, axis: 2).array, expected.array.map(Double.init), tolerance: 2e-6, "\(kind)") == nil
+        )
+        #expect(try got.slice(count..<taken, axis: 2).array.allSatisfy { $0 == 0 })
+      }
+    }
+  }
+
+  @Test("a fork goes its own way, and so does its origin", arguments: kinds)
+  func forks(kind: KeyValueCacheKind) throws {
+    let tokens = try Tokens<Float>(count: 60)
+    func append(_ cache: KeyValueCache<Float>, _ range: Range<Int>) throws -> [Float] {
+      let new = try tokens.slice(range)
+      try cache.append(key: new.key, value: new.value)
+      return try scaledDotProductAttention(query: new.query, cache: cache).array
+    }
+    let (origin, lone) = (try cache(kind, Float.self), try cache(kind, Float.self))
+    _ = try append(origin, 0..<21)
+    _ = try append(lone, 0..<21)
+    let fork = try origin.fork()
+    // Other tokens in the fork; the origin's are as if it were alone.
+    _ = try append(fork, 40..<45)
+    #expect(sameBits(try append(origin, 21..<25), try append(lone, 21..<25)))
+    let other = try cache(kind, Float.self)
+    _ = try append(other, 0..<21)
+    _ = try append(other, 40..<45)
+    #expect(sameBits(try append(fork, 45..<50), try append(other, 45..<50)))
+    #expect(fork.lengths == [31] && origin.lengths == [25])
+  }
+
+  @Test("samples of a fork share their pages until they write")
+  func sharedPages() throws {
+    let tokens = try Tokens<Float>(count: 100)
+    let prompt = try cache(.paged(16), Float.self)
+    let first = try tokens.slice(0..<40)
+    try prompt.append(key: first.key, value: first.value)
+    let beams = try prompt.fork(samples: [0, 0, 0, 0])
+    #expect(beams.pageCount == 3 && beams.batchCount == 4)
+    let next = try tokens.slice(40..<41)
+    func four(_ x: Tensor<Float>) throws -> Tensor<Float> { try x.broadcast(to: [4] + x.shape.dropFirst()) }
+    try beams.append(key: four(next.key), value: four(next.value))
+    // The two full pages are shared; each has a third of its own.
+    #expect(beams.pageCount == 2 + 4)
+    let output = try scaledDotProductAttention(query: four(next.query), cache: beams)
+    try prompt.append(key: next.key, value: next.value)
+    let expected = try scaledDotProductAttention(query: next.query, cache: prompt)
+    for beam in 0..<4 { #expect(sameBits(try output.slice(beam..<beam + 1, axis: 0).array, expected.array)) }
+    #expect(try prompt.fork(samples: []).batchCount == 0)
+  }
+
+  @Test("truncated tokens are as if they had never been: speculative decoding", arguments: kinds)
+  func truncation(kind: KeyValueCacheKind) throws {
+    let tokens = try Tokens<Float>(count: 90)
+    let (cache, straight) = (try cache(kind, Float.self), try cache(kind, Float.self))
+    func append(_ cache: KeyValueCache<Float>, _ range: Range<Int>) throws -> [Float] {
+      let new = try tokens.slice(range)
+      try cache.append(key: new.key, value: new.value)
+      return try scaledDotProductAttention(query: new.query, cache: cache).array
+    }
+    let shared = try append(cache, 0..<50)
+    #expect(sameBits(shared, try append(straight, 0..<50)))
+    let fork = try cache.fork()
+    for start in stride(from: 50, to: 80, by: 3) {
+      // Five tokens are guessed, three are right.
+      _ = try append(cache, start..<start + 5)
+      try cache.truncate(to: start + 3)
+      _ = try append(straight, start..<start + 3)
+    }
+    let difference = mismatch(
+      try append(cache, 80..<84), try append(straight, 80..<84).map(Double.init), tolerance: 2e-6, "\(kind)")
+    #expect(difference == nil)
+    #expect(fork.lengths == [50])
+    if case .window(7, _) = kind {
+      #expect(throws: AttentionError.self) { try cache.truncate(to: 3) }
+    } else if case .growing = kind {
+      try cache.truncate(to: 0)
+      #expect(cache.lengths == [0])
+    }
+    #expect(throws: AttentionError.self) { try cache.truncate(to: 1000) }
+    #expect(throws: AttentionError.self) { try cache.truncate(to: [-1]) }
+  }
+
+  @Test("a window forgets: its memory is bounded, however many tokens come")
+  func windowIsBounded() throws {
+    let cache = try cache(.window(20, 3), Float.self)
+    let tokens = try Tokens<Float>(count: 1)
+    for _ in 0..<1000 { try cache.append(key: tokens.key, value: tokens.value) }
+    #expect(cache.lengths == [1000])
+    #expect(cache.storedCounts[0] <= 3 + 2 * 20)
+  }
+
+  @Test("saved and loaded, a cache goes on where it was", arguments: kinds)
+  func files(kind: KeyValueCacheKind) throws {
+    let folder = try TemporaryFolder()
+    let tokens = try Tokens<BFloat16>(batchCount: 2, count: 120)
+    let cache = try cache(kind, batchCount: 2, BFloat16.self)
+    func append(_ cache: KeyValueCache<BFloat16>, _ range: Range<Int>, _ counts: [Int]?) throws -> [Float] {
+      let new = try tokens.slice(range)
+      try cache.append(key: new.key, value: new.value, counts: counts)
+      return try scaledDotProductAttention(query: new.query, cache: cache).array
+    }
+    for start in stride(from: 0, to: 100, by: 10) { _ = try append(cache, start..<start + 10, [10, 7]) }
+    try cache.save(to: folder("cache.safetensors"))
+    let loaded = try KeyValueCache<BFloat16>(contentsOf: folder("cache.safetensors"))
+    #expect(loaded.kind == cache.kind && loaded.lengths == [100, 70] && loaded.storedCounts == cache.storedCounts)
+    #expect(sameBits(try append(loaded, 100..<104, nil), try append(cache, 100..<104, nil)))
+    #expect(throws: AttentionError.self) { try KeyValueCache<Float>(contentsOf: folder("cache.safetensors")) }
+  }
+
+  @Test("files that are no caches, or contradict themselves, are errors")
+  func wrongFiles() throws {
+    let folder = try TemporaryFolder()
+    func load(_ change: (inout SafeTensorsWriter) throws -> Void) throws -> KeyValueCache<Float> {
+      var writer = SafeTensorsWriter()
+      writer.metadata = [
+        "format": "swift-attention key-value cache, version 1", "kind": "window", "window": "4", "keeping_first": "1",
+      ]
+      try change(&writer)
+      try writer.write(to: folder("x.safetensors"))
+      return try KeyValueCache<Float>(contentsOf: folder("x.safetensors"))
+    }
+    func add(_ writer: inout SafeTensorsWriter, lengths: [Int64] = [9], stored: [Int64] = [5], valueRows: Int = 5)
+      throws
+    {
+      try writer.add("key", Tensor<Float>(repeating: 1, shape: [1, 2, 5, 3]))
+      try writer.add("value", Tensor<Float>(repeating: 1, shape: [1, 2, valueRows, 4]))
+      try writer.add("lengths", Tensor(lengths, shape: [lengths.count]))
+      try writer.add("stored", Tensor(stored, shape: [stored.count]))
+    }
+    #expect(try load { try add(&$0) }.lengths == [9])
+    let changes: [(inout SafeTensorsWriter) throws -> Void] = [
+      { _ in },
+      {
+        try add(&$0); $0.metadata["format"] = "pt"
+      },
+      {
+        try add(&$0); $0.metadata["kind"] = "ring"
+      },
+      {
+        try add(&$0); $0.metadata["window"] = "many"
+      },
+      {
+        try add(&$0); $0.metadata["window"] = "0"
+      },
+      { try add(&$0, lengths: [4]) },
+      { try add(&$0, stored: [6]) },
+      { try add(&$0, stored: [-1]) },
+      { try add(&$0, stored: [2]) },
+      { try add(&$0, lengths: [.max]) },
+      { try add(&$0, lengths: [9, 9]) },
+      { try add(&$0, valueRows: 4) },
+      {
+        try add(&$0); $0.metadata["kind"] = "growing"
+      },
+      {
+        try add(&$0); $0.metadata["kind"] = "paged"; $0.metadata["page_length"] = "0"
+      },
+    ]
+    for change in changes { #expect(throws: AttentionError.self) { try load(change) } }
+  }
+
+  @Test("keys may be turned on the way in; Float keys into two bytes")
+  func rotaryAppend() throws {
+    let x = try Tensor<Float>(uniform: -1..<1, shape: [1, 2, 6, 16], seed: 1)
+    let v = try Tensor<Float>(uniform: -1..<1, shape: [1, 2, 6, 9], seed: 2)
+    let table: RotaryTable<Float> = try RotaryEmbedding(width: 16).table(.startingAt(0), count: 6)
+    let cache = try cache(.growing, BFloat16.self)
+    try cache.append(
+      key: x.permuted([0, 2, 1, 3]), value: v.permuted([0, 2, 1, 3]), rotary: table, layout: .lengthFirst)
+    let stored = try cache.tensors()
+    #expect(stored.key.array == (try Tensor<BFloat16>(converting: table.rotated(x))).array)
+    #expect(stored.value.array == (try Tensor<BFloat16>(converting: v)).array)
+  }
+
+  @Test("what does not fit is an error, and leaves the cache as it was")
+  func errors() throws {
+    func make(_ kind: KeyValueCache<Float>.Kind, _ batchCount: Int = 1, _ width: Int = 4) throws -> KeyValueCache<Float>
+    {
+      try KeyValueCache(kind, batchCount: batchCount, headCount: 2, width: width)
+    }
+    #expect(throws: AttentionError.self) { try make(.window(length: 0)) }
+    #expect(throws: AttentionError.self) { try make(.window(length: 1, keepingFirst: -1)) }
+    #expect(throws: AttentionError.self) { try make(.paged(pageLength: 0)) }
+    #expect(throws: AttentionError.self) { try make(.growing, -1) }
+    #expect(throws: AttentionError.self) { try make(.growing, 1, .max) }
+    let cache = try make(.growing, 2)
+    func zeros(_ shape: [Int]) throws -> Tensor<Float> { try Tensor(repeating: 0, shape: shape) }
+    let good = try zeros([2, 2, 3, 4])
+    try cache.append(key: good, value: good)
+    for (key, value, counts) in [
+      (try zeros([1, 2, 3, 4]), good, nil), (good, try zeros([2, 2, 2, 4]), nil), (try zeros([2, 3, 3, 4]), good, nil),
+      (good, try zeros([2, 2, 3, 5]), nil), (try zeros([4]), good, nil), (good, good, [1]), (good, good, [1, 4]),
+      (good, good, [-1, 1]),
+    ] as [(Tensor<Float>, Tensor<Float>, [Int]?)] {
+      #expect(throws: AttentionError.self) { try cache.append(key: key, value: value, counts: counts) }
+    }
+    #expect(cache.lengths == [3, 3])
+    #expect(throws: AttentionError.self) { try scaledDotProductAttention(query: zeros([2, 4, 4, 4]), cache: cache) }
+    #expect(throws: AttentionError.self) { try scaledDotProductAttention(query: zeros([1, 4, 1, 4]), cache: cache) }
+    #expect(throws: AttentionError.self) { try scaledDotProductAttention(query: zeros([2, 4, 1, 5]), cache: cache) }
+    #expect(throws: AttentionError.self) { try cache.fork(samples: [2]) }
+    let empty = try make(.paged(), 2)
+    #expect(try scaledDotProductAttention(query: zeros([2, 4, 0, 4]), cache: empty).shape == [2, 4, 0, 4])
+  }
+}

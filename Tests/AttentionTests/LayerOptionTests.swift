@@ -1,0 +1,244 @@
+import Attention
+import AttentionBLAS
+import AttentionProblems
+import AttentionTestSupport
+import Testing
+
+#if canImport(Glibc)
+  import Glibc
+#elseif canImport(Darwin)
+  import Darwin
+#endif
+
+@Suite("Multi-head attention: what decoders add")
+struct LayerOptionTests {
+  typealias Layer = MultiHeadAttention<Float>
+
+  static let configurations: [Layer.Configuration] = {
+    let rotary = try! RotaryEmbedding(width: 8, base: 500)
+    let interleaved = try! RotaryEmbedding(width: 4, base: 500, pairing: .interleaved)
+    return [
+      Layer.Configuration(
+        embeddingWidth: 24, headCount: 4, keyValueHeadCount: 2, hasBias: false, headWidth: 8, rotary: rotary),
+      Layer.Configuration(
+        embeddingWidth: 32, headCount: 4, keyValueHeadCount: 1, rotary: interleaved, normEpsilon: 1e-3),
+      Layer.Configuration(embeddingWidth: 32, headCount: 4, softcap: 0.7, window: 5, hasSinks: true),
+      Layer.Configuration(
+        embeddingWidth: 20, headCount: 6, keyValueHeadCount: 3, headWidth: 8, scale: 0.3, softcap: 2, window: 9,
+        rotary: rotary, normEpsilon: 1e-6, hasSinks: true),
+    ]
+  }()
+
+  /// A layer whose norms and sinks are not what they begin with.
+  private func layer(_ configuration: Layer.Configuration) throws -> Layer {
+    var state = try Layer(configuration: configuration, seed: 7).stateDictionary(naming: .perProjection)
+    func randomise(_ name: String, _ range: Range<Double>, _ seed: UInt64) throws {
+      if let old = state[name] { state[name] = try Tensor(uniform: range, shape: old.shape, seed: seed) }
+    }
+    try randomise("query_norm.weight", 0.5..<1.5, 1)
+    try randomise("key_norm.weight", 0.5..<1.5, 2)
+    try randomise("sinks", -1..<2, 3)
+    for name in state.keys.sorted() where name.hasSuffix("bias") { try randomise(name, -0.5..<0.5, 4) }
+    return try self.layer(state, configuration)
+  }
+
+  private func layer(
+    _ state: [String: Tensor<Float>], prefix: String = "", _ configuration: Layer.Configuration
+  ) throws -> Layer {
+    try Layer(stateDictionary: state, prefix: prefix, headCount: configuration.headCount) {
+      $0.scale = configuration.scale
+      $0.softcap = configuration.softcap
+      $0.window = configuration.window
+      $0.rotary = configuration.rotary
+      if $0.normEpsilon != nil { $0.normEpsilon = configuration.normEpsilon }
+    }
+  }
+
+  /// The layer written out: causal self-attention of `[B, L, d]`.
+  private func reference(_ layer: Layer, _ x: Tensor<Float>) throws -> [Double] {
+    let c = layer.configuration
+    let state = try layer.stateDictionary(naming: .perProjection)
+    let (B, L, E) = (x.shape[0], x.shape[1], c.headWidth)
+    func project(_ rows: [Double], _ name: String, _ width: Int) -> [Double] {
+      let weight = state["\(name)_projection.weight"]!
+      return (0..<B * L).flatMap { row in
+        (0..<weight.shape[0]).map { o in
+          (0..<width).reduce(Double(state["\(name)_projection.bias"]?[o] ?? 0)) {
+            $0 + rows[row * width + $1] * Double(weight[o, $1])
+          }
+        }
+      }
+    }
+    // [B·L, heads·E] as [B, heads, L, E], normalised and turned.
+    func heads(_ rows: [Double], _ count: Int, norm: String?) -> [Double] {
+      let angles = c.rotary?.angles(length: L) ?? []
+      var result: [Double] = []
+      for b in 0..<B {
+        for h in 0..<count {
+          for i in 0..<L {
+            let start = ((b * L + i) * count + h) * E
+            var row = Array(rows[start..<start + E])
+            if let norm, let weight = state[norm], let epsilon = c.normEpsilon {
+              let mean = row.reduce(0) { $0 + $1 * $1 } / Double(E)
+              row = row.indices.map { row[$0] / (mean + epsilon).squareRoot() * Double(weight[$0]) }
+            }
+            if let rotary = c.rotary, norm != nil {
+              let old = row
+              for (pair, angle) in angles.enumerated() {
+                let (a, b) =
+                  rotary.pairing == .halves ? (pair, pair + rotary.width / 2) : (2 * pair, 2 * pair + 1)
+                let turn = Double(i) * angle
+                row[a] = old[a] * cos(turn) - old[b] * sin(turn)
+                row[b] = old[b] * cos(turn) + old[a] * sin(turn)
+              }
+            }
+            result += row
+          }
+        }
+      }
+      return result
+    }
+    let input = x.array.map(Double.init)
+    var problem = ReferenceAttention()
+    (problem.B, problem.H, problem.Hk, problem.L, problem.S, problem.E, problem.Ev) = (
+      B, c.headCount, c.keyValueHeadCount, L, L, E, E
+    )
+    problem.query = heads(project(input, "query", c.embeddingWidth), c.headCount, norm: "query_norm.weight")
+    problem.key = heads(project(input, "key", c.embeddingWidth), c.keyValueHeadCount, norm: "key_norm.weight")
+    problem.value = heads(project(input, "value", c.embeddingWidth), c.keyValueHeadCount, norm: nil)
+    problem.scale = c.scale
+    problem.softcap = c.softcap
+    problem.sinks = state["sinks"]?.array.map(Double.init)
+    problem.attends = { _, _, i, j in j <= i && j > i - (c.window ?? 1 << 30) }
+    let output = problem.answer().output
+    var rows = [Double](repeating: 0, count: B * L * c.headCount * E)
+    for b in 0..<B {
+      for h in 0..<c.headCount {
+        for i in 0..<L {
+          for e in 0..<E {
+            rows[((b * L + i) * c.headCount + h) * E + e] = output[((b * c.headCount + h) * L + i) * E + e]
+          }
+        }
+      }
+    }
+    return project(rows, "output", c.headCount * E)
+  }
+
+  @Test("the layer is what its parts are, written out", arguments: configurations)
+  func writtenOut(configuration: Layer.Configuration) throws {
+    let layer = try layer(configuration)
+    #expect(layer.configuration == configuration)
+    let x = try Tensor<Float>(uniform: -1..<1, shape: [2, 23, configuration.embeddingWidth], seed: 5)
+    let expected = try reference(layer, x)
+    for context in AttentionContext.everyPath {
+      #expect(mismatch(try layer(x, mask: .causal, context: context).array, expected, tolerance: 5e-6) == nil)
+      // Key and value apart from the query: other products, the same result.
+      let copy = try x.reshaped([2, 23, configuration.embeddingWidth]).array
+      let other = try Tensor(copy, shape: x.shape)
+      #expect(
+        mismatch(
+          try layer(query: x, key: other, value: other, mask: .causal, context: context).array, expected,
+          tolerance: 5e-6) == nil)
+    }
+  }
+
+  @Test("decoding through a cache is one causal pass", arguments: configurations)
+  func decoding(configuration: Layer.Configuration) throws {
+    let layer = try layer(configuration)
+    let x = try Tensor<Float>(uniform: -1..<1, shape: [2, 40, configuration.embeddingWidth], seed: 6)
+    let expected = try layer.forward(query: x, key: x, value: x, mask: .causal, weights: .averaged)
+    var kinds: [KeyValueCache<Float>.Kind] = [.growing, .paged(pageLength: 8)]
+    if let window = configuration.window { kinds.append(.window(length: window)) }
+    for kind in kinds {
+      let cache = try KeyValueCache<Float>(
+        kind, batchCount: 2, headCount: configuration.keyValueHeadCount, width: configuration.headWidth)
+      var token = 0
+      for count in [17, 1, 1, 3, 1, 5, 1, 11] {
+        let new = try x.slice(token..<token + count, axis: 1)
+        let output = try layer.forward(new, cache: cache).output
+        let part = try expected.output.slice(token..<token + count, axis: 1)
+        #expect(mismatch(output.array, part.array.map(Double.init), tolerance: 5e-6, "\(kind) \(token)") == nil)
+        token += count
+      }
+    }
+  }
+
+  @Test("samples of a batch at positions of their own")
+  func raggedCache() throws {
+    let layer = try layer(Self.configurations[0])
+    let x = try Tensor<Float>(uniform: -1..<1, shape: [2, 12, 24], seed: 6)
+    let cache = try KeyValueCache<Float>(batchCount: 2, headCount: 2, width: 8)
+    _ = try layer.forward(x.slice(0..<7, axis: 1), cache: cache, counts: [7, 4])
+    var next = try Tensor<Float>(repeating: 0, shape: [2, 1, 24])
+    try next.withMutableView { view in
+      try view.withSlice(0..<1, axis: 0) { try $0.copy(from: x.slice(0..<1, axis: 0).slice(7..<8, axis: 1)) }
+      try view.withSlice(1..<2, axis: 0) { try $0.copy(from: x.slice(1..<2, axis: 0).slice(4..<5, axis: 1)) }
+    }
+    let output = try layer.forward(next, cache: cache).output
+    let whole = try layer(x, mask: .causal)
+    for (sample, token) in [(0, 7), (1, 4)] {
+      let got = try output.select(sample, axis: 0).array
+      let expected = try whole.select(sample, axis: 0).select(token, axis: 0).array
+      #expect(mismatch(got, expected.map(Double.init), tolerance: 5e-6) == nil)
+    }
+  }
+
+  @Test("state dictionaries round-trip under every naming", arguments: configurations)
+  func namings(configuration: Layer.Configuration) throws {
+    let layer = try layer(configuration)
+    let x = try Tensor<Float>(uniform: -1..<1, shape: [1, 9, configuration.embeddingWidth], seed: 5)
+    let expected = try layer(x, mask: .causal)
+    for naming in [Layer.Naming.pyTorch, .perProjection, .huggingFace, .bert, .keras] {
+      let state = try layer.stateDictionary(naming: naming, prefix: "a.")
+      let copy = try self.layer(state, prefix: "a.", configuration)
+      #expect(copy.configuration == configuration)
+      #expect(sameBits(try copy(x, mask: .causal).array, expected.array), "\(naming)")
+    }
+    let keras = try layer.stateDictionary(naming: .keras)
+    let (d, H, E) = (configuration.embeddingWidth, configuration.headCount, configuration.headWidth)
+    #expect(keras["query/kernel"]!.shape == [d, H, E])
+    #expect(keras["key/kernel"]!.shape == [d, configuration.keyValueHeadCount, E])
+    #expect(keras["attention_output/kernel"]!.shape == [H, E, d])
+    let own = try layer.stateDictionary(naming: .huggingFace)
+    #expect(keras["query/kernel"]![1, 2, 3] == own["q_proj.weight"]![2 * E + 3, 1])
+    #expect(keras["attention_output/kernel"]![1, 2, 3] == own["o_proj.weight"]![3, E + 2])
+  }
+
+  @Test("what does not fit is an error")
+  func errors() throws {
+    func make(_ change: (inout Layer.Configuration) -> Void) throws -> Layer {
+      var configuration = Layer.Configuration(embeddingWidth: 24, headCount: 4, headWidth: 8)
+      change(&configuration)
+      return try Layer(configuration: configuration, seed: 1)
+    }
+    #expect(try make { _ in }.configuration.queryWidth == 32)
+    let rotary = try RotaryEmbedding(width: 10)
+    #expect(throws: AttentionError.self) { try make { $0.rotary = rotary } }
+    #expect(throws: AttentionError.self) { try make { $0.window = 0 } }
+    #expect(throws: AttentionError.self) { try make { $0.normEpsilon = -1 } }
+    #expect(throws: AttentionError.self) { try make { $0.headWidth = 0 } }
+    #expect(throws: AttentionError.self) { try make { $0.headWidth = .max } }
+    #expect(throws: AttentionError.self) { try make { ($0.window, $0.addsZeroAttention) = (3, true) } }
+    let state = try make { $0.hasSinks = true }.stateDictionary(naming: .huggingFace)
+    #expect(throws: AttentionError.self) {
+      try Layer(stateDictionary: state, headCount: 4) { $0.hasSinks = false }
+    }
+    var wrong = state
+    wrong["sinks"] = try Tensor(repeating: 0, shape: [3])
+    #expect(throws: AttentionError.self) { try Layer(stateDictionary: wrong, headCount: 4) }
+    wrong = state
+    wrong["q_norm.weight"] = try Tensor(repeating: 1, shape: [8])
+    #expect(throws: AttentionError.self) { try Layer(stateDictionary: wrong, headCount: 4) }
+    // A cache of other heads.
+    let layer = try make { _ in }
+    let x = try Tensor<Float>(repeating: 0, shape: [1, 2, 24])
+    for cache in [
+      try KeyValueCache<Float>(batchCount: 1, headCount: 2, width: 8),
+      try KeyValueCache<Float>(batchCount: 1, headCount: 4, width: 6),
+      try KeyValueCache<Float>(batchCount: 2, headCount: 4, width: 8),
+    ] {
+      #expect(throws: AttentionError.self) { try layer.forward(x, cache: cache) }
+      #expect(cache.lengths.allSatisfy { $0 == 0 })
+    }
+  }
+}
