@@ -35,13 +35,16 @@ struct Bench: ParsableCommand {
     let request: Request?
     /// Why the runner cannot serve it.
     let refusal: String?
+    /// True if it is there to be compared with this library asked for something else.
+    let isOwn: Bool
 
-    private enum CodingKeys: String, CodingKey { case name, about, request }
+    private enum CodingKeys: String, CodingKey { case name, about, request, peer }
 
     init(from decoder: any Decoder) throws {
       let fields = try decoder.container(keyedBy: CodingKeys.self)
       name = try fields.decode(String.self, forKey: .name)
       about = try fields.decode(String.self, forKey: .about)
+      isOwn = fields.contains(.peer)
       do {
         request = try fields.decode(Request.self, forKey: .request)
         refusal = nil
@@ -75,6 +78,7 @@ struct Bench: ParsableCommand {
     guard rounds >= 1 else { throw ValidationError("--rounds: a number from 1 expected; got \(rounds)") }
     if let threads, threads < 1 { throw ValidationError("--threads: a number from 1 expected; got \(threads)") }
     let all = try JSONDecoder().decode([Entry].self, from: Data(PackageResources.workloads_json))
+      .filter { !$0.isOwn }
     let unknown = names.filter { name in !all.contains { $0.name == name } }
     guard unknown.isEmpty else {
       throw ValidationError(

@@ -6,8 +6,11 @@ struct Request: Decodable {
   enum Operation: String, Decodable { case sdpa, mha, gemm, batchedGEMM = "batched_gemm", softmax, machine }
   enum DType: String, Decodable { case f32, f64, f16, bf16 }
   enum Mask: String, Decodable {
-    case none, causal, causalTopLeft = "causal_top_left", boolean, bias, keyLengths = "key_lengths"
+    case none, causal, causalTopLeft = "causal_top_left", boolean, bias, keyLengths = "key_lengths", alibi,
+      alibiFunction = "alibi_function"
   }
+  /// Keys and values in a cache of this kind, under its causal mask.
+  enum Cache: String, Decodable { case growing, paged }
   enum Pass: String, Decodable { case forward, forwardBackward = "forward_backward" }
   /// What is run: the library, forced to one algorithm or not, or what it is compared with.
   enum Algorithm: Equatable {
@@ -29,6 +32,7 @@ struct Request: Decodable {
   let valueWidth: Int
   let dtype: DType
   let mask: Mask
+  let cache: Cache?
   /// Keys to the left of the diagonal, under a causal mask.
   var window: Int?
   let pass: Pass
@@ -47,7 +51,7 @@ struct Request: Decodable {
 
   private enum CodingKeys: String, CodingKey {
     case op, batch, heads, keyValueHeads = "kv_heads", queries, keys, width, valueWidth = "value_width", dtype, mask,
-      window, pass, algorithm, threads, iterations, seed, transposed, error, rotation, fresh
+      cache, window, pass, algorithm, threads, iterations, seed, transposed, error, rotation, fresh
   }
 
   init(from decoder: any Decoder) throws {
@@ -65,6 +69,7 @@ struct Request: Decodable {
     valueWidth = try field(.valueWidth, width)
     dtype = try field(.dtype, .f32)
     mask = try field(.mask, .none)
+    cache = try fields.decodeIfPresent(Cache.self, forKey: .cache)
     window = try fields.decodeIfPresent(Int.self, forKey: .window)
     pass = try field(.pass, .forward)
     let algorithmName = try field(.algorithm, "auto")
@@ -108,9 +113,17 @@ struct Request: Decodable {
     guard largest <= 0x1p34 else {
       throw AttentionError(.invalidArgument, "extents", "operands of at most 2^34 elements expected")
     }
-    if dtype != .f32 && dtype != .f64 { throw Self.unsupported("dtype", dtype.rawValue, "f32, f64") }
+    if op != .sdpa && dtype != .f32 && dtype != .f64 {
+      throw Self.unsupported("dtype", dtype.rawValue, "f32, f64")
+    }
+    guard cache == nil || (op == .sdpa && queries <= keys && [.none, .causal].contains(mask) && window == nil) else {
+      throw AttentionError(
+        .invalidArgument, "field \"cache\"",
+        "sdpa with no more queries than keys and no other mask than causal expected")
+    }
     if pass != .forward { throw Self.unsupported("pass", pass.rawValue, "forward") }
-    let baselines: [String: Algorithm] = op == .sdpa ? ["unfused": .unfused, "naive": .naive] : [:]
+    let hasBaselines = op == .sdpa && cache == nil && ![.alibi, .alibiFunction].contains(mask)
+    let baselines: [String: Algorithm] = hasBaselines ? ["unfused": .unfused, "naive": .naive] : [:]
     if algorithmName == "auto" {
       algorithm = .library(nil)
     } else if let known = AttentionAlgorithm(rawValue: algorithmName) {
@@ -131,7 +144,8 @@ struct Request: Decodable {
   func hasInputs(of other: Request) -> Bool {
     op == other.op && batch == other.batch && heads == other.heads && keyValueHeads == other.keyValueHeads
       && queries == other.queries && keys == other.keys && width == other.width && valueWidth == other.valueWidth
-      && dtype == other.dtype && mask == other.mask && window == other.window && seed == other.seed
+      && dtype == other.dtype && mask == other.mask && cache == other.cache && window == other.window
+      && seed == other.seed
       && transposed == other.transposed && rotation == other.rotation && fresh == other.fresh
   }
 }

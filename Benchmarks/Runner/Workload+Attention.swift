@@ -3,31 +3,39 @@ import AttentionTestSupport
 import AttentionTensors
 
 extension Workload {
-  static func attention<Element: AttentionElement>(_ request: Request, _: Element.Type) throws -> Workload {
+  static func attention<Stored: AttentionStorage>(_ request: Request, _: Stored.Type) throws -> Workload {
+    typealias Element = Stored.Arithmetic
     let (batch, heads, keyValueHeads) = (request.batch, request.heads, request.keyValueHeads)
-    let query: Tensor<Element> = try random([batch, heads, request.queries, request.width], request, 1)
+    let query: Tensor<Stored> = try random([batch, heads, request.queries, request.width], request, 1)
     // Each further pair is a copy in memory of its own: the numbers do not matter to the cache.
-    let key: Tensor<Element> = try random([batch, keyValueHeads, request.keys, request.width], request, 2)
-    let value: Tensor<Element> = try random([batch, keyValueHeads, request.keys, request.valueWidth], request, 3)
+    let key: Tensor<Stored> = try random([batch, keyValueHeads, request.keys, request.width], request, 2)
+    let value: Tensor<Stored> = try random([batch, keyValueHeads, request.keys, request.valueWidth], request, 3)
     let pairs = try (0..<request.rotation).map { $0 == 0 ? (key, value) : (try key.copied(), try value.copied()) }
+    let caches = try request.cache.map { kind in
+      try pairs.map { try cache(kind, $0.0, $0.1) }
+    }
     let mask = try RequestedMask(request, Element.self)
     let shape = [batch, heads, request.queries, request.valueWidth]
-    let slot = Slot(try Tensor<Element>(repeating: .nan, shape: shape))
+    let slot = Slot(try Tensor<Stored>(repeating: Stored(nearest: .nan), shape: shape))
     var turn = 0
     var unfused: UnfusedAttention<Element>?
     var plain: ReferenceAttention?
+    func converted(_ x: Tensor<Stored>) throws -> Tensor<Element> { try x as? Tensor<Element> ?? Tensor(converting: x) }
     var workload = Workload(
       operationCount: 2 * Double(batch * heads) * Double(request.queries) * Double(request.keys)
         * Double(request.width + request.valueWidth) * mask.share,
-      keyValueByteCount: (key.count + value.count) * MemoryLayout<Element>.stride, checksum: slot.checksum,
+      keyValueByteCount: (key.count + value.count) * MemoryLayout<Stored>.stride, checksum: slot.checksum,
       maxError: slot.comparison {
         try scaledDotProductAttention(
           query: wide(query), key: wide(key), value: wide(value), mask: RequestedMask(request, Double.self).mask)
       }
     ) { algorithm, context in
-      let (key, value) = pairs[turn % pairs.count]
+      let index = turn % pairs.count
+      let (key, value) = pairs[index]
       turn += 1
       switch algorithm {
+      case .library where caches != nil:
+        slot.tensor = try scaledDotProductAttention(query: query, cache: caches![index], context: context)
       case .library where request.fresh:
         slot.tensor = try scaledDotProductAttention(
           query: query, key: key, value: value, mask: mask.mask, context: context)
@@ -36,21 +44,37 @@ extension Workload {
           query: query, key: key, value: value, mask: mask.mask, into: &slot.tensor, context: context)
       case .unfused:
         if unfused == nil { unfused = try UnfusedAttention(request, mask) }
-        try unfused!.attend(query, key, value, into: &slot.tensor, context)
+        var output = try Tensor<Element>(repeating: 0, shape: shape)
+        if let own = slot.tensor as? Tensor<Element> { output = own }
+        slot.tensor = try Tensor(repeating: Stored(nearest: 0), shape: [0])
+        try unfused!.attend(converted(query), converted(key), converted(value), into: &output, context)
+        slot.tensor = try output as? Tensor<Stored> ?? Tensor(converting: output)
       case .naive:
-        if plain == nil { plain = try plainProblem(request, query, key, value, mask) }
-        slot.tensor = try Tensor(plain!.answer(in: Element.self).output, shape: shape)
+        if plain == nil { plain = try plainProblem(request, converted(query), converted(key), converted(value), mask) }
+        let output = try Tensor(plain!.answer(in: Element.self).output, shape: shape)
+        slot.tensor = try output as? Tensor<Stored> ?? Tensor(converting: output)
       }
     }
     workload.readRate = { context in
       let tensors = pairs.flatMap { [$0.0, $0.1] }
       return withExtendedLifetime(tensors) {
         Machine.readRate(
-          tensors.map { UnsafeRawBufferPointer(start: $0.base, count: $0.count * MemoryLayout<Element>.stride) },
+          tensors.map { UnsafeRawBufferPointer(start: $0.base, count: $0.count * MemoryLayout<Stored>.stride) },
           context, times: 1)
       }
     }
     return workload
+  }
+
+  /// A cache of the requested kind that holds these tokens.
+  private static func cache<Stored: AttentionStorage>(
+    _ kind: Request.Cache, _ key: Tensor<Stored>, _ value: Tensor<Stored>
+  ) throws -> KeyValueCache<Stored> {
+    let cache = try KeyValueCache<Stored>(
+      kind == .paged ? .paged() : .growing, batchCount: key.shape[0], headCount: key.shape[1], width: key.shape[3],
+      valueWidth: value.shape[3])
+    try cache.append(key: key, value: value)
+    return cache
   }
 
   /// The same problem for the plain formula, which is the tests' reference.
@@ -89,7 +113,14 @@ struct RequestedMask<Element: AttentionElement> {
     let isCausal = request.mask == .causal || request.mask == .causalTopLeft
     let alignment: AttentionMask.Alignment = request.mask == .causalTopLeft ? .topLeft : .bottomRight
     switch request.mask {
-    case .none: break
+    case .none: if request.cache != nil { mask = .causal }
+    case .alibi: mask = .alibi(headCount: request.heads)
+    case .alibiFunction:
+      let slopes = AttentionMask.alibiSlopes(headCount: request.heads).map { Element($0) }
+      let offset = request.keys - request.queries
+      mask = .scores(Element.self) { tile in
+        tile.update { score, at in score - slopes[at.head] * Element(abs(at.query + offset - at.key)) }
+      }
     case .causal, .causalTopLeft: mask = .causal(alignment)
     case .boolean:
       // One key in ten is off.

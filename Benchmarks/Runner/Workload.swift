@@ -18,7 +18,17 @@ struct Workload {
   let maxError: (() throws -> Double)?
 
   init(_ request: Request) throws {
-    self = try request.dtype == .f64 ? Self.make(request, Double.self) : Self.make(request, Float.self)
+    switch request.dtype {
+    case .f32: self = try Self.make(request, Float.self)
+    case .f64: self = try Self.make(request, Double.self)
+    case .bf16: self = try Self.attention(request, BFloat16.self)
+    case .f16:
+      #if os(macOS) && arch(x86_64)
+        throw AttentionError(.unsupported, "field \"dtype\"", "\"f16\" is not present on this machine")
+      #else
+        self = try Self.attention(request, Float16.self)
+      #endif
+    }
   }
 
   init(
@@ -111,12 +121,12 @@ func median(_ values: [Double]) -> Double {
 }
 
 /// A result that outlives a call, so that the next one finds its memory there.
-final class Slot<Element: AttentionElement> {
+final class Slot<Element: AttentionStorage> {
   var tensor: Tensor<Element>
   init(_ tensor: Tensor<Element>) { self.tensor = tensor }
 
   func checksum() throws -> Double {
-    try tensor.withUnsafeBufferPointer { $0.reduce(0) { $0 + Double($1) } }
+    try tensor.withUnsafeBufferPointer { $0.reduce(0) { $0 + $1.asDouble } }
   }
 
   /// How to compare with what `reference` makes; nil in Double, which has nothing to be compared with.
@@ -124,7 +134,7 @@ final class Slot<Element: AttentionElement> {
     if Element.self == Double.self { return nil }
     return {
       zip(self.tensor.array, try reference().array).reduce(0) { worst, pair in
-        let error = abs(Double(pair.0) - pair.1)
+        let error = abs(pair.0.asDouble - pair.1)
         return error.isNaN ? .infinity : max(worst, error)
       }
     }
@@ -132,11 +142,11 @@ final class Slot<Element: AttentionElement> {
 }
 
 /// Uniform on [−1, 1): numbers that Float holds exactly, whatever the element.
-func random<Element: AttentionElement>(_ shape: [Int], _ request: Request, _ index: UInt64) throws -> Tensor<Element> {
+func random<Element: AttentionStorage>(_ shape: [Int], _ request: Request, _ index: UInt64) throws -> Tensor<Element> {
   let numbers = try Tensor<Float>(uniform: -1..<1, shape: shape, seed: request.seed &* 1000 &+ index)
   return try numbers as? Tensor<Element> ?? Tensor(converting: numbers)
 }
 
-func wide<Element: AttentionElement>(_ tensor: Tensor<Element>) throws -> Tensor<Double> {
+func wide<Element: AttentionStorage>(_ tensor: Tensor<Element>) throws -> Tensor<Double> {
   try Tensor(converting: tensor)
 }

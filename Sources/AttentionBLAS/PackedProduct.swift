@@ -93,13 +93,14 @@ struct PackedProduct<Element: BLASElement>: Sendable {
     into c: UnsafeMutablePointer<Element>, stride: Int, _ scratch: Scratch
   ) {
     if mode == .replacing {
-      return kernels.dotRows(query: a, key: b.transposed, factor: alpha, into: c, stride: stride)
+      return kernels.dotRows(query: a, key: StoredMatrix(b.transposed), factor: alpha, into: c, stride: stride)
     }
     let width = Self.edgeRowCount * lanes / a.rowCount
     for first in Swift.stride(from: 0, to: b.columnCount, by: width) {
       let columns = first..<min(first + width, b.columnCount)
       kernels.dotRows(
-        query: a, key: b.columns(columns).transposed, factor: alpha, into: scratch.edge, stride: columns.count)
+        query: a, key: StoredMatrix(b.columns(columns).transposed), factor: alpha, into: scratch.edge,
+        stride: columns.count)
       for row in 0..<a.rowCount {
         let (source, target) = (scratch.edge + row * columns.count, c + row * stride + first)
         for column in 0..<columns.count { target[column] += source[column] }

@@ -17,7 +17,7 @@ struct RunnerTests {
     let answers = try answers(
       #"{"op":"sdpa","batch":1,"heads":2,"kv_heads":1,"queries":32,"keys":48,"width":16,"value_width":8,"dtype":"f32","mask":"causal","window":7,"pass":"forward","algorithm":"auto","threads":2,"iterations":3,"seed":1,"error":true}"#,
       "junk", #"{"op":"fly"}"#, #"{"op":"sdpa"}"#, #"{"op":"sdpa","queries":-1}"#,
-      #"{"op":"sdpa","queries":4,"dtype":"bf16"}"#,
+      #"{"op":"softmax","queries":4,"dtype":"bf16"}"#,
       #"{"op":"sdpa","queries":4,"pass":"forward_backward"}"#, #"{"op":"sdpa","queries":4,"algorithm":"matrix"}"#,
       #"{"op":"sdpa","queries":4,"heads":3,"kv_heads":2,"algorithm":"naive"}"#,
       #"{"op":"softmax","batch":1048576,"heads":1048576,"queries":1048576}"#, #"{"op":"sdpa","queries":1e300}"#,
@@ -25,13 +25,19 @@ struct RunnerTests {
       #"{"op":"mha","heads":2,"queries":8,"width":4,"iterations":1}"#,
       #"{"op":"gemm","queries":8,"keys":9,"width":4,"iterations":1,"transposed":true,"dtype":"f64"}"#,
       #"{"op":"batched_gemm","batch":3,"queries":8,"width":4,"iterations":1}"#,
-      #"{"op":"softmax","queries":8,"keys":100,"iterations":1}"#)
-    #expect(answers.count == 16)
+      #"{"op":"softmax","queries":8,"keys":100,"iterations":1}"#,
+      #"{"op":"sdpa","queries":4,"heads":2,"dtype":"bf16","error":true}"#,
+      #"{"op":"sdpa","queries":4,"keys":70,"cache":"paged","rotation":2}"#,
+      #"{"op":"sdpa","queries":4,"heads":3,"mask":"alibi_function"}"#,
+      #"{"op":"sdpa","queries":4,"heads":3,"mask":"alibi_function","algorithm":"unfused"}"#,
+      #"{"op":"sdpa","queries":4,"keys":3,"cache":"growing"}"#)
+    #expect(answers.count == 21)
     #expect((answers[0]["seconds"] as? [Double])?.count == 3)
     #expect(answers[0]["algorithm"] as? String == "packed")
     #expect((answers[0]["max_error"] as? Double ?? 1) < 1e-5)
     for bad in 1...11 { #expect((answers[bad]["error"] as? String)?.isEmpty == false, "\(bad)") }
-    for good in 12...15 { #expect((answers[good]["gflops"] as? Double ?? 0) > 0, "\(answers[good])") }
+    for bad in 19...20 { #expect((answers[bad]["error"] as? String)?.isEmpty == false, "\(bad)") }
+    for good in 12...18 { #expect((answers[good]["gflops"] as? Double ?? 0) > 0, "\(answers[good])") }
     // Rows of a softmax sum to 1.
     #expect(abs((answers[15]["checksum"] as? Double ?? 0) - 8) < 1e-4)
   }
@@ -69,16 +75,16 @@ struct RunnerTests {
   func bench() throws {
     let folder = try TemporaryFolder()
     let command = try Command(
-      "attention-runner", ["bench", "tiny-16", "bf16-1k", "--rounds", "1", "--json", "--svg", folder("bench.svg")])
+      "attention-runner", ["bench", "tiny-16", "train-512", "--rounds", "1", "--json", "--svg", folder("bench.svg")])
     #expect(command.status == 0, "\(command.errors)")
     let report = try #require(
       try JSONSerialization.jsonObject(with: Data(command.output.utf8)) as? [String: Any])
     let rows = try #require(report["rows"] as? [[String: Any]])
-    #expect(rows.map { $0["name"] as? String } == ["tiny-16", "bf16-1k"])
+    #expect(rows.map { $0["name"] as? String } == ["tiny-16", "train-512"])
     for field in ["milliseconds", "gflops", "shareOfPeak", "unfusedMilliseconds", "naiveMilliseconds"] {
       #expect((rows[0][field] as? Double ?? 0) > 0, "\(field)")
     }
-    #expect((rows[1]["note"] as? String)?.contains("bf16") == true)
+    #expect((rows[1]["note"] as? String)?.contains("forward_backward") == true)
     #expect(try String(contentsOfFile: folder("bench.svg"), encoding: .utf8).contains("tiny-16"))
     let table = try Command("attention-runner", ["bench", "tiny-16", "--rounds", "1"])
     #expect(table.lines.last?.hasPrefix("tiny-16") == true)

@@ -184,8 +184,8 @@ struct LaneKernelTests {
     query.map { T($0) }.withUnsafeBufferPointer { query in
       key.map { T($0) }.withUnsafeBufferPointer { key in
         kernels.dotRows(
-          query: matrix(query, rowCount, width, rowStride), key: matrix(key, keyCount, width, keyStride), factor: 0.5,
-          into: &scores, stride: scoreStride)
+          query: matrix(query, rowCount, width, rowStride),
+          key: StoredMatrix(matrix(key, keyCount, width, keyStride)), factor: 0.5, into: &scores, stride: scoreStride)
       }
     }
     let expected = referenceProduct(
@@ -201,8 +201,8 @@ struct LaneKernelTests {
     weights.map { T($0) }.withUnsafeBufferPointer { weights in
       key.map { T($0) }.withUnsafeBufferPointer { value in
         kernels.accumulateRows(
-          weights: matrix(weights, rowCount, keyCount, scoreStride), value: matrix(value, keyCount, width, keyStride),
-          into: &result, stride: rowStride)
+          weights: matrix(weights, rowCount, keyCount, scoreStride),
+          value: StoredMatrix(matrix(value, keyCount, width, keyStride)), into: &result, stride: rowStride)
       }
     }
     let sums = referenceProduct(

@@ -12,7 +12,9 @@ import Testing
 struct ScoreKernelTests {
   static let instructionSets = InstructionSet.present
 
-  @Test("softcap errs by 4 ULP at most, 5 in Double, and keeps infinities and NaN in their places", arguments: instructionSets)
+  @Test(
+    "softcap errs by 4 ULP at most, 5 in Double, and keeps infinities and NaN in their places",
+    arguments: instructionSets)
   func softcapULP(set: InstructionSet) {
     func check<Element: RealTensorElement & BinaryFloatingPoint>(_: Element.Type) {
       let kernels = Kernels<Element>(set)!

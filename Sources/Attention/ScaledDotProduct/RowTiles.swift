@@ -10,16 +10,19 @@ protocol RowProducts: Sendable {
   /// True if the products read a matrix of keys, values or queries where it lies.
   static func reads(_ matrix: StridedMatrix<Element>) -> Bool
 
+  /// True if they read keys and values of two bytes where they lie.
+  static var readsHalves: Bool { get }
+
   static func onWorker(_ body: () -> Void)
 
   /// scores[R, N] ← scale · Q[R, E] · K[N, E]ᵀ.
   static func computeScores(
-    _ kernels: Kernels<Element>, query: StridedMatrix<Element>, key: StridedMatrix<Element>, scale: Element,
+    _ kernels: Kernels<Element>, query: StridedMatrix<Element>, key: StoredMatrix<Element>, scale: Element,
     into scores: UnsafeMutablePointer<Element>, stride: Int)
 
   /// result[R, Ev] += weights[R, N] · V[N, Ev].
   static func accumulateValues(
-    _ kernels: Kernels<Element>, weights: StridedMatrix<Element>, value: StridedMatrix<Element>,
+    _ kernels: Kernels<Element>, weights: StridedMatrix<Element>, value: StoredMatrix<Element>,
     into result: UnsafeMutablePointer<Element>, stride: Int)
 }
 
@@ -27,20 +30,22 @@ protocol RowProducts: Sendable {
 enum OpenBLASProducts<Element: AttentionElement>: RowProducts {
   static func reads(_ matrix: StridedMatrix<Element>) -> Bool { matrix.blasLayout != nil }
 
+  static var readsHalves: Bool { false }
+
   static func onWorker(_ body: () -> Void) { OpenBLAS.withOneThread(body) }
 
   static func computeScores(
-    _: Kernels<Element>, query: StridedMatrix<Element>, key: StridedMatrix<Element>, scale: Element,
+    _: Kernels<Element>, query: StridedMatrix<Element>, key: StoredMatrix<Element>, scale: Element,
     into scores: UnsafeMutablePointer<Element>, stride: Int
   ) {
-    multiply(alpha: scale, query, key.transposed, .replacing, into: scores, stride: stride)
+    multiply(alpha: scale, query, key.native.transposed, .replacing, into: scores, stride: stride)
   }
 
   static func accumulateValues(
-    _: Kernels<Element>, weights: StridedMatrix<Element>, value: StridedMatrix<Element>,
+    _: Kernels<Element>, weights: StridedMatrix<Element>, value: StoredMatrix<Element>,
     into result: UnsafeMutablePointer<Element>, stride: Int
   ) {
-    multiply(weights, value, .accumulating, into: result, stride: stride)
+    multiply(weights, value.native, .accumulating, into: result, stride: stride)
   }
 }
 
@@ -48,10 +53,12 @@ enum OpenBLASProducts<Element: AttentionElement>: RowProducts {
 enum FewRowProducts<Element: AttentionElement>: RowProducts {
   static func reads(_ matrix: StridedMatrix<Element>) -> Bool { matrix.columnStride == 1 }
 
+  static var readsHalves: Bool { true }
+
   static func onWorker(_ body: () -> Void) { body() }
 
   static func computeScores(
-    _ kernels: Kernels<Element>, query: StridedMatrix<Element>, key: StridedMatrix<Element>, scale: Element,
+    _ kernels: Kernels<Element>, query: StridedMatrix<Element>, key: StoredMatrix<Element>, scale: Element,
     into scores: UnsafeMutablePointer<Element>, stride: Int
   ) {
     if scale == 0 {
@@ -63,7 +70,7 @@ enum FewRowProducts<Element: AttentionElement>: RowProducts {
   }
 
   static func accumulateValues(
-    _ kernels: Kernels<Element>, weights: StridedMatrix<Element>, value: StridedMatrix<Element>,
+    _ kernels: Kernels<Element>, weights: StridedMatrix<Element>, value: StoredMatrix<Element>,
     into result: UnsafeMutablePointer<Element>, stride: Int
   ) {
     kernels.accumulateRows(weights: weights, value: value, into: result, stride: stride)
@@ -223,6 +230,14 @@ struct RowTiles<Products: RowProducts>: TileKernels {
       base: scratch.query, rowCount: tile.rowCount, columnCount: width, rowStride: width, columnStride: 1)
   }
 
+  /// Keys or values of two bytes where they lie, if the products read them there.
+  private func stored(_ operand: Operand, _ tile: Call.Tile, _ keys: Range<Int>, width: Int) -> StoredMatrix<Element>? {
+    guard Products.readsHalves, let half = operand.half, operand.widthStride == 1 else { return nil }
+    return StoredMatrix(
+      half, base: operand.row(batch: tile.batch, head: tile.keyValueHead, index: keys.lowerBound),
+      rowCount: keys.count, columnCount: width, rowStride: operand.lengthStride)
+  }
+
   /// scores ← the scores of attended keys, −inf where something other than their interval forbids; and each row's
   /// interval.
   private func computeScores(
@@ -230,8 +245,10 @@ struct RowTiles<Products: RowProducts>: TileKernels {
   ) {
     Products.computeScores(
       call.kernels, query: queries.rows(block.rows),
-      key: call.matrix(
-        call.key, tile, block.keys, width: call.shape.width, packedAt: scratch.key, unless: Products.reads),
+      key: stored(call.key, tile, block.keys, width: call.shape.width)
+        ?? StoredMatrix(
+          call.matrix(
+            call.key, tile, block.keys, width: call.shape.width, packedAt: scratch.key, unless: Products.reads)),
       scale: call.scale, into: scratch.scores, stride: scratch.scoreStride)
     if let cap = call.softcap {
       for row in 0..<block.rows.count {
@@ -313,12 +330,19 @@ struct RowTiles<Products: RowProducts>: TileKernels {
   /// result += weights · V.
   private func accumulate(_ block: Block, _ tile: Call.Tile, _ scratch: Scratch) {
     let valueWidth = call.shape.valueWidth
+    let result = scratch.state.result + block.rows.lowerBound * valueWidth
+    let weights = StridedMatrix(
+      base: UnsafePointer(scratch.scores), rowCount: block.rows.count, columnCount: block.keys.count,
+      rowStride: scratch.scoreStride, columnStride: 1)
+    let isHiding = block.isRagged || (block.layer.isMasked && call.schedule.hidesWithinIntervals)
+    if !isHiding, let values = stored(call.value, tile, block.keys, width: valueWidth) {
+      return Products.accumulateValues(call.kernels, weights: weights, value: values, into: result, stride: valueWidth)
+    }
     var values = call.matrix(
       call.value, tile, block.keys, width: valueWidth, packedAt: scratch.value, unless: Products.reads)
     var hiddenKeys: [Int] = []
     // Hazard: a masked key has weight 0, but 0·NaN is NaN. Where every row attends to every key there
     // is nothing to hide; elsewhere such values are left out of the product and added one by one.
-    let isHiding = block.isRagged || (block.layer.isMasked && call.schedule.hidesWithinIntervals)
     if isHiding && !call.isFinite(values) {
       // Packed in the layout that they have: OpenBLAS has other kernels, and so other bits, for the other.
       let isTransposed = values.blasLayout?.isTransposed ?? false
@@ -331,13 +355,8 @@ struct RowTiles<Products: RowProducts>: TileKernels {
         hiddenKeys.append(key)
       }
     }
-    let result = scratch.state.result + block.rows.lowerBound * valueWidth
     Products.accumulateValues(
-      call.kernels,
-      weights: StridedMatrix(
-        base: scratch.scores, rowCount: block.rows.count, columnCount: block.keys.count,
-        rowStride: scratch.scoreStride, columnStride: 1),
-      value: values, into: result, stride: valueWidth)
+      call.kernels, weights: weights, value: StoredMatrix(values), into: result, stride: valueWidth)
     for key in hiddenKeys {
       let index = block.keys.lowerBound + key
       let source = call.value.row(batch: tile.batch, head: tile.keyValueHead, index: index)

@@ -1,5 +1,51 @@
 internal import CAttentionKernels
 
+/// Keys or values as they are stored: in the type that is computed with, or in two bytes each.
+package struct StoredMatrix<Element> {
+  package let base: UnsafeRawPointer
+  /// Nil: the type that is computed with.
+  package let half: HalfFormat?
+  package let rowCount: Int
+  package let columnCount: Int
+  package let rowStride: Int
+  package let columnStride: Int
+
+  package init(_ matrix: StridedMatrix<Element>) {
+    base = UnsafeRawPointer(matrix.base)
+    half = nil
+    rowCount = matrix.rowCount
+    columnCount = matrix.columnCount
+    rowStride = matrix.rowStride
+    columnStride = matrix.columnStride
+  }
+
+  /// Rows whose elements of two bytes are contiguous.
+  package init(_ half: HalfFormat, base: UnsafeRawPointer, rowCount: Int, columnCount: Int, rowStride: Int) {
+    self.base = base
+    self.half = half
+    self.rowCount = rowCount
+    self.columnCount = columnCount
+    self.rowStride = rowStride
+    columnStride = 1
+  }
+
+  /// The same, where it is of the type that is computed with.
+  package var native: StridedMatrix<Element> {
+    precondition(half == nil, "elements of two bytes are not \(Element.self)")
+    return StridedMatrix(
+      base: base.assumingMemoryBound(to: Element.self), rowCount: rowCount, columnCount: columnCount,
+      rowStride: rowStride, columnStride: columnStride)
+  }
+
+  var stored: attn_stored {
+    switch half {
+    case nil: attn_stored_native
+    case .ieee: attn_stored_ieee
+    case .brain: attn_stored_brain
+    }
+  }
+}
+
 /// Tiles whose queries are rows.
 extension Kernels {
   /// The online softmax of a block of scores `[rows, columns]`, which become weights; `maximum` and `sum` carry over
@@ -20,14 +66,14 @@ extension Kernels {
   @_specialize(where Element == Float)
   @_specialize(where Element == Double)
   package func dotRows(
-    query: StridedMatrix<Element>, key: StridedMatrix<Element>, factor: Element, into scores: MutablePointer,
+    query: StridedMatrix<Element>, key: StoredMatrix<Element>, factor: Element, into scores: MutablePointer,
     stride: Int
   ) {
     assert((query.columnStride == 1 && key.columnStride == 1) || key.columnCount <= 1)
     var arguments = attn_row_product(
       row_count: query.rowCount, key_count: key.rowCount, width: key.columnCount,
       rows: UnsafeMutableRawPointer(mutating: query.base), row_stride: query.rowStride, key: key.base,
-      key_stride: key.rowStride, scores: scores, score_stride: stride, factor: factor.asDouble)
+      key_stride: key.rowStride, stored: key.stored, scores: scores, score_stride: stride, factor: factor.asDouble)
     table.pointee.dot_rows(&arguments)
   }
 
@@ -35,12 +81,12 @@ extension Kernels {
   @_specialize(where Element == Float)
   @_specialize(where Element == Double)
   package func accumulateRows(
-    weights: StridedMatrix<Element>, value: StridedMatrix<Element>, into result: MutablePointer, stride: Int
+    weights: StridedMatrix<Element>, value: StoredMatrix<Element>, into result: MutablePointer, stride: Int
   ) {
     assert((weights.columnStride == 1 || value.rowCount <= 1) && (value.columnStride == 1 || value.columnCount <= 1))
     var arguments = attn_row_product(
       row_count: weights.rowCount, key_count: value.rowCount, width: value.columnCount, rows: result,
-      row_stride: stride, key: value.base, key_stride: value.rowStride,
+      row_stride: stride, key: value.base, key_stride: value.rowStride, stored: value.stored,
       scores: UnsafeMutableRawPointer(mutating: weights.base), score_stride: weights.rowStride, factor: 1)
     table.pointee.accumulate_rows(&arguments)
   }

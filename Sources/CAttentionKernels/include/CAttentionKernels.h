@@ -68,13 +68,16 @@ typedef struct attn_product {
 // One product of a few rows:
 //   dot_rows:         scores[row_count, key_count] = factor · rows[row_count, width]·key[key_count, width]ᵀ,
 //   accumulate_rows:  rows[row_count, width] += scores[row_count, key_count]·key[key_count, width],
-// `key` being the values. Elements of a row are contiguous.
+// `key` being the values. Elements of a row are contiguous. Keys, or values, may be of two bytes each: float only.
+typedef enum attn_stored { attn_stored_native = 0, attn_stored_ieee = 1, attn_stored_brain = 2 } attn_stored;
+
 typedef struct attn_row_product {
   ptrdiff_t row_count, key_count, width;
   void *rows;
   ptrdiff_t row_stride;
   const void *key;
   ptrdiff_t key_stride;
+  attn_stored stored;
   void *scores;
   ptrdiff_t score_stride;
   double factor;

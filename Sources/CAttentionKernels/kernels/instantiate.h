@@ -51,9 +51,11 @@ typedef uint8_t attn_bytes_f64 __attribute__((ext_vector_type(VECTOR_BYTES / 8))
 #include "vectors.h"
 #include "softmax.h"
 #include "scores.h"
-#include "rows.h"
-#include "lanes.h"
 #include "halves.h"
+#define HALF_BITS NAME(half_bits)
+#include "rows.h"
+#undef HALF_BITS
+#include "lanes.h"
 #define HALVES .widen = NAME(widen), .narrow = NAME(narrow)
 #include "table.h"
 #undef HALVES
