@@ -132,8 +132,11 @@ struct RequestedMask<Element: AttentionElement> {
       mask = .bias(bias!)
     case .keyLengths:
       var generator = SeededGenerator(seed: request.seed &+ 79)
-      mask = .keyLengths(
-        (0..<request.batch).map { _ in Int.random(in: (request.keys + 1) / 2...request.keys, using: &generator) })
+      let lengths = (0..<request.batch).map { _ in
+        Int.random(in: (request.keys + 1) / 2...request.keys, using: &generator)
+      }
+      mask = .keyLengths(lengths)
+      share = Double(lengths.reduce(0, +)) / Double(request.batch * request.keys)
     }
     if let window = request.window {
       mask = mask.intersection(.window(left: window, right: nil, alignment: alignment))

@@ -1,7 +1,7 @@
 public import AttentionBLAS
 public import AttentionTensors
 
-/// A type of number in which queries, keys, values and outputs are stored: Float, Double, Float16 and ``BFloat16``.
+/// A type of number in which queries, keys, values and outputs are stored: Float, Double, Float16 and `BFloat16`.
 /// Not for other types to adopt.
 ///
 /// Types of two bytes are converted a tile at a time and computed with as Float.

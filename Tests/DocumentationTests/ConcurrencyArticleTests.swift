@@ -65,19 +65,10 @@ struct ConcurrencyArticleTests {
       try random([heads, width], 5), try random([heads, width], 6), try random([heads, width], 7)
     )
     let outputBias = try random([d], 8)
-    // query/kernel, key/kernel, value/kernel: [d, H, E]; attention_output/kernel: [H, E, d].
-    func projection(_ kernel: Tensor<Float>) throws -> Tensor<Float> {
-      try kernel.reshaped([kernel.shape[0], kernel.shape[1] * kernel.shape[2]]).transposed()
-    }
     let state = [
-      "query_projection.weight": try projection(queryKernel),
-      "key_projection.weight": try projection(keyKernel),
-      "value_projection.weight": try projection(valueKernel),
-      "output_projection.weight": try outputKernel.reshaped([heads * width, heads * width]).transposed(),
-      "query_projection.bias": try queryBias.reshaped([heads * width]),
-      "key_projection.bias": try keyBias.reshaped([heads * width]),
-      "value_projection.bias": try valueBias.reshaped([heads * width]),
-      "output_projection.bias": outputBias,
+      "query/kernel": queryKernel, "query/bias": queryBias, "key/kernel": keyKernel, "key/bias": keyBias,
+      "value/kernel": valueKernel, "value/bias": valueBias, "attention_output/kernel": outputKernel,
+      "attention_output/bias": outputBias,
     ]
     let layer = try MultiHeadAttention(stateDictionary: state, headCount: heads)
 

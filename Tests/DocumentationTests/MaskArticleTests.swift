@@ -12,15 +12,25 @@ struct MaskArticleTests {
     let combined = AttentionMask.causal
       .intersection(.window(left: 2, right: 0))
       .intersection(.keyLengths([6, 4]))
+    let dilated = try BlockMask(queryCount: 6, keyCount: 6) { at in at.key <= at.query && (at.query - at.key) % 2 == 0 }
+    let every = AttentionMask.attending(dilated)
     let drawings = [
       try AttentionMask.none.drawing(queryCount: 4, keyCount: 6),
       try AttentionMask.causal.drawing(queryCount: 4, keyCount: 6),
       try AttentionMask.causal(.topLeft).drawing(queryCount: 4, keyCount: 6),
       try AttentionMask.window(left: 1, right: 1).drawing(queryCount: 4, keyCount: 6),
       try AttentionMask.window(left: 2, right: 0).drawing(queryCount: 6, keyCount: 6),
+      try AttentionMask.window(left: 1, keepingFirst: 2).drawing(queryCount: 6, keyCount: 6),
+      try AttentionMask.prefix([3]).drawing(queryCount: 5, keyCount: 5),
+      try AttentionMask.causal.intersection(.chunks(length: 3)).drawing(queryCount: 6, keyCount: 6),
+      try AttentionMask.documents([0, 2, 5]).drawing(queryCount: 5, keyCount: 5),
+      try AttentionMask.documents([0, 2, 5], right: 0).drawing(queryCount: 5, keyCount: 5),
       try AttentionMask.keyLengths([6, 4]).drawing(queryCount: 2, keyCount: 6, batchCount: 2),
       try AttentionMask.leftPadding([0, 3]).drawing(queryCount: 2, keyCount: 6, batchCount: 2),
+      try AttentionMask.queryLengths([2, 1]).drawing(queryCount: 2, keyCount: 4, batchCount: 2),
+      try AttentionMask.causal(.offsets([3, 1])).drawing(queryCount: 2, keyCount: 5, batchCount: 2),
       try mask.drawing(queryCount: 2, keyCount: 6),
+      try every.drawing(queryCount: 6, keyCount: 6),
       try combined.drawing(queryCount: 6, keyCount: 6, batchCount: 2),
     ]
     print(try AttentionMask.causal.drawing(queryCount: 4, keyCount: 6))

@@ -129,11 +129,12 @@ public struct RotaryEmbedding: Sendable, Hashable {
   /// - Parameters:
   ///   - positions: Where the tokens stand.
   ///   - count: L, tokens of each element of the batch.
+  ///   - element: The type of the cosines and sines: that in which queries and keys are computed with.
   /// - Throws: `AttentionError` for positions that do not fit or are negative.
   ///
   /// Accuracy: angles and their functions are computed in Double and rounded once.
   public func table<Element: AttentionElement>(
-    _ positions: TokenPositions, count: Int, as _: Element.Type = Element.self
+    _ positions: TokenPositions, count: Int, as element: Element.Type = Element.self
   ) throws -> RotaryTable<Element> {
     let rows = try positions.rows(count: count)
     let angles = angles(length: (rows.joined().max() ?? 0) + 1)

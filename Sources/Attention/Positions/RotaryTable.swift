@@ -38,7 +38,7 @@ public struct RotaryTable<Element: AttentionElement>: Sendable {
     try x.withMutableView { try rotate(&$0, layout: layout, context: context) }
   }
 
-  /// ``rotate(_:layout:context:)`` of a copy.
+  /// A copy whose rows are turned.
   public func rotated<Stored: AttentionStorage>(
     _ x: Tensor<Stored>, layout: AttentionLayout = .headsFirst, context: AttentionContext = .default
   ) throws -> Tensor<Stored> where Stored.Arithmetic == Element {
@@ -47,7 +47,7 @@ public struct RotaryTable<Element: AttentionElement>: Sendable {
     return result
   }
 
-  /// ``rotate(_:layout:context:)`` of a part of a tensor.
+  /// Turns the rows of a part of a tensor, in place.
   public func rotate<Stored: AttentionStorage>(
     _ x: inout MutableTensorView<Stored>, layout: AttentionLayout = .headsFirst, context: AttentionContext = .default
   ) throws where Stored.Arithmetic == Element {

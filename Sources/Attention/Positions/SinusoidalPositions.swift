@@ -9,13 +9,14 @@ public import AttentionTensors
 ///   - base: The base of the angles' geometric progression.
 ///   - pairing: `.interleaved`: sines at even elements, cosines at odd ones, as in the paper; `.halves`: sines in the
 ///     first half, cosines in the second.
+///   - element: The type of the result.
 /// - Returns: `[L, d]`, computed in Double and rounded once.
 /// - Throws: `AttentionError` for an odd width or negative positions.
 ///
 /// Source: Vaswani et al. 2017 (arXiv:1706.03762), §3.5.
 public func sinusoidalPositions<Element: AttentionElement>(
   count: Int, width: Int, startingAt first: Int = 0, base: Double = 10_000,
-  pairing: RotaryEmbedding.Pairing = .interleaved, as _: Element.Type = Element.self
+  pairing: RotaryEmbedding.Pairing = .interleaved, as element: Element.Type = Element.self
 ) throws -> Tensor<Element> {
   let table: RotaryTable<Element> = try RotaryEmbedding(width: width, base: base).table(
     .startingAt(first), count: count)

@@ -7,7 +7,7 @@ public import AttentionTensors
 /// batch, those of rank 2 the heads too; strides are free, and no operand is copied to suit a layout.
 ///
 /// - Parameters:
-///   - query: `[B, H, L, E]`, of Float, Double, Float16 or ``BFloat16``.
+///   - query: `[B, H, L, E]`, of Float, Double, Float16 or `BFloat16`.
 ///   - key: `[B, Hk, S, E]`; H is a multiple of Hk, and query head h reads head h / (H / Hk). Its type may be another
 ///     than the query's, as long as both are computed in one: Float for all but Double.
 ///   - value: `[B, Hk, S, Ev]`, of the key's type.
