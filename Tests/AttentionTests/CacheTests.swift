@@ -120,9 +120,7 @@ struct CacheTests {
         return result
       }
       try batched.append(key: rows(tokens.key), value: rows(tokens.value), counts: counts)
-      // As wide as the longest: `width` where one took so many.
-      let taken = counts.max()!
-      let query = try rows(tokens.query).slice(0..<taken, axis: 2)
+      let query = try rows(tokens.query)
       let output = try scaledDotProductAttention(query: query, cache: batched)
       for (sample, count) in counts.enumerated() {
         let own = try tokens.slice(lengths[sample]..<lengths[sample] + count)
@@ -134,7 +132,7 @@ struct CacheTests {
           mismatch(
             try got.slice(0..<count, axis: 2).array, expected.array.map(Double.init), tolerance: 2e-6, "\(kind)") == nil
         )
-        #expect(try got.slice(count..<taken, axis: 2).array.allSatisfy { $0 == 0 })
+        #expect(try got.slice(count..<width, axis: 2).array.allSatisfy { $0 == 0 })
       }
     }
   }
@@ -289,6 +287,16 @@ struct CacheTests {
         try add(&$0); $0.metadata["kind"] = "paged"; $0.metadata["page_length"] = "0"
       },
     ]
+    // Rows without bytes: a few digits must not be billions of them.
+    #expect(throws: AttentionError.self) {
+      try load { writer in
+        writer.metadata["kind"] = "growing"
+        try writer.add("key", Tensor<Float>([] as [Float], shape: [1, 1, 1 << 30, 0]))
+        try writer.add("value", Tensor<Float>([] as [Float], shape: [1, 1, 1 << 30, 0]))
+        try writer.add("lengths", Tensor<Int64>([1 << 30], shape: [1]))
+        try writer.add("stored", Tensor<Int64>([1 << 30], shape: [1]))
+      }
+    }
     for change in changes { #expect(throws: AttentionError.self) { try load(change) } }
   }
 
@@ -303,6 +311,60 @@ struct CacheTests {
     let stored = try cache.tensors()
     #expect(stored.key.array == (try Tensor<BFloat16>(converting: table.rotated(x))).array)
     #expect(stored.value.array == (try Tensor<BFloat16>(converting: v)).array)
+  }
+
+  @Test("where every sample takes fewer tokens than there are rows, the others' queries give 0", arguments: kinds)
+  func fewerThanRows(kind: KeyValueCacheKind) throws {
+    let tokens = try Tokens<Float>(count: 14)
+    let (cache, alone) = (try cache(kind, Float.self), try cache(kind, Float.self))
+    for one in [cache, alone] { try one.append(key: tokens.slice(0..<10).key, value: tokens.slice(0..<10).value) }
+    let rows = try tokens.slice(10..<14)
+    try cache.append(key: rows.key, value: rows.value, counts: [2])
+    let output = try scaledDotProductAttention(query: rows.query, cache: cache)
+    let taken = try tokens.slice(10..<12)
+    try alone.append(key: taken.key, value: taken.value)
+    let expected = try scaledDotProductAttention(query: taken.query, cache: alone)
+    #expect(mismatch(try output.slice(0..<2, axis: 2).array, expected.array.map(Double.init), tolerance: 2e-6) == nil)
+    #expect(try output.slice(2..<4, axis: 2).array.allSatisfy { $0 == 0 })
+  }
+
+  @Test("a window says what it cannot: more queries than are left, rules that count from the start")
+  func windowLimits() throws {
+    let tokens = try Tokens<Float>(count: 40)
+    let query = try tokens.slice(37..<40).query
+    func filled(_ kind: KeyValueCacheKind) throws -> KeyValueCache<Float> {
+      let cache = try cache(kind, Float.self)
+      for token in 0..<40 {
+        let new = try tokens.slice(token..<token + 1)
+        try cache.append(key: new.key, value: new.value)
+      }
+      return cache
+    }
+    // Whatever is still there: right, or refused.
+    for length in 3...9 {
+      let cache = try filled(.window(length, 0))
+      let expected = try scaledDotProductAttention(
+        query: query, key: tokens.key, value: tokens.value, mask: .window(left: length - 1, right: 0))
+      if let output = try? scaledDotProductAttention(query: query, cache: cache) {
+        #expect(mismatch(output.array, expected.array.map(Double.init), tolerance: 2e-6) == nil)
+      } else {
+        #expect(cache.storedCounts[0] - 3 < length - 1)
+      }
+    }
+    let one = try tokens.slice(39..<40).query
+    func attend(_ kind: KeyValueCacheKind, _ mask: AttentionMask) throws -> [Float] {
+      try scaledDotProductAttention(query: one, cache: filled(kind), mask: mask).array
+    }
+    for mask in [AttentionMask.prefix([2]), .chunks(length: 4), .documents([0, 1], keyOffsets: [0, 3])] {
+      #expect(throws: AttentionError.self) { try attend(.window(7, 0), mask) }
+    }
+    for mask in [AttentionMask.alibi(headCount: 4), .window(left: 5, right: 0)] {
+      #expect(throws: AttentionError.self) { try attend(.window(7, 2), mask) }
+      let whole = try scaledDotProductAttention(
+        query: one, key: tokens.key, value: tokens.value, mask: mask.intersection(.window(left: 6, right: 0)))
+      #expect(mismatch(try attend(.window(7, 0), mask), whole.array.map(Double.init), tolerance: 2e-6) == nil)
+    }
+    for count in [Int.min, -1] { _ = try filled(.window(7, 0)).mask(queryCount: count) }
   }
 
   @Test("what does not fit is an error, and leaves the cache as it was")

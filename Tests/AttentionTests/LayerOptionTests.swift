@@ -204,6 +204,33 @@ struct LayerOptionTests {
     #expect(keras["attention_output/kernel"]![1, 2, 3] == own["o_proj.weight"]![3, E + 2])
   }
 
+  @Test("more queries than keys: both are turned for the same length, and the last ones meet")
+  func moreQueriesThanKeys() throws {
+    let rotary = try RotaryEmbedding(width: 8, scaling: .dynamicNTK(factor: 8, trainedLength: 4))
+    let layer = try Layer(
+      configuration: Layer.Configuration(embeddingWidth: 16, headCount: 2, window: 3, rotary: rotary), seed: 1)
+    let x = try Tensor<Float>(uniform: -1..<1, shape: [1, 12, 16], seed: 2)
+    let keys = try x.slice(8..<12, axis: 1)
+    let cross = try layer.forward(query: x, key: keys, value: keys, mask: .causal, weights: .perHead)
+    let own = try layer.forward(query: x, key: x, value: x, mask: .causal, weights: .perHead)
+    // The last query sees the last three keys, the same in both.
+    for head in 0..<2 {
+      for key in 0..<4 { #expect(abs(cross.weights![0, head, 11, key] - own.weights![0, head, 11, 8 + key]) < 1e-6) }
+    }
+    #expect((0..<8).allSatisfy { i in (0..<4).allSatisfy { cross.weights![0, 0, i, $0] == 0 } })
+  }
+
+  @Test("a wrong mask leaves the cache as it was")
+  func wrongMask() throws {
+    let layer = try layer(Self.configurations[0])
+    let x = try Tensor<Float>(uniform: -1..<1, shape: [1, 4, 24], seed: 2)
+    let cache = try KeyValueCache<Float>(batchCount: 1, headCount: 2, width: 8)
+    #expect(throws: AttentionError.self) { try layer.forward(x, cache: cache, mask: .keyLengths([1, 2])) }
+    #expect(cache.lengths == [0])
+    #expect(try layer.forward(x, cache: cache, counts: [2]).output.shape == [1, 4, 24])
+    #expect(cache.lengths == [2])
+  }
+
   @Test("what does not fit is an error")
   func errors() throws {
     func make(_ change: (inout Layer.Configuration) -> Void) throws -> Layer {
@@ -229,6 +256,8 @@ struct LayerOptionTests {
     wrong = state
     wrong["q_norm.weight"] = try Tensor(repeating: 1, shape: [8])
     #expect(throws: AttentionError.self) { try Layer(stateDictionary: wrong, headCount: 4) }
+    let keras = try make { _ in }.stateDictionary(naming: .keras)
+    #expect(throws: AttentionError.self) { try Layer(stateDictionary: keras, headCount: 2) }
     // A cache of other heads.
     let layer = try make { _ in }
     let x = try Tensor<Float>(repeating: 0, shape: [1, 2, 24])

@@ -168,6 +168,7 @@ struct MaskTests {
       (.queryLengths([1, 7]), "a query length from 0 to the 6 queries expected; got [1, 7]"),
       (.causal(.offsets([0])), "one offset of the diagonal for each of 2"),
       (.causal(.offsets([0, .max])), "offsets of the diagonal up to"),
+      (.causal(.offsets([0, .min])), "offsets of the diagonal up to"),
       (.window(left: -1, keepingFirst: 2), "must not be negative; got -1, 2"),
       (.prefix([1, 9]), "a prefix from 0 to the 6 keys expected"),
       (.chunks(length: 0), "chunks of a length from 1 expected; got 0"),
@@ -186,7 +187,13 @@ struct MaskTests {
     for (mask, text) in wrong { #expect(message(mask).contains(text), "\(message(mask))") }
     #expect(throws: AttentionError.self) { try BlockMask(queryCount: 6, keyCount: 5, blockLength: 8) { _ in true } }
     #expect(throws: AttentionError.self) { try BlockMask(queryCount: -1, keyCount: 5) { _ in true } }
-    for softcap in [0, -1, .nan, .infinity] as [Double] {
+    #expect(throws: AttentionError.self) { try BlockMask(queryCount: .max, keyCount: 1) { _ in true } }
+    #expect(try BlockMask(queryCount: 1 << 30, keyCount: 0) { _ in true }.emptyShare == 0)
+    #expect(message(.chunks(length: .max)) == "")
+    let short = try x.slice(0..<2, axis: 2)
+    #expect(
+      try scaledDotProductAttention(query: x, key: short, value: short, mask: .chunks(length: .max)).count == x.count)
+    for softcap in [0, -1, .nan, .infinity, 1e-40, 1e300] as [Double] {
       #expect(throws: AttentionError.self) {
         try scaledDotProductAttention(query: x, key: x, value: x, softcap: softcap)
       }

@@ -209,6 +209,30 @@ struct PropertyTests {
     }
   }
 
+  @Test("an infinite value that is attended gives infinity, through whichever interval")
+  func attendedInfinity() throws {
+    let x = try Tensor<Float>(uniform: -1..<1, shape: [1, 1, 20, 8], seed: 1)
+    var value = x
+    for e in 0..<8 { value[0, 0, 0, e] = .infinity }
+    for context in AttentionContext.everyPath {
+      let output = try scaledDotProductAttention(
+        query: x, key: x, value: value, mask: .window(left: 1, keepingFirst: 1), context: context)
+      #expect(output.array.allSatisfy { $0 == .infinity }, "\(context.path)")
+    }
+  }
+
+  @Test("a sink of +inf takes all the weight, whether keys are split or not", arguments: [64, 8192])
+  func infiniteSink(keyCount: Int) throws {
+    let x = try Tensor<Float>(uniform: -1..<1, shape: [1, 1, keyCount, 8], seed: 1)
+    for context in AttentionContext.everyPath {
+      let result = try scaledDotProductAttention(
+        query: x.slice(0..<1, axis: 2), key: x, value: x, sinks: Tensor(repeating: .infinity, shape: [1]),
+        returning: .logSumExp, context: context)
+      #expect(result.output.array.allSatisfy { $0 == 0 })
+      #expect(result.logSumExp!.array == [Float.infinity])
+    }
+  }
+
   @Test("rows that attend to nothing give 0, 0 and −inf")
   func emptyRows() throws {
     let scenario = Scenario(B: 1, H: 2, Hk: 2, L: 9, S: 4, mask: .causal)

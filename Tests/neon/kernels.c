@@ -96,7 +96,7 @@ static double random_number(void) {
       kernels->pack(&pack);                                                                                        \
       attn_product dots = {vectors, keys, width, k, width, 1, panel, stride, scores, stride, NULL};                \
       kernels->multiply(&dots);                                                                                    \
-      attn_row_product row_dots = {rows, keys, width, q, width, k, width, few, keys, 0.5};                         \
+      attn_row_product row_dots = {rows, keys, width, q, width, k, width, attn_stored_native, few, keys, 0.5};                         \
       kernels->dot_rows(&row_dots);                                                                                \
       for (int i = 0; i < rows; i++)                                                                               \
         for (int j = 0; j < keys; j++) {                                                                           \
@@ -131,15 +131,92 @@ static double random_number(void) {
     expect(worst_few <= TOLERANCE, name, #T ": products of few rows", worst_few);                                  \
   }                                                                                                                \
                                                                                                                    \
+  static void check_scores_##T(const attn_kernels *kernels, const char *name) {                                    \
+    enum { rows = 5, keys = 45, lanes = 64 };                                                                      \
+    static T x[lanes * keys], y[lanes * keys];                                                                     \
+    T slope[lanes], position[lanes];                                                                               \
+    double worst = 0, worst_distance = 0;                                                                          \
+    for (int i = 0; i < lanes * keys; i++) x[i] = y[i] = (T)(8 * random_number() - 4);                             \
+    kernels->softcap(lanes * keys, y, 3);                                                                          \
+    for (int i = 0; i < lanes * keys; i++) {                                                                       \
+      double error = fabs((double)y[i] - 3 * tanh((double)x[i] / 3));                                              \
+      if (!(error <= worst)) worst = error;                                                                        \
+    }                                                                                                              \
+    expect(worst <= TOLERANCE, name, #T ": softcap", worst);                                                       \
+    for (int i = 0; i < lanes; i++) slope[i] = (T)random_number(), position[i] = (T)(i - 7);                       \
+    for (int in_lanes = 0; in_lanes < 2; in_lanes++) {                                                             \
+      ptrdiff_t count = in_lanes ? kernels->lane_count : rows, stride = in_lanes ? lanes : keys;                   \
+      for (int i = 0; i < lanes * keys; i++) y[i] = x[i];                                                          \
+      attn_distance distance = {count, 1, keys, stride, y, slope, position};                                       \
+      (in_lanes ? kernels->distance_lanes : kernels->distance_rows)(&distance);                                    \
+      for (int i = 0; i < count; i++)                                                                              \
+        for (int j = 0; j < keys; j++) {                                                                           \
+          ptrdiff_t at = in_lanes ? j * stride + i : i * stride + j;                                               \
+          double error = fabs((double)y[at] - ((double)x[at] - (double)slope[i] * fabs((double)position[i] - j))); \
+          if (!(error <= worst_distance)) worst_distance = error;                                                  \
+        }                                                                                                          \
+    }                                                                                                              \
+    expect(worst_distance <= 20 * TOLERANCE, name, #T ": distances", worst_distance);                              \
+  }                                                                                                                \
+                                                                                                                   \
   static void check_##T(attn_isa isa, const char *name) {                                                          \
     const attn_kernels *kernels = attn_kernels_for(isa, TYPE);                                                     \
     check_exp2_##T(kernels, name);                                                                                 \
     check_softmax_##T(kernels, name);                                                                              \
     check_tiles_##T(kernels, name);                                                                                \
+    check_scores_##T(kernels, name);                                                                                \
   }
 
 DEFINE_CHECKS(float, attn_type_f32, -126.0, exp2, nextafterf, 1e-6)
 DEFINE_CHECKS(double, attn_type_f64, -1022.0, exp2l, nextafter, 1e-14)
+
+static double binary16(uint16_t bits) {
+  int exponent = bits >> 10 & 31, mantissa = bits & 1023;
+  double size = exponent == 0 ? ldexp(mantissa, -24) : exponent == 31 ? (mantissa ? NAN : INFINITY) : ldexp(1024 + mantissa, exponent - 25);
+  return bits & 0x8000 ? -size : size;
+}
+
+// Types of two bytes: each of the 65536 to float and back, and products that read them where they lie.
+static void check_halves(attn_isa isa, const char *name) {
+  const attn_kernels *kernels = attn_kernels_for(isa, attn_type_f32);
+  enum { count = 1 << 16, rows = 3, keys = 37, width = 21 };
+  static uint16_t bits[count], back[count];
+  static float floats[count];
+  for (int i = 0; i < count; i++) bits[i] = (uint16_t)i;
+  for (attn_half half = attn_half_ieee; half <= attn_half_brain; half++) {
+    int wrong = 0;
+    kernels->widen(half, count, bits, floats);
+    kernels->narrow(half, count, floats, back);
+    for (int i = 0; i < count; i++) {
+      uint32_t wide = (uint32_t)i << 16;
+      float brain;
+      memcpy(&brain, &wide, sizeof brain);
+      double exact = half == attn_half_ieee ? binary16((uint16_t)i) : (double)brain;
+      int is_nan = exact != exact;
+      if (is_nan ? floats[i] == floats[i] : (double)floats[i] != exact) wrong++;
+      if (!is_nan && back[i] != bits[i]) wrong++;
+    }
+    expect(wrong == 0, name, "two bytes to float and back, wrong values", wrong);
+
+    static uint16_t key[keys * width];
+    static float wide[keys * width], q[rows * keys], scores[2][rows * keys], sums[2][rows * width];
+    for (int i = 0; i < keys * width; i++) wide[i] = (float)random_number();
+    kernels->narrow(half, keys * width, wide, key);
+    kernels->widen(half, keys * width, key, wide);
+    for (int i = 0; i < rows * keys; i++) q[i] = (float)random_number();
+    memset(sums, 0, sizeof sums);
+    for (int stored = 0; stored < 2; stored++) {
+      attn_stored type = !stored ? attn_stored_native : half == attn_half_ieee ? attn_stored_ieee : attn_stored_brain;
+      const void *matrix = stored ? (const void *)key : (const void *)wide;
+      attn_row_product dots = {rows, keys, width, q, width, matrix, width, type, scores[stored], keys, 1};
+      kernels->dot_rows(&dots);
+      attn_row_product values = {rows, keys, width, sums[stored], width, matrix, width, type, q, keys, 1};
+      kernels->accumulate_rows(&values);
+    }
+    expect(!memcmp(scores[0], scores[1], sizeof scores[0]) && !memcmp(sums[0], sums[1], sizeof sums[0]), name,
+           "products of few rows in two bytes", 0);
+  }
+}
 
 int main(void) {
   static const char *const names[] = {"portable", "neon", "avx2", "avx512"};
@@ -147,6 +224,7 @@ int main(void) {
     if (!attn_isa_is_present((attn_isa)isa)) continue;
     check_float((attn_isa)isa, names[isa]);
     check_double((attn_isa)isa, names[isa]);
+    check_halves((attn_isa)isa, names[isa]);
   }
 #if defined(__aarch64__)
   expect(attn_isa_is_present(attn_isa_neon), "neon", "is present", 1);

@@ -67,8 +67,13 @@ extension KeyValueCache {
     try require(
       zip(lengths.array, stored.array).allSatisfy { length, count in
         (0...Int64(key.shape[2])).contains(count) && (count...Int64(Int32.max)).contains(length)
-          && (length == count || { if case .window(let window, _) = kind { count >= window } else { false } }())
+          && (length == count
+            || { if case .window(let window, let first) = kind { count >= window + first } else { false } }())
       }, "counts that fit \(key.shape[2]) keys expected; got lengths \(lengths.array), stored \(stored.array)")
+    // Rows without bytes would be as many as a few digits say.
+    try require(
+      key.count + value.count > 0 || stored.array.allSatisfy { $0 == 0 },
+      "keys or values with elements expected; got \(key.shape), \(value.shape)")
     try self.init(
       kind, batchCount: key.shape[0], headCount: key.shape[1], width: key.shape[3], valueWidth: value.shape[3])
     try restore(

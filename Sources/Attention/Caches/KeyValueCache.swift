@@ -16,7 +16,8 @@ public final class KeyValueCache<Element: AttentionStorage> {
   public enum Kind: Sendable, Hashable {
     /// All tokens, in one piece of memory that grows by half. The fastest to read.
     case growing
-    /// The first `keepingFirst` tokens and the last `length`; others are forgotten. Memory is bounded.
+    /// The first `keepingFirst` tokens and the last `length`; others are forgotten. Memory is bounded by twice the window,
+    /// or by the longest prompt that was appended at once.
     ///
     /// Rows stay in order: every `length` tokens, those that are still needed move to the front, instead of a ring in
     /// which they lie in two parts.
@@ -40,8 +41,9 @@ public final class KeyValueCache<Element: AttentionStorage> {
 
   /// Tokens of each sample that a window has forgotten.
   private var forgotten: [Int]
-  /// Tokens of each sample that were appended last.
+  /// Tokens of each sample that were appended last, and of how many.
   private var lastCounts: [Int]
+  private var lastTokenCount = 0
   private var storage: any KeyValueStorage
 
   private static var subject: String { "KeyValueCache" }
@@ -141,15 +143,15 @@ public final class KeyValueCache<Element: AttentionStorage> {
     try requireArgument(
       zip(lengths, counts).allSatisfy { $0 + $1 <= Int(Int32.max) }, Self.subject,
       "at most \(Int32.max) tokens expected")
-    for sample in 0..<batchCount {
-      if case .window(let length, let first) = kind {
-        forget(sample, window: length, first: first, adding: counts[sample])
-      }
-    }
-    let stored = storedCounts
+    let needless = (0..<batchCount).map { needlessRows($0, adding: counts[$0]) }
+    let stored = zip(storedCounts, needless).map { $0 - $1.count }
     // All memory first: a failure leaves every sample as it was.
     for sample in 0..<batchCount {
       try storage.prepare(sample: sample, stored[sample]..<stored[sample] + counts[sample])
+    }
+    for (sample, range) in needless.enumerated() where !range.isEmpty {
+      storage.remove(sample: sample, range, end: stored[sample] + range.count)
+      forgotten[sample] += range.count
     }
     for sample in 0..<batchCount {
       var token = 0
@@ -168,17 +170,15 @@ public final class KeyValueCache<Element: AttentionStorage> {
       lengths[sample] += counts[sample]
     }
     lastCounts = counts
+    lastTokenCount = keyShape[2]
   }
 
-  /// Lets go of tokens that no later query of a window reaches, if the new ones would not fit otherwise.
-  private func forget(_ sample: Int, window: Int, first: Int, adding count: Int) {
+  /// Rows that no later query of a window reaches, if the new ones would not fit otherwise.
+  private func needlessRows(_ sample: Int, adding count: Int) -> Range<Int> {
+    guard case .window(let window, let first) = kind else { return 0..<0 }
     let stored = lengths[sample] - forgotten[sample]
     // Room for the kept ones, the window, and another one of new tokens before rows must move again.
-    if stored + count <= first + 2 * window { return }
-    let needless = first..<max(first, stored - window)
-    if needless.isEmpty { return }
-    storage.remove(sample: sample, needless, end: stored)
-    forgotten[sample] += needless.count
+    return stored + count <= first + 2 * window ? 0..<0 : first..<max(first, stored - window)
   }
 
   /// Forgets the last tokens: those of each sample behind a length.
@@ -197,6 +197,7 @@ public final class KeyValueCache<Element: AttentionStorage> {
     }
     lengths = newLengths
     lastCounts = Array(repeating: 0, count: batchCount)
+    lastTokenCount = 0
   }
 
   /// ``truncate(to:)`` with one length for every sample.
@@ -217,9 +218,11 @@ public final class KeyValueCache<Element: AttentionStorage> {
     try requireArgument(
       samples.allSatisfy(lengths.indices.contains), Self.subject, "samples below \(batchCount) expected; got \(samples)"
     )
-    return KeyValueCache(
+    let fork = KeyValueCache(
       kind: kind, lengths: samples.map { lengths[$0] }, forgotten: samples.map { forgotten[$0] },
       lastCounts: samples.map { lastCounts[$0] }, storage: try storage.fork(samples: samples, counts: storedCounts))
+    fork.lastTokenCount = lastTokenCount
+    return fork
   }
 
   // MARK: Reading
@@ -228,6 +231,7 @@ public final class KeyValueCache<Element: AttentionStorage> {
   /// and others of positions.
   /// - Parameter queryCount: L: the tokens appended last, or as many of the last ones for every sample.
   public func alignment(queryCount: Int) -> AttentionMask.Alignment {
+    let queryCount = max(queryCount, 0)
     let counts = queryCounts(queryCount)
     let offsets = zip(storedCounts, counts).map { $0 - $1 }
     let keyCount = storedCounts.max() ?? 0
@@ -237,6 +241,7 @@ public final class KeyValueCache<Element: AttentionStorage> {
   /// The mask for queries of the tokens appended last: those before each and itself, as far as the window goes.
   /// - Parameter queryCount: L: the tokens appended last, or as many of the last ones for every sample.
   public func mask(queryCount: Int) -> AttentionMask {
+    let queryCount = max(queryCount, 0)
     let stored = storedCounts
     let keyCount = stored.max() ?? 0
     let counts = queryCounts(queryCount)
@@ -254,15 +259,37 @@ public final class KeyValueCache<Element: AttentionStorage> {
 
   /// The queries of each sample.
   private func queryCounts(_ queryCount: Int) -> [Int] {
-    lastCounts.max() == queryCount ? lastCounts : Array(repeating: queryCount, count: batchCount)
+    lastTokenCount == queryCount ? lastCounts : Array(repeating: queryCount, count: batchCount)
   }
 
-  /// Keys and values for a call with `queryCount` queries.
-  func inputs(queryCount: Int) throws -> (key: AttentionInput, value: AttentionInput) {
+  /// True if it keeps nothing but a window that is no longer than `length`.
+  func hasWindow(within length: Int) -> Bool {
+    if case .window(let own, keepingFirst: 0) = kind { return own <= length }
+    return false
+  }
+
+  /// Keys and values for a call with `queryCount` queries, under the cache's mask and another.
+  func inputs(queryCount: Int, mask: AttentionMask) throws -> (key: AttentionInput, value: AttentionInput) {
+    let (stored, counts) = (storedCounts, queryCounts(queryCount))
     try requireArgument(
-      zip(storedCounts, queryCounts(queryCount)).allSatisfy { $0 >= $1 }, Self.subject,
-      "at most as many queries as tokens, \(storedCounts), expected; got \(queryCount)")
-    return try storage.inputs(keyCount: storedCounts.max() ?? 0)
+      zip(stored, counts).allSatisfy { $0 >= $1 }, Self.subject,
+      "at most as many queries as tokens, \(stored), expected; got \(queryCount)")
+    if case .window(let length, let first) = kind {
+      for sample in 0..<batchCount where forgotten[sample] > 0 && counts[sample] > lastCounts[sample] {
+        try requireArgument(
+          stored[sample] - counts[sample] >= first + length - 1, Self.subject,
+          "queries whose window of \(length) is still there expected; got \(counts[sample]), more than were appended last"
+        )
+      }
+      // Positions count from the first token that there ever was; here rows behind the kept ones have moved.
+      let isAbsolute = mask.rules.contains(where: \.countsFromTheStart)
+      let isDistant = !mask.distances.isEmpty || mask.rules.contains(where: \.looksBack)
+      try requireArgument(
+        !isAbsolute && (first == 0 || !isDistant), Self.subject,
+        "no rule of positions (prefix, chunks, documents\(first == 0 ? "" : ", windows, ALiBi")) beside a window that "
+          + "forgets\(first == 0 ? "" : " and keeps the first tokens") expected")
+    }
+    return try storage.inputs(keyCount: stored.max() ?? 0)
   }
 
   /// Keys `[B, Hk, S, E]` and values `[B, Hk, S, Ev]` that are there, copied; 0 behind a sample's end.
@@ -301,7 +328,8 @@ public final class KeyValueCache<Element: AttentionStorage> {
 /// - Parameters:
 ///   - query: `[B, H, L, E]`: the queries of the tokens appended last.
 ///   - cache: Keys and values. Where samples took fewer than L tokens, the queries behind them give 0.
-///   - mask: Restricts the cache's further; its tensors see the S keys that are there.
+///   - mask: Restricts the cache's further; its tensors see the S keys that are there. Beside a windowed cache no rule that
+///     counts from the first token: prefix, chunks, documents; where it keeps first tokens, no window nor ALiBi either.
 ///   - scale: Default 1/√E.
 ///   - softcap: Bounds scores; nil: no bound.
 ///   - sinks: `[H]`; nil: none.
@@ -320,7 +348,7 @@ public func scaledDotProductAttention<Element: AttentionStorage, Cached: Attenti
       .shapeMismatch, AttentionShape.subject, "a query of rank 2, 3 or 4 expected; got \(query.shape)")
   }
   let queryCount = input.shape[2]
-  let (key, value) = try cache.inputs(queryCount: queryCount)
+  let (key, value) = try cache.inputs(queryCount: queryCount, mask: mask)
   let problem = try AttentionProblem<Element.Arithmetic>(
     query: input, rank: query.rank, key: key, value: value,
     mask: cache.mask(queryCount: queryCount).intersection(mask),

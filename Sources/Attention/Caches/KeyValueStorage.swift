@@ -50,10 +50,11 @@ struct KeyValueRows: Sendable {
       // Checked as a tensor's extents are.
       try elementCount(of: [batchCount, headCount, count, max(width, 1), elementByteCount])
     }
-    let valueOffset = (try bytes(width) + 63) / 64 * 64
-    let (total, overflow) = valueOffset.addingReportingOverflow(try bytes(valueWidth))
-    try requireArgument(!overflow, "KeyValueCache", "\(count) rows have more bytes than fit an Int")
-    return (try TensorStorage(byteCount: total), valueOffset)
+    let (keys, values) = (try bytes(width), try bytes(valueWidth))
+    try requireArgument(
+      max(keys, values) < Int.max / 4, "KeyValueCache", "\(count) rows have more bytes than fit an Int")
+    let valueOffset = (keys + 63) / 64 * 64
+    return (try TensorStorage(byteCount: valueOffset + values), valueOffset)
   }
 
   /// The place some rows behind another.

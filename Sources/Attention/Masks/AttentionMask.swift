@@ -185,7 +185,7 @@ public struct AttentionMask: Sendable {
 
   /// Adds `bias` to the scores; where it is −inf, the query does not attend.
   /// - Parameter bias: Broadcasts to `[B, H, L, S]`, right-aligned; read in place. Of the type that the query is
-  ///   computed in, or of two bytes.
+  ///   computed in; where that is Float, also of two bytes.
   /// - Returns: The mask.
   public static func bias<Element: AttentionStorage>(_ bias: Tensor<Element>) -> AttentionMask {
     AttentionMask(biases: [Bias(tensor: bias, shape: bias.shape, dataType: Element.dataType)])
@@ -228,7 +228,8 @@ public struct AttentionMask: Sendable {
   ///
   /// - Parameters:
   ///   - element: The type that the query is computed in: Float, also for types of two bytes, or Double.
-  ///   - body: Called for some queries by some keys, from several threads at once. It sees scores after scale and
+  ///   - body: Called for some queries by some keys, from several threads at once, and once more where weights or scores are
+  ///     asked for: the same scores must give the same. It sees scores after scale and
   ///     softcap, also of keys that are masked, whose results are not used; −inf as a result forbids.
   /// - Returns: The mask.
   public static func scores<Element: AttentionElement>(

@@ -48,10 +48,10 @@ public struct AttentionScoreTile<Element: AttentionElement>: ~Copyable {
     self.queries = queries
   }
 
-  /// The head and query of a row from 0 to ``rowCount``. Traps outside, as Array does.
+  /// Where the score of a row, below ``rowCount``, for key j stands. Traps outside, as Array does.
   @inlinable
   public func position(row: Int, key: Int) -> Position {
-    precondition(row >= 0 && row < rowCount, "row \(row) is outside of \(rowCount)")
+    _ = offset(row, key)
     return Position(batch: batch, head: Int(heads[row]), query: Int(queries[row]), key: key)
   }
 

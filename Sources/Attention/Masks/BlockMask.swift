@@ -51,6 +51,9 @@ public struct BlockMask: Sendable {
     let subject = "BlockMask"
     _ = try elementCount(of: [batchCount, headCount, queryCount, keyCount])
     try requireArgument(
+      [batchCount, headCount, queryCount, keyCount].allSatisfy { $0 <= Int(Int32.max) }, subject,
+      "extents up to \(Int32.max) expected; got \([batchCount, headCount, queryCount, keyCount])")
+    try requireArgument(
       (16...1024).contains(blockLength), subject, "blocks of 16 to 1024 queries and keys expected; got \(blockLength)")
     self.queryCount = queryCount
     self.keyCount = keyCount
@@ -60,7 +63,7 @@ public struct BlockMask: Sendable {
     rowCount = (queryCount + blockLength - 1) / blockLength
     columnCount = (keyCount + blockLength - 1) / blockLength
     let (rowCount, columnCount) = (rowCount, columnCount)
-    let lineCount = batchCount * headCount * rowCount
+    let lineCount = columnCount == 0 ? 0 : batchCount * headCount * rowCount
     let states = try Tensor<Int32>(uninitializedShape: [batchCount, headCount, rowCount, columnCount])
     // The parts of each line of blocks, which then move behind one another.
     var parts = [[UInt8]](repeating: [], count: lineCount)

@@ -225,7 +225,7 @@ extension AttentionMask.Alignment {
       offsets.count == shape.batchCount, AttentionShape.subject,
       "one offset of the diagonal for each of \(shape.batchCount) elements of the batch expected; got \(offsets.count)")
     try requireArgument(
-      offsets.allSatisfy { abs($0) <= Int(Int32.max) }, AttentionShape.subject,
+      offsets.allSatisfy { (-Int(Int32.max)...Int(Int32.max)).contains($0) }, AttentionShape.subject,
       "offsets of the diagonal up to ±\(Int32.max) expected; got \(offsets)")
   }
 
@@ -239,6 +239,23 @@ extension AttentionMask.Rule {
       .chunks(_, let alignment):
       alignment
     case .documents: nil
+    }
+  }
+
+  /// True if keys' own positions matter, not how far they are from the query.
+  var countsFromTheStart: Bool {
+    switch self {
+    case .prefix, .chunks, .documents: true
+    case .band, .keeping: false
+    }
+  }
+
+  /// True if it matters how far before the query a key is.
+  var looksBack: Bool {
+    switch self {
+    case .band(_, let left, _): left != nil
+    case .keeping: true
+    case .prefix, .chunks, .documents: false
     }
   }
 
@@ -268,9 +285,9 @@ extension AttentionMask.Rule {
     case .chunks(let length, let alignment):
       let at = diagonal(alignment)
       // Rounded down, also below 0.
-      let low = (at >= 0 ? at / length : -((-at + length - 1) / length)) * length
-      let (end, overflow) = low.addingReportingOverflow(length)
-      let high = overflow ? keyCount : min(end, keyCount)
+      let length = min(length, 1 << 33)
+      let low = (at / length - (at % length < 0 ? 1 : 0)) * length
+      let high = min(low + length, keyCount)
       return max(low, 0) < high ? max(low, 0)..<high : 0..<0
     case .documents(let queries, let keys, let left, let right):
       // The last document that begins at or before the query; empty ones before it do not count.

@@ -150,7 +150,12 @@ struct MaskSchedule<Element: AttentionElement> {
       guard let layer = otherLayers.first(where: has) else { return false }
       if !layer.isMasked { return true }
     }
-    return booleans.allSatisfy {
+    return allows(batch: batch, head: head, query: query, key: key)
+  }
+
+  /// Whether tensors and block masks let one query attend to one key, intervals aside.
+  func allows(batch: Int, head: Int, query: Int, key: Int) -> Bool {
+    booleans.allSatisfy {
       $0.row(batch: batch, head: head, index: query, from: key).load(as: UInt8.self) != 0
     }
       && blocks.allSatisfy {

@@ -46,7 +46,7 @@ extension MultiHeadAttention {
 
   /// Attention of `query` over `key` and `value`, with what happens on the way.
   ///
-  /// Where the layer has rotary positions, keys stand at 0 to S − 1, and the last query where the last key does.
+  /// Where the layer has rotary positions, the last query stands where the last key does.
   ///
   /// - Parameters:
   ///   - query: `[B, L, d]` or `[L, d]`.
@@ -71,18 +71,19 @@ extension MultiHeadAttention {
         weights: try result.weights?.select(0, axis: 0))
     }
 
-    let offset = max(key.shape[1] - query.shape[1], 0)
+    let (queryCount, keyCount) = (query.shape[1], key.shape[1])
     let tables = try configuration.rotary.map { rotary in
-      let keys: RotaryTable<Element> = try rotary.table(.startingAt(0), count: key.shape[1])
-      let isSame = offset == 0 && key.shape[1] == query.shape[1]
-      return (isSame ? keys : try rotary.table(.startingAt(offset), count: query.shape[1]), keys)
+      let length = max(queryCount, keyCount)
+      func table(_ count: Int) throws -> RotaryTable<Element> {
+        try rotary.table(.startingAt(length - count), count: count, length: length)
+      }
+      let keys = try table(keyCount)
+      return (queryCount == keyCount ? keys : try table(queryCount), keys)
     }
     let (q, k, v) = try projectInputs(query, key, value, tables, context)
     var mask = mask
-    if let window = configuration.window {
-      mask = mask.intersection(
-        .window(left: window - 1, right: nil, alignment: .offsets(Array(repeating: offset, count: query.shape[0]))))
-    }
+    // Among the caller's keys: those that the layer adds stand behind them.
+    if let window = configuration.window { mask = mask.intersection(.window(left: window - 1, right: nil)) }
     let result = try scaledDotProductAttention(
       query: heads(q, configuration.headCount), key: heads(k, configuration.keyValueHeadCount),
       value: heads(v, configuration.keyValueHeadCount), mask: mask.appendingAttendedKeys(configuration.addedKeyCount),
@@ -103,8 +104,7 @@ extension MultiHeadAttention {
   ///   - weights: Whether attention weights are returned.
   ///   - context: Threads, instruction set, algorithm.
   /// - Returns: Output and context of the tokens, and the weights if asked for.
-  /// - Throws: `AttentionError` where shapes disagree, and for layers that add keys of their own. The cache is as it was
-  ///   unless attention itself fails.
+  /// - Throws: `AttentionError` where shapes disagree, and for layers that add keys of their own; then no token is added.
   public func forward<Cached: AttentionStorage>(
     _ x: Tensor<Element>, cache: KeyValueCache<Cached>, counts: [Int]? = nil, positions: TokenPositions? = nil,
     mask: AttentionMask = .none, weights: MultiHeadWeights = .none, context: AttentionContext = .default
@@ -118,19 +118,26 @@ extension MultiHeadAttention {
       try $0.table(positions ?? .startingAtEach(cache.lengths), count: x.shape[1])
     }
     let (q, k, v) = try projectInputs(x, x, x, table.map { ($0, $0) }, context)
+    let before = cache.lengths
     try cache.append(
       key: heads(k, configuration.keyValueHeadCount), value: heads(v, configuration.keyValueHeadCount), counts: counts,
       layout: .lengthFirst)
-    var mask = mask
-    if let window = configuration.window {
-      mask = mask.intersection(
-        .window(left: window - 1, right: nil, alignment: cache.alignment(queryCount: x.shape[1])))
+    do {
+      var mask = mask
+      if let window = configuration.window, !cache.hasWindow(within: window) {
+        mask = mask.intersection(
+          .window(left: window - 1, right: nil, alignment: cache.alignment(queryCount: x.shape[1])))
+      }
+      let result = try scaledDotProductAttention(
+        query: heads(q, configuration.headCount), cache: cache, mask: mask, scale: configuration.scale,
+        softcap: configuration.softcap, sinks: sinks, layout: .lengthFirst,
+        returning: weights == .none ? [] : .weights, context: context)
+      return try project(result, weights, context)
+    } catch {
+      // A wrong mask is found when the tokens are in: out with them, so that the call can be made again.
+      try? cache.truncate(to: before)
+      throw error
     }
-    let result = try scaledDotProductAttention(
-      query: heads(q, configuration.headCount), cache: cache, mask: mask, scale: configuration.scale,
-      softcap: configuration.softcap, sinks: sinks, layout: .lengthFirst,
-      returning: weights == .none ? [] : .weights, context: context)
-    return try project(result, weights, context)
   }
 
   /// `[B, L, heads·E]` as `[B, L, heads, E]`.
@@ -224,7 +231,7 @@ extension MultiHeadAttention {
         shape: [view.shape[0], tokenCount, columns.count / width, width],
         strides: [view.strides[0], view.strides[1], width * view.strides[2], view.strides[2]])
       if let norm, let epsilon = configuration.normEpsilon {
-        try normalize(&heads, by: norm.contiguous(), epsilon: Element(nearest: epsilon))
+        normalize(&heads, by: try norm.contiguous(), epsilon: Element(nearest: epsilon), context)
       }
       try table?.rotate(&heads, layout: .lengthFirst, context: context)
     }
@@ -235,15 +242,22 @@ extension MultiHeadAttention {
   @_specialize(where Element == Float)
   @_specialize(where Element == Double)
   private func normalize(
-    _ x: inout MutableTensorView<Element>, by weight: Tensor<Element>, epsilon: Element
-  ) throws {
-    let width = x.shape[3]
-    forEachRow(shape: x.shape, x.strides, x.strides) { offset, _ in
-      let row = x.base + offset
-      var sum: Element = 0
-      for i in 0..<width { sum += row[i] * row[i] }
-      let factor = 1 / (sum / Element(width) + epsilon).squareRoot()
-      for i in 0..<width { row[i] = row[i] * factor * weight.base[i] }
+    _ x: inout MutableTensorView<Element>, by weight: Tensor<Element>, epsilon: Element, _ context: AttentionContext
+  ) {
+    let (shape, strides, width) = (x.shape, x.strides, x.shape[3])
+    let base = UncheckedSendable(x.base)
+    let work = 4 * Double(shape.reduce(1, *))
+    context.executor.execute(
+      pieceCount: shape[0] * shape[1], width: work < ProductCut.leastSharedWork ? 1 : context.threadCount
+    ) { piece, _ in
+      let (batch, token) = piece.quotientAndRemainder(dividingBy: shape[1])
+      for head in 0..<shape[2] {
+        let row = base.value + (batch * strides[0] + token * strides[1] + head * strides[2])
+        var sum: Element = 0
+        for i in 0..<width { sum += row[i] * row[i] }
+        let factor = 1 / (sum / Element(width) + epsilon).squareRoot()
+        for i in 0..<width { row[i] = row[i] * factor * weight.base[i] }
+      }
     }
   }
 

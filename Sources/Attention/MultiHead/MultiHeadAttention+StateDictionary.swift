@@ -72,6 +72,9 @@ extension MultiHeadAttention {
       try requireShape(
         weight.rank == 3, "MultiHeadAttention",
         "\(prefix + naming.weight(part)) of rank 3 expected; got \(weight.shape)")
+      try requireShape(
+        part == .key || part == .value || weight.shape[part == .output ? 0 : 1] == headCount, "MultiHeadAttention",
+        "\(prefix + naming.weight(part)) of \(headCount) heads expected; got \(weight.shape)")
       // [in, heads, E], or [H, E, out], transposed.
       let rows = part == .output ? weight.shape[0] * weight.shape[1] : weight.shape[0]
       let matrix = try weight.reshaped([rows, weight.count / max(rows, 1)]).transposed().contiguous()
@@ -125,6 +128,14 @@ extension MultiHeadAttention {
         && key.weight.shape[0] > 0 && key.weight.shape[0] % headWidth == 0, "MultiHeadAttention",
       "projections of rank 2 whose outputs divide by the head width \(headWidth) expected; got query "
         + "\(query.weight.shape), key \(key.weight.shape), value \(value.weight.shape)")
+    if naming == .keras {
+      for part in [Naming.Part.query, .key, .value] {
+        let shape = try get(naming.weight(part)).shape
+        try requireShape(
+          shape[2] == headWidth, "MultiHeadAttention",
+          "\(prefix + naming.weight(part)) of heads of \(headWidth) expected; got \(shape)")
+      }
+    }
     let (queryNorm, keyNorm) = (find(naming.norm("q")), find(naming.norm("k")))
     let sinks = find("sinks")
     var configuration = Configuration(

@@ -40,7 +40,7 @@ public struct MultiHeadAttention<Element: AttentionElement>: Sendable {
     public var keyWidth: Int
     /// PyTorch's `vdim`.
     public var valueWidth: Int
-    /// Whether the four projections have biases.
+    /// Whether the projections have biases; of a stored layer, those of query, key and value.
     public var hasBias: Bool
     /// PyTorch's `add_bias_kv`: one learned key and value more, to which every query may attend.
     public var addsBiasKeyValue: Bool
@@ -65,7 +65,7 @@ public struct MultiHeadAttention<Element: AttentionElement>: Sendable {
     /// Turns queries and keys by their positions. Nil: not.
     public var rotary: RotaryEmbedding?
     /// What is added to the mean square where queries and keys are divided by its root, each head by itself and before
-    /// rotary positions: Qwen 3's and Gemma 3's QK norm. Nil: they are not.
+    /// rotary positions: Qwen 3's QK norm. (Gemma 3 stores weights less 1: add it to them.) Nil: they are not.
     public var normEpsilon: Double?
     /// Whether each head has a sink: a logit in its denominator.
     public var hasSinks: Bool

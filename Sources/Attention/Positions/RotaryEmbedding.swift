@@ -56,7 +56,9 @@ public struct RotaryEmbedding: Sendable, Hashable {
     func require(_ condition: Bool, _ message: @autoclosure () -> String) throws(AttentionError) {
       try requireArgument(condition, "RotaryEmbedding", message())
     }
-    try require(width >= 2 && width % 2 == 0, "an even width from 2 expected; got \(width)")
+    try require(
+      width >= 2 && width % 2 == 0 && width <= Int(Int32.max),
+      "an even width from 2 to \(Int32.max) expected; got \(width)")
     try require(base > 1 && base.isFinite, "a base above 1 expected; got \(base)")
     switch scaling {
     case .none: break
@@ -129,15 +131,17 @@ public struct RotaryEmbedding: Sendable, Hashable {
   /// - Parameters:
   ///   - positions: Where the tokens stand.
   ///   - count: L, tokens of each element of the batch.
+  ///   - length: Positions in use, for ``Scaling/dynamicNTK(factor:trainedLength:)``; nil: up to the last of these. Keys turned
+  ///     for another length keep their angles.
   ///   - element: The type of the cosines and sines: that in which queries and keys are computed with.
   /// - Throws: `AttentionError` for positions that do not fit or are negative.
   ///
   /// Accuracy: angles and their functions are computed in Double and rounded once.
   public func table<Element: AttentionElement>(
-    _ positions: TokenPositions, count: Int, as element: Element.Type = Element.self
+    _ positions: TokenPositions, count: Int, length: Int? = nil, as element: Element.Type = Element.self
   ) throws -> RotaryTable<Element> {
     let rows = try positions.rows(count: count)
-    let angles = angles(length: (rows.joined().max() ?? 0) + 1)
+    let angles = angles(length: length ?? (rows.joined().max() ?? 0) + 1)
     let magnitude = magnitude
     func table(_ function: (Double) -> Double) throws -> Tensor<Element> {
       try Tensor(shape: [rows.count, count, width / 2]) { target in
@@ -169,11 +173,12 @@ public enum TokenPositions: Sendable {
     func require(_ condition: Bool, _ message: @autoclosure () -> String) throws {
       try requireArgument(condition, "TokenPositions", message())
     }
-    try require(count >= 0, "a count of tokens from 0 expected; got \(count)")
+    try require(
+      (0...Int(Int32.max)).contains(count), "a count of tokens from 0 to \(Int32.max) expected; got \(count)")
     func requireAll(_ positions: [Int], upTo limit: Int) throws {
       guard let wrong = positions.first(where: { !(0...limit).contains($0) }) else { return }
       throw AttentionError(
-        .invalidArgument, "TokenPositions", "positions from 0 to \(Int32.max) expected; got \(wrong)")
+        .invalidArgument, "TokenPositions", "positions from 0 to \(limit) expected; got \(wrong)")
     }
     switch self {
     case .startingAt(let first): return try TokenPositions.startingAtEach([first]).rows(count: count)

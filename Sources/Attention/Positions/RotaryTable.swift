@@ -1,7 +1,7 @@
 internal import AttentionBLAS
 public import AttentionTensors
 
-/// The cosines and sines by which the rows of some tokens are turned: made once by ``RotaryEmbedding/table(_:count:as:)``,
+/// The cosines and sines by which the rows of some tokens are turned: made once by ``RotaryEmbedding/table(_:count:length:as:)``,
 /// or given, and used by every layer and head.
 public struct RotaryTable<Element: AttentionElement>: Sendable {
   /// `[B, L, R/2]`; B may be 1: for every element of the batch.

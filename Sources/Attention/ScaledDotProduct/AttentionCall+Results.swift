@@ -30,9 +30,13 @@ extension AttentionCall {
       let source = part.result + row * shape.valueWidth
       // Not max: NaN must win, in either operand.
       let most = whole.maximum[row] > part.maximum[row] ? whole.maximum[row] : part.maximum[row]
+      // Equal ones first: ∞ − ∞ is NaN.
+      func factor(_ maximum: Element) -> Element {
+        maximum == most ? 1 : Element(nearest: (maximum - most).asDouble.exponential)
+      }
       let ours =
-        whole.maximum[row] == -.infinity ? 0 : Element(nearest: (whole.maximum[row] - most).asDouble.exponential)
-      let theirs = Element(nearest: (part.maximum[row] - most).asDouble.exponential)
+        whole.maximum[row] == -.infinity ? 0 : factor(whole.maximum[row])
+      let theirs = factor(part.maximum[row])
       for column in 0..<shape.valueWidth { target[column] = target[column] * ours + source[column] * theirs }
       whole.sum[row] = whole.sum[row] * ours + part.sum[row] * theirs
       whole.maximum[row] = whole.maximum[row].isNaN ? .nan : most

@@ -232,6 +232,43 @@ final class AttentionCall<Element: AttentionElement>: @unchecked Sendable {
     finish()
   }
 
+  // MARK: Scores
+
+  /// Lets the mask's functions change the scores of some rows by some keys. `heads` and `queries`: working memory, an element
+  /// a row.
+  func applyFunctions(
+    _ tile: Tile, rows: Range<Int>, keys: Range<Int>, _ scores: UnsafeMutablePointer<Element>, rowStride: Int,
+    keyStride: Int, heads: UnsafeMutablePointer<Int32>, queries: UnsafeMutablePointer<Int32>
+  ) {
+    if schedule.functions.isEmpty { return }
+    tile.forEachRow(rows) { row, head, query in
+      heads[row - rows.lowerBound] = Int32(head)
+      queries[row - rows.lowerBound] = Int32(query)
+    }
+    for function in schedule.functions {
+      var scores = AttentionScoreTile(
+        batch: tile.batch, keys: keys, rowCount: rows.count, scores: scores, rowStride: rowStride, keyStride: keyStride,
+        heads: heads, queries: queries)
+      function.body(&scores)
+    }
+  }
+
+  /// Calls `body` for all linear biases, when `slope` and `position` hold what each says of the rows: `position` counts from
+  /// the first of `keys`.
+  func forEachDistances(
+    _ tile: Tile, rows: Range<Int>, keys: Range<Int>, slope: UnsafeMutablePointer<Element>,
+    position: UnsafeMutablePointer<Element>, _ body: () -> Void
+  ) {
+    for distances in schedule.distances {
+      let offset = distances.offset(batch: tile.batch) - keys.lowerBound
+      tile.forEachRow(rows) { row, head, query in
+        slope[row - rows.lowerBound] = distances.slopes[head]
+        position[row - rows.lowerBound] = Element(query + offset)
+      }
+      body()
+    }
+  }
+
   // MARK: Operands
 
   /// A tile of keys or values in place if `isReadable`, else packed row by row.
@@ -269,9 +306,11 @@ final class AttentionCall<Element: AttentionElement>: @unchecked Sendable {
 
   /// Whether the value of a key that is not finite reaches a query, whose weight it has: 0·NaN is NaN only where the query
   /// attends.
-  func attends(_ tile: Tile, head: Int, query: Int, key: Int, weight: Element) -> Bool {
+  func attends(_ tile: Tile, _ layer: Layer, head: Int, query: Int, key: Int, weight: Element) -> Bool {
     // A function may have forbidden it, of which nothing but the weight tells.
     if weight == 0 && !schedule.functions.isEmpty { return false }
-    return schedule.attends(batch: tile.batch, head: head, query: query, key: key)
+    // Through another layer it has another weight.
+    return layer.intervals[tile.batch, query].contains(key)
+      && (!layer.isMasked || schedule.allows(batch: tile.batch, head: head, query: query, key: key))
   }
 }

@@ -90,8 +90,9 @@ package struct AttentionProblem<Element: AttentionElement> {
     softcap = options.softcap.map { Element(nearest: $0) }
     if let softcap {
       try requireArgument(
-        softcap > 0 && softcap.isFinite, AttentionShape.subject,
-        "a softcap that is positive and finite as \(Element.self) expected; got \(options.softcap!)")
+        softcap > 0 && softcap.isFinite && (1 / softcap).isFinite, AttentionShape.subject,
+        "a softcap that is positive and finite as \(Element.self), as its inverse is, expected; got \(options.softcap!)"
+      )
     }
     if let sinks = options.sinks {
       try requireShape(

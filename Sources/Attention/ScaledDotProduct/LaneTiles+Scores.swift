@@ -44,24 +44,17 @@ extension LaneTiles {
   private func applyTerms(_ piece: Piece, _ tile: Call.Tile, _ scratch: Scratch) {
     let panel = piece.panel
     let schedule = call.schedule
-    for function in schedule.functions {
-      tile.forEachRow(panel.rows) { row, head, query in
-        scratch.heads[row - panel.rows.lowerBound] = Int32(head)
-        scratch.queries[row - panel.rows.lowerBound] = Int32(query)
-      }
-      var scores = AttentionScoreTile(
-        batch: tile.batch, keys: piece.keys, rowCount: panel.rows.count, scores: scratch.scores, rowStride: 1,
-        keyStride: panel.stride, heads: scratch.heads, queries: scratch.queries)
-      function.body(&scores)
-    }
-    for distances in schedule.distances {
-      let offset = distances.offset(batch: tile.batch) - piece.keys.lowerBound
+    call.applyFunctions(
+      tile, rows: panel.rows, keys: piece.keys, scratch.scores, rowStride: 1, keyStride: panel.stride,
+      heads: scratch.heads, queries: scratch.queries)
+    if !schedule.distances.isEmpty {
+      // Lanes that are no rows have a place too.
       scratch.slope.update(repeating: 0, count: panel.vectorCount * lanes)
       scratch.position.update(repeating: 0, count: panel.vectorCount * lanes)
-      tile.forEachRow(panel.rows) { row, head, query in
-        scratch.slope[row - panel.rows.lowerBound] = distances.slopes[head]
-        scratch.position[row - panel.rows.lowerBound] = Element(query + offset)
-      }
+    }
+    call.forEachDistances(
+      tile, rows: panel.rows, keys: piece.keys, slope: scratch.slope, position: scratch.position
+    ) {
       call.kernels.subtractDistances(
         vectorCount: panel.vectorCount, keyCount: piece.keys.count, lanes: scratch.scores, stride: panel.stride,
         slope: scratch.slope, position: scratch.position)

@@ -229,7 +229,9 @@ struct LaneTiles<Element: AttentionElement>: TileKernels {
       tile.forEachRow(panel.rows) { row, head, query in
         let lane = row - panel.rows.lowerBound
         let weight = scratch.scores[key * panel.stride + lane]
-        guard call.attends(tile, head: head, query: query, key: index, weight: weight) else { return }
+        guard call.attends(tile, piece.region.layer, head: head, query: query, key: index, weight: weight) else {
+          return
+        }
         let source = value.base + key * value.rowStride
         for column in 0..<value.columnCount {
           result[column * panel.stride + lane] += weight * source[column * value.columnStride]

@@ -267,22 +267,12 @@ struct RowTiles<Products: RowProducts>: TileKernels {
 
   private func applyTerms(_ block: Block, _ tile: Call.Tile, _ scratch: Scratch) {
     let schedule = call.schedule
-    for function in schedule.functions {
-      tile.forEachRow(block.rows) { row, head, query in
-        scratch.heads[row - block.rows.lowerBound] = Int32(head)
-        scratch.queries[row - block.rows.lowerBound] = Int32(query)
-      }
-      var scores = AttentionScoreTile(
-        batch: tile.batch, keys: block.keys, rowCount: block.rows.count, scores: scratch.scores,
-        rowStride: scratch.scoreStride, keyStride: 1, heads: scratch.heads, queries: scratch.queries)
-      function.body(&scores)
-    }
-    for distances in schedule.distances {
-      let offset = distances.offset(batch: tile.batch) - block.keys.lowerBound
-      tile.forEachRow(block.rows) { row, head, query in
-        scratch.slope[row - block.rows.lowerBound] = distances.slopes[head]
-        scratch.position[row - block.rows.lowerBound] = Element(query + offset)
-      }
+    call.applyFunctions(
+      tile, rows: block.rows, keys: block.keys, scratch.scores, rowStride: scratch.scoreStride, keyStride: 1,
+      heads: scratch.heads, queries: scratch.queries)
+    call.forEachDistances(
+      tile, rows: block.rows, keys: block.keys, slope: scratch.slope, position: scratch.position
+    ) {
       call.kernels.subtractDistances(
         rowCount: block.rows.count, keyCount: block.keys.count, rows: scratch.scores, stride: scratch.scoreStride,
         slope: scratch.slope, position: scratch.position)
@@ -364,7 +354,7 @@ struct RowTiles<Products: RowProducts>: TileKernels {
         call.value.copyRow(call.kernels, count: valueWidth, from: source, to: element.baseAddress!)
         tile.forEachRow(block.rows) { row, head, query in
           let weight = scratch.scores[(row - block.rows.lowerBound) * scratch.scoreStride + key]
-          guard call.attends(tile, head: head, query: query, key: index, weight: weight) else { return }
+          guard call.attends(tile, block.layer, head: head, query: query, key: index, weight: weight) else { return }
           let target = scratch.state.result + row * valueWidth
           for column in 0..<valueWidth { target[column] += weight * element[column] }
         }

@@ -20,6 +20,8 @@ static inline INLINE V NAME(load_stored)(const attn_stored stored, const char *x
     __builtin_memcpy(&bits, (const uint16_t *)x + index, sizeof bits);
     return NAME(widened)(stored == attn_stored_brain ? attn_half_brain : attn_half_ieee, bits);
   }
+#else
+  (void)stored;
 #endif
   return NAME(load)((const T *)x + index);
 }
@@ -32,6 +34,8 @@ static inline INLINE V NAME(load_stored_tail)(const attn_stored stored, const ch
     for (int j = 0; j < count; j++) bits[j] = ((const uint16_t *)x)[index + j];
     return NAME(widened)(stored == attn_stored_brain ? attn_half_brain : attn_half_ieee, bits);
   }
+#else
+  (void)stored;
 #endif
   return NAME(load_tail)((const T *)x + index, count, 0);
 }

@@ -54,6 +54,9 @@ struct OnnxAttentionCase<Stored: AttentionStorage>: ConformanceCase {
       pastCount == 0 ? AttentionMask.Alignment.topLeft : .offsets(Array(repeating: pastCount, count: batchCount))
     if file.entry("in.nonpad_kv_seqlen") != nil {
       let lengths = try file.tensor("in.nonpad_kv_seqlen", as: Int64.self).array.map { Int($0) }
+      try requireArgument(
+        lengths.allSatisfy { (0...keyCount).contains($0) }, file.path,
+        "nonpad_kv_seqlen from 0 to the \(keyCount) keys expected; got \(lengths)")
       mask = .keyLengths(lengths)
       alignment = .offsets(lengths.map { $0 - queryCount })
     }
