@@ -15,7 +15,8 @@ public struct FuzzedAttention: CustomStringConvertible {
 
   public var description: String {
     let p = reference
-    return "B\(p.B) H\(p.H)/\(p.Hk) L\(p.L) S\(p.S) E\(p.E)/\(p.Ev) scale \(p.scale.map { "\($0)" } ?? "default") "
+    return
+      "softcap \(p.softcap.map { "\($0)" } ?? "none") sinks \(p.sinks?.count ?? 0) B\(p.B) H\(p.H)/\(p.Hk) L\(p.L) S\(p.S) E\(p.E)/\(p.Ev) scale \(p.scale.map { "\($0)" } ?? "default") "
       + "\(isDouble ? "Double" : "Float") masks \(names) placements \(placements) into \(output) "
       + "\(context.path) threads \(context.threadCount)"
   }
@@ -47,6 +48,11 @@ public struct FuzzedAttention: CustomStringConvertible {
     let partCount = bytes.choice(5)
     for _ in 0..<partCount { addPart(&bytes) }
     fillValues(&bytes)
+    // Behind what there was first, so that seeds stay the problems that they were.
+    let moreCount = bytes.choice(4)
+    for _ in 0..<moreCount { addRarerPart(&bytes) }
+    reference.softcap = bytes.element(of: [nil, nil, 0.5, 20])
+    if bytes.flag() { reference.sinks = (0..<reference.H).map { _ in Double(bytes.byte()) / 32 - 4 } }
     parts.apply(to: &reference)
   }
 
@@ -81,6 +87,35 @@ public struct FuzzedAttention: CustomStringConvertible {
       parts.append(.bias(shape, infinities: bytes.element(of: [0, 0.1, 0.7]), seed: UInt64(bytes.byte())))
       names.append("bias \(shape)")
     }
+  }
+
+  private mutating func addRarerPart(_ bytes: inout FuzzBytes) {
+    let (B, H, L, S) = (reference.B, reference.H, reference.L, reference.S)
+    func cuts(_ length: Int, _ count: Int) -> [Int] {
+      [0] + (0..<count).map { _ in bytes.byte() * 257 % (length + 1) }.sorted()
+    }
+    let kind = bytes.choice(9)
+    switch kind {
+    case 0: parts.append(.queryLengths((0..<B).map { _ in bytes.byte() % (L + 1) }))
+    case 1: parts.append(.offsets((0..<B).map { _ in bytes.byte() - 100 }))
+    case 2: parts.append(.keepingFirst(bytes.byte() % 20, left: bytes.byte() % 90, L: L, S: S))
+    case 3: parts.append(.prefix((0..<B).map { _ in bytes.byte() % (S + 1) }, L: L, S: S))
+    case 4: parts.append(.chunks(1 + bytes.byte(), L: L, S: S))
+    case 5:
+      let count = 1 + bytes.choice(5)
+      parts.append(
+        .documents(
+          queries: cuts(L, count), keys: cuts(S, count), left: bytes.flag() ? bytes.byte() % 40 : nil,
+          right: bytes.flag() ? 0 : nil))
+    case 6:
+      parts.append(
+        .blocks(B: bytes.flag() ? 1 : B, H: bytes.flag() ? 1 : H, L: L, S: S, blockLength: 16 << bytes.choice(3)))
+    case 7: parts.append(.alibi(slopes: (0..<H).map { _ in Double(bytes.byte()) / 256 }, L: L, S: S))
+    default:
+      // What a function forbids is told by its weight alone, which may be 0 where a NaN is attended, too.
+      if !reference.value.contains(where: \.isNaN) { parts.append(.function()) }
+    }
+    names.append("rarer \(kind)")
   }
 
   /// Random values, NaN in some keys or values, whether attended or not, and equal ones where an operand is broadcast.
@@ -118,11 +153,16 @@ public struct FuzzedAttention: CustomStringConvertible {
       try placements[2].place(inputs.value)
     )
     let mask: AttentionMask = try parts.mask(Element.self)
+    let sinks = try reference.sinks.map { try Tensor($0.map { Element($0) }, shape: [$0.count]) }
     let result = try scaledDotProductAttention(
-      query: query, key: key, value: value, mask: mask, scale: reference.scale, returning: extras, context: context)
+      query: query, key: key, value: value, mask: mask, scale: reference.scale, softcap: reference.softcap,
+      sinks: sinks,
+      returning: extras, context: context)
     var target = try output.place(Tensor<Element>(repeating: .nan, shape: result.output.shape))
     try scaledDotProductAttention(
-      query: query, key: key, value: value, mask: mask, scale: reference.scale, into: &target, context: context)
+      query: query, key: key, value: value, mask: mask, scale: reference.scale, softcap: reference.softcap,
+      sinks: sinks,
+      into: &target, context: context)
 
     // Of few rows the plain formula may be right by luck, for instance where all keys are equal: an error of a few
     // units in the last place of the scores is always allowed. Other tests are stricter.
