@@ -1,0 +1,229 @@
+internal import AttentionTensors
+
+/// The memory behind some ``KeyIntervals``.
+final class KeyIntervalTable: Sendable {
+  private nonisolated(unsafe) let bounds: UnsafeMutablePointer<KeyIntervals.Bounds>
+  private let stride: Int
+
+  private init(_ parts: [[KeyIntervals.Bounds]]) {
+    stride = parts[0].count
+    bounds = .allocate(capacity: max(1, parts.count * stride))
+    for (part, elements) in parts.enumerated() {
+      (bounds + part * stride).initialize(from: elements, count: stride)
+    }
+  }
+
+  deinit { bounds.deallocate() }
+
+  private func intervals(_ part: Int, batchStride: Int, queryStride: Int) -> KeyIntervals {
+    KeyIntervals(bounds + part * stride, batchStride: batchStride, queryStride: queryStride)
+  }
+
+  /// The disjoint intervals that a mask's rules, lengths and paddings leave of keys `0 ..< keyCount`: as many layers
+  /// as a query has intervals at most, and what owns them.
+  static func compile(
+    _ mask: AttentionMask, keyCount: Int, shape: AttentionShape
+  ) throws(AttentionError) -> (first: KeyIntervals, others: [KeyIntervals], owner: KeyIntervalTable?) {
+    let hasRanges = !mask.keyLengths.isEmpty || !mask.leftPaddings.isEmpty
+    if !hasRanges && mask.rules.isEmpty && mask.queryLengths.isEmpty { return (KeyIntervals(0..<keyCount), [], nil) }
+    try check(mask, keyCount: keyCount, shape: shape)
+    func range(_ batch: Int) -> Range<Int> {
+      let low = mask.leftPaddings.map { $0[batch] }.max() ?? 0
+      let high = mask.keyLengths.map { $0[batch] }.min() ?? keyCount
+      return low..<max(low, high)
+    }
+    if mask.rules.isEmpty && mask.queryLengths.isEmpty {
+      let table = KeyIntervalTable([(0..<shape.batchCount).map { KeyIntervals.Bounds(range($0)) }])
+      return (table.intervals(0, batchStride: 1, queryStride: 0), [], table)
+    }
+    let differs = hasRanges || !mask.queryLengths.isEmpty || mask.rules.contains(where: \.differsByBatch)
+    let batchCount = differs ? shape.batchCount : min(shape.batchCount, 1)
+    let nothing = [KeyIntervals.Bounds](repeating: KeyIntervals.Bounds(), count: batchCount * shape.queryCount)
+    var parts = [nothing]
+    let isSingle = !mask.rules.contains { if case .keeping = $0 { true } else { false } }
+    for batch in 0..<batchCount {
+      let whole = hasRanges ? range(batch) : 0..<keyCount
+      let queryCount = mask.queryLengths.reduce(shape.queryCount) { min($0, $1[batch]) }
+      for query in 0..<queryCount {
+        let place = batch * shape.queryCount + query
+        if isSingle {
+          parts[0][place] = KeyIntervals.Bounds(
+            mask.rules.reduce(whole) {
+              intersection($0, $1.interval(batch: batch, query: query, keyCount: keyCount, shape: shape))
+            })
+          continue
+        }
+        let intervals = mask.rules.reduce([whole]) { old, rule in
+          let more = rule.intervals(batch: batch, query: query, keyCount: keyCount, shape: shape)
+          return joined(old.flatMap { a in more.map { intersection(a, $0) } })
+        }
+        // The last one is the first layer's: there is one in every row.
+        for (layer, interval) in intervals.reversed().enumerated() {
+          if layer == parts.count { parts.append(nothing) }
+          parts[layer][place] = KeyIntervals.Bounds(interval)
+        }
+      }
+    }
+    let table = KeyIntervalTable(parts)
+    let all = parts.indices.map {
+      table.intervals($0, batchStride: batchCount == 1 ? 0 : shape.queryCount, queryStride: 1)
+    }
+    return (all[0], Array(all.dropFirst()), table)
+  }
+
+  private static func intersection(_ a: Range<Int>, _ b: Range<Int>) -> Range<Int> {
+    let low = max(a.lowerBound, b.lowerBound)
+    let high = min(a.upperBound, b.upperBound)
+    return low < high ? low..<high : 0..<0
+  }
+
+  /// In order, without empty ones, those that touch as one.
+  private static func joined(_ intervals: [Range<Int>]) -> [Range<Int>] {
+    var result: [Range<Int>] = []
+    for interval in intervals.filter({ !$0.isEmpty }).sorted(by: { $0.lowerBound < $1.lowerBound }) {
+      if let last = result.last, interval.lowerBound <= last.upperBound {
+        result[result.count - 1] = last.lowerBound..<max(last.upperBound, interval.upperBound)
+      } else {
+        result.append(interval)
+      }
+    }
+    return result
+  }
+
+  private static func check(
+    _ mask: AttentionMask, keyCount: Int, shape: AttentionShape
+  ) throws(AttentionError) {
+    func check(_ name: String, _ counts: [Int], _ limit: Int, _ what: String) throws(AttentionError) {
+      try requireShape(
+        counts.count == shape.batchCount, AttentionShape.subject,
+        "one \(name) for each of \(shape.batchCount) elements of the batch expected; got \(counts.count)")
+      try requireArgument(
+        counts.allSatisfy { (0...limit).contains($0) }, AttentionShape.subject,
+        "a \(name) from 0 to the \(limit) \(what) expected; got \(counts)")
+    }
+    for lengths in mask.keyLengths { try check("key length", lengths, keyCount, "keys") }
+    for counts in mask.leftPaddings { try check("left padding", counts, keyCount, "keys") }
+    for lengths in mask.queryLengths { try check("query length", lengths, shape.queryCount, "queries") }
+    for rule in mask.rules {
+      if let alignment = rule.alignment { try alignment.check(shape) }
+      switch rule {
+      case .band(_, let left, let right):
+        try requireArgument(
+          (left ?? 0) >= 0 && (right ?? 0) >= 0, AttentionShape.subject,
+          "window bounds must not be negative; got \(left ?? 0), \(right ?? 0)")
+      case .keeping(let first, _, let left):
+        try requireArgument(
+          left >= 0 && first >= 0, AttentionShape.subject,
+          "a window's bound and the keys that it keeps must not be negative; got \(left), \(first)")
+      case .prefix(let lengths, _): try check("prefix", lengths, keyCount, "keys")
+      case .chunks(let length, _):
+        try requireArgument(
+          length > 0, AttentionShape.subject, "chunks of a length from 1 expected; got \(length)")
+      case .documents(let queries, let keys, let left, let right):
+        try requireArgument(
+          (left ?? 0) >= 0 && (right ?? 0) >= 0, AttentionShape.subject,
+          "window bounds must not be negative; got \(left ?? 0), \(right ?? 0)")
+        try requireShape(
+          queries.count == keys.count, AttentionShape.subject,
+          "as many documents of queries as of keys expected; got offsets \(queries) and \(keys)")
+        for (offsets, limit, what) in [(queries, shape.queryCount, "queries"), (keys, keyCount, "keys")] {
+          try requireArgument(
+            offsets.first == 0 && zip(offsets, offsets.dropFirst()).allSatisfy { $0 <= $1 } && offsets.last! <= limit,
+            AttentionShape.subject,
+            "offsets of documents that rise from 0 to at most the \(limit) \(what) expected; got \(offsets)")
+        }
+      }
+    }
+  }
+}
+
+extension AttentionMask.Alignment {
+  func check(_ shape: AttentionShape) throws(AttentionError) {
+    guard case .offsets(let offsets) = self else { return }
+    try requireShape(
+      offsets.count == shape.batchCount, AttentionShape.subject,
+      "one offset of the diagonal for each of \(shape.batchCount) elements of the batch expected; got \(offsets.count)")
+    try requireArgument(
+      offsets.allSatisfy { (-Int(Int32.max)...Int(Int32.max)).contains($0) }, AttentionShape.subject,
+      "offsets of the diagonal up to ±\(Int32.max) expected; got \(offsets)")
+  }
+
+  var differsByBatch: Bool { if case .offsets = self { true } else { false } }
+}
+
+extension AttentionMask.Rule {
+  var alignment: AttentionMask.Alignment? {
+    switch self {
+    case .band(let alignment, _, _), .keeping(_, let alignment, _), .prefix(_, let alignment),
+      .chunks(_, let alignment):
+      alignment
+    case .documents: nil
+    }
+  }
+
+  /// True if keys' own positions matter, not how far they are from the query.
+  var countsFromTheStart: Bool {
+    switch self {
+    case .prefix, .chunks, .documents: true
+    case .band, .keeping: false
+    }
+  }
+
+  /// True if it matters how far before the query a key is.
+  var looksBack: Bool {
+    switch self {
+    case .band(_, let left, _): left != nil
+    case .keeping: true
+    case .prefix, .chunks, .documents: false
+    }
+  }
+
+  var differsByBatch: Bool {
+    if case .prefix = self { return true }
+    return alignment?.differsByBatch ?? false
+  }
+
+  /// The keys of one query, as far as this rule goes: one interval.
+  fileprivate func interval(batch: Int, query: Int, keyCount: Int, shape: AttentionShape) -> Range<Int> {
+    func diagonal(_ alignment: AttentionMask.Alignment) -> Int {
+      query + alignment.offset(batch: batch, queryCount: shape.queryCount, keyCount: keyCount)
+    }
+    // A bound beyond every key is none; it must not overflow either.
+    func band(_ diagonal: Int, _ left: Int?, _ right: Int?, in keys: Range<Int>) -> Range<Int> {
+      let low = left.map { max(keys.lowerBound, diagonal - min($0, Int(Int32.max))) } ?? keys.lowerBound
+      let high = right.map { min(keys.upperBound, diagonal + min($0, Int(Int32.max)) + 1) } ?? keys.upperBound
+      return low < high ? low..<high : 0..<0
+    }
+    switch self {
+    case .band(let alignment, let left, let right):
+      return band(diagonal(alignment), left, right, in: 0..<keyCount)
+    case .keeping(_, let alignment, let left):
+      return band(diagonal(alignment), left, nil, in: 0..<keyCount)
+    case .prefix(let lengths, let alignment):
+      return 0..<min(keyCount, max(lengths[batch], diagonal(alignment) + 1))
+    case .chunks(let length, let alignment):
+      let at = diagonal(alignment)
+      // Rounded down, also below 0.
+      let length = min(length, 1 << 33)
+      let low = (at / length - (at % length < 0 ? 1 : 0)) * length
+      let high = min(low + length, keyCount)
+      return max(low, 0) < high ? max(low, 0)..<high : 0..<0
+    case .documents(let queries, let keys, let left, let right):
+      // The last document that begins at or before the query; empty ones before it do not count.
+      var (low, high) = (0, queries.count - 1)
+      if query >= queries[high] { return 0..<0 }
+      while high - low > 1 {
+        let middle = (low + high) / 2
+        if queries[middle] <= query { low = middle } else { high = middle }
+      }
+      let own = keys[low]..<keys[low + 1]
+      return band(query - queries[low + 1] + own.upperBound, left, right, in: own)
+    }
+  }
+
+  fileprivate func intervals(batch: Int, query: Int, keyCount: Int, shape: AttentionShape) -> [Range<Int>] {
+    let last = interval(batch: batch, query: query, keyCount: keyCount, shape: shape)
+    if case .keeping(let first, _, _) = self { return [0..<min(first, keyCount), last] }
+    return [last]
+  }
+}
