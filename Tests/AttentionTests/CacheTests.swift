@@ -277,6 +277,9 @@ struct CacheTests {
       { try add(&$0, stored: [6]) },
       { try add(&$0, stored: [-1]) },
       { try add(&$0, stored: [2]) },
+      {
+        try add(&$0); $0.metadata["keeping_first"] = "2"
+      },
       { try add(&$0, lengths: [.max]) },
       { try add(&$0, lengths: [9, 9]) },
       { try add(&$0, valueRows: 4) },
@@ -378,6 +381,7 @@ struct CacheTests {
     #expect(throws: AttentionError.self) { try make(.paged(pageLength: 0)) }
     #expect(throws: AttentionError.self) { try make(.growing, -1) }
     #expect(throws: AttentionError.self) { try make(.growing, 1, .max) }
+    #expect(throws: AttentionError.self) { try make(.growing, Int(Int32.max)) }
     let cache = try make(.growing, 2)
     func zeros(_ shape: [Int]) throws -> Tensor<Float> { try Tensor(repeating: 0, shape: shape) }
     let good = try zeros([2, 2, 3, 4])

@@ -258,6 +258,11 @@ struct LayerOptionTests {
     #expect(throws: AttentionError.self) { try Layer(stateDictionary: wrong, headCount: 4) }
     let keras = try make { _ in }.stateDictionary(naming: .keras)
     #expect(throws: AttentionError.self) { try Layer(stateDictionary: keras, headCount: 2) }
+    for (name, shape) in [("query/bias", [32]), ("query/bias", [8, 4]), ("attention_output/bias", [1, 24])] {
+      var wrong = keras
+      wrong[name] = try Tensor(repeating: 0, shape: shape)
+      #expect(throws: AttentionError.self, "\(name) \(shape)") { try Layer(stateDictionary: wrong, headCount: 4) }
+    }
     // A cache of other heads.
     let layer = try make { _ in }
     let x = try Tensor<Float>(repeating: 0, shape: [1, 2, 24])

@@ -86,6 +86,50 @@ struct MaskTests {
     }
   }
 
+  @Test("what a function forbids stays forbidden, and what it allows is attended, NaN or not", arguments: [1, 2, 40])
+  func functionsAndNaN(queryCount: Int) throws {
+    let query = try Tensor<Float>(repeating: 1, shape: [queryCount, 1])
+    let key = try Tensor<Float>([300, 0, 300, 300], shape: [4, 1])
+    func forbidding(_ forbidden: Int) -> AttentionMask {
+      .scores(Float.self) { $0.update { score, at in at.key == forbidden ? -.infinity : score } }
+    }
+    let allowing = AttentionMask.scores(Float.self) {
+      $0.update { score, at in at.key == 0 ? score + .infinity : score }
+    }
+    for context in AttentionContext.everyPath {
+      func run(_ value: [Float], _ key: Tensor<Float>, _ mask: AttentionMask) throws -> AttentionResult<Float> {
+        try scaledDotProductAttention(
+          query: query, key: key, value: Tensor(value, shape: [4, 1]), mask: mask, scale: 1, returning: .weights,
+          context: context)
+      }
+      // Its weight is 0, but it is attended.
+      #expect(try run([1, .nan, 1, 1], key, forbidding(9)).output.array.allSatisfy(\.isNaN))
+      #expect(try run([1, .nan, 1, 1], key, forbidding(1)).output.array.allSatisfy { $0 == 1 })
+      // One forbids, the next does not allow.
+      for mask in [forbidding(0).intersection(allowing), allowing.intersection(forbidding(0))] {
+        #expect(try run([5, 1, 1, 1], key, mask).output.array.allSatisfy { $0 == 1 }, "\(context.path)")
+      }
+      // Where a score is NaN, weights are NaN but for what is forbidden.
+      let bad = try Tensor<Float>([1, .nan, 1, 1], shape: [4, 1])
+      let weights = try run([1, 1, 1, 1], bad, forbidding(0)).weights!
+      for i in 0..<queryCount {
+        #expect((0..<4).allSatisfy { weights[i, $0].isNaN == ($0 != 0) } && weights[i, 0] == 0, "\(context.path)")
+      }
+    }
+  }
+
+  @Test("no bound is none, wherever the diagonal")
+  func farDiagonals() throws {
+    let x = try Tensor<Float>(uniform: -1..<1, shape: [1, 1, 5, 4], seed: 1)
+    let far = Int(Int32.max)
+    let plain = try scaledDotProductAttention(query: x, key: x, value: x)
+    for mask in [
+      AttentionMask.window(left: .max, right: nil, alignment: .offsets([far])),
+      .window(left: nil, right: .max, alignment: .offsets([-far])),
+      .window(left: .max, keepingFirst: 1, alignment: .offsets([far])),
+    ] { #expect(sameBits(try scaledDotProductAttention(query: x, key: x, value: x, mask: mask).array, plain.array)) }
+  }
+
   @Test("ALiBi's slopes are the paper's, for any number of heads")
   func slopes() {
     #expect(AttentionMask.alibiSlopes(headCount: 8) == (1...8).map { 1 / Double(1 << $0) })
@@ -93,6 +137,7 @@ struct MaskTests {
     #expect(twelve.prefix(8) == (1...8).map { 1 / Double(1 << $0) }[...])
     #expect(zip(twelve.suffix(4), [0.5, 1.5, 2.5, 3.5]).allSatisfy { abs($0 - exp2(-$1)) < 1e-15 })
     #expect(AttentionMask.alibiSlopes(headCount: 0).isEmpty)
+    #expect(AttentionMask.alibiSlopes(headCount: .max).isEmpty)
   }
 
   @Test(
@@ -188,6 +233,11 @@ struct MaskTests {
     #expect(throws: AttentionError.self) { try BlockMask(queryCount: 6, keyCount: 5, blockLength: 8) { _ in true } }
     #expect(throws: AttentionError.self) { try BlockMask(queryCount: -1, keyCount: 5) { _ in true } }
     #expect(throws: AttentionError.self) { try BlockMask(queryCount: .max, keyCount: 1) { _ in true } }
+    for (queries, keys, batch) in [(Int.max, 0, 1), (0, Int.max, 1), (1 << 40, 0, 1), (1 << 30, 1, 1 << 20)] {
+      #expect(throws: AttentionError.self) {
+        try BlockMask(queryCount: queries, keyCount: keys, batchCount: batch) { _ in true }
+      }
+    }
     #expect(try BlockMask(queryCount: 1 << 30, keyCount: 0) { _ in true }.emptyShare == 0)
     #expect(message(.chunks(length: .max)) == "")
     let short = try x.slice(0..<2, axis: 2)

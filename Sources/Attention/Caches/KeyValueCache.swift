@@ -66,9 +66,10 @@ public final class KeyValueCache<Element: AttentionStorage> {
       batchCount: batchCount, headCount: headCount, width: width, valueWidth: valueWidth ?? width,
       dataType: Element.dataType)
     try requireArgument(
-      [batchCount, headCount, width, rows.valueWidth, capacity].allSatisfy { (0...Int(Int32.max)).contains($0) },
+      [headCount, width, rows.valueWidth, capacity].allSatisfy { (0...Int(Int32.max)).contains($0) }
+        && (0...1 << 20).contains(batchCount),
       Self.subject,
-      "extents from 0 to \(Int32.max) expected; got \(batchCount) samples, \(headCount) heads, "
+      "extents from 0 to \(Int32.max), and up to \(1 << 20) samples, expected; got \(batchCount) samples, \(headCount) heads, "
         + "widths \(width) and \(rows.valueWidth), capacity \(capacity)")
     switch kind {
     case .growing: break

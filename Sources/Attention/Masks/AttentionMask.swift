@@ -210,9 +210,9 @@ public struct AttentionMask: Sendable {
     .alibi(slopes: alibiSlopes(headCount: headCount), alignment: alignment)
   }
 
-  /// The slopes of the paper for any number of heads.
+  /// The slopes of the paper for any number of heads from 1 to 2^20; none for others.
   public static func alibiSlopes(headCount: Int) -> [Double] {
-    guard headCount > 0 else { return [] }
+    guard (1...1 << 20).contains(headCount) else { return [] }
     let power = 1 << (Int.bitWidth - 1 - headCount.leadingZeroBitCount)
     func slope(_ step: Int, of count: Int) -> Double { Double.exp2(-8 * Double(step) / Double(count)) }
     return (0..<headCount).map { head in

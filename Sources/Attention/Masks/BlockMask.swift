@@ -64,6 +64,8 @@ public struct BlockMask: Sendable {
     columnCount = (keyCount + blockLength - 1) / blockLength
     let (rowCount, columnCount) = (rowCount, columnCount)
     let lineCount = columnCount == 0 ? 0 : batchCount * headCount * rowCount
+    try requireArgument(
+      lineCount <= 1 << 26, subject, "at most \(1 << 26) rows of blocks expected; got \(lineCount)")
     let states = try Tensor<Int32>(uninitializedShape: [batchCount, headCount, rowCount, columnCount])
     // The parts of each line of blocks, which then move behind one another.
     var parts = [[UInt8]](repeating: [], count: lineCount)

@@ -2,21 +2,24 @@ internal import AttentionTensors
 
 /// The memory behind some ``KeyIntervals``.
 final class KeyIntervalTable: Sendable {
-  private nonisolated(unsafe) let bounds: UnsafeMutablePointer<KeyIntervals.Bounds>
-  private let stride: Int
+  /// Of each layer.
+  private let parts: [TensorStorage]
 
-  private init(_ parts: [[KeyIntervals.Bounds]]) {
-    stride = parts[0].count
-    bounds = .allocate(capacity: max(1, parts.count * stride))
-    for (part, elements) in parts.enumerated() {
-      (bounds + part * stride).initialize(from: elements, count: stride)
-    }
+  private init(_ parts: [TensorStorage]) { self.parts = parts }
+
+  /// Intervals that are empty yet.
+  private static func part(_ count: Int) throws(AttentionError) -> TensorStorage {
+    let storage = try TensorStorage(byteCount: max(1, count) * MemoryLayout<KeyIntervals.Bounds>.stride)
+    bounds(storage).initialize(repeating: KeyIntervals.Bounds(), count: count)
+    return storage
   }
 
-  deinit { bounds.deallocate() }
+  private static func bounds(_ part: TensorStorage) -> UnsafeMutablePointer<KeyIntervals.Bounds> {
+    part.base.assumingMemoryBound(to: KeyIntervals.Bounds.self)
+  }
 
   private func intervals(_ part: Int, batchStride: Int, queryStride: Int) -> KeyIntervals {
-    KeyIntervals(bounds + part * stride, batchStride: batchStride, queryStride: queryStride)
+    KeyIntervals(Self.bounds(parts[part]), batchStride: batchStride, queryStride: queryStride)
   }
 
   /// The disjoint intervals that a mask's rules, lengths and paddings leave of keys `0 ..< keyCount`: as many layers
@@ -33,13 +36,14 @@ final class KeyIntervalTable: Sendable {
       return low..<max(low, high)
     }
     if mask.rules.isEmpty && mask.queryLengths.isEmpty {
-      let table = KeyIntervalTable([(0..<shape.batchCount).map { KeyIntervals.Bounds(range($0)) }])
+      let part = try part(shape.batchCount)
+      for batch in 0..<shape.batchCount { bounds(part)[batch] = KeyIntervals.Bounds(range(batch)) }
+      let table = KeyIntervalTable([part])
       return (table.intervals(0, batchStride: 1, queryStride: 0), [], table)
     }
     let differs = hasRanges || !mask.queryLengths.isEmpty || mask.rules.contains(where: \.differsByBatch)
     let batchCount = differs ? shape.batchCount : min(shape.batchCount, 1)
-    let nothing = [KeyIntervals.Bounds](repeating: KeyIntervals.Bounds(), count: batchCount * shape.queryCount)
-    var parts = [nothing]
+    var parts = [try part(batchCount * shape.queryCount)]
     let isSingle = !mask.rules.contains { if case .keeping = $0 { true } else { false } }
     for batch in 0..<batchCount {
       let whole = hasRanges ? range(batch) : 0..<keyCount
@@ -47,7 +51,7 @@ final class KeyIntervalTable: Sendable {
       for query in 0..<queryCount {
         let place = batch * shape.queryCount + query
         if isSingle {
-          parts[0][place] = KeyIntervals.Bounds(
+          bounds(parts[0])[place] = KeyIntervals.Bounds(
             mask.rules.reduce(whole) {
               intersection($0, $1.interval(batch: batch, query: query, keyCount: keyCount, shape: shape))
             })
@@ -59,8 +63,8 @@ final class KeyIntervalTable: Sendable {
         }
         // The last one is the first layer's: there is one in every row.
         for (layer, interval) in intervals.reversed().enumerated() {
-          if layer == parts.count { parts.append(nothing) }
-          parts[layer][place] = KeyIntervals.Bounds(interval)
+          if layer == parts.count { parts.append(try part(batchCount * shape.queryCount)) }
+          bounds(parts[layer])[place] = KeyIntervals.Bounds(interval)
         }
       }
     }
@@ -188,10 +192,10 @@ extension AttentionMask.Rule {
     func diagonal(_ alignment: AttentionMask.Alignment) -> Int {
       query + alignment.offset(batch: batch, queryCount: shape.queryCount, keyCount: keyCount)
     }
-    // A bound beyond every key is none; it must not overflow either.
+    // A bound beyond every key is none; it must not overflow either. The diagonal lies within ±2^33.
     func band(_ diagonal: Int, _ left: Int?, _ right: Int?, in keys: Range<Int>) -> Range<Int> {
-      let low = left.map { max(keys.lowerBound, diagonal - min($0, Int(Int32.max))) } ?? keys.lowerBound
-      let high = right.map { min(keys.upperBound, diagonal + min($0, Int(Int32.max)) + 1) } ?? keys.upperBound
+      let low = left.map { max(keys.lowerBound, diagonal - min($0, 1 << 34)) } ?? keys.lowerBound
+      let high = right.map { min(keys.upperBound, diagonal + min($0, 1 << 34) + 1) } ?? keys.upperBound
       return low < high ? low..<high : 0..<0
     }
     switch self {

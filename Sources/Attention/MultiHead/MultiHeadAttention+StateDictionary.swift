@@ -76,6 +76,11 @@ extension MultiHeadAttention {
         part == .key || part == .value || weight.shape[part == .output ? 0 : 1] == headCount, "MultiHeadAttention",
         "\(prefix + naming.weight(part)) of \(headCount) heads expected; got \(weight.shape)")
       // [in, heads, E], or [H, E, out], transposed.
+      if let bias {
+        try requireShape(
+          bias.shape == (part == .output ? [weight.shape[2]] : Array(weight.shape.suffix(2))), "MultiHeadAttention",
+          "\(prefix + naming.bias(part)) that fits \(weight.shape) expected; got \(bias.shape)")
+      }
       let rows = part == .output ? weight.shape[0] * weight.shape[1] : weight.shape[0]
       let matrix = try weight.reshaped([rows, weight.count / max(rows, 1)]).transposed().contiguous()
       return Projection(weight: matrix, bias: try bias.map { try $0.reshaped([$0.count]) })

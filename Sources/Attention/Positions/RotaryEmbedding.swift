@@ -57,12 +57,15 @@ public struct RotaryEmbedding: Sendable, Hashable {
       try requireArgument(condition, "RotaryEmbedding", message())
     }
     try require(
-      width >= 2 && width % 2 == 0 && width <= Int(Int32.max),
-      "an even width from 2 to \(Int32.max) expected; got \(width)")
+      width >= 2 && width % 2 == 0 && width <= 1 << 20,
+      "an even width from 2 to \(1 << 20) expected; got \(width)")
     try require(base > 1 && base.isFinite, "a base above 1 expected; got \(base)")
     switch scaling {
     case .none: break
-    case .linear(let factor): try require(factor > 0 && factor.isFinite, "a factor above 0 expected; got \(factor)")
+    case .linear(let factor):
+      try require(
+        factor > 0 && factor.isFinite && (1 / factor).isFinite,
+        "a factor above 0, as its inverse, expected; got \(factor)")
     case .dynamicNTK(let factor, let length):
       try require(
         factor >= 1 && factor.isFinite && length > 0 && width > 2,
@@ -174,7 +177,7 @@ public enum TokenPositions: Sendable {
       try requireArgument(condition, "TokenPositions", message())
     }
     try require(
-      (0...Int(Int32.max)).contains(count), "a count of tokens from 0 to \(Int32.max) expected; got \(count)")
+      (0...1 << 26).contains(count), "a count of tokens from 0 to \(1 << 26) expected; got \(count)")
     func requireAll(_ positions: [Int], upTo limit: Int) throws {
       guard let wrong = positions.first(where: { !(0...limit).contains($0) }) else { return }
       throw AttentionError(

@@ -90,12 +90,17 @@ extension AttentionCall {
 
   /// NaN for every attended key of the rows whose sum is NaN, 0 for the others: exp(−inf − NaN) would make NaN of what
   /// is masked, too.
-  func correctWeights(_ weights: UnsafeMutablePointer<Element>, _ tile: Tile, sum: UnsafePointer<Element>) {
+  func correctWeights(
+    _ weights: UnsafeMutablePointer<Element>, _ tile: Tile, sum: UnsafePointer<Element>, _ forbidden: [[Bool]]
+  ) {
     tile.forEachRow(0..<tile.rowCount) { row, head, query in
       guard sum[row].isNaN else { return }
       let target = self.row(of: weights, tile, head: head, query: query)
       for key in 0..<shape.keyCount {
-        target[key] = schedule.attends(batch: tile.batch, head: head, query: query, key: key) ? .nan : 0
+        let isAttended =
+          (forbidden.isEmpty || !forbidden[row][key])
+          && schedule.attends(batch: tile.batch, head: head, query: query, key: key)
+        target[key] = isAttended ? .nan : 0
       }
     }
   }

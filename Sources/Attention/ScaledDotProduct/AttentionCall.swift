@@ -245,12 +245,27 @@ final class AttentionCall<Element: AttentionElement>: @unchecked Sendable {
       heads[row - rows.lowerBound] = Int32(head)
       queries[row - rows.lowerBound] = Int32(query)
     }
-    for function in schedule.functions {
-      var scores = AttentionScoreTile(
+    var forbidden: [Int] = []
+    for (index, function) in schedule.functions.enumerated() {
+      var view = AttentionScoreTile(
         batch: tile.batch, keys: keys, rowCount: rows.count, scores: scores, rowStride: rowStride, keyStride: keyStride,
         heads: heads, queries: queries)
-      function.body(&scores)
+      function.body(&view)
+      // What one function forbids, the next does not allow.
+      for place in forbidden { scores[place] = -.infinity }
+      if index + 1 == schedule.functions.count { return }
+      for row in 0..<rows.count {
+        for key in 0..<keys.count where scores[row * rowStride + key * keyStride] == -.infinity {
+          forbidden.append(row * rowStride + key * keyStride)
+        }
+      }
     }
+  }
+
+  /// Which of some scores functions may have forbidden, to be asked before the softmax makes weights of them; nil
+  /// without functions.
+  func forbidden(_ scores: UnsafePointer<Element>, count: Int) -> [Bool]? {
+    schedule.functions.isEmpty ? nil : (0..<count).map { scores[$0] == -.infinity }
   }
 
   /// Calls `body` for all linear biases, when `slope` and `position` hold what each says of the rows: `position` counts from
@@ -304,11 +319,8 @@ final class AttentionCall<Element: AttentionElement>: @unchecked Sendable {
     return (0..<matrix.columnCount).allSatisfy { kernels.isFinite(matrix.rowCount, matrix.columns($0..<$0 + 1).base) }
   }
 
-  /// Whether the value of a key that is not finite reaches a query, whose weight it has: 0·NaN is NaN only where the query
-  /// attends.
-  func attends(_ tile: Tile, _ layer: Layer, head: Int, query: Int, key: Int, weight: Element) -> Bool {
-    // A function may have forbidden it, of which nothing but the weight tells.
-    if weight == 0 && !schedule.functions.isEmpty { return false }
+  /// Whether the value of a key that is not finite reaches a query: 0·NaN is NaN only where the query attends.
+  func attends(_ tile: Tile, _ layer: Layer, head: Int, query: Int, key: Int) -> Bool {
     // Through another layer it has another weight.
     return layer.intervals[tile.batch, query].contains(key)
       && (!layer.isMasked || schedule.allows(batch: tile.batch, head: head, query: query, key: key))

@@ -79,11 +79,21 @@ struct AttentionDriver<Tiles: TileKernels> {
     _ scratch: Tiles.Scratch
   ) {
     guard let weights = call.outputs.weights else { return }
+    // What functions forbid in rows that are NaN, only the scores tell.
+    var forbidden: [[Bool]] = []
+    if !call.schedule.functions.isEmpty && (0..<tile.rowCount).contains(where: { sum[$0].isNaN }) {
+      call.fill(weights, tile, with: -.infinity)
+      for split in 0..<call.plan.splitCount { tiles.writeScores(weights, tile, split: split, scratch) }
+      tile.forEachRow(0..<tile.rowCount) { row, head, query in
+        let scores = call.row(of: weights, tile, head: head, query: query)
+        forbidden.append(sum[row].isNaN ? (0..<call.shape.keyCount).map { scores[$0] == -.infinity } : [])
+      }
+    }
     call.fill(weights, tile, with: 0)
     for split in 0..<call.plan.splitCount {
       tiles.writeWeights(weights, tile, split: split, maximum: maximum, sum: sum, scratch)
     }
-    call.correctWeights(weights, tile, sum: sum)
+    call.correctWeights(weights, tile, sum: sum, forbidden)
   }
 
   /// The scores as they go into the softmax, −inf where they are masked; and nothing else.

@@ -164,9 +164,12 @@ struct LaneTiles<Element: AttentionElement>: TileKernels {
         forEachPiece(tile, panel, part, layer) { piece in
           let rows = piece.keys.lowerBound - part.lowerBound..<piece.keys.upperBound - part.lowerBound
           computeScores(piece, tile, key.rows(rows), scratch)
-          softmax(piece, sum: scratch.sum, scratch)
           if piece.isHiding && isFinite == nil { isFinite = call.isFinite(value) }
-          accumulate(piece, tile, value.rows(rows), isHazardous: piece.isHiding && isFinite == false, scratch)
+          let isHazardous = piece.isHiding && isFinite == false
+          let forbidden =
+            isHazardous ? call.forbidden(scratch.scores, count: rows.count * piece.panel.stride) : nil
+          softmax(piece, sum: scratch.sum, scratch)
+          accumulate(piece, tile, value.rows(rows), isHazardous: isHazardous, forbidden, scratch)
         }
       }
     }
@@ -211,7 +214,8 @@ struct LaneTiles<Element: AttentionElement>: TileKernels {
   /// Hazard: a masked key has weight 0, but 0·NaN is NaN. Where some row does not attend to some key whose value is
   /// not finite, such values are left out of the product and added one by one.
   private func accumulate(
-    _ piece: Piece, _ tile: Call.Tile, _ value: StridedMatrix<Element>, isHazardous: Bool, _ scratch: Scratch
+    _ piece: Piece, _ tile: Call.Tile, _ value: StridedMatrix<Element>, isHazardous: Bool, _ forbidden: [Bool]?,
+    _ scratch: Scratch
   ) {
     let panel = piece.panel
     // The first product of a whole panel only writes.
@@ -229,9 +233,9 @@ struct LaneTiles<Element: AttentionElement>: TileKernels {
       tile.forEachRow(panel.rows) { row, head, query in
         let lane = row - panel.rows.lowerBound
         let weight = scratch.scores[key * panel.stride + lane]
-        guard call.attends(tile, piece.region.layer, head: head, query: query, key: index, weight: weight) else {
-          return
-        }
+        guard forbidden?[key * panel.stride + lane] != true,
+          call.attends(tile, piece.region.layer, head: head, query: query, key: index)
+        else { return }
         let source = value.base + key * value.rowStride
         for column in 0..<value.columnCount {
           result[column * panel.stride + lane] += weight * source[column * value.columnStride]

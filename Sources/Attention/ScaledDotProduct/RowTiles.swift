@@ -134,6 +134,9 @@ struct RowTiles<Products: RowProducts>: TileKernels {
     let queries = queryMatrix(tile, scratch)
     forEachBlock(tile, split: split) { block in
       computeScores(block, tile, queries, scratch)
+      let values = blockValues(block, tile, scratch)
+      let forbidden =
+        values.isHazardous ? call.forbidden(scratch.scores, count: block.rows.count * scratch.scoreStride) : nil
       let first = block.rows.lowerBound
       call.kernels.softmaxRows(
         rowCount: block.rows.count, columnCount: block.keys.count, scores: scratch.scores, stride: scratch.scoreStride,
@@ -144,7 +147,7 @@ struct RowTiles<Products: RowProducts>: TileKernels {
         let result = state.result + (first + row) * valueWidth
         call.kernels.scale(valueWidth, result, scratch.rescale[row], result)
       }
-      accumulate(block, tile, scratch)
+      accumulate(block, tile, values, forbidden, scratch)
     }
   }
 
@@ -317,23 +320,44 @@ struct RowTiles<Products: RowProducts>: TileKernels {
     }
   }
 
+  /// The values of a block.
+  private struct BlockValues {
+    /// Where they lie, if the products read them there in two bytes.
+    var stored: StoredMatrix<Element>?
+    /// Else as they are computed with.
+    var native: StridedMatrix<Element>?
+    /// True if some row does not attend to some key, and some value is not finite.
+    var isHazardous = false
+  }
+
+  private func blockValues(_ block: Block, _ tile: Call.Tile, _ scratch: Scratch) -> BlockValues {
+    let valueWidth = call.shape.valueWidth
+    let isHiding = block.isRagged || (block.layer.isMasked && call.schedule.hidesWithinIntervals)
+    if !isHiding, let values = stored(call.value, tile, block.keys, width: valueWidth) {
+      return BlockValues(stored: values)
+    }
+    let values = call.matrix(
+      call.value, tile, block.keys, width: valueWidth, packedAt: scratch.value, unless: Products.reads)
+    return BlockValues(native: values, isHazardous: isHiding && !call.isFinite(values))
+  }
+
   /// result += weights · V.
-  private func accumulate(_ block: Block, _ tile: Call.Tile, _ scratch: Scratch) {
+  private func accumulate(
+    _ block: Block, _ tile: Call.Tile, _ blockValues: BlockValues, _ forbidden: [Bool]?, _ scratch: Scratch
+  ) {
     let valueWidth = call.shape.valueWidth
     let result = scratch.state.result + block.rows.lowerBound * valueWidth
     let weights = StridedMatrix(
       base: UnsafePointer(scratch.scores), rowCount: block.rows.count, columnCount: block.keys.count,
       rowStride: scratch.scoreStride, columnStride: 1)
-    let isHiding = block.isRagged || (block.layer.isMasked && call.schedule.hidesWithinIntervals)
-    if !isHiding, let values = stored(call.value, tile, block.keys, width: valueWidth) {
-      return Products.accumulateValues(call.kernels, weights: weights, value: values, into: result, stride: valueWidth)
+    if let stored = blockValues.stored {
+      return Products.accumulateValues(call.kernels, weights: weights, value: stored, into: result, stride: valueWidth)
     }
-    var values = call.matrix(
-      call.value, tile, block.keys, width: valueWidth, packedAt: scratch.value, unless: Products.reads)
+    var values = blockValues.native!
     var hiddenKeys: [Int] = []
     // Hazard: a masked key has weight 0, but 0·NaN is NaN. Where every row attends to every key there
     // is nothing to hide; elsewhere such values are left out of the product and added one by one.
-    if isHiding && !call.isFinite(values) {
+    if blockValues.isHazardous {
       // Packed in the layout that they have: OpenBLAS has other kernels, and so other bits, for the other.
       let isTransposed = values.blasLayout?.isTransposed ?? false
       values =
@@ -353,8 +377,11 @@ struct RowTiles<Products: RowProducts>: TileKernels {
       withUnsafeTemporaryAllocation(of: Element.self, capacity: valueWidth) { element in
         call.value.copyRow(call.kernels, count: valueWidth, from: source, to: element.baseAddress!)
         tile.forEachRow(block.rows) { row, head, query in
-          let weight = scratch.scores[(row - block.rows.lowerBound) * scratch.scoreStride + key]
-          guard call.attends(tile, block.layer, head: head, query: query, key: index, weight: weight) else { return }
+          let place = (row - block.rows.lowerBound) * scratch.scoreStride + key
+          guard forbidden?[place] != true, call.attends(tile, block.layer, head: head, query: query, key: index) else {
+            return
+          }
+          let weight = scratch.scores[place]
           let target = scratch.state.result + row * valueWidth
           for column in 0..<valueWidth { target[column] += weight * element[column] }
         }
