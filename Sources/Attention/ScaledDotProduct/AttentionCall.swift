@@ -41,6 +41,14 @@ final class AttentionCall<Element: AttentionElement>: @unchecked Sendable {
     self.outputs = outputs
   }
 
+  /// The same in memory of its own.
+  convenience init(copying other: AttentionCall) {
+    self.init(
+      kernels: other.kernels, shape: other.shape, plan: other.plan, schedule: other.schedule, scale: other.scale,
+      softcap: other.softcap, sinks: other.sinks, query: other.query, key: other.key, value: other.value,
+      outputs: other.outputs)
+  }
+
   // MARK: Tiles of queries
 
   /// Queries `queries` of heads `heads`, which share key/value head `keyValueHead`. Row r is query

@@ -26,6 +26,7 @@ struct AttentionDriver<Tiles: TileKernels> {
     let scratchByteCount = counter.byteCount
     let stateByteCount = RowState<Element>.byteCount(rowCount: plan.rowsPerTile, valueWidth: call.shape.valueWidth)
     let partialByteCount = plan.splitCount > 1 ? plan.pieceCount * stateByteCount : 0
+    let others = copies(width - 1)
     try withScratch(byteCount: width * scratchByteCount + partialByteCount) { memory in
       let scratches = UncheckedSendable(memory)
       let partials = UncheckedSendable(memory + width * scratchByteCount)
@@ -38,16 +39,12 @@ struct AttentionDriver<Tiles: TileKernels> {
           base: partials.value, index: tile * plan.splitCount + split, rowCount: plan.rowsPerTile,
           valueWidth: call.shape.valueWidth)
       }
+      func driver(_ worker: Int) -> AttentionDriver { worker == 0 ? self : others[worker - 1] }
       if plan.splitCount == 1 {
         context.executor.execute(pieceCount: plan.pieceCount, width: width) { piece, worker in
           Tiles.onWorker {
             // Last tiles first: under a causal mask they are the longest.
-            let tile = call.tile(plan.pieceCount - 1 - piece)
-            let scratch = scratch(worker)
-            tiles.attend(tile, split: 0, scratch)
-            tiles.finish(tile, scratch)
-            let state = tiles.state(scratch)
-            writeWeights(tile, maximum: state.maximum, sum: state.sum, scratch)
+            driver(worker).attend(plan.pieceCount - 1 - piece, scratch(worker))
           }
         }
         return
@@ -55,22 +52,42 @@ struct AttentionDriver<Tiles: TileKernels> {
       context.executor.execute(pieceCount: plan.pieceCount, width: width) { piece, worker in
         Tiles.onWorker {
           let (index, split) = piece.quotientAndRemainder(dividingBy: plan.splitCount)
-          let tile = call.tile(index)
-          let scratch = scratch(worker)
-          tiles.attend(tile, split: split, scratch)
-          tiles.store(tile, scratch, into: partial(index, split))
+          driver(worker).attend(index, split: split, into: partial(index, split), scratch(worker))
         }
       }
       context.executor.execute(pieceCount: plan.pieceCount / plan.splitCount, width: width) { index, worker in
         Tiles.onWorker {
-          let tile = call.tile(index)
+          let own = driver(worker)
+          let tile = own.call.tile(index)
           let whole = partial(index, 0)
-          for split in 1..<plan.splitCount { call.merge(partial(index, split), into: whole, tile) }
-          call.finish(tile, whole)
-          writeWeights(tile, maximum: whole.maximum, sum: whole.sum, scratch(worker))
+          for split in 1..<plan.splitCount { own.call.merge(partial(index, split), into: whole, tile) }
+          own.call.finish(tile, whole)
+          own.writeWeights(tile, maximum: whole.maximum, sum: whole.sum, scratch(worker))
         }
       }
     }
+  }
+
+  /// One for each further thread: threads that count references to one call wait for one another's caches, which cost heads
+  /// of 16 queries up to a fifth.
+  private func copies(_ count: Int) -> [AttentionDriver] {
+    (0..<max(count, 0)).map { _ in AttentionDriver(AttentionCall(copying: call), Tiles.self) }
+  }
+
+  /// A whole tile, from the first key to the results.
+  private func attend(_ index: Int, _ scratch: Tiles.Scratch) {
+    let tile = call.tile(index)
+    tiles.attend(tile, split: 0, scratch)
+    tiles.finish(tile, scratch)
+    let state = tiles.state(scratch)
+    writeWeights(tile, maximum: state.maximum, sum: state.sum, scratch)
+  }
+
+  /// A part of the keys of a tile.
+  private func attend(_ index: Int, split: Int, into state: RowState<Element>, _ scratch: Tiles.Scratch) {
+    let tile = call.tile(index)
+    tiles.attend(tile, split: split, scratch)
+    tiles.store(tile, scratch, into: state)
   }
 
   /// Writes the weights, if they are wanted: 0 where nothing is attended, then split by split as they were attended.
