@@ -95,7 +95,8 @@ let package = Package(
       dependencies: ["AttentionBLAS", "AttentionTensors", "AttentionTestSupport", "AttentionTraining"],
       swiftSettings: swiftSettings),
     .testTarget(
-      name: "DocumentationTests", dependencies: ["Attention", "AttentionBLAS", "AttentionFiles", "AttentionTestSupport"],
+      name: "DocumentationTests",
+      dependencies: ["Attention", "AttentionBLAS", "AttentionFiles", "AttentionTestSupport"],
       swiftSettings: swiftSettings),
     .testTarget(
       name: "AttendTests",

@@ -136,7 +136,9 @@ struct PositionTests {
       #expect(throws: AttentionError.self) { try RotaryEmbedding(width: width) }
       #expect(throws: AttentionError.self) { try sinusoidalPositions(count: 1, width: width, as: Float.self) }
     }
-    #expect(throws: AttentionError.self) { try RotaryEmbedding(width: 8, scaling: .linear(factor: .leastNonzeroMagnitude)) }
+    #expect(throws: AttentionError.self) {
+      try RotaryEmbedding(width: 8, scaling: .linear(factor: .leastNonzeroMagnitude))
+    }
     #expect(throws: AttentionError.self) { try rotary.table(.startingAt(0), count: .max, as: Float.self) }
     #expect(throws: AttentionError.self) { try sinusoidalPositions(count: 1 << 32, width: 2, as: Float.self) }
     for positions in [TokenPositions.startingAt(-1), .startingAt(.max), .startingAtEach([0, -3])] {

@@ -70,4 +70,16 @@ struct MaskArticleTests {
     let flags = try Tensor<Bool>([true, false, false, true], shape: [1, 2, 1, 2])
     #expect(try AttentionMask.attending(flags).drawing(queryCount: 1, keyCount: 2) == "● ·")
   }
+
+  @Test("a mask describes itself by its drawing")
+  func descriptions() throws {
+    #expect("\(AttentionMask.causal)" == (try AttentionMask.causal.drawing(queryCount: 8, keyCount: 8)))
+    #expect("\(AttentionMask.documents([0, 1, 3]))" == "● · ·\n· ● ●\n· ● ●")
+    #expect("\(AttentionMask.keyLengths([2, 1]))".hasSuffix("● ·"))
+    let flags = try Tensor<Bool>([true, false, false, true], shape: [2, 2])
+    #expect("\(AttentionMask.attending(flags))" == "● ·\n· ●")
+    #expect("\(AttentionMask.keyLengths([1000]))" == "a mask of 1 × 8 queries by 1000 keys")
+    // What no call takes is named, not drawn.
+    #expect("\(AttentionMask.keyLengths([-1]).intersection(.chunks(length: 0)))".hasPrefix("a mask of 1 × 8"))
+  }
 }

@@ -231,6 +231,7 @@ public final class KeyValueCache<Element: AttentionStorage> {
   /// Where queries stand among the keys that are there, for masks of one's own: ``AttentionMask/alibi(slopes:alignment:)``
   /// and others of positions.
   /// - Parameter queryCount: L: the tokens appended last, or as many of the last ones for every sample.
+  /// - Returns: The key at which query 0 of each sample stands.
   public func alignment(queryCount: Int) -> AttentionMask.Alignment {
     let queryCount = max(queryCount, 0)
     let counts = queryCounts(queryCount)
@@ -241,6 +242,7 @@ public final class KeyValueCache<Element: AttentionStorage> {
 
   /// The mask for queries of the tokens appended last: those before each and itself, as far as the window goes.
   /// - Parameter queryCount: L: the tokens appended last, or as many of the last ones for every sample.
+  /// - Returns: The mask that calls with this cache use.
   public func mask(queryCount: Int) -> AttentionMask {
     let queryCount = max(queryCount, 0)
     let stored = storedCounts

@@ -68,3 +68,36 @@ extension AttentionMask {
     return parts.joined(separator: "\n\n")
   }
 }
+
+extension AttentionMask: CustomStringConvertible {
+  /// The mask drawn as by ``drawing(queryCount:keyCount:batchCount:)``, for as many queries and keys as its tensors,
+  /// lengths and documents have, 8 where they do not tell. Beyond 64 of either the extents alone.
+  public var description: String {
+    let tensors = booleans.map(\.shape) + biases.map(\.shape)
+    func extent(_ axis: Int, _ others: [Int]) -> Int {
+      let own = tensors.compactMap { $0.count >= axis ? $0[$0.count - axis] : nil }.filter { $0 > 1 } + others
+      return own.max() ?? 8
+    }
+    var (queries, keys, batches): ([Int], [Int], [Int]) = ([], [], [])
+    for rule in rules {
+      switch rule {
+      case .documents(let queryOffsets, let keyOffsets, _, _):
+        queries += queryOffsets.suffix(1)
+        keys += keyOffsets.suffix(1)
+      case .prefix(let lengths, _):
+        keys += lengths.map { max($0, 8) }
+        batches.append(lengths.count)
+      default: break
+      }
+      if case .offsets(let offsets) = rule.alignment { batches.append(offsets.count) }
+    }
+    let lengths = keyLengths + leftPaddings
+    let queryCount = extent(2, queries + blocks.map(\.queryCount) + queryLengths.flatMap { $0 })
+    let keyCount = extent(1, keys + blocks.map(\.keyCount) + lengths.flatMap { $0 })
+    let batchCount = extent(
+      4, batches + blocks.map(\.batchCount) + (lengths + queryLengths).map(\.count) + [1])
+    let name = "a mask of \(batchCount) × \(queryCount) queries by \(keyCount) keys"
+    if queryCount > 64 || keyCount > 64 || batchCount > 64 { return name }
+    return (try? drawing(queryCount: queryCount, keyCount: keyCount, batchCount: batchCount)) ?? name
+  }
+}

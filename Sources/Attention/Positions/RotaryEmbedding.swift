@@ -90,6 +90,7 @@ public struct RotaryEmbedding: Sendable, Hashable {
 
   /// θ of each pair: radians from one position to the next.
   /// - Parameter length: Positions in use; only ``Scaling/dynamicNTK(factor:trainedLength:)`` depends on it.
+  /// - Returns: One angle for each of the R / 2 pairs.
   public func angles(length: Int) -> [Double] {
     let pairs = 0..<width / 2
     func angles(base: Double) -> [Double] { pairs.map { base.raised(to: -2 * Double($0) / Double(width)) } }
@@ -137,6 +138,7 @@ public struct RotaryEmbedding: Sendable, Hashable {
   ///   - length: Positions in use, for ``Scaling/dynamicNTK(factor:trainedLength:)``; nil: up to the last of these. Keys turned
   ///     for another length keep their angles.
   ///   - element: The type of the cosines and sines: that in which queries and keys are computed with.
+  /// - Returns: `[B, L, R/2]` each, B being 1 where all elements of the batch stand alike.
   /// - Throws: `AttentionError` for positions that do not fit or are negative.
   ///
   /// Accuracy: angles and their functions are computed in Double and rounded once.
