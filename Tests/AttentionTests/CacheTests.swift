@@ -234,6 +234,16 @@ struct CacheTests {
     try cache.save(to: folder("cache.safetensors"))
     let loaded = try KeyValueCache<BFloat16>(contentsOf: folder("cache.safetensors"))
     #expect(loaded.kind == cache.kind && loaded.lengths == [100, 70] && loaded.storedCounts == cache.storedCounts)
+    // All tokens at once: the last ones, none of which was appended to this one.
+    if case .growing = kind {
+      let whole = try KeyValueCache<BFloat16>(.growing, batchCount: 2, headCount: 2, width: 16, valueWidth: 9)
+      let first = try tokens.slice(0..<30)
+      try whole.append(key: first.key, value: first.value)
+      try whole.save(to: folder("whole.safetensors"))
+      let again = try KeyValueCache<BFloat16>(contentsOf: folder("whole.safetensors"))
+      let expected = try scaledDotProductAttention(query: first.query, cache: whole).array
+      #expect(sameBits(try scaledDotProductAttention(query: first.query, cache: again).array, expected))
+    }
     #expect(sameBits(try append(loaded, 100..<104, nil), try append(cache, 100..<104, nil)))
     #expect(throws: AttentionError.self) { try KeyValueCache<Float>(contentsOf: folder("cache.safetensors")) }
   }

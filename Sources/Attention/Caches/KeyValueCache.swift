@@ -323,5 +323,6 @@ public final class KeyValueCache<Element: AttentionStorage> {
     forgotten = zip(lengths, stored).map { $0 - $1 }
     self.lengths = lengths
     lastCounts = Array(repeating: 0, count: batchCount)
+    lastTokenCount = 0
   }
 }
