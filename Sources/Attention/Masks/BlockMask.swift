@@ -132,6 +132,17 @@ public struct BlockMask: Sendable {
     return states.base[(plane * rowCount + row) * columnCount + column]
   }
 
+  /// Calls `body` for every block that some keys reach into: its column, and the keys that lie in it.
+  func forEachColumn(of keys: Range<Int>, _ body: (_ column: Int, _ keys: Range<Int>) -> Void) {
+    var low = keys.lowerBound
+    while low < keys.upperBound {
+      let column = low / blockLength
+      let high = min(keys.upperBound, (column + 1) * blockLength)
+      body(column, low..<high)
+      low = high
+    }
+  }
+
   /// For one query, whether it attends to each key of a block of keys: `blockLength` bytes.
   func row(batch: Int, head: Int, query: Int, column: Int) -> UnsafePointer<UInt8> {
     let (row, place) = query.quotientAndRemainder(dividingBy: blockLength)

@@ -74,18 +74,15 @@ extension LaneTiles {
   private func applyBlocks(_ piece: Piece, _ tile: Call.Tile, _ scratch: Scratch) {
     let panel = piece.panel
     for block in call.schedule.blocks {
-      var low = piece.keys.lowerBound
-      while low < piece.keys.upperBound {
-        let (column, place) = low.quotientAndRemainder(dividingBy: block.blockLength)
-        let high = min(piece.keys.upperBound, (column + 1) * block.blockLength)
+      block.forEachColumn(of: piece.keys) { column, part in
         tile.forEachRow(panel.rows) { row, head, query in
           scratch.rows[row - panel.rows.lowerBound] = UnsafeRawPointer(
-            block.row(batch: tile.batch, head: head, query: query, column: column) + place)
+            block.row(batch: tile.batch, head: head, query: query, column: column)
+              + (part.lowerBound - column * block.blockLength))
         }
         call.kernels.pack(
-          .boolean, rowCount: panel.rows.count, columnCount: high - low, rows: scratch.rows, columnStride: 1,
-          into: scratch.scores + (low - piece.keys.lowerBound) * panel.stride, stride: panel.stride)
-        low = high
+          .boolean, rowCount: panel.rows.count, columnCount: part.count, rows: scratch.rows, columnStride: 1,
+          into: scratch.scores + (part.lowerBound - piece.keys.lowerBound) * panel.stride, stride: panel.stride)
       }
     }
   }

@@ -307,14 +307,11 @@ struct RowTiles<Products: RowProducts>: TileKernels {
       }
       if !block.hasBlocks { return }
       for mask in schedule.blocks {
-        var low = keys.lowerBound
-        while low < keys.upperBound {
-          let (column, place) = low.quotientAndRemainder(dividingBy: mask.blockLength)
-          let high = min(keys.upperBound, (column + 1) * mask.blockLength)
+        mask.forEachColumn(of: keys) { column, part in
           call.kernels.mask(
-            high - low, scores + (low - keys.lowerBound),
-            mask.row(batch: tile.batch, head: head, query: query, column: column) + place)
-          low = high
+            part.count, scores + (part.lowerBound - keys.lowerBound),
+            mask.row(batch: tile.batch, head: head, query: query, column: column)
+              + (part.lowerBound - column * mask.blockLength))
         }
       }
     }
