@@ -151,7 +151,7 @@ extension MultiHeadAttention {
     let rows = Array(result.output.shape.prefix(2))
     let concatenated = try result.output.reshaped(rows + [configuration.queryWidth])
     var output = try Tensor<Element>(uninitializedShape: rows + [configuration.embeddingWidth])
-    try output.withMutableView { try outputProjection.apply(to: concatenated, into: &$0, context) }
+    try output.withMutableView { try outputProjection.apply(to: concatenated, into: &$0, context: context) }
     return MultiHeadResult(
       output: output, context: concatenated,
       weights: weights == .averaged ? try result.weights.map(averageHeads) : result.weights)
@@ -183,11 +183,11 @@ extension MultiHeadAttention {
     let keys = queries.upperBound..<queries.upperBound + keyValueWidth
     let values = keys.upperBound..<keys.upperBound + keyValueWidth
     let added = configuration.addedKeyCount
-    func project(_ x: Tensor<Element>, _ projection: Projection, added: Int = 0) throws -> Tensor<Element> {
+    func project(_ x: Tensor<Element>, _ projection: Linear<Element>, added: Int = 0) throws -> Tensor<Element> {
       var result = try Tensor<Element>(
-        uninitializedShape: [x.shape[0], x.shape[1] + added, projection.weight.shape[0]])
+        uninitializedShape: [x.shape[0], x.shape[1] + added, projection.outputWidth])
       try result.withMutableView { view in
-        try view.withSlice(0..<x.shape[1], axis: 1) { try projection.apply(to: x, into: &$0, context) }
+        try view.withSlice(0..<x.shape[1], axis: 1) { try projection.apply(to: x, into: &$0, context: context) }
       }
       return result
     }
@@ -201,8 +201,8 @@ extension MultiHeadAttention {
     }
     var q = try project(query, queryProjection)
     try place(&q, queries, query.shape[1], queryNorm, tables?.query, context)
-    if let stackedProjection, key.isSameView(as: value) {
-      var both = try project(key, stackedProjection.outputs(keys.lowerBound..<values.upperBound), added: added)
+    if let keyValueProjection, key.isSameView(as: value) {
+      var both = try project(key, keyValueProjection, added: added)
       try place(&both, 0..<keyValueWidth, key.shape[1], keyNorm, tables?.key, context)
       try appendKeys(&both, 0..<keyValueWidth, biasKey)
       try appendKeys(&both, keyValueWidth..<2 * keyValueWidth, biasValue)
@@ -291,15 +291,5 @@ extension MultiHeadAttention {
       }
       for i in target.indices { target[i] /= Element(headCount) }
     }
-  }
-}
-
-extension MultiHeadAttention.Projection {
-  /// result ← x · weightᵀ + bias, `[B, L, in]` to `[B, L, out]`.
-  func apply(
-    to x: Tensor<Element>, into result: inout MutableTensorView<Element>, _ context: AttentionContext
-  ) throws {
-    if let bias { try result.copy(from: bias) }
-    try matmul(x, weight.transposed(), bias == nil ? .replacing : .accumulating, into: &result, context: context)
   }
 }

@@ -1,3 +1,4 @@
+internal import AttentionBLAS
 public import AttentionTensors
 
 extension MultiHeadAttention {
@@ -193,10 +194,10 @@ extension MultiHeadAttention {
   /// - Throws: `AttentionError` where memory is lacking.
   public func stateDictionary(naming: Naming = .pyTorch, prefix: String = "") throws -> [String: Tensor<Element>] {
     var tensors: [String: Tensor<Element>] = [:]
-    let inputs: [(Naming.Part, Projection)] = [
+    let inputs: [(Naming.Part, Linear<Element>)] = [
       (.query, queryProjection), (.key, keyProjection), (.value, valueProjection),
     ]
-    func store(_ part: Naming.Part, _ projection: Projection) throws {
+    func store(_ part: Naming.Part, _ projection: Linear<Element>) throws {
       guard naming == .keras else {
         tensors[naming.weight(part)] = projection.weight
         tensors[naming.bias(part)] = projection.bias

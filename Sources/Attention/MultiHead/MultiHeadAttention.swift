@@ -158,12 +158,14 @@ public struct MultiHeadAttention<Element: AttentionElement>: Sendable {
     }
   }
 
-  /// `y = x · weightᵀ + bias`.
+  /// `y = x · weightᵀ + bias`, of which layers are made.
   struct Projection: Sendable {
     /// `[out, in]`.
     var weight: Tensor<Element>
     /// `[out]`.
     var bias: Tensor<Element>?
+
+    var linear: Linear<Element> { get throws(AttentionError) { try Linear(weight: weight, bias: bias) } }
 
     /// Some of the outputs: views of weight and bias.
     func outputs(_ range: Range<Int>) throws -> Projection {
@@ -192,12 +194,13 @@ public struct MultiHeadAttention<Element: AttentionElement>: Sendable {
   /// The extents and options.
   public let configuration: Configuration
   /// Query, key and value in one matrix, `[H·E + 2·Hk·E, d]`, where their inputs have one width: so equal
-  /// inputs take one product. The three below are views of it then.
-  let stackedProjection: Projection?
-  let queryProjection: Projection
-  let keyProjection: Projection
-  let valueProjection: Projection
-  let outputProjection: Projection
+  /// inputs take one product. The four below are views of it then.
+  let stackedProjection: Linear<Element>?
+  let keyValueProjection: Linear<Element>?
+  let queryProjection: Linear<Element>
+  let keyProjection: Linear<Element>
+  let valueProjection: Linear<Element>
+  let outputProjection: Linear<Element>
   /// `[Hk·E]`.
   let biasKey: Tensor<Element>?
   let biasValue: Tensor<Element>?
@@ -218,17 +221,20 @@ public struct MultiHeadAttention<Element: AttentionElement>: Sendable {
       let stacked = try stacked ?? .stacked([query, key, value])
       let queryEnd = configuration.queryWidth
       let keyEnd = queryEnd + configuration.keyValueWidth
-      stackedProjection = stacked
-      queryProjection = try stacked.outputs(0..<queryEnd)
-      keyProjection = try stacked.outputs(queryEnd..<keyEnd)
-      valueProjection = try stacked.outputs(keyEnd..<keyEnd + configuration.keyValueWidth)
+      let valueEnd = keyEnd + configuration.keyValueWidth
+      stackedProjection = try stacked.linear
+      keyValueProjection = try stacked.outputs(queryEnd..<valueEnd).linear
+      queryProjection = try stacked.outputs(0..<queryEnd).linear
+      keyProjection = try stacked.outputs(queryEnd..<keyEnd).linear
+      valueProjection = try stacked.outputs(keyEnd..<valueEnd).linear
     } else {
       stackedProjection = nil
-      queryProjection = query
-      keyProjection = key
-      valueProjection = value
+      keyValueProjection = nil
+      queryProjection = try query.linear
+      keyProjection = try key.linear
+      valueProjection = try value.linear
     }
-    outputProjection = output
+    outputProjection = try output.linear
     self.biasKey = biasKey
     self.biasValue = biasValue
     self.queryNorm = queryNorm

@@ -61,20 +61,21 @@ extension Kernels {
     table.pointee.unpack(&arguments)
   }
 
-  /// c[rows, lanes] ← c·rescale + a[rows, depth]·b[depth, lanes]; without `rescale` c is only written.
+  /// c[rows, lanes] ← f(c·rescale + a[rows, depth]·b[depth, lanes] + bias); without `rescale` c is only written.
   ///
   /// One of a's strides is 1.
   @_specialize(where Element == Float)
   @_specialize(where Element == Double)
   package func multiply(
     vectorCount: Int, _ a: StridedMatrix<Element>, _ b: Pointer, bStride: Int, into c: MutablePointer, stride: Int,
-    rescale: Pointer?
+    rescale: Pointer?, bias: Pointer? = nil, activation: Activation = .none
   ) {
     assert((1...panelVectorCount).contains(vectorCount))
     assert(a.rowStride == 1 || a.columnStride == 1 || a.rowCount <= 1)
     var arguments = attn_product(
       vector_count: vectorCount, row_count: a.rowCount, depth: a.columnCount, a: a.base, row_stride: a.rowStride,
-      column_stride: a.columnStride, b: b, b_stride: bStride, c: c, c_stride: stride, rescale: rescale)
+      column_stride: a.columnStride, b: b, b_stride: bStride, c: c, c_stride: stride, rescale: rescale, bias: bias,
+      activation: activation.kernel)
     table.pointee.multiply(&arguments)
   }
 

@@ -52,6 +52,14 @@ typedef struct attn_softmax_lanes {
   void *maximum, *sum, *rescale; // [lanes]
 } attn_softmax_lanes;
 
+// Functions of one number.
+typedef enum attn_activation {
+  attn_activation_none = 0,
+  attn_activation_relu = 1,      // max(x, 0)
+  attn_activation_gelu = 2,      // x·Φ(x)
+  attn_activation_gelu_tanh = 3, // x/2·(1 + tanh(√(2/π)·(x + 0.044715·x³)))
+} attn_activation;
+
 // One product of a panel: c[row_count, lanes] = c·rescale + a[row_count, depth]·b[depth, lanes].
 // One of a's two strides must be 1.
 typedef struct attn_product {
@@ -63,7 +71,23 @@ typedef struct attn_product {
   void *c;
   ptrdiff_t c_stride;
   const void *_Nullable rescale; // [lanes]; NULL: c is only written
+  // What is done to each c after it: f(c + bias).
+  const void *_Nullable bias; // [lanes]; NULL: none
+  attn_activation activation;
 } attn_product;
+
+// y = (x + residual − mean) / √(variance + ε) · weight + bias for every row. y may be x or the residual.
+typedef struct attn_layer_norm {
+  ptrdiff_t row_count, width;
+  const void *x;
+  ptrdiff_t x_stride;
+  const void *_Nullable residual; // NULL: none
+  ptrdiff_t residual_stride;
+  const void *weight, *bias; // [width]
+  double epsilon;
+  void *y;
+  ptrdiff_t y_stride;
+} attn_layer_norm;
 
 // One product of a few rows:
 //   dot_rows:         scores[row_count, key_count] = factor · rows[row_count, width]·key[key_count, width]ᵀ,
@@ -151,6 +175,9 @@ typedef struct attn_kernels {
   void (*softcap)(ptrdiff_t count, void *x, double cap);
   void (*distance_lanes)(const attn_distance *);
   void (*distance_rows)(const attn_distance *);
+  // x = f(x).
+  void (*activate)(attn_activation, ptrdiff_t count, void *x);
+  void (*layer_norm)(const attn_layer_norm *);
   // y = x, to nearest, ties to even. float only, else NULL.
   void (*_Nullable widen)(attn_half, ptrdiff_t count, const uint16_t *x, void *y);
   void (*_Nullable narrow)(attn_half, ptrdiff_t count, const void *x, uint16_t *y);

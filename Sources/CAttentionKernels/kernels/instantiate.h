@@ -42,6 +42,11 @@ typedef uint8_t attn_bytes_f64 __attribute__((ext_vector_type(VECTOR_BYTES / 8))
 #define EXP2_MANTISSA_BITS 23u
 #define EXP2_COEFFICIENTS                                                                            \
   0x1.62e432p-1f, 0x1.ebfbe2p-3f, 0x1.c6ae72p-5f, 0x1.3b270ep-7f, 0x1.5f7276p-10f, 0x1.470b4ap-13f
+#define GELU_LIMIT 5.5f
+#define GELU_NUMERATOR                                                                               \
+  0x1.988450p-2f, 0x1.15521ap-5f, 0x1.328764p-8f, 0x1.620d7ep-13f, 0x1.aa4898p-18f, 0x1.86d51ap-26f
+#define GELU_DENOMINATOR                                                                             \
+  1.0f, 0x1.018ef2p-2f, 0x1.d55572p-6f, 0x1.edfee0p-10f, 0x1.34e65ep-14f, 0x1.417402p-20f
 #ifdef F32_ROUND
 #define EXP2_ROUND F32_ROUND
 #define EXP2_SCALE F32_SCALE
@@ -55,6 +60,7 @@ typedef uint8_t attn_bytes_f64 __attribute__((ext_vector_type(VECTOR_BYTES / 8))
 #define HALF_BITS NAME(half_bits)
 #include "rows.h"
 #undef HALF_BITS
+#include "activations.h"
 #include "lanes.h"
 #define HALVES .widen = NAME(widen), .narrow = NAME(narrow)
 #include "table.h"
@@ -70,6 +76,9 @@ typedef uint8_t attn_bytes_f64 __attribute__((ext_vector_type(VECTOR_BYTES / 8))
 #undef EXP2_EXPONENT_BIAS
 #undef EXP2_MANTISSA_BITS
 #undef EXP2_COEFFICIENTS
+#undef GELU_LIMIT
+#undef GELU_NUMERATOR
+#undef GELU_DENOMINATOR
 #undef EXP2_ROUND
 #undef EXP2_SCALE
 #undef LOAD_TAIL
@@ -100,6 +109,7 @@ typedef uint8_t attn_bytes_f64 __attribute__((ext_vector_type(VECTOR_BYTES / 8))
 #include "softmax.h"
 #include "scores.h"
 #include "rows.h"
+#include "activations.h"
 #include "lanes.h"
 #define HALVES .widen = NULL, .narrow = NULL
 #include "table.h"

@@ -151,11 +151,15 @@ static inline INLINE void NAME(multiply_panel)(
     const int vectors, const attn_product *p, ptrdiff_t row_stride, ptrdiff_t column_stride) {
   const T *a = p->a;
   T *c = p->c;
+  const bool is_finished = p->bias || p->activation != attn_activation_none;
   ptrdiff_t i = 0;
-#define STEP(rows)                                                                                   \
-  for (; i + (rows) <= p->row_count; i += (rows), a += (rows) * row_stride, c += (rows) * p->c_stride) \
-    NAME(multiply_rows)(                                                                             \
-        rows, vectors, p->depth, a, row_stride, column_stride, p->b, p->b_stride, c, p->c_stride, p->rescale);
+#define STEP(rows)                                                                                        \
+  for (; i + (rows) <= p->row_count; i += (rows), a += (rows) * row_stride, c += (rows) * p->c_stride) {  \
+    NAME(multiply_rows)(                                                                                  \
+        rows, vectors, p->depth, a, row_stride, column_stride, p->b, p->b_stride, c, p->c_stride, p->rescale); \
+    /* While it is in the first-level cache. */                                                           \
+    if (is_finished) NAME(finish)(p->activation, rows, vectors * LANES, c, p->c_stride, p->bias);         \
+  }
   STEP(ROWS(vectors))
   STEP(4)
   STEP(1)

@@ -20,5 +20,7 @@ const attn_kernels NAME(kernels) = {
     .softcap = NAME(softcap),
     .distance_lanes = NAME(distance_lanes),
     .distance_rows = NAME(distance_rows),
+    .activate = NAME(activate),
+    .layer_norm = NAME(layer_norm),
     HALVES,
 };

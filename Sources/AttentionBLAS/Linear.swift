@@ -1,0 +1,170 @@
+public import AttentionTensors
+
+/// A layer of a model: `y = f(x·Wᵀ + b)`, with the bias and the activation f in the product's epilogue.
+///
+///     let layer = try Linear(weight: weight, bias: bias, activation: .gelu)
+///     let y = try layer(x)   // […, in] to […, out]
+///
+/// The weight is packed once, at the first call or by ``pack(context:)``, and shared by copies of the layer. With
+/// ``AttentionAlgorithm/openblas`` it is read where it lies instead. Safe to call from several threads at once.
+public struct Linear<Element: BLASElement>: Sendable {
+  /// W, `[out, in]`; any strides.
+  public let weight: Tensor<Element>
+  /// b, `[out]`. Nil: none.
+  public let bias: Tensor<Element>?
+  /// f.
+  public let activation: Activation
+  private let packed: Once<PackedWeight<Element>>
+
+  /// A layer of these tensors, which are not copied before the layer is used.
+  ///
+  /// - Parameters:
+  ///   - weight: `[out, in]`, as in PyTorch.
+  ///   - bias: `[out]`; nil: none.
+  ///   - activation: What follows the product.
+  /// - Throws: `AttentionError` where the shapes disagree.
+  public init(
+    weight: Tensor<Element>, bias: Tensor<Element>? = nil, activation: Activation = .none
+  ) throws(AttentionError) {
+    try requireShape(
+      weight.rank == 2 && max(weight.shape[0], weight.shape[1]) <= Int(CInt.max)
+        && bias.map { $0.shape == [weight.shape[0]] } ?? true, "Linear",
+      "a weight [out, in] and a bias [out] expected; got \(weight.shape), \(bias.map { "\($0.shape)" } ?? "none")")
+    self.weight = weight
+    self.bias = bias
+    self.activation = activation
+    packed = Once()
+  }
+
+  /// The width of x.
+  public var inputWidth: Int { weight.shape[1] }
+  /// The width of y.
+  public var outputWidth: Int { weight.shape[0] }
+
+  /// f(x·Wᵀ + b).
+  ///
+  /// - Parameters:
+  ///   - x: `[…, in]`.
+  ///   - context: Threads, instruction set, algorithm. Bits do not depend on the threads.
+  /// - Returns: `[…, out]`, contiguous.
+  /// - Throws: `AttentionError` where x has another width, or memory is lacking.
+  public func callAsFunction(_ x: Tensor<Element>, context: AttentionContext = .default) throws -> Tensor<Element> {
+    try requireShape(
+      x.shape.last == inputWidth, "Linear", "an x of width \(inputWidth) expected; got \(x.shape)")
+    if x.rank == 1 { return try self(x.reshaped([1, inputWidth]), context: context).reshaped([outputWidth]) }
+    var result = try Tensor<Element>(uninitializedShape: x.shape.dropLast() + [outputWidth])
+    try result.withMutableView { try apply(to: x, into: &$0, context: context) }
+    return result
+  }
+
+  /// Packs the weight now: the first call then takes no longer than others.
+  /// - Throws: `AttentionError` where memory is lacking.
+  public func pack(context: AttentionContext = .default) throws {
+    if let error = context.environmentError { throw error }
+    guard context.resolvedAlgorithm == .packed else { return }
+    _ = try packedWeight(context.kernels(for: Element.self))
+  }
+
+  private func packedWeight(_ kernels: Kernels<Element>) throws -> PackedWeight<Element> {
+    try packed.get { try PackedWeight(weight, bias, kernels: kernels) }
+  }
+
+  /// ``callAsFunction(_:context:)`` of rank 2 or more, into memory that is there already: `[…, out]` with a contiguous
+  /// last axis.
+  package func apply(
+    to x: Tensor<Element>, into result: inout MutableTensorView<Element>, context: AttentionContext
+  ) throws {
+    if let error = context.environmentError { throw error }
+    let kernels = try context.kernels(for: Element.self)
+    let input = rows(x.shape, x.strides)
+    let output = rows(result.shape, result.strides)
+    guard context.resolvedAlgorithm == .packed, let input, let output, result.strides.last == 1 || outputWidth == 1,
+      input.stride != 0, x.strides.last == 1 || inputWidth == 1
+    else {
+      if let bias { try result.copy(from: bias) }
+      try matmul(
+        x, weight.transposed(), bias == nil ? .replacing : .accumulating, into: &result, context: context)
+      return activate(&result, kernels)
+    }
+    let weight = try packedWeight(kernels)
+    let a = StridedMatrix(
+      base: x.base, rowCount: input.count, columnCount: inputWidth, rowStride: input.stride, columnStride: 1)
+    let cut = WeightCut(rowCount: input.count, panelCount: weight.panels.count, columnCount: outputWidth, depth: inputWidth)
+    let width = cut.width(threadCount: context.threadCount)
+    let scratchByteCount = PackedWeight<Element>.scratchCount * MemoryLayout<Element>.stride
+    let base = UncheckedSendable(result.base)
+    try withScratch(byteCount: width * scratchByteCount) { memory in
+      let memory = UncheckedSendable(memory)
+      context.executor.execute(pieceCount: cut.pieceCount, width: width) { piece, worker in
+        let (rows, panels) = cut.part(piece)
+        if rows.isEmpty || panels.isEmpty { return }
+        weight.multiply(
+          a.rows(rows), panels: panels, activation, kernels: kernels, depthLimit: context.tuning.depthLimit,
+          into: base.value + rows.lowerBound * output.stride, stride: output.stride,
+          scratch: (memory.value + worker * scratchByteCount).assumingMemoryBound(to: Element.self))
+      }
+    }
+  }
+
+  /// The axes before the last as one axis of rows; nil where they are not evenly apart.
+  private func rows(_ shape: [Int], _ strides: [Int]) -> (count: Int, stride: Int)? {
+    var count = 1
+    var stride: Int?
+    for axis in shape.indices.dropLast().reversed() where shape[axis] != 1 {
+      if let stride, strides[axis] != count * stride { return nil }
+      stride = stride ?? strides[axis]
+      count *= shape[axis]
+    }
+    return (count, stride ?? shape[shape.count - 1])
+  }
+
+  private func activate(_ view: inout MutableTensorView<Element>, _ kernels: Kernels<Element>) {
+    if activation == .none { return }
+    let base = view.base
+    let width = outputWidth
+    forEachRow(shape: view.shape, view.strides, view.strides) { offset, _ in
+      kernels.activate(activation, width, base + offset)
+    }
+  }
+}
+
+/// How `x·Wᵀ` of a packed weight is cut into pieces for threads. Every element of the result is summed in one order,
+/// wherever the cuts are.
+struct WeightCut {
+  private let rowCount: Int
+  private let panelCount: Int
+  private let rowParts: Int
+  private let panelParts: Int
+  private let work: Double
+
+  /// Rows that are worth reading a panel for.
+  private static let rowTarget = 192
+  private static let pieceTarget = 16.0
+  private static let leastPieceWork = 1e6
+  /// Operations below which a second thread is not woken: some 50 µs. Less than for other products, since the weights
+  /// of small ones come from memory.
+  private static let leastSharedWork = 4e6
+
+  init(rowCount: Int, panelCount: Int, columnCount: Int, depth: Int) {
+    self.rowCount = rowCount
+    self.panelCount = panelCount
+    work = 2 * Double(rowCount) * Double(columnCount) * Double(depth)
+    rowParts = max(1, (rowCount + Self.rowTarget / 2) / Self.rowTarget)
+    let wanted = min(Self.pieceTarget, work / Self.leastPieceWork) / Double(rowParts)
+    panelParts = max(1, min(panelCount, Int(wanted.rounded(.up))))
+  }
+
+  var pieceCount: Int { rowCount == 0 ? 0 : rowParts * panelParts }
+
+  func width(threadCount: Int) -> Int { work < Self.leastSharedWork ? 1 : min(threadCount, max(pieceCount, 1)) }
+
+  func part(_ piece: Int) -> (rows: Range<Int>, panels: Range<Int>) {
+    let (row, panel) = piece.quotientAndRemainder(dividingBy: panelParts)
+    // Multiples of 8 rows: a register tile.
+    let length = ((rowCount + rowParts - 1) / rowParts + 7) / 8 * 8
+    return (
+      min(row * length, rowCount)..<min((row + 1) * length, rowCount),
+      panel * panelCount / panelParts..<(panel + 1) * panelCount / panelParts
+    )
+  }
+}
