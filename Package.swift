@@ -19,6 +19,7 @@ let package = Package(
     .library(name: "Attention", targets: ["Attention", "AttentionTensors"]),
     .library(name: "AttentionBLAS", targets: ["AttentionBLAS"]),
     .library(name: "AttentionFiles", targets: ["AttentionFiles"]),
+    .library(name: "AttentionModels", targets: ["AttentionModels"]),
     .library(name: "AttentionTraining", targets: ["AttentionTraining"]),
     .executable(name: "attend", targets: ["attend"]),
   ],
@@ -47,6 +48,10 @@ let package = Package(
 
     .target(
       name: "AttentionTraining", dependencies: ["AttentionBLAS", "AttentionTensors", "CLAPACKE"],
+      swiftSettings: swiftSettings),
+
+    .target(
+      name: "AttentionModels", dependencies: ["Attention", "AttentionBLAS", "AttentionFiles", "AttentionTensors"],
       swiftSettings: swiftSettings),
 
     // MARK: Executables

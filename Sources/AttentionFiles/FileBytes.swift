@@ -1,4 +1,4 @@
-internal import AttentionTensors
+package import AttentionTensors
 
 #if canImport(Glibc)
   internal import Glibc
@@ -85,4 +85,13 @@ func requirePath(_ path: String) throws(AttentionError) {
 /// The last error of the operating system, in the name of a file.
 func systemError(_ path: String, _ what: String) -> AttentionError {
   AttentionError(.inputOutput, path, "\(what): \(String(cString: strerror(errno)))")
+}
+
+/// The bytes of a regular file of at most `byteLimit` bytes.
+package func readFile(_ path: String, byteLimit: Int) throws(AttentionError) -> [UInt8] {
+  let file = try FileBytes(path: path, isMapped: true)
+  guard file.bytes.count <= byteLimit else {
+    throw AttentionError(.invalidFile, path, "at most \(byteLimit) bytes expected; it has \(file.bytes.count)")
+  }
+  return withExtendedLifetime(file) { Array(file.bytes) }
 }

@@ -224,17 +224,22 @@ extension MultiHeadAttention {
     _ table: RotaryTable<Element>?, _ context: AttentionContext
   ) throws {
     if norm == nil && table == nil { return }
+    try projected.withMutableView { try place(&$0, columns, tokenCount, norm, table, context) }
+  }
+
+  func place(
+    _ view: inout MutableTensorView<Element>, _ columns: Range<Int>, _ tokenCount: Int, _ norm: Tensor<Element>?,
+    _ table: RotaryTable<Element>?, _ context: AttentionContext
+  ) throws {
     let width = configuration.headWidth
-    try projected.withMutableView { view in
-      var heads = MutableTensorView(
-        base: view.base + columns.lowerBound * view.strides[2],
-        shape: [view.shape[0], tokenCount, columns.count / width, width],
-        strides: [view.strides[0], view.strides[1], width * view.strides[2], view.strides[2]])
-      if let norm, let epsilon = configuration.normEpsilon {
-        normalize(&heads, by: try norm.contiguous(), epsilon: Element(nearest: epsilon), context)
-      }
-      try table?.rotate(&heads, layout: .lengthFirst, context: context)
+    var heads = MutableTensorView(
+      base: view.base + columns.lowerBound * view.strides[2],
+      shape: [view.shape[0], tokenCount, columns.count / width, width],
+      strides: [view.strides[0], view.strides[1], width * view.strides[2], view.strides[2]])
+    if let norm, let epsilon = configuration.normEpsilon {
+      normalize(&heads, by: try norm.contiguous(), epsilon: Element(nearest: epsilon), context)
     }
+    try table?.rotate(&heads, layout: .lengthFirst, context: context)
   }
 
   /// x ← x / √(mean(x²) + ε) · weight for every row of `[B, L, heads, E]`. Source: Zhang and Sennrich 2019

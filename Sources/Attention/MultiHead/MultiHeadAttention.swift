@@ -1,5 +1,5 @@
 internal import AttentionBLAS
-internal import AttentionTensors
+public import AttentionTensors
 
 /// Multi-head attention: `Concat(head₁ … head_H) W_oᵀ + b_o`, `headₕ = softmax(Qₕ Kₕᵀ / √E) Vₕ`, where
 /// `Q = query · W_qᵀ + b_q` and so on are cut into heads of width `E = d / H`.
@@ -282,6 +282,15 @@ public struct MultiHeadAttention<Element: AttentionElement>: Sendable {
       output: projection(queryWidth, width, bound: 1 / Double(queryWidth).squareRoot()),
       biasKey: normal(), biasValue: normal(), queryNorm: ones(), keyNorm: ones(),
       sinks: configuration.hasSinks ? Tensor(repeating: 0, shape: [configuration.headCount]) : nil)
+  }
+
+  /// Packs the weights of self-attention now: the first call then takes no longer than others.
+  /// - Throws: `AttentionError` where memory is lacking.
+  public func pack(context: AttentionContext = .default) throws {
+    for projection in stackedProjection.map({ [$0] }) ?? [queryProjection, keyProjection, valueProjection] {
+      try projection.pack(context: context)
+    }
+    try outputProjection.pack(context: context)
   }
 
   /// ``init(configuration:seed:)`` with default options.

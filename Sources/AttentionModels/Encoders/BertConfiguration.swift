@@ -1,0 +1,114 @@
+internal import AttentionTensors
+
+/// The extents of a BERT encoder, as `config.json` tells them.
+public struct BertConfiguration: Sendable, Hashable {
+  /// d: the width of hidden states.
+  public var hiddenWidth: Int
+  /// Layers.
+  public var layerCount: Int
+  /// H.
+  public var headCount: Int
+  /// The width between the two products of a feed-forward part.
+  public var intermediateWidth: Int
+  /// Tokens of the vocabulary.
+  public var vocabularySize: Int
+  /// Positions: tokens of a text at most.
+  public var positionCount: Int
+  /// Types of tokens; type 0 is used.
+  public var typeCount: Int
+  /// What follows the first product of a feed-forward part.
+  public var activation: Activation
+  /// ε of the layer norms.
+  public var normEpsilon: Double
+
+  /// A configuration with BERT's usual positions, types, activation and ε.
+  public init(
+    hiddenWidth: Int, layerCount: Int, headCount: Int, intermediateWidth: Int, vocabularySize: Int,
+    positionCount: Int = 512, typeCount: Int = 2, activation: Activation = .gelu, normEpsilon: Double = 1e-12
+  ) {
+    self.hiddenWidth = hiddenWidth
+    self.layerCount = layerCount
+    self.headCount = headCount
+    self.intermediateWidth = intermediateWidth
+    self.vocabularySize = vocabularySize
+    self.positionCount = positionCount
+    self.typeCount = typeCount
+    self.activation = activation
+    self.normEpsilon = normEpsilon
+  }
+
+  /// Checks extents before memory is asked for.
+  func check(_ subject: String) throws(AttentionError) {
+    let extents = [
+      ("hidden_size", hiddenWidth), ("num_attention_heads", headCount), ("intermediate_size", intermediateWidth),
+      ("vocab_size", vocabularySize), ("max_position_embeddings", positionCount), ("type_vocab_size", typeCount),
+    ]
+    for (name, extent) in extents {
+      try requireFile((1...Self.extentLimit).contains(extent), subject, "\(name) from 1 expected; got \(extent)")
+    }
+    try requireFile(
+      (0...Self.layerLimit).contains(layerCount), subject,
+      "num_hidden_layers from 0 to \(Self.layerLimit) expected; got \(layerCount)")
+    try requireFile(
+      hiddenWidth % headCount == 0, subject,
+      "a hidden_size that divides by num_attention_heads expected; got \(hiddenWidth) and \(headCount)")
+    try requireFile(
+      normEpsilon >= 0 && normEpsilon.isFinite, subject, "layer_norm_eps from 0 expected; got \(normEpsilon)")
+  }
+
+  private static let extentLimit = 1 << 24
+  private static let layerLimit = 1000
+}
+
+extension BertConfiguration {
+  private struct File: Decodable {
+    let model_type: String?
+    let hidden_size: Int
+    let num_hidden_layers: Int
+    let num_attention_heads: Int
+    let intermediate_size: Int
+    let vocab_size: Int
+    let max_position_embeddings: Int
+    let type_vocab_size: Int?
+    let hidden_act: String?
+    let layer_norm_eps: Double?
+    let position_embedding_type: String?
+    let is_decoder: Bool?
+  }
+
+  /// What `config.json` says.
+  init(folder: ModelFolder) throws(AttentionError) {
+    let path = folder.path("config.json")
+    let file: File = try folder.required("config.json")
+    guard file.model_type ?? "bert" == "bert" else {
+      throw AttentionError(.unsupported, path, "model_type \"bert\" expected; got \"\(file.model_type!)\"")
+    }
+    guard file.position_embedding_type ?? "absolute" == "absolute" else {
+      throw AttentionError(
+        .unsupported, path, "position_embedding_type \"absolute\" expected; got \"\(file.position_embedding_type!)\"")
+    }
+    guard file.is_decoder != true else { throw AttentionError(.unsupported, path, "an encoder expected; is_decoder is true") }
+    let activations: [String: Activation] = [
+      "gelu": .gelu, "relu": .relu, "gelu_new": .geluTanh, "gelu_pytorch_tanh": .geluTanh,
+    ]
+    let name = file.hidden_act ?? "gelu"
+    guard let activation = activations[name] else {
+      throw AttentionError(
+        .unsupported, path,
+        "hidden_act one of \(activations.keys.sorted().joined(separator: ", ")) expected; got \"\(name)\"")
+    }
+    self.init(
+      hiddenWidth: file.hidden_size, layerCount: file.num_hidden_layers, headCount: file.num_attention_heads,
+      intermediateWidth: file.intermediate_size, vocabularySize: file.vocab_size,
+      positionCount: file.max_position_embeddings, typeCount: file.type_vocab_size ?? 2, activation: activation,
+      normEpsilon: file.layer_norm_eps ?? 1e-12)
+    try check(path)
+  }
+}
+
+/// Throws `.invalidFile` in the name of `subject` unless `condition` holds.
+func requireFile(
+  _ condition: Bool, _ subject: @autoclosure () -> String, _ message: @autoclosure () -> String
+) throws(AttentionError) {
+  if !condition { throw AttentionError(.invalidFile, subject(), message()) }
+}

@@ -1,0 +1,168 @@
+internal import Attention
+internal import AttentionBLAS
+public import AttentionFiles
+public import AttentionTensors
+
+/// A BERT encoder: embeddings, then layers of attention and feed-forward parts, each followed by a residual sum and a norm.
+///
+/// Sequences are packed one after another, without padding, so no time is spent on it; a sequence has the same bits alone and
+/// beside others. Safe to call from several threads at once.
+///
+/// Source: Devlin et al. 2018 (arXiv:1810.04805); Vaswani et al. 2017 (arXiv:1706.03762).
+/// Accuracy: of a MiniLM with 6 layers, hidden states within 1e-5 of those that PyTorch computes.
+public struct BertEncoder: Sendable {
+  /// The extents.
+  public let configuration: BertConfiguration
+  /// `[V, d]`.
+  private let wordEmbeddings: Tensor<Float>
+  /// `[P, d]`: positions, with the embedding of type 0 added.
+  private let positionEmbeddings: Tensor<Float>
+  private let embeddingNorm: LayerNorm
+  private let layers: [EncoderLayer]
+
+  /// An encoder with the weights of a safetensors file, by the names of Hugging Face's `BertModel`, with or without
+  /// the prefix `bert.`; heads and the pooler are left out. Float16 and BFloat16 become Float.
+  ///
+  /// - Parameters:
+  ///   - configuration: The extents that the tensors must have.
+  ///   - file: Mapped: embeddings are read where they lie, other weights are packed once, when they are first used.
+  /// - Throws: `AttentionError` that lists every tensor that is missing, unknown, or of another shape.
+  public init(configuration: BertConfiguration, weights file: SafeTensorsFile) throws {
+    try configuration.check("BertEncoder")
+    self.configuration = configuration
+    var loader = WeightLoader(file, optionalPrefix: "bert.")
+    let (d, inner) = (configuration.hiddenWidth, configuration.intermediateWidth)
+    func norm(_ name: String) throws -> LayerNorm {
+      try LayerNorm(
+        weight: loader.tensor("\(name).weight", [d]), bias: loader.tensor("\(name).bias", [d]),
+        epsilon: configuration.normEpsilon)
+    }
+    func linear(_ name: String, _ shape: [Int], _ activation: Activation = .none) throws -> Linear<Float> {
+      try Linear(
+        weight: loader.tensor("\(name).weight", shape), bias: loader.tensor("\(name).bias", [shape[0]]),
+        activation: activation)
+    }
+    wordEmbeddings = try loader.tensor("embeddings.word_embeddings.weight", [configuration.vocabularySize, d])
+      .contiguous()
+    let positions = try loader.tensor("embeddings.position_embeddings.weight", [configuration.positionCount, d])
+    let types = try loader.tensor("embeddings.token_type_embeddings.weight", [configuration.typeCount, d])
+    embeddingNorm = try norm("embeddings.LayerNorm")
+    // Attention is made when all names are known to be right: it complains in its own words.
+    var parts: [(state: [String: Tensor<Float>], EncoderLayerParts)] = []
+    for index in 0..<configuration.layerCount {
+      let name = "encoder.layer.\(index)"
+      var state: [String: Tensor<Float>] = [:]
+      for part in ["self.query", "self.key", "self.value", "output.dense"] {
+        state["\(part).weight"] = try loader.tensor("\(name).attention.\(part).weight", [d, d])
+        state["\(part).bias"] = try loader.tensor("\(name).attention.\(part).bias", [d])
+      }
+      parts.append(
+        (
+          state,
+          try (
+            norm("\(name).attention.output.LayerNorm"),
+            linear("\(name).intermediate.dense", [inner, d], configuration.activation),
+            linear("\(name).output.dense", [d, inner]), norm("\(name).output.LayerNorm")
+          )
+        ))
+    }
+    try loader.finish { $0 == "embeddings.position_ids" || $0.hasPrefix("pooler.") }
+
+    layers = try parts.map { state, parts in
+      EncoderLayer(
+        attention: try MultiHeadAttention(stateDictionary: state, headCount: configuration.headCount),
+        attentionNorm: parts.0, intermediate: parts.1, output: parts.2, outputNorm: parts.3)
+    }
+    positionEmbeddings = try Tensor(shape: [configuration.positionCount, d]) { target in
+      for position in 0..<configuration.positionCount {
+        for i in 0..<d { target[position * d + i] = positions[position, i] + types[0, i] }
+      }
+    }
+  }
+
+  private typealias EncoderLayerParts = (LayerNorm, Linear<Float>, Linear<Float>, LayerNorm)
+
+  /// Packs all weights now: the first call then takes no longer than others.
+  /// - Throws: `AttentionError` where memory is lacking.
+  public func pack(context: AttentionContext = .default) throws {
+    for layer in layers { try layer.pack(context: context) }
+  }
+
+  /// The hidden states behind the last layer.
+  ///
+  /// - Parameters:
+  ///   - sequences: The token ids of each sequence, at most ``BertConfiguration/positionCount`` of them.
+  ///   - context: Threads, instruction set, algorithm.
+  ///   - checkpoint: Called before each layer; what it throws ends the call.
+  /// - Returns: `[T, d]`: the tokens of the first sequence, then those of the next.
+  /// - Throws: `AttentionError` where a sequence is too long or a token is not in the vocabulary; what `checkpoint` throws.
+  public func hiddenStates(
+    _ sequences: [[Int32]], context: AttentionContext = .default, checkpoint: () throws -> Void = {}
+  ) throws -> Tensor<Float> {
+    try checkpoint()
+    var x = try embeddings(sequences, context)
+    let lengths = sequences.map(\.count)
+    for layer in layers {
+      try checkpoint()
+      x = try layer.forward(x, lengths: lengths, context: context)
+    }
+    return x
+  }
+
+  /// What happens inside, for one sequence.
+  public struct Trace: Sendable {
+    /// `[L, d]`: the embeddings, then what each layer makes of them.
+    public let hiddenStates: [Tensor<Float>]
+    /// `[H, L, L]` for each layer: how much each token attends to each.
+    public let attentions: [Tensor<Float>]
+  }
+
+  /// All hidden states and attention weights of one sequence.
+  ///
+  /// - Parameters:
+  ///   - tokens: Token ids.
+  ///   - context: Threads, instruction set, algorithm.
+  /// - Returns: The hidden states of L + 1 places and the weights of L layers.
+  /// - Throws: `AttentionError` as ``hiddenStates(_:context:checkpoint:)``.
+  public func trace(_ tokens: [Int32], context: AttentionContext = .default) throws -> Trace {
+    var states = [try embeddings([tokens], context)]
+    var attentions: [Tensor<Float>] = []
+    for layer in layers {
+      let x = states[states.count - 1]
+      let batch = try x.reshaped([1] + x.shape)
+      let result = try layer.attention.forward(
+        query: batch, key: batch, value: batch, weights: .perHead, context: context)
+      attentions.append(try result.weights!.select(0, axis: 0))
+      states.append(try layer.forward(x, lengths: [tokens.count], context: context))
+    }
+    return Trace(hiddenStates: states, attentions: attentions)
+  }
+
+  /// norm(word + position + type), `[T, d]`.
+  private func embeddings(_ sequences: [[Int32]], _ context: AttentionContext) throws -> Tensor<Float> {
+    for (index, sequence) in sequences.enumerated() {
+      try requireArgument(
+        sequence.count <= configuration.positionCount, "BertEncoder",
+        "at most \(configuration.positionCount) tokens expected; sequence \(index) has \(sequence.count)")
+      if let token = sequence.first(where: { !(0..<configuration.vocabularySize).contains(Int($0)) }) {
+        throw AttentionError(
+          .invalidArgument, "BertEncoder",
+          "tokens from 0 to \(configuration.vocabularySize - 1) expected; sequence \(index) holds \(token)")
+      }
+    }
+    let kernels = try context.kernels(for: Float.self)
+    let width = configuration.hiddenWidth
+    let count = sequences.reduce(0) { $0 + $1.count }
+    return try Tensor(shape: [count, width]) { target in
+      guard var row = target.baseAddress else { return }
+      for sequence in sequences {
+        for (position, token) in sequence.enumerated() {
+          embeddingNorm.apply(
+            rowCount: 1, width, wordEmbeddings.base + Int(token) * width,
+            residual: positionEmbeddings.base + position * width, into: row, kernels)
+          row += width
+        }
+      }
+    }
+  }
+}

@@ -1,0 +1,2 @@
+// Who imports AttentionModels has tensors and errors with it.
+@_exported public import AttentionTensors

@@ -1,0 +1,107 @@
+internal import Foundation
+
+/// Options of BERT's normalisation, as `tokenizer.json` has them.
+struct BertNormalizer: Sendable, Hashable {
+  /// Whether control characters are dropped and every kind of space becomes one.
+  var cleansText = true
+  /// Whether ideographs become words of their own.
+  var separatesIdeographs = true
+  /// Whether accents are dropped.
+  var stripsAccents = true
+  /// Whether letters become small ones.
+  var lowercases = true
+
+  /// Brings the scalars of a piece of text into normal form, those that ASCII bytes interrupt aside.
+  ///
+  /// Steps, in Hugging Face's order: clean, separate, decompose (NFD) and strip, lowercase.
+  func normalize(_ scalars: [Unicode.Scalar]) -> [Unicode.Scalar] {
+    var scalars = scalars
+    if separatesIdeographs, scalars.contains(where: BertCharacters.isIdeograph) {
+      scalars = scalars.flatMap { BertCharacters.isIdeograph($0) ? [" ", $0, " "] : [$0] }
+    }
+    if stripsAccents { scalars = decomposed(scalars).filter { !BertCharacters.isStripped($0) } }
+    if lowercases {
+      scalars = scalars.flatMap { scalar in
+        scalar.properties.changesWhenLowercased ? Array(scalar.properties.lowercaseMapping.unicodeScalars) : [scalar]
+      }
+    }
+    return scalars
+  }
+
+  /// The scalar that stays in clean text: none, a space, or the same.
+  @inline(__always)
+  func cleaned(_ scalar: Unicode.Scalar) -> Unicode.Scalar? {
+    if !cleansText { return scalar }
+    if BertCharacters.isRemoved(scalar) { return nil }
+    return BertCharacters.isSpace(scalar) ? " " : scalar
+  }
+
+  /// Canonical decomposition, with marks behind a letter in the order of their classes.
+  private func decomposed(_ scalars: [Unicode.Scalar]) -> [Unicode.Scalar] {
+    var result: [Unicode.Scalar] = []
+    result.reserveCapacity(scalars.count)
+    var classes: [UInt8] = []
+    /// Where the marks behind the last letter begin.
+    var first = 0
+    func sortMarks() {
+      if result.count - first > 1 {
+        let marks = zip(classes, result[first...]).enumerated()
+          .sorted { ($0.element.0, $0.offset) < ($1.element.0, $1.offset) }
+        for (i, mark) in marks.enumerated() { result[first + i] = mark.element.1 }
+      }
+      classes.removeAll(keepingCapacity: true)
+    }
+    func append(_ scalar: Unicode.Scalar) {
+      let order = BertCharacters.combiningClass(scalar)
+      if order == 0 {
+        sortMarks()
+        result.append(scalar)
+        first = result.count
+      } else {
+        result.append(scalar)
+        classes.append(order)
+      }
+    }
+    for scalar in scalars {
+      guard BertCharacters.mayDecompose(scalar) else {
+        append(scalar)
+        continue
+      }
+      for part in Decompositions.shared.parts(scalar) { append(part) }
+    }
+    sortMarks()
+    return result
+  }
+}
+
+/// What Foundation decomposes scalars of the Basic Multilingual Plane into: asked once, since asking is slow.
+private struct Decompositions: Sendable {
+  static let shared = Decompositions()
+
+  private let parts: [Unicode.Scalar: [Unicode.Scalar]]
+
+  private init() {
+    var parts: [Unicode.Scalar: [Unicode.Scalar]] = [:]
+    // Hangul is many, and follows a rule of its own.
+    for value in UInt32(0xc0)..<0x30000 where !Self.hangul.contains(value) {
+      guard let scalar = Unicode.Scalar(value), BertCharacters.mayDecompose(scalar) else { continue }
+      // Letters that have no canonical decomposition are by far the most, and Unicode tells them.
+      let decomposed = Array(String(Character(scalar)).decomposedStringWithCanonicalMapping.unicodeScalars)
+      if decomposed != [scalar] { parts[scalar] = decomposed }
+    }
+    self.parts = parts
+  }
+
+  private static let hangul: ClosedRange<UInt32> = 0xac00...0xd7a3
+
+  func parts(_ scalar: Unicode.Scalar) -> [Unicode.Scalar] {
+    guard Self.hangul.contains(scalar.value) else { return parts[scalar] ?? [scalar] }
+    // The Unicode Standard, section 3.12: syllables are L × V × T jamo, T the fastest.
+    let index = scalar.value - Self.hangul.lowerBound
+    let (rest, trailing) = index.quotientAndRemainder(dividingBy: 28)
+    let (leading, vowel) = rest.quotientAndRemainder(dividingBy: 21)
+    var jamo = [0x1100 + leading, 0x1161 + vowel]
+    if trailing > 0 { jamo.append(0x11a7 + trailing) }
+    return jamo.map { Unicode.Scalar($0)! }
+  }
+}

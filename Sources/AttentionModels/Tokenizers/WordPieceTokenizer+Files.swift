@@ -1,0 +1,212 @@
+internal import AttentionTensors
+internal import Foundation
+
+extension WordPieceTokenizer {
+  /// The tokenizer of a Hugging Face folder: `tokenizer.json`, else `vocab.txt` with what `tokenizer_config.json` says.
+  ///
+  /// - Parameter directory: The path of the folder.
+  /// - Throws: `AttentionError` where files are missing or wrong, or name another kind of tokenizer.
+  public init(directory: String) throws(AttentionError) {
+    let folder = ModelFolder(path: directory)
+    try folder.check()
+    try self.init(folder: folder)
+  }
+
+  init(folder: ModelFolder) throws(AttentionError) {
+    if let file: TokenizerFile = try folder.json("tokenizer.json") {
+      let path = folder.path("tokenizer.json")
+      try self.init(file.parts(path), name: path)
+      return
+    }
+    guard folder.contains("vocab.txt") else {
+      throw AttentionError(.notFound, folder.path, "tokenizer.json or vocab.txt expected")
+    }
+    let path = folder.path("vocab.txt")
+    let settings: TokenizerSettings = try folder.json("tokenizer_config.json") ?? TokenizerSettings()
+    guard let text = String(validating: try folder.bytes("vocab.txt"), as: UTF8.self) else {
+      throw AttentionError(.invalidFile, path, "UTF-8 expected")
+    }
+    try self.init(settings.parts(vocabulary: text, path), name: path)
+  }
+
+  /// Ids at most: more would be no vocabulary.
+  fileprivate static let idLimit = 1 << 24
+}
+
+/// `tokenizer_config.json`, as far as BERT's tokenizer reads it.
+private struct TokenizerSettings: Decodable {
+  /// A token, or a record of it.
+  struct Token: Decodable {
+    let content: String
+    init(from decoder: any Decoder) throws {
+      enum Key: String, CodingKey { case content }
+      if let text = try? decoder.singleValueContainer().decode(String.self) {
+        content = text
+      } else {
+        content = try decoder.container(keyedBy: Key.self).decode(String.self, forKey: .content)
+      }
+    }
+  }
+  var do_lower_case: Bool?
+  var strip_accents: Bool?
+  var tokenize_chinese_chars: Bool?
+  var unk_token: Token?
+  var cls_token: Token?
+  var sep_token: Token?
+  var pad_token: Token?
+  var mask_token: Token?
+
+  func parts(vocabulary text: String, _ path: String) throws(AttentionError) -> WordPieceTokenizer.Parts {
+    // A line is a token, whatever it holds; only its end is no part of it.
+    var lines = text.split(separator: "\n", omittingEmptySubsequences: false).map(String.init)
+    if lines.last == "" { lines.removeLast() }
+    try requireFile(
+      lines.count <= WordPieceTokenizer.idLimit, path, "\(WordPieceTokenizer.idLimit) tokens at most expected")
+    let tokens = lines.map { $0.hasSuffix("\r") ? String($0.dropLast()) : $0 }
+    var parts = WordPieceTokenizer.Parts(tokens: tokens)
+    let lowercases = do_lower_case ?? true
+    parts.normalizer.lowercases = lowercases
+    parts.normalizer.stripsAccents = strip_accents ?? lowercases
+    parts.normalizer.separatesIdeographs = tokenize_chinese_chars ?? true
+    parts.unknownToken = unk_token?.content ?? "[UNK]"
+    let ids = Dictionary(tokens.enumerated().map { ($1, Int32($0)) }, uniquingKeysWith: { $1 })
+    func id(_ token: Token?, _ other: String) throws(AttentionError) -> Int32 {
+      let name = token?.content ?? other
+      if let id = ids[name] { return id }
+      throw AttentionError(.invalidFile, path, "the token \"\(name)\" expected in the vocabulary")
+    }
+    parts.prefix = [try id(cls_token, "[CLS]")]
+    parts.suffix = [try id(sep_token, "[SEP]")]
+    let specials = [unk_token?.content ?? "[UNK]", cls_token?.content ?? "[CLS]", sep_token?.content ?? "[SEP]"]
+      + [pad_token?.content ?? "[PAD]", mask_token?.content ?? "[MASK]"]
+    for name in specials { parts.specialTokens[name] = ids[name] }
+    return parts
+  }
+}
+
+/// `tokenizer.json`, as far as BERT's tokenizer is concerned.
+private struct TokenizerFile: Decodable {
+  struct Model: Decodable {
+    let type: String?
+    let vocab: [String: Int32]
+    let unk_token: String?
+    let continuing_subword_prefix: String?
+    let max_input_chars_per_word: Int?
+  }
+  struct Step: Decodable {
+    let type: String
+    let clean_text: Bool?
+    let handle_chinese_chars: Bool?
+    let strip_accents: Bool?
+    let lowercase: Bool?
+  }
+  struct AddedToken: Decodable {
+    let id: Int32
+    let content: String
+    let single_word: Bool?
+    let lstrip: Bool?
+    let rstrip: Bool?
+    let normalized: Bool?
+  }
+  struct Special: Decodable {
+    let id: String
+    let ids: [Int32]
+  }
+  struct TemplatePart: Decodable {
+    struct Name: Decodable { let id: String }
+    let SpecialToken: Name?
+    let Sequence: Name?
+  }
+  /// `["[SEP]", 102]`.
+  struct NamedToken: Decodable {
+    let id: Int32
+    init(from decoder: any Decoder) throws {
+      var list = try decoder.unkeyedContainer()
+      _ = try list.decode(String.self)
+      id = try list.decode(Int32.self)
+    }
+  }
+  struct PostProcessor: Decodable {
+    let type: String
+    let single: [TemplatePart]?
+    let special_tokens: [String: Special]?
+    let sep: NamedToken?
+    let cls: NamedToken?
+  }
+  let model: Model
+  let normalizer: Step?
+  let pre_tokenizer: Step?
+  let post_processor: PostProcessor?
+  let added_tokens: [AddedToken]?
+
+  func parts(_ path: String) throws(AttentionError) -> WordPieceTokenizer.Parts {
+    func require(_ name: String, _ type: String?, _ expected: String) throws(AttentionError) {
+      guard type == expected else {
+        throw AttentionError(
+          .unsupported, path, "\(name) of type \"\(expected)\" expected; got \(type.map { "\"\($0)\"" } ?? "none")")
+      }
+    }
+    try require("model", model.type ?? "WordPiece", "WordPiece")
+    try require("normalizer", normalizer?.type, "BertNormalizer")
+    try require("pre_tokenizer", pre_tokenizer?.type, "BertPreTokenizer")
+    var parts = WordPieceTokenizer.Parts(tokens: [])
+    parts.normalizer.cleansText = normalizer?.clean_text ?? true
+    parts.normalizer.separatesIdeographs = normalizer?.handle_chinese_chars ?? true
+    parts.normalizer.lowercases = normalizer?.lowercase ?? true
+    parts.normalizer.stripsAccents = normalizer?.strip_accents ?? parts.normalizer.lowercases
+    parts.unknownToken = model.unk_token ?? "[UNK]"
+    parts.continuationPrefix = model.continuing_subword_prefix ?? "##"
+    parts.wordLimit = model.max_input_chars_per_word ?? 100
+    let added = added_tokens ?? []
+    let ids = model.vocab.values + added.map(\.id)
+    let most = Int(ids.max() ?? -1)
+    try requireFile(
+      (ids.min() ?? 0) >= 0 && most < WordPieceTokenizer.idLimit, path,
+      "ids from 0 to \(WordPieceTokenizer.idLimit - 1) expected; got \(ids.min() ?? 0) to \(most)")
+    parts.tokens = Array(repeating: nil, count: most + 1)
+    for (token, id) in model.vocab { parts.tokens[Int(id)] = token }
+    for token in added {
+      guard token.single_word != true, token.lstrip != true, token.rstrip != true, token.normalized != true else {
+        throw AttentionError(
+          .unsupported, path,
+          "added tokens without single_word, lstrip, rstrip and normalized expected; got \"\(token.content)\"")
+      }
+      parts.tokens[Int(token.id)] = token.content
+      if !token.content.isEmpty { parts.specialTokens[token.content] = token.id }
+    }
+    try around(&parts, path)
+    return parts
+  }
+
+  /// What stands before and behind a text.
+  private func around(_ parts: inout WordPieceTokenizer.Parts, _ path: String) throws(AttentionError) {
+    guard let post = post_processor else { return }
+    switch post.type {
+    case "BertProcessing":
+      guard let cls = post.cls, let sep = post.sep else {
+        throw AttentionError(.invalidFile, path, "post_processor: cls and sep expected")
+      }
+      parts.prefix = [cls.id]
+      parts.suffix = [sep.id]
+    case "TemplateProcessing":
+      var isBehind = false
+      for part in post.single ?? [] {
+        if part.Sequence != nil {
+          isBehind = true
+        } else if let name = part.SpecialToken?.id {
+          guard let special = post.special_tokens?[name] else {
+            throw AttentionError(.invalidFile, path, "post_processor: the special token \"\(name)\" expected")
+          }
+          if isBehind { parts.suffix += special.ids } else { parts.prefix += special.ids }
+        }
+      }
+    default:
+      throw AttentionError(
+        .unsupported, path, "post_processor TemplateProcessing or BertProcessing expected; got \"\(post.type)\"")
+    }
+    for id in parts.prefix + parts.suffix {
+      try requireFile(
+        parts.tokens.indices.contains(Int(id)), path, "post_processor: ids of the vocabulary expected; got \(id)")
+    }
+  }
+}

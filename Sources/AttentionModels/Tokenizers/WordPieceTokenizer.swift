@@ -1,0 +1,229 @@
+internal import AttentionTensors
+
+/// BERT's tokenizer: text is normalised, split into words and punctuation, and words into the longest pieces of a vocabulary,
+/// from left to right.
+///
+///     let tokenizer = try WordPieceTokenizer(directory: "all-MiniLM-L6-v2")
+///     tokenizer.encode("Unbelievable!")          // [101, 23653, 999, 102]
+///     tokenizer.encode("Unbelievable!").map(tokenizer.token)   // ["[CLS]", "unbelievable", "!", "[SEP]"]
+///
+/// Ids are those of Hugging Face's `tokenizers` (0.23) for every text: all scalars were compared. Special tokens that
+/// stand in the text, such as `[SEP]`, are taken for themselves, as there.
+///
+/// Cost: linear in the text, and no further than the tokens that are wanted. Safe to use from several threads at once.
+/// Source: Devlin et al. 2018 (arXiv:1810.04805); Schuster and Nakajima 2012, "Japanese and Korean voice search".
+public struct WordPieceTokenizer: Sendable {
+  /// What a tokenizer is made of.
+  struct Parts: Sendable {
+    /// Tokens in the order of their ids; nil where an id is not taken.
+    var tokens: [String?]
+    var normalizer = BertNormalizer()
+    var unknownToken = "[UNK]"
+    var continuationPrefix = "##"
+    var wordLimit = 100
+    /// Tokens that are taken for themselves wherever the raw text holds them.
+    var specialTokens: [String: Int32] = [:]
+    /// What stands before and behind every text.
+    var prefix: [Int32] = []
+    var suffix: [Int32] = []
+  }
+
+  private let parts: Parts
+  private let pieces: PieceTrie
+  /// Where pieces behind the first one of a word begin; nil: there are none.
+  private let continuation: Int32?
+  private let unknown: Int32
+  private let specials: PieceTrie
+  private let classes: [ByteClass]
+
+  /// What an ASCII byte is.
+  private enum ByteClass: UInt8 {
+    case letter, space, punctuation, removed, beyondASCII
+  }
+
+  init(_ parts: Parts, name: String) throws(AttentionError) {
+    self.parts = parts
+    var pieces = PieceTrie()
+    for (id, token) in parts.tokens.enumerated() {
+      if let token { pieces.insert(token.utf8, Int32(id)) }
+    }
+    self.pieces = pieces
+    continuation = pieces.node(parts.continuationPrefix.utf8)
+    guard let node = pieces.node(parts.unknownToken.utf8), pieces.value(node) >= 0 else {
+      throw AttentionError(.invalidFile, name, "the unknown token \"\(parts.unknownToken)\" expected in the vocabulary")
+    }
+    unknown = pieces.value(node)
+    var specials = PieceTrie()
+    for (token, id) in parts.specialTokens { specials.insert(token.utf8, id) }
+    self.specials = specials
+    classes = (0..<256).map { value in
+      guard value < 128 else { return .beyondASCII }
+      let scalar = Unicode.Scalar(UInt8(value))
+      if parts.normalizer.cleansText && BertCharacters.isRemoved(scalar) { return .removed }
+      if BertCharacters.isSpace(scalar) { return .space }
+      return BertCharacters.isPunctuation(scalar) ? .punctuation : .letter
+    }
+  }
+
+  /// Ids of the vocabulary: from 0, one less than this at most.
+  public var vocabularySize: Int { parts.tokens.count }
+
+  /// The token of an id; for one that is not in the vocabulary, the unknown token.
+  public func token(_ id: Int32) -> String {
+    parts.tokens.indices.contains(Int(id)) ? parts.tokens[Int(id)] ?? parts.unknownToken : parts.unknownToken
+  }
+
+  /// The least length that holds the tokens around a text and one between them.
+  public var leastLength: Int { parts.prefix.count + parts.suffix.count + 1 }
+
+  /// The ids of a text, with those around it: `[CLS] … [SEP]`.
+  ///
+  /// - Parameters:
+  ///   - text: Any text; an empty one has the tokens around it alone.
+  ///   - maximumLength: Tokens at most, those around counted; the text's last ones are left out. Nil: all.
+  /// - Returns: The ids.
+  public func encode(_ text: String, maximumLength: Int? = nil) -> [Int32] {
+    let around = parts.prefix.count + parts.suffix.count
+    var text = text
+    return text.withUTF8 { bytes in
+      var run = Run(tokenizer: self, limit: maximumLength.map { max(0, $0 - around) } ?? .max)
+      run.ids = parts.prefix
+      run.encode(bytes)
+      return run.ids.prefix(parts.prefix.count + run.limit) + parts.suffix
+    }
+  }
+
+  /// One text on its way.
+  private struct Run {
+    let tokenizer: WordPieceTokenizer
+    /// Tokens of the text at most.
+    let limit: Int
+    var ids: [Int32] = []
+    /// The word so far, in normal form, and its characters.
+    private var word: [UInt8] = []
+    private var characterCount = 0
+    /// Scalars beyond ASCII that follow one another, what is removed between them aside: they are normalised together,
+    /// since marks are brought into order.
+    private var pending: [Unicode.Scalar] = []
+
+    init(tokenizer: WordPieceTokenizer, limit: Int) {
+      self.tokenizer = tokenizer
+      self.limit = limit
+    }
+
+    private var isFull: Bool { ids.count - tokenizer.parts.prefix.count >= limit }
+
+    mutating func encode(_ bytes: UnsafeBufferPointer<UInt8>) {
+      let lowercases = tokenizer.parts.normalizer.lowercases
+      var index = 0
+      while index < bytes.count, !isFull {
+        let byte = bytes[index]
+        if let (end, id) = special(bytes, index) {
+          endWord()
+          ids.append(id)
+          index = end
+          continue
+        }
+        switch tokenizer.classes[Int(byte)] {
+        case .letter:
+          flush()
+          word.append(lowercases && byte >= 65 && byte <= 90 ? byte + 32 : byte)
+          characterCount += 1
+          index += 1
+        case .space:
+          endWord()
+          index += 1
+        case .punctuation:
+          endWord()
+          append(punctuation: CollectionOfOne(byte))
+          index += 1
+        case .removed: index += 1
+        case .beyondASCII:
+          let (scalar, count) = decode(bytes, index)
+          if let scalar = tokenizer.parts.normalizer.cleaned(scalar) { pending.append(scalar) }
+          index += count
+        }
+      }
+      endWord()
+    }
+
+    /// The longest special token that begins here, its end and id.
+    private func special(_ bytes: UnsafeBufferPointer<UInt8>, _ start: Int) -> (Int, Int32)? {
+      var node = PieceTrie.root
+      var index = start
+      var found: (Int, Int32)?
+      while index < bytes.count, let next = tokenizer.specials.step(node, bytes[index]) {
+        node = next
+        index += 1
+        if tokenizer.specials.value(node) >= 0 { found = (index, tokenizer.specials.value(node)) }
+      }
+      return found
+    }
+
+    /// The scalar at `index` of valid UTF-8.
+    private func decode(_ bytes: UnsafeBufferPointer<UInt8>, _ index: Int) -> (Unicode.Scalar, Int) {
+      let first = UInt32(bytes[index])
+      func next(_ i: Int) -> UInt32 { UInt32(bytes[index + i]) & 0x3f }
+      if first < 0xe0 { return (Unicode.Scalar((first & 0x1f) << 6 | next(1))!, 2) }
+      if first < 0xf0 { return (Unicode.Scalar((first & 0x0f) << 12 | next(1) << 6 | next(2))!, 3) }
+      return (Unicode.Scalar((first & 0x07) << 18 | next(1) << 12 | next(2) << 6 | next(3))!, 4)
+    }
+
+    /// Brings what is pending into the word.
+    private mutating func flush() {
+      if pending.isEmpty { return }
+      let scalars = tokenizer.parts.normalizer.normalize(pending)
+      pending.removeAll(keepingCapacity: true)
+      for scalar in scalars {
+        if BertCharacters.isSpace(scalar) {
+          endPieces()
+        } else if BertCharacters.isPunctuation(scalar) {
+          endPieces()
+          append(punctuation: UTF8.encode(scalar)!)
+        } else {
+          word.append(contentsOf: UTF8.encode(scalar)!)
+          characterCount += 1
+        }
+      }
+    }
+
+    private mutating func endWord() {
+      flush()
+      endPieces()
+    }
+
+    private mutating func append(punctuation bytes: some Sequence<UInt8>) {
+      let pieces = tokenizer.pieces
+      let id = pieces.node(bytes).map(pieces.value) ?? -1
+      ids.append(id >= 0 ? id : tokenizer.unknown)
+    }
+
+    /// The longest pieces of the word, from left to right; the unknown token where they do not cover it.
+    private mutating func endPieces() {
+      if word.isEmpty { return }
+      defer {
+        word.removeAll(keepingCapacity: true)
+        characterCount = 0
+      }
+      if characterCount > tokenizer.parts.wordLimit { return ids.append(tokenizer.unknown) }
+      let before = ids.count
+      var start = 0
+      while start < word.count {
+        var node: Int32? = start == 0 ? PieceTrie.root : tokenizer.continuation
+        var found: (end: Int, id: Int32)?
+        var index = start
+        while index < word.count, let from = node, let next = tokenizer.pieces.step(from, word[index]) {
+          index += 1
+          if tokenizer.pieces.value(next) >= 0 { found = (index, tokenizer.pieces.value(next)) }
+          node = next
+        }
+        guard let found else {
+          ids.removeSubrange(before...)
+          return ids.append(tokenizer.unknown)
+        }
+        ids.append(found.id)
+        start = found.end
+      }
+    }
+  }
+}
