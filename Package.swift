@@ -59,7 +59,7 @@ let package = Package(
     .executableTarget(
       name: "attend",
       dependencies: [
-        "Attention", "AttentionBLAS", "AttentionDrawing", "AttentionFiles", "AttentionTensors",
+        "Attention", "AttentionBLAS", "AttentionDrawing", "AttentionFiles", "AttentionModels", "AttentionTensors",
         .product(name: "ArgumentParser", package: "swift-argument-parser"),
       ],
       resources: [.embedInCode("Maps/map.html")], swiftSettings: swiftSettings),

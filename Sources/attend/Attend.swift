@@ -10,7 +10,9 @@ struct Attend: ParsableCommand {
     abstract: "Exact attention on any CPU.",
     discussion: "Exit codes: 0 success, 1 a case failed or a file is wrong, 64 wrong arguments.",
     version: "0.1.0",
-    subcommands: [Check.self, Compute.self, Map.self, Info.self])
+    subcommands: [
+      Embed.self, Search.self, Map.self, Tokenize.self, Check.self, Compute.self, Info.self,
+    ])
 
   static func main() {
     do {

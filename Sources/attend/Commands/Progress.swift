@@ -1,0 +1,22 @@
+import Foundation
+
+/// A line on standard error that tells how far long work is, where that is a terminal.
+struct ProgressLine {
+  private let what: String
+  private let start = ContinuousClock.now
+  private let isShown = isatty(STDERR_FILENO) == 1
+
+  init(_ what: String) { self.what = what }
+
+  func report(_ done: Int, of count: Int) {
+    guard isShown, count > 0 else { return }
+    let seconds = Double((ContinuousClock.now - start).components.seconds) + 1e-9
+    var line = "\r\(done) of \(count) \(what)"
+    if done > 0, seconds >= 1 {
+      let rate = Double(done) / seconds
+      line += String(format: ", %.0f/s, %.0f s left", rate, Double(count - done) / rate)
+    }
+    // The rest of an older, longer line is wiped; the last report is wiped as a whole.
+    FileHandle.standardError.write(Data((done == count ? "\r" : line).appending("\u{1b}[K").utf8))
+  }
+}

@@ -1,0 +1,89 @@
+import ArgumentParser
+import AttentionModels
+import Foundation
+
+struct Search: ParsableCommand {
+  static let configuration = CommandConfiguration(
+    abstract: "Find the lines of a text that mean what a query says.",
+    discussion: """
+      FILE is a text, whose lines are embedded first, or an index that --save has written. Every line is compared: the \
+      search is exact. Without a query, queries are read from standard input, one a line; with --save alone, none.
+      """)
+
+  @Argument(help: ArgumentHelp("A text file, or an index.", valueName: "file"))
+  var file: String
+
+  @Argument(help: ArgumentHelp("What to look for.", valueName: "query"))
+  var queries: [String] = []
+
+  @Option(help: ArgumentHelp("Write the index, so that it need not be made again.", valueName: "index"))
+  var save: String?
+
+  @Option(help: ArgumentHelp("Lines for each query.", valueName: "count"))
+  var top = 5
+
+  @Flag(help: "Print an object a line instead.")
+  var json = false
+
+  @OptionGroup var model: ModelOptions
+  @OptionGroup var options: ContextOptions
+
+  func validate() throws {
+    if top < 1 { throw ValidationError("--top: a number from 1 expected; got \(top)") }
+  }
+
+  private struct Line: Encodable {
+    struct Match: Encodable {
+      let score: Float
+      let line: Int
+      let text: String
+    }
+    let query: String
+    let matches: [Match]
+  }
+
+  func run() throws {
+    let context = try options.context()
+    let encoder = try model.encoder()
+    let index = try openIndex(encoder, context)
+    if let save {
+      try index.write(to: save)
+      if !json { print("index of \(index.count) lines written to \(save)") }
+    }
+    if !queries.isEmpty { return try answer(queries, index, encoder, context) }
+    if save != nil { return }
+    while let query = readLine() { try answer([query], index, encoder, context) }
+  }
+
+  private func openIndex(_ encoder: SentenceEncoder, _ context: AttentionContext) throws -> EmbeddingIndex {
+    if EmbeddingIndex.isIndex(path: file) {
+      let index = try EmbeddingIndex(path: file)
+      try index.check(encoder, context: context)
+      return index
+    }
+    let progress = ProgressLine("lines")
+    return try EmbeddingIndex(lines: try lines(of: file), encoder: encoder, context: context) {
+      progress.report($0, of: $1)
+    }
+  }
+
+  private func answer(
+    _ queries: [String], _ index: EmbeddingIndex, _ encoder: SentenceEncoder, _ context: AttentionContext
+  ) throws {
+    let found = try index.search(encoder.embed(queries, context: context), limit: top, context: context)
+    for (query, matches) in zip(queries, found) {
+      if json {
+        let lines = matches.map { Line.Match(score: $0.score, line: $0.line, text: $0.text) }
+        try printJSONLine(Line(query: query, matches: lines))
+        continue
+      }
+      print("\"\(query.printable)\"")
+      let width = matches.map { String($0.line).count }.max() ?? 0
+      for match in matches {
+        print("  \(String(format: "%.3f", match.score))  \(String(match.line).leftPadded(to: width))  \(match.text.printable)")
+      }
+      print("")
+    }
+    fflush(nil)
+  }
+}
