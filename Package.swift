@@ -68,8 +68,8 @@ let package = Package(
     .executableTarget(
       name: "attention-runner",
       dependencies: [
-        "Attention", "AttentionBLAS", "AttentionDrawing", "AttentionFiles", "AttentionTensors", "AttentionTestSupport",
-        "CMachinePeaks", .product(name: "ArgumentParser", package: "swift-argument-parser"),
+        "Attention", "AttentionBLAS", "AttentionDrawing", "AttentionFiles", "AttentionModels", "AttentionTensors",
+        "AttentionTestSupport", "CMachinePeaks", .product(name: "ArgumentParser", package: "swift-argument-parser"),
       ],
       path: "Benchmarks/Runner", resources: [.embedInCode("workloads.json")], swiftSettings: swiftSettings),
 

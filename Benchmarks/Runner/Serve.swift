@@ -8,16 +8,26 @@ struct Serve: ParsableCommand {
     discussion: """
       {"op":"sdpa","batch":1,"heads":8,"kv_heads":8,"queries":1024,"keys":1024,"width":64,"iterations":5}
       {"op":"machine"}
-      op: sdpa mha gemm batched_gemm softmax machine. Fields and their defaults: Benchmarks/README.md. A line that cannot \
+      op: sdpa mha gemm batched_gemm softmax embed machine. Fields and their defaults: Benchmarks/README.md. A line that cannot \
       be served is answered with {"error":"…"}.
       """)
+
+  /// What every request says.
+  private struct Operation: Decodable { let op: String }
 
   func run() throws {
     // Inputs stay between requests that want the same ones, so alternation measures the call, not the filling.
     var workloads = WorkloadCache()
+    var embedding: EmbeddingWorkload?
     while let line = readLine() {
       if line.allSatisfy(\.isWhitespace) { continue }
       do {
+        if try JSONDecoder().decode(Operation.self, from: Data(line.utf8)).op == "embed" {
+          let request = try JSONDecoder().decode(EmbeddingRequest.self, from: Data(line.utf8))
+          if embedding?.hasInputs(of: request) != true { embedding = try EmbeddingWorkload(request) }
+          try answer(try embedding!.run(request))
+          continue
+        }
         let request = try JSONDecoder().decode(Request.self, from: Data(line.utf8))
         if request.op == .machine {
           try answer(try Machine.measure(threads: request.threads))

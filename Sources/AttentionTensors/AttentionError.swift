@@ -22,6 +22,8 @@ public struct AttentionError: Error, Sendable, Hashable {
     public static let notFound = Code(rawValue: "notFound")
     /// The operating system refused to read, write or map a file.
     public static let inputOutput = Code(rawValue: "inputOutput")
+    /// Too much is asked for at once; later it may go.
+    public static let busy = Code(rawValue: "busy")
     /// Memory could not be allocated.
     public static let outOfMemory = Code(rawValue: "outOfMemory")
   }

@@ -15,11 +15,11 @@
     const data = JSON.parse(one("#data").textContent);
     const first = data.sentences[0];
     check("every cell is there", all("#picture .cell").length === first.rows.length * first.columns.length, all("#picture .cell").length);
-    check("as many heads at a glance as there are, and their mean", all("#heads button").length === first.weights.length + 1, all("#heads button").length);
+    check("as many heads at a glance as there are, and their mean", all("#heads button").length === first.layers[0].length + 1, all("#heads button").length);
 
     const seen = new Set([signature()]);
-    first.weights.forEach((_, head) => { choose("head", head); seen.add(signature()); });
-    check("every head is another picture", seen.size === first.weights.length + 1, seen.size);
+    first.layers[0].forEach((_, head) => { choose("head", head); seen.add(signature()); });
+    check("every head is another picture", seen.size === first.layers[0].length + 1, seen.size);
 
     check("the page opens with the word that it was made with", one("#readout").textContent.startsWith("it looks at"), one("#readout").textContent);
     all("#picture .token.picked")[0].dispatchEvent(new MouseEvent("click"));
@@ -30,7 +30,7 @@
     check("the head that is picked is marked", one("#heads [aria-pressed=true]").textContent === "2", one("#heads [aria-pressed=true]")?.textContent);
 
     cell.dispatchEvent(new PointerEvent("pointermove", { clientX: 100, clientY: 200 }));
-    const expected = `it → because: ${first.weights[2][it][because].toFixed(3)}`;
+    const expected = `it → because: ${first.layers[0][2][it][because].toFixed(3)}`;
     check("pointing at a cell tells its number", !one("#tip").hidden && one("#tip").textContent === expected, one("#tip").textContent);
     const box = one("#tip").getBoundingClientRect();
     check("the hint lies inside of the window", box.left >= 0 && box.right <= innerWidth && box.top >= 0, JSON.stringify(box));

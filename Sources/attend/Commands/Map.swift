@@ -2,20 +2,28 @@ import ArgumentParser
 import Attention
 import AttentionDrawing
 import AttentionFiles
+import AttentionModels
 import Foundation
 
 struct Map: ParsableCommand {
   static let configuration = CommandConfiguration(
-    abstract: "Draw which token attends to which, for a stored multi-head attention over real sentences.",
+    abstract: "Draw which token attends to which, in a stored layer or in a whole model.",
     discussion: """
-      Computes the layer, draws the attention weights of one sentence as a heat map (rows: who looks, columns: \
-      what is looked at), and compares with the results stored in the file.
+      With --model, INPUTS are texts. Without it, they are one safetensors file with the weights and inputs of a layer \
+      ("tokens" in its metadata gives the words), whose stored results are compared with. The attention weights of one \
+      sentence are drawn as a heat map: rows look, columns are looked at.
       """)
 
-  @Argument(
+  @Argument(help: ArgumentHelp("A safetensors file, or texts.", valueName: "inputs"))
+  var inputs: [String]
+
+  @Option(
     help: ArgumentHelp(
-      "A safetensors file with weights and inputs; \"tokens\" in its metadata gives the words.", valueName: "file"))
-  var file: String
+      "A Hugging Face folder of a BERT model, or the name of an installed one.", valueName: "folder"))
+  var model: String?
+
+  @Option(help: ArgumentHelp("Which layer of a model, from 0 (default: the last).", valueName: "index"))
+  var layer: Int?
 
   @Option(help: ArgumentHelp("Which sentence, from 0.", valueName: "index"))
   var sentence = 0
@@ -31,7 +39,7 @@ struct Map: ParsableCommand {
 
   @Option(
     help: ArgumentHelp(
-      "Write a page instead, in which sentence, head and word can be picked; it needs nothing else.", valueName: "out"))
+      "Write a page instead, in which sentence, layer, head and word can be picked; it needs nothing else.", valueName: "out"))
   var html: String?
 
   @Flag(help: "Print JSON instead of a drawing.")
@@ -43,9 +51,13 @@ struct Map: ParsableCommand {
   @OptionGroup var options: ContextOptions
 
   func validate() throws {
+    if inputs.isEmpty || (model == nil && inputs.count > 1) {
+      throw ValidationError(
+        model == nil ? "one file expected; got \(inputs.count)" : "at least one text expected")
+    }
     func place(_ path: String) -> String { URL(fileURLWithPath: path).resolvingSymlinksInPath().path }
     for (name, path) in [("svg", svg), ("html", html)] {
-      if let path, place(path) == place(file) {
+      if model == nil, let path, place(path) == place(inputs[0]) {
         throw ValidationError("--\(name): another path than the input's expected; got \"\(path)\"")
       }
     }
@@ -56,16 +68,20 @@ struct Map: ParsableCommand {
 
   private struct Facts: Encodable {
     let sentence: Int
+    let layer: Int
     let head: Int?
     let rows: [String]
     let columns: [String]
     let weights: [[Float]]
-    let comparisons: [Comparison]
-    let milliseconds: Double
+    /// Of a stored layer.
+    let comparisons: [Comparison]?
+    let milliseconds: Double?
   }
 
   func run() throws {
     let context = try options.context()
+    if let model { return try draw(model: model, context) }
+    let file = inputs[0]
     let stored = try SafeTensorsFile(path: file)
     guard let layer = try openCase(stored) as? LayerCase, layer.query.rank == 3 else {
       throw AttentionError(.invalidFile, file, "a stored multi-head attention over a batch of sentences expected")
@@ -73,39 +89,69 @@ struct Map: ParsableCommand {
     let comparisons = try layer.compare(with: stored, context: context)
     let weights = try layer.forward(weights: .perHead, context: context).weights!
     let map = try AttentionMap(stored: stored, layer: layer.layer, weights: weights)
-    try check("sentence", sentence, map.sentences.count)
-    let shown = map.sentences[sentence]
-    if let head { try check("head", head, shown.headCount) }
-    let row = try token.map { try self.row(of: $0, in: shown) }
-
-    let files = try pictures(map, origin: stored.metadata["model"]?.printable ?? file, row: row)
-    for (path, bytes) in files {
-      try writeAtomically(to: path) { append in try bytes.withUnsafeBytes { try append($0) } }
-    }
-    let milliseconds = json || files.isEmpty ? try medianMilliseconds(layer, context) : 0
-    if json {
-      try printJSON(
-        Facts(
-          sentence: sentence, head: head, rows: shown.rows, columns: shown.columns, weights: shown.matrix(head: head),
-          comparisons: comparisons, milliseconds: milliseconds))
-    } else {
-      if files.isEmpty { draw(shown, row: row) }
+    try show(
+      map, origin: stored.metadata["model"]?.printable ?? file, comparisons: comparisons,
+      milliseconds: { try medianMilliseconds(layer, context) })
+    if !json {
       for comparison in comparisons {
         print(
           "\(comparison.name.padded(to: 8)) worst error \(scientific(comparison.error)) against the stored result, "
             + "tolerance \(scientific(comparison.tolerance))")
       }
-      if files.isEmpty {
+      if svg == nil && html == nil {
         print(
           String(
-            format: "layer    %.2f ms for %d sentences of %d tokens, %d threads", milliseconds,
+            format: "layer    %.2f ms for %d sentences of %d tokens, %d threads", try medianMilliseconds(layer, context),
             layer.query.shape[0], layer.query.shape[1], context.threadCount))
       }
-      for (path, _) in files { print("written to \(path)") }
     }
     if let wrong = comparisons.first(where: { !$0.passes }) {
       throw AttentionError(
         .invalidFile, file, "\(wrong.name) differs from the stored result by \(scientific(wrong.error))")
+    }
+  }
+
+  /// Tokens of a text in a page at most: a page of all layers and heads grows with their square.
+  private static let pageTokenLimit = 128
+
+  private func draw(model: String, _ context: AttentionContext) throws {
+    let encoder = try SentenceEncoder(directory: InstalledModel.resolve(model))
+    guard encoder.encoder.configuration.layerCount > 0 else {
+      throw AttentionError(.unsupported, model, "a model with layers expected")
+    }
+    for text in inputs where html != nil {
+      let count = encoder.tokens(text).count
+      try requireArgument(
+        count <= Self.pageTokenLimit, "--html",
+        "texts of at most \(Self.pageTokenLimit) tokens expected; got one of \(count)")
+    }
+    try show(
+      AttentionMap(texts: inputs, encoder: encoder, context: context), origin: model.printable, comparisons: nil,
+      milliseconds: { nil })
+  }
+
+  /// Writes the pictures that are asked for, or draws on the terminal, or prints JSON.
+  private func show(
+    _ map: AttentionMap, origin: String, comparisons: [Comparison]?, milliseconds: () throws -> Double?
+  ) throws {
+    try check("sentence", sentence, map.sentences.count)
+    let shown = map.sentences[sentence]
+    let layer = layer ?? shown.layerCount - 1
+    try check("layer", layer, shown.layerCount)
+    if let head { try check("head", head, shown.headCount) }
+    let row = try token.map { try self.row(of: $0, in: shown) }
+    let files = try pictures(map, layer: layer, origin: origin, row: row)
+    for (path, bytes) in files {
+      try writeAtomically(to: path) { append in try bytes.withUnsafeBytes { try append($0) } }
+    }
+    if json {
+      try printJSON(
+        Facts(
+          sentence: sentence, layer: layer, head: head, rows: shown.rows, columns: shown.columns,
+          weights: shown.matrix(layer: layer, head: head), comparisons: comparisons, milliseconds: milliseconds()))
+    } else {
+      if files.isEmpty { draw(shown, layer: layer, row: row) }
+      for (path, _) in files { print("written to \(path)") }
     }
   }
 
@@ -121,24 +167,25 @@ struct Map: ParsableCommand {
   }
 
   /// The files that were asked for.
-  private func pictures(_ map: AttentionMap, origin: String, row: Int?) throws -> [(path: String, bytes: [UInt8])] {
+  private func pictures(_ map: AttentionMap, layer: Int, origin: String, row: Int?) throws -> [(path: String, bytes: [UInt8])] {
     let shown = map.sentences[sentence]
     var files: [(path: String, bytes: [UInt8])] = []
     if let svg {
       let picture = HeatMapPicture(
-        title: headName(shown).prefix(1).uppercased() + headName(shown).dropFirst(), rows: shown.rows,
-        columns: shown.columns, weights: shown.matrix(head: head))
+        title: headName(shown, layer).prefix(1).uppercased() + headName(shown, layer).dropFirst(), rows: shown.rows,
+        columns: shown.columns, weights: shown.matrix(layer: layer, head: head))
       files.append((svg, Array(picture.svg.utf8)))
     }
     if let html {
-      let page = MapPage(origin: origin, map: map, sentence: sentence, head: head, token: row)
+      let page = MapPage(origin: origin, map: map, sentence: sentence, layer: layer, head: head, token: row)
       files.append((html, try page.html))
     }
     return files
   }
 
-  private func headName(_ sentence: AttentionMap.Sentence) -> String {
-    head.map { "head \($0) of 0 to \(sentence.headCount - 1)" } ?? "mean over \(sentence.headCount) heads"
+  private func headName(_ sentence: AttentionMap.Sentence, _ layer: Int) -> String {
+    (sentence.layerCount > 1 ? "layer \(layer) of 0 to \(sentence.layerCount - 1), " : "")
+      + (head.map { "head \($0) of 0 to \(sentence.headCount - 1)" } ?? "mean over \(sentence.headCount) heads")
   }
 
   private func medianMilliseconds(_ layer: LayerCase, _ context: AttentionContext) throws -> Double {
@@ -150,16 +197,16 @@ struct Map: ParsableCommand {
     return Double(median.seconds) * 1e3 + Double(median.attoseconds) * 1e-15
   }
 
-  private func draw(_ shown: AttentionMap.Sentence, row: Int?) {
+  private func draw(_ shown: AttentionMap.Sentence, layer: Int, row: Int?) {
     let style = TerminalHeatMap.Style(isColoured: color ?? (isatty(STDOUT_FILENO) == 1))
-    print("sentence \(sentence), \(headName(shown))\n")
-    let matrix = shown.matrix(head: head)
+    print("sentence \(sentence), \(headName(shown, layer))\n")
+    let matrix = shown.matrix(layer: layer, head: head)
     print(TerminalHeatMap(rows: shown.rows, columns: shown.columns, weights: matrix, style: style).text)
-    if let row { print(bars(row, shown, matrix, style)) }
+    if let row { print(bars(row, shown, layer, matrix, style)) }
   }
 
   private func bars(
-    _ query: Int, _ shown: AttentionMap.Sentence, _ matrix: [[Float]], _ style: TerminalHeatMap.Style
+    _ query: Int, _ shown: AttentionMap.Sentence, _ layer: Int, _ matrix: [[Float]], _ style: TerminalHeatMap.Style
   ) -> String {
     var lines = ["\"\(shown.rows[query])\" looks at"]
     let row = matrix[query]
@@ -174,7 +221,7 @@ struct Map: ParsableCommand {
       // Between the marks at both ends, to which every head returns when it has nothing to say.
       let words = shown.columns.indices.filter { !shown.columns[$0].hasPrefix("[") && $0 != query }
       let strongest = (0..<shown.headCount).flatMap { head in
-        words.map { (head: head, key: $0, weight: shown.weights[head][query][$0]) }
+        words.map { (head: head, key: $0, weight: shown.layers[layer][head][query][$0]) }
       }
       .sorted { $0.weight > $1.weight }.prefix(3)
       let parts = strongest.map {

@@ -1,20 +1,23 @@
 import Attention
 import AttentionFiles
+import AttentionModels
 
-/// Who looks at whom in the sentences of a stored multi-head attention: words and weights, without padding.
+/// Who looks at whom in some sentences: words and weights, without padding.
 struct AttentionMap {
   struct Sentence: Encodable {
     /// The words that look.
     let rows: [String]
     /// The words that are looked at.
     let columns: [String]
-    /// `[head][row][column]`.
-    let weights: [[[Float]]]
+    /// `[layer][head][row][column]`.
+    let layers: [[[[Float]]]]
 
-    var headCount: Int { weights.count }
+    var layerCount: Int { layers.count }
+    var headCount: Int { layers[0].count }
 
     /// The weights of one head; nil: the mean over heads.
-    func matrix(head: Int?) -> [[Float]] {
+    func matrix(layer: Int, head: Int?) -> [[Float]] {
+      let weights = layers[layer]
       if let head { return weights[head] }
       return rows.indices.map { row in
         columns.indices.map { column in
@@ -26,7 +29,22 @@ struct AttentionMap {
 
   let sentences: [Sentence]
 
-  /// The words of `stored` with `weights` `[B, H, L, S]`.
+  /// Texts through a whole model.
+  init(texts: [String], encoder: SentenceEncoder, context: AttentionContext) throws {
+    sentences = try texts.map { text in
+      let (tokens, layers) = try encoder.attentions(for: text, context: context)
+      let words = tokens.map(\.printable)
+      return Sentence(
+        rows: words, columns: words,
+        layers: layers.map { weights in
+          (0..<weights.shape[0]).map { head in
+            words.indices.map { row in words.indices.map { weights[head, row, $0] } }
+          }
+        })
+    }
+  }
+
+  /// The words of `stored` with `weights` `[B, H, L, S]`, of one layer.
   ///
   /// `tokens` in the file's metadata is a line of words for each sentence, a word for each key; without it, words are
   /// numbers. Keys that the layer adds, and queries that are no keys, have no words.
@@ -59,9 +77,11 @@ struct AttentionMap {
       return Sentence(
         rows: queries.map { isSelf ? words[$0] : String($0) },
         columns: keys.map { $0 < keyCount ? words[$0] : "(added)" },
-        weights: (0..<headCount).map { head in
-          queries.map { row in keys.map { weights[sentence, head, row, $0] } }
-        })
+        layers: [
+          (0..<headCount).map { head in
+            queries.map { row in keys.map { weights[sentence, head, row, $0] } }
+          }
+        ])
     }
   }
 }

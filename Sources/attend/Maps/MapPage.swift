@@ -6,6 +6,7 @@ struct MapPage {
     let origin: String
     let sentences: [AttentionMap.Sentence]
     let sentence: Int
+    let layer: Int
     /// −1: the mean over heads.
     let head: Int
     /// −1: none.
@@ -17,6 +18,7 @@ struct MapPage {
   let map: AttentionMap
   /// What is shown first.
   let sentence: Int
+  let layer: Int
   let head: Int?
   let token: Int?
 
@@ -27,7 +29,7 @@ struct MapPage {
       encoder.nonConformingFloatEncodingStrategy = .convertToString(
         positiveInfinity: "inf", negativeInfinity: "-inf", nan: "nan")
       let content = Content(
-        origin: origin, sentences: map.sentences, sentence: sentence, head: head ?? -1, token: token ?? -1)
+        origin: origin, sentences: map.sentences, sentence: sentence, layer: layer, head: head ?? -1, token: token ?? -1)
       // A word of the file must not end the script that holds it.
       let json = String(decoding: try encoder.encode(content), as: UTF8.self).replacing("<", with: "\\u003c")
       let template = String(decoding: PackageResources.map_html, as: UTF8.self)

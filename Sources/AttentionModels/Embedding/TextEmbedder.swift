@@ -1,0 +1,152 @@
+public import AttentionTensors
+public import Foundation
+
+/// Sentence embeddings for a server: called from many tasks at once, on a thread of its own.
+///
+///     let model = try await TextEmbedder(directory: url)
+///     let vectors = try await model.embed(["A man is eating.", "Someone has lunch."])   // 2 × 384
+///
+/// Tokenizing and computing happen on one thread that the embedder starts, and on the threads of its context; the caller's
+/// task waits without holding a thread of Swift's pool. Requests that come while others are computed, or within
+/// ``Options/maximumDelay`` of a small one, go through the model together; the vectors of a text have the same bits
+/// whatever it goes with. A long request takes turns with the short ones behind it.
+///
+/// Cancelling a task ends its call at once with `CancellationError`; what is under way stops before the next layer, unless
+/// others wait for the same batch. Memory is bounded: a batch holds ``Options/tokenLimit`` tokens, some 15 KB each
+/// for a width of 384 (at most 256 tokens of them a thread at once), however many texts a request brings.
+///
+/// The model's thread ends when the embedder is released. There is no global state: two embedders know nothing of each
+/// other, but for the threads they compute on.
+public final class TextEmbedder: Sendable {
+  /// How requests are put together.
+  public struct Options: Sendable {
+    /// How long a batch of fewer than 256 tokens waits for company: 1 ms. Zero: it never waits.
+    public var maximumDelay: Duration
+    /// Tokens of a batch at most; a text that is longer is one of its own. 2048, some 0.2 s on two threads.
+    public var tokenLimit: Int
+    /// Texts that may wait; a request beyond it fails with the code `busy`, unless none waits. 65 536.
+    public var waitingLimit: Int
+    /// Threads, instruction set, algorithm.
+    public var context: AttentionContext
+
+    /// Options; the defaults suit a server.
+    public init(
+      maximumDelay: Duration = .milliseconds(1), tokenLimit: Int = 2048, waitingLimit: Int = 1 << 16,
+      context: AttentionContext = .default
+    ) {
+      self.maximumDelay = maximumDelay
+      self.tokenLimit = tokenLimit
+      self.waitingLimit = waitingLimit
+      self.context = context
+    }
+  }
+
+  /// The model: its tokenizer, encoder and pooling.
+  public let model: SentenceEncoder
+  private let queue: EmbeddingQueue
+
+  /// The model of a Hugging Face folder, as ``SentenceEncoder/init(directory:loading:)`` reads it; its weights are packed.
+  ///
+  /// - Parameters:
+  ///   - directory: The folder.
+  ///   - options: How requests are put together.
+  /// - Throws: `AttentionError` that names the file and what is wrong with it, or the option.
+  public convenience init(directory: URL, options: Options = Options()) async throws {
+    try await self.init(options: options) {
+      guard directory.isFileURL else {
+        throw AttentionError(.invalidArgument, "TextEmbedder", "a folder's URL expected; got \(directory.absoluteString)")
+      }
+      return try SentenceEncoder(directory: directory.path)
+    }
+  }
+
+  /// A model that is there already.
+  public convenience init(model: SentenceEncoder, options: Options = Options()) async throws {
+    try await self.init(options: options) { model }
+  }
+
+  private init(options: Options, load: @escaping @Sendable () throws -> SentenceEncoder) async throws {
+    try requireArgument(
+      options.tokenLimit >= 1 && options.waitingLimit >= 1 && options.maximumDelay >= .zero, "TextEmbedder",
+      "limits from 1 and a delay from 0 expected; got \(options.tokenLimit), \(options.waitingLimit), "
+        + "\(options.maximumDelay)")
+    // Loading and packing take a while, so they are done on the new thread too.
+    let (model, queue) = try await withCheckedThrowingContinuation {
+      (continuation: CheckedContinuation<(SentenceEncoder, EmbeddingQueue), any Error>) in
+      let thread = Thread {
+        let queue: EmbeddingQueue
+        do {
+          let model = try load()
+          try model.encoder.pack(context: options.context)
+          queue = EmbeddingQueue(encoder: model, options: options)
+          continuation.resume(returning: (model, queue))
+        } catch {
+          continuation.resume(throwing: error)
+          return
+        }
+        queue.run()
+      }
+      thread.name = "TextEmbedder"
+      // Foundation's default is half a megabyte.
+      thread.stackSize = 8 << 20
+      thread.start()
+    }
+    self.model = model
+    self.queue = queue
+  }
+
+  deinit { queue.stop() }
+
+  /// The width of vectors.
+  public var width: Int { model.width }
+
+  /// A vector for each text, in their order.
+  ///
+  /// - Parameter texts: Any texts, also empty ones; what is longer than the model's limit is cut.
+  /// - Returns: As many vectors of ``width``.
+  /// - Throws: `CancellationError` where the task is cancelled; `AttentionError` of code `busy` where too many texts wait, or
+  ///   where memory is lacking.
+  public func embed(_ texts: [String]) async throws -> [[Float]] {
+    try Task.checkCancellation()
+    if texts.isEmpty { return [] }
+    let slot = JobSlot()
+    return try await withTaskCancellationHandler {
+      try await withCheckedThrowingContinuation { continuation in
+        let job = EmbeddingJob(texts, continuation)
+        do { try queue.add(job) } catch { job.end(.failure(error)) }
+        slot.set(job)
+      }
+    } onCancel: {
+      slot.cancel()
+    }
+  }
+
+  /// The vector of one text.
+  /// - Returns: A vector of ``width``.
+  /// - Throws: As for several texts.
+  public func embed(_ text: String) async throws -> [Float] { try await embed([text])[0] }
+}
+
+/// A job that may be cancelled before it is there.
+private final class JobSlot: @unchecked Sendable {
+  // Sendable: both are touched under `lock`.
+  private let lock = NSLock()
+  private var job: EmbeddingJob?
+  private var isCancelled = false
+
+  func set(_ job: EmbeddingJob) {
+    let isLate = lock.withLock {
+      self.job = job
+      return isCancelled
+    }
+    if isLate { job.end(.failure(CancellationError())) }
+  }
+
+  func cancel() {
+    let job = lock.withLock {
+      isCancelled = true
+      return self.job
+    }
+    job?.end(.failure(CancellationError()))
+  }
+}
