@@ -59,7 +59,7 @@ struct PictureTests {
     let content = try #require(try JSONSerialization.jsonObject(with: Data(data.utf8)) as? [String: Any])
     let sentences = try #require(content["sentences"] as? [[String: Any]])
     #expect(sentences.count == 4)
-    #expect((sentences[0]["weights"] as? [[[Double]]])?.count == 12)
+    #expect((sentences[0]["layers"] as? [[[[Double]]]])?[0].count == 12)
     #expect(content["token"] as? Int == 10)
     for outside in ["src=", "href=", "url(", "@import", "fetch("] { #expect(!page.contains(outside), "\(outside)") }
     #expect(!page.contains("/*DATA*/"))

@@ -1,0 +1,131 @@
+import AttentionBLAS
+import AttentionProblems
+import AttentionTensors
+import AttentionTestSupport
+import Testing
+
+#if canImport(Glibc)
+  import Glibc
+#elseif canImport(Darwin)
+  import Darwin
+#endif
+
+@Suite("Linear layers")
+struct LinearTests {
+  private func activated(_ activation: Activation, _ x: Double) -> Double {
+    switch activation {
+    case .none: x
+    case .relu: max(x, 0)
+    case .gelu: x * 0.5 * erfc(-x / 2.squareRoot())
+    case .geluTanh: x * 0.5 * (1 + tanh((2 / Double.pi).squareRoot() * (x + 0.044715 * x * x * x)))
+    }
+  }
+
+  private func tensor<Element: BLASElement>(_ numbers: [Double], _ shape: [Int]) throws -> Tensor<Element> {
+    try Tensor(numbers.map { Element($0) }, shape: shape)
+  }
+
+  /// f(x·Wᵀ + b) of `[rows, in]`.
+  private func reference(
+    _ x: [Double], _ weight: [Double], _ bias: [Double]?, _ activation: Activation, rows: Int, input: Int, output: Int
+  ) -> [Double] {
+    var y: [Double] = []
+    for row in 0..<rows {
+      for column in 0..<output {
+        var sum = bias?[column] ?? 0
+        for i in 0..<input { sum += x[row * input + i] * weight[column * input + i] }
+        y.append(activated(activation, sum))
+      }
+    }
+    return y
+  }
+
+  static let shapes: [(rows: Int, input: Int, output: Int)] = [
+    (0, 5, 7), (1, 0, 3), (3, 4, 0), (1, 1, 1), (1, 17, 48), (2, 5, 15), (3, 8, 16), (7, 33, 17), (8, 64, 47), (9, 31, 49),
+    (64, 40, 96), (65, 70, 101), (13, 513, 33), (5, 1100, 64), (200, 96, 144), (401, 40, 53),
+  ]
+
+  @Test("agrees with the formula on every path, with every activation", arguments: shapes)
+  func agrees(shape: (rows: Int, input: Int, output: Int)) throws {
+    func check<Element: BLASElement>(_: Element.Type, tolerance: Double) throws {
+      let (rows, input, output) = shape
+      var generator = TestGenerator(seed: UInt64(rows * 7 + input * 3 + output))
+      let (x, weight) = (generator.numbers(rows * input), generator.numbers(output * input))
+      let bias = generator.numbers(output)
+      for activation in Activation.allCases {
+        for hasBias in [false, true] {
+          let layer = try Linear<Element>(
+            weight: tensor(weight, [output, input]), bias: hasBias ? tensor(bias, [output]) : nil,
+            activation: activation)
+          let want = reference(
+            x, weight, hasBias ? bias : nil, activation, rows: rows, input: input, output: output)
+          for context in AttentionContext.everyPath {
+            let y = try layer(tensor(x, [rows, input]), context: context)
+            #expect(y.shape == [rows, output])
+            let what = "\(Element.self) \(context.path) \(activation) bias \(hasBias)"
+            #expect(mismatch(y.array, want, tolerance: tolerance * Double(max(input, 1)), what) == nil)
+          }
+        }
+      }
+    }
+    try check(Float.self, tolerance: 2e-7)
+    try check(Double.self, tolerance: 1e-15)
+  }
+
+  @Test("batches, vectors and views of any strides give the same bits, for any number of threads")
+  func layouts() throws {
+    let weight = try Tensor<Float>(uniform: -1..<1, shape: [300, 70], seed: 1)
+    let bias = try Tensor<Float>(uniform: -1..<1, shape: [300], seed: 2)
+    let x = try Tensor<Float>(uniform: -1..<1, shape: [4, 60, 70], seed: 3)
+    for context in AttentionContext.everyPath {
+      let layer = try Linear(weight: weight, bias: bias, activation: .gelu)
+      let flat = try layer(x.reshaped([240, 70]), context: context).array
+      #expect(try sameBits(layer(x, context: context).array, flat))
+      // Rows that lie apart, columns that lie apart, axes in another order.
+      let wide = try Tensor<Float>(shape: [240, 90]) { target in
+        for i in target.indices { target[i] = .nan }
+        for row in 0..<240 { for i in 0..<70 { target[row * 90 + i] = x.array[row * 70 + i] } }
+      }
+      #expect(try sameBits(layer(wide.slice(0..<70, axis: 1), context: context).array, flat))
+      let turned = try x.permuted([2, 1, 0]).contiguous().permuted([2, 1, 0])
+      #expect(try mismatch(layer(turned, context: context).array, flat.map(Double.init), tolerance: 1e-4) == nil)
+      #expect(try layer(x.select(0, axis: 0).select(5, axis: 0), context: context).shape == [300])
+      // A weight that is itself a transposed view.
+      let other = try Linear(weight: weight.transposed().contiguous().transposed(), bias: bias, activation: .gelu)
+      #expect(try mismatch(other(x, context: context).array, flat.map(Double.init), tolerance: 1e-4) == nil)
+      var threaded = context
+      for count in [1, 2, 7] {
+        threaded.threadCount = count
+        #expect(try sameBits(layer(x, context: threaded).array, flat), "\(context.path), \(count) threads")
+      }
+    }
+  }
+
+  @Test("one layer serves several threads at once, from its first call on")
+  func concurrent() throws {
+    let x = try Tensor<Float>(uniform: -1..<1, shape: [9, 70], seed: 3)
+    for _ in 0..<20 {
+      let layer = try Linear(weight: Tensor<Float>(uniform: -1..<1, shape: [130, 70], seed: 1))
+      let results = UncheckedSendable(UnsafeMutablePointer<[Float]>.allocate(capacity: 8))
+      results.value.initialize(repeating: [], count: 8)
+      DispatchExecutor().execute(pieceCount: 8, width: 4) { piece, _ in
+        results.value[piece] = (try? layer(x).array) ?? []
+      }
+      let all = (0..<8).map { results.value[$0] }
+      #expect(all.allSatisfy { sameBits($0, all[0]) && !$0.isEmpty })
+      results.value.deinitialize(count: 8)
+      results.value.deallocate()
+    }
+  }
+
+  @Test("shapes that do not fit are errors that name them")
+  func errors() throws {
+    let weight = try Tensor<Float>(repeating: 1, shape: [3, 4])
+    #expect(throws: AttentionError.self) { try Linear(weight: weight, bias: Tensor(repeating: 1, shape: [4])) }
+    #expect(throws: AttentionError.self) { try Linear(weight: Tensor<Float>(repeating: 1, shape: [3])) }
+    let error = #expect(throws: AttentionError.self) {
+      try Linear(weight: weight)(Tensor(repeating: 1, shape: [2, 5]))
+    }
+    #expect(error?.description == "Linear: an x of width 4 expected; got [2, 5]")
+  }
+}

@@ -1,0 +1,91 @@
+import AttentionTensors
+import AttentionTestSupport
+import Testing
+
+#if canImport(Glibc)
+  import Glibc
+#elseif canImport(Darwin)
+  import Darwin
+#endif
+
+@Suite("Kernels for activations and layer norms")
+struct ActivationKernelTests {
+  static let instructionSets = InstructionSet.present
+
+  private func exact(_ activation: Activation, _ x: Double) -> Double {
+    switch activation {
+    case .none: x
+    case .relu: max(x, 0)
+    case .gelu: x * 0.5 * erfc(-x / 2.squareRoot())
+    case .geluTanh: x * 0.5 * (1 + tanh((2 / Double.pi).squareRoot() * (x + 0.044715 * x * x * x)))
+    }
+  }
+
+  @Test("activations err by 4 ULP of x at most, at the ends and between", arguments: instructionSets)
+  func geluULP(set: InstructionSet) {
+    func check<Element: RealTensorElement & BinaryFloatingPoint>(_: Element.Type) {
+      let kernels = Kernels<Element>(set)!
+      var generator = TestGenerator(seed: 21)
+      var x = (0..<40_003).map { i in Element(Double.random(in: -1...1, using: &generator) * (i % 3 == 0 ? 1 : 7)) }
+      // Beside the ends of the approximation, and far away.
+      x += [5.5, -5.5, 5.499, -5.499, 5.501, -5.501, 0, 1e4, -1e4, 1e30, -1e30, 1e-30, -1e-30]
+      for activation in Activation.allCases {
+        var y = x
+        kernels.activate(activation, y.count, &y)
+        var worst = 0.0
+        for i in x.indices {
+          let want = exact(activation, Double(x[i]))
+          worst = max(worst, abs(Double(y[i]) - want) / Double(x[i].magnitude.ulp))
+        }
+        #expect(worst <= 4, "\(Element.self) \(set) \(activation): \(worst) ULP")
+        var special: [Element] = [.infinity, .nan, -0.0]
+        kernels.activate(activation, 3, &special)
+        #expect(special[0] == .infinity && special[1].isNaN && special[2] == 0, "\(activation): \(special)")
+      }
+    }
+    check(Float.self)
+    check(Double.self)
+  }
+
+  @Test("an activation touches no more than it is told", arguments: instructionSets)
+  func tails(set: InstructionSet) {
+    for count in 0..<40 {
+      var x = [Float](repeating: -3, count: 41)
+      Kernels<Float>(set)!.activate(.relu, count, &x)
+      #expect(x[..<count].allSatisfy { $0 == 0 } && x[count...].allSatisfy { $0 == -3 })
+    }
+  }
+
+  @Test("a layer norm agrees with its formula for every width, with and without a residual", arguments: instructionSets)
+  func layerNorm(set: InstructionSet) {
+    func check<Element: RealTensorElement & BinaryFloatingPoint>(_: Element.Type, tolerance: Double) {
+      let kernels = Kernels<Element>(set)!
+      for width in [1, 2, 7, 15, 16, 17, 48, 100, 384] {
+        for hasResidual in [false, true] {
+          var generator = TestGenerator(seed: UInt64(width))
+          let (rowCount, stride) = (3, width + 5)
+          // Far from 0: what a difference of sums of squares would lose.
+          let x = generator.numbers(rowCount * stride).map { $0 + 30 }
+          let residual = generator.numbers(rowCount * width)
+          let (weight, bias) = (generator.numbers(width, bound: 2), generator.numbers(width))
+          var y = [Element](repeating: .nan, count: rowCount * stride)
+          let parts = [x, residual, weight, bias].map { $0.map { Element($0) } }
+          kernels.layerNorm(
+            rowCount: rowCount, width: width, parts[0], stride: stride, residual: hasResidual ? parts[1] : nil,
+            residualStride: width, weight: parts[2], bias: parts[3], epsilon: 1e-3, into: &y, stride: stride)
+          for row in 0..<rowCount {
+            let sum = (0..<width).map { x[row * stride + $0] + (hasResidual ? residual[row * width + $0] : 0) }
+            let mean = sum.reduce(0, +) / Double(width)
+            let variance = sum.reduce(0) { $0 + ($1 - mean) * ($1 - mean) } / Double(width)
+            let want = (0..<width).map { (sum[$0] - mean) / (variance + 1e-3).squareRoot() * weight[$0] + bias[$0] }
+            let got = Array(y[row * stride..<row * stride + width])
+            #expect(mismatch(got, want, tolerance: tolerance, "\(set) width \(width) row \(row)") == nil)
+            #expect(y[(row * stride + width)..<((row + 1) * stride)].allSatisfy { $0.isNaN })
+          }
+        }
+      }
+    }
+    check(Float.self, tolerance: 1e-3)
+    check(Double.self, tolerance: 1e-11)
+  }
+}
