@@ -101,7 +101,7 @@ let package = Package(
       swiftSettings: swiftSettings),
     .testTarget(
       name: "DocumentationTests",
-      dependencies: ["Attention", "AttentionBLAS", "AttentionFiles", "AttentionTestSupport"],
+      dependencies: ["Attention", "AttentionBLAS", "AttentionFiles", "AttentionModels", "AttentionTestSupport"],
       swiftSettings: swiftSettings),
     .testTarget(
       name: "AttendTests",

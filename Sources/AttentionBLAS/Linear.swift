@@ -6,7 +6,7 @@ public import AttentionTensors
 ///     let y = try layer(x)   // […, in] to […, out]
 ///
 /// The weight is packed once, at the first call or by ``pack(context:)``, and shared by copies of the layer. With
-/// ``AttentionAlgorithm/openblas`` it is read where it lies instead. Safe to call from several threads at once.
+/// `AttentionAlgorithm.openBLAS` it is read where it lies instead. Safe to call from several threads at once.
 public struct Linear<Element: BLASElement>: Sendable {
   /// W, `[out, in]`; any strides.
   public let weight: Tensor<Element>
@@ -89,7 +89,8 @@ public struct Linear<Element: BLASElement>: Sendable {
     let weight = try packedWeight(kernels)
     let a = StridedMatrix(
       base: x.base, rowCount: input.count, columnCount: inputWidth, rowStride: input.stride, columnStride: 1)
-    let cut = WeightCut(rowCount: input.count, panelCount: weight.panels.count, columnCount: outputWidth, depth: inputWidth)
+    let cut = WeightCut(
+      rowCount: input.count, panelCount: weight.panels.count, columnCount: outputWidth, depth: inputWidth)
     let width = cut.width(threadCount: context.threadCount)
     let scratchByteCount = PackedWeight<Element>.scratchCount * MemoryLayout<Element>.stride
     let base = UncheckedSendable(result.base)

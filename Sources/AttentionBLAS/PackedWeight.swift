@@ -104,7 +104,8 @@ final class PackedWeight<Element: BLASElement>: Sendable {
         let column = vectors.lowerBound * lanes
         kernels.multiply(
           vectorCount: vectors.count, a.columns(part), packed + (low * width + column), bStride: width,
-          into: c + column, stride: stride, rescale: low > 0 ? ones : nil, bias: isLast ? bias.map { $0 + column } : nil,
+          into: c + column, stride: stride, rescale: low > 0 ? ones : nil,
+          bias: isLast ? bias.map { $0 + column } : nil,
           activation: isLast ? activation : .none)
       }
     }

@@ -63,7 +63,8 @@ final class EmbeddingQueue: @unchecked Sendable {
     guard waitingCount == 0 || waitingCount + job.texts.count <= options.waitingLimit else {
       throw AttentionError(
         .busy, "TextEmbedder",
-        "at most \(options.waitingLimit) waiting texts expected; there are \(waitingCount), and \(job.texts.count) came")
+        "at most \(options.waitingLimit) waiting texts expected; there are \(waitingCount), and \(job.texts.count) came"
+      )
     }
     waitingCount += job.texts.count
     incoming.append(job)

@@ -43,7 +43,8 @@ public struct SentenceEncoder: Sendable {
     try requireArgument(
       (tokenizer.leastLength...max(tokenizer.leastLength, encoder.configuration.positionCount)).contains(length),
       "SentenceEncoder",
-      "a maximum length from \(tokenizer.leastLength) to \(encoder.configuration.positionCount) expected; got \(length)")
+      "a maximum length from \(tokenizer.leastLength) to \(encoder.configuration.positionCount) expected; got \(length)"
+    )
     try requireArgument(
       tokenizer.vocabularySize <= encoder.configuration.vocabularySize, "SentenceEncoder",
       "tokens of the encoder's \(encoder.configuration.vocabularySize) expected; the tokenizer has "

@@ -54,7 +54,8 @@ public final class TextEmbedder: Sendable {
   public convenience init(directory: URL, options: Options = Options()) async throws {
     try await self.init(options: options) {
       guard directory.isFileURL else {
-        throw AttentionError(.invalidArgument, "TextEmbedder", "a folder's URL expected; got \(directory.absoluteString)")
+        throw AttentionError(
+          .invalidArgument, "TextEmbedder", "a folder's URL expected; got \(directory.absoluteString)")
       }
       return try SentenceEncoder(directory: directory.path)
     }

@@ -87,7 +87,9 @@ extension BertConfiguration {
       throw AttentionError(
         .unsupported, path, "position_embedding_type \"absolute\" expected; got \"\(file.position_embedding_type!)\"")
     }
-    guard file.is_decoder != true else { throw AttentionError(.unsupported, path, "an encoder expected; is_decoder is true") }
+    guard file.is_decoder != true else {
+      throw AttentionError(.unsupported, path, "an encoder expected; is_decoder is true")
+    }
     let activations: [String: Activation] = [
       "gelu": .gelu, "relu": .relu, "gelu_new": .geluTanh, "gelu_pytorch_tanh": .geluTanh,
     ]

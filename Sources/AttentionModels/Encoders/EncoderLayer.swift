@@ -8,7 +8,7 @@ struct LayerNorm: Sendable {
   let bias: Tensor<Float>
   let epsilon: Double
 
-  /// - Parameters: weight and bias: `[d]`.
+  /// A norm by weight and bias `[d]`.
   init(weight: Tensor<Float>, bias: Tensor<Float>, epsilon: Double) throws {
     self.weight = try weight.contiguous()
     self.bias = try bias.contiguous()
@@ -58,9 +58,7 @@ struct EncoderLayer: Sendable {
   let output: Linear<Float>
   let outputNorm: LayerNorm
 
-  /// - Parameters:
-  ///   - x: `[T, d]`, sequences one after another.
-  ///   - lengths: Tokens of each sequence.
+  /// What the layer makes of `x` `[T, d]`, sequences one after another.
   func forward(_ x: Tensor<Float>, lengths: [Int], context: AttentionContext) throws -> Tensor<Float> {
     var attended = try attention.forward(packed: x, lengths: lengths, context: context)
     try attentionNorm.apply(to: &attended, residual: x, context: context)

@@ -9,7 +9,7 @@ struct WeightLoader {
   private var problems: [String] = []
   private var wanted: Set<String> = []
 
-  /// - Parameter prefix: What names begin with where a head was trained on the encoder; taken only if the file has it.
+  /// A loader of `file`. `prefix` is what names begin with where a head was trained on the encoder; taken only if the file has it.
   init(_ file: SafeTensorsFile, optionalPrefix prefix: String) {
     self.file = file
     self.prefix = file.entries.contains { $0.name.hasPrefix(prefix) } ? prefix : ""

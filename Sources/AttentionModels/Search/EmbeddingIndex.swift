@@ -195,7 +195,8 @@ public struct EmbeddingIndex: Sendable {
     _ queries: Tensor<Float>, limit: Int, context: AttentionContext = .default
   ) throws -> [[Match]] {
     try requireShape(
-      queries.rank == 2 && queries.shape[1] == width, "EmbeddingIndex", "queries [Q, \(width)] expected; got \(queries.shape)")
+      queries.rank == 2 && queries.shape[1] == width, "EmbeddingIndex",
+      "queries [Q, \(width)] expected; got \(queries.shape)")
     try requireArgument(limit >= 0, "EmbeddingIndex", "a limit from 0 expected; got \(limit)")
     var best = Array(repeating: BestScores(limit: min(limit, count)), count: queries.shape[0])
     for first in stride(from: 0, to: count, by: Self.blockLength) {
@@ -208,7 +209,9 @@ public struct EmbeddingIndex: Sendable {
       }
     }
     return best.map { list in
-      list.entries.map { Match(score: $0.score, position: $0.position, line: Int(lines[$0.position]), text: text($0.position)) }
+      list.entries.map {
+        Match(score: $0.score, position: $0.position, line: Int(lines[$0.position]), text: text($0.position))
+      }
     }
   }
 }

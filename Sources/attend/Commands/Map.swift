@@ -39,7 +39,8 @@ struct Map: ParsableCommand {
 
   @Option(
     help: ArgumentHelp(
-      "Write a page instead, in which sentence, layer, head and word can be picked; it needs nothing else.", valueName: "out"))
+      "Write a page instead, in which sentence, layer, head and word can be picked; it needs nothing else.",
+      valueName: "out"))
   var html: String?
 
   @Flag(help: "Print JSON instead of a drawing.")
@@ -101,7 +102,8 @@ struct Map: ParsableCommand {
       if svg == nil && html == nil {
         print(
           String(
-            format: "layer    %.2f ms for %d sentences of %d tokens, %d threads", try medianMilliseconds(layer, context),
+            format: "layer    %.2f ms for %d sentences of %d tokens, %d threads",
+            try medianMilliseconds(layer, context),
             layer.query.shape[0], layer.query.shape[1], context.threadCount))
       }
     }
@@ -167,7 +169,9 @@ struct Map: ParsableCommand {
   }
 
   /// The files that were asked for.
-  private func pictures(_ map: AttentionMap, layer: Int, origin: String, row: Int?) throws -> [(path: String, bytes: [UInt8])] {
+  private func pictures(_ map: AttentionMap, layer: Int, origin: String, row: Int?) throws -> [(
+    path: String, bytes: [UInt8]
+  )] {
     let shown = map.sentences[sentence]
     var files: [(path: String, bytes: [UInt8])] = []
     if let svg {

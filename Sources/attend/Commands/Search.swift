@@ -80,7 +80,9 @@ struct Search: ParsableCommand {
       print("\"\(query.printable)\"")
       let width = matches.map { String($0.line).count }.max() ?? 0
       for match in matches {
-        print("  \(String(format: "%.3f", match.score))  \(String(match.line).leftPadded(to: width))  \(match.text.printable)")
+        print(
+          "  \(String(format: "%.3f", match.score))  \(String(match.line).leftPadded(to: width))  \(match.text.printable)"
+        )
       }
       print("")
     }

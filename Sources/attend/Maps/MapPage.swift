@@ -29,7 +29,8 @@ struct MapPage {
       encoder.nonConformingFloatEncodingStrategy = .convertToString(
         positiveInfinity: "inf", negativeInfinity: "-inf", nan: "nan")
       let content = Content(
-        origin: origin, sentences: map.sentences, sentence: sentence, layer: layer, head: head ?? -1, token: token ?? -1)
+        origin: origin, sentences: map.sentences, sentence: sentence, layer: layer, head: head ?? -1, token: token ?? -1
+      )
       // A word of the file must not end the script that holds it.
       let json = String(decoding: try encoder.encode(content), as: UTF8.self).replacing("<", with: "\\u003c")
       let template = String(decoding: PackageResources.map_html, as: UTF8.self)
