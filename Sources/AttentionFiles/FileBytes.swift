@@ -87,9 +87,26 @@ func systemError(_ path: String, _ what: String) -> AttentionError {
   AttentionError(.inputOutput, path, "\(what): \(String(cString: strerror(errno)))")
 }
 
+/// The lines of a text, without their ends.
+/// - Throws: `AttentionError` where a line is no UTF-8.
+package func splitLines(_ bytes: [UInt8], name: String) throws(AttentionError) -> [String] {
+  var lines: [String] = []
+  for part in bytes.split(separator: UInt8(ascii: "\n"), omittingEmptySubsequences: false) {
+    let line = part.last == UInt8(ascii: "\r") ? part.dropLast() : part
+    guard let text = String(validating: line, as: UTF8.self) else {
+      throw AttentionError(.invalidFile, name, "UTF-8 expected; line \(lines.count + 1) is not")
+    }
+    lines.append(text)
+  }
+  // What follows the last line end is a line only if there is something.
+  if bytes.isEmpty || bytes.last == UInt8(ascii: "\n") { lines.removeLast() }
+  return lines
+}
+
 /// The bytes of a regular file of at most `byteLimit` bytes.
 package func readFile(_ path: String, byteLimit: Int) throws(AttentionError) -> [UInt8] {
-  let file = try FileBytes(path: path, isMapped: true)
+  // Read, not mapped: a file that is cut meanwhile would kill the process.
+  let file = try FileBytes(path: path, isMapped: false)
   guard file.bytes.count <= byteLimit else {
     throw AttentionError(.invalidFile, path, "at most \(byteLimit) bytes expected; it has \(file.bytes.count)")
   }

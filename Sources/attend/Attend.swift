@@ -18,10 +18,11 @@ struct Attend: ParsableCommand {
     do {
       var command = try parseAsRoot()
       try command.run()
-      // Who reads the output must not take an empty or cut one for the whole.
-      guard fflush(nil) == 0 else {
-        throw AttentionError(.inputOutput, "standard output", String(cString: strerror(errno)))
-      }
+      try flushOutput()
+    } catch let error as AttentionError {
+      // What a file or an argument says is printed there.
+      FileHandle.standardError.write(Data("Error: \(error.description.printable)\n".utf8))
+      exit(withError: ExitCode(1))
     } catch {
       exit(withError: error)
     }

@@ -25,7 +25,8 @@ extension MultiHeadAttention {
       "tokens [T, \(configuration.embeddingWidth)] expected; got \(x.shape)")
     let isWhole = lengths.allSatisfy { $0 >= 0 } && sumsTo(x.shape[0], lengths)
     try requireShape(
-      isWhole, "MultiHeadAttention", "lengths from 0 that sum to the \(x.shape[0]) tokens expected; got \(lengths)")
+      isWhole, "MultiHeadAttention",
+      "lengths from 0 that sum to the \(x.shape[0]) tokens expected; got \(lengths.count) of them")
     guard let stackedProjection, configuration.addedKeyCount == 0 else {
       throw AttentionError(
         .unsupported, "MultiHeadAttention",

@@ -2,18 +2,18 @@ internal import AttentionTensors
 internal import Foundation
 internal import Synchronization
 
-/// One call of ``TextEmbedder/embed(_:)`` on its way.
+/// One call of ``TextEmbedder/embed(_:)-([String])`` on its way.
 final class EmbeddingJob: @unchecked Sendable {
-  // Sendable: `continuation` is touched under `lock`; the rest by the queue's thread alone, after `texts`.
-  let texts: [String]
+  // Sendable: `continuation` is touched under `lock`; what follows `texts` by the queue's thread alone.
   private let lock = NSLock()
   private var continuation: CheckedContinuation<[[Float]], any Error>?
   private let ended = Atomic<Bool>(false)
 
-  /// Tokens of each text, when they are made.
-  var sequences: [[Int32]] = []
-  /// Texts that a batch has taken, and vectors that are done.
-  var takenCount = 0
+  let texts: [String]
+  /// Tokens of the texts so far, those of texts that are taken left out.
+  private var sequences: [[Int32]] = []
+  /// Texts that a batch has taken.
+  private(set) var takenCount = 0
   var vectors: [[Float]] = []
 
   init(_ texts: [String], _ continuation: CheckedContinuation<[[Float]], any Error>) {
@@ -34,19 +34,36 @@ final class EmbeddingJob: @unchecked Sendable {
     ended.store(true, ordering: .releasing)
     waiting?.resume(with: result)
   }
+
+  /// The tokens of a text that is not taken: made when they are first asked for.
+  func tokens(_ index: Int, _ encoder: SentenceEncoder) -> [Int32] {
+    while sequences.count <= index { sequences.append(encoder.tokens(texts[sequences.count])) }
+    return sequences[index]
+  }
+
+  /// Takes the next text.
+  func take(_ encoder: SentenceEncoder) -> [Int32] {
+    let next = tokens(takenCount, encoder)
+    sequences[takenCount] = []
+    takenCount += 1
+    return next
+  }
 }
 
 /// A thread of its own that embeds what callers bring, several of them in one batch.
 final class EmbeddingQueue: @unchecked Sendable {
-  // Sendable: `incoming`, `waitingCount` and `isStopped` are touched under `condition`; `active` by the thread alone.
+  // Sendable: `incoming`, `waitingCount` and `isStopped` are touched under `condition`; `active` and `deadline` by the thread alone.
   private let encoder: SentenceEncoder
   private let options: TextEmbedder.Options
   private let condition = NSCondition()
   private var incoming: [EmbeddingJob] = []
-  /// Texts that are not embedded yet.
+  /// Texts that no batch has embedded yet, of callers that wait.
   private var waitingCount = 0
   private var isStopped = false
+  /// Whose turn it is first.
   private var active: [EmbeddingJob] = []
+  /// When a batch that waits for company is computed all the same.
+  private var deadline: ContinuousClock.Instant?
 
   /// Batches with fewer tokens wait for company: with as many, a second text costs as much as in a batch of its own.
   private static let smallTokenCount = 256
@@ -80,35 +97,41 @@ final class EmbeddingQueue: @unchecked Sendable {
 
   /// The life of the thread.
   func run() {
-    var deadline: Date?
-    while let jobs = next(until: deadline) {
-      for job in jobs { tokenize(job) }
-      active += jobs
-      dropEnded()
-      if active.isEmpty {
-        deadline = nil
-        continue
-      }
-      if options.maximumDelay > .zero, pendingTokenCount < Self.smallTokenCount {
-        // The first one's wait counts for all that join it.
-        let end = deadline ?? Date(timeIntervalSinceNow: options.maximumDelay.seconds)
-        if end.timeIntervalSinceNow > 0 {
-          deadline = end
-          continue
-        }
-      }
-      deadline = nil
-      embedBatch()
-    }
+    #if canImport(ObjectiveC)
+      // The thread never returns, so what Foundation leaves to it must go at each turn.
+      while autoreleasepool(invoking: turn) {}
+    #else
+      while turn() {}
+    #endif
   }
 
-  /// What has come. Without a deadline and without work it waits; with one, until then. Nil: it is over.
-  private func next(until deadline: Date?) -> [EmbeddingJob]? {
+  /// Takes what has come, and embeds a batch unless it is better to wait. False: it is over.
+  private func turn() -> Bool {
+    guard let (jobs, isLast) = next() else { return false }
+    active += jobs
+    dropEnded()
+    if options.maximumDelay > .zero, !isLast, !active.isEmpty, isSmall {
+      // The first one's wait counts for all that join it.
+      let end = deadline ?? ContinuousClock.now + options.maximumDelay
+      if ContinuousClock.now < end {
+        deadline = end
+        return true
+      }
+    }
+    deadline = nil
+    if !active.isEmpty { embedBatch() }
+    return true
+  }
+
+  /// What has come, and whether nothing more will. Without a deadline and without work it waits; with one, until then. Nil:
+  /// it is over.
+  private func next() -> (jobs: [EmbeddingJob], isLast: Bool)? {
     condition.lock()
     defer { condition.unlock() }
     while incoming.isEmpty, !isStopped {
       if let deadline {
-        if !condition.wait(until: deadline) { break }
+        let rest = deadline - ContinuousClock.now
+        if rest <= .zero || !condition.wait(until: Date(timeIntervalSinceNow: rest / .seconds(1))) { break }
       } else if active.isEmpty {
         condition.wait()
       } else {
@@ -117,75 +140,81 @@ final class EmbeddingQueue: @unchecked Sendable {
     }
     if isStopped, incoming.isEmpty, active.isEmpty { return nil }
     defer { incoming = [] }
-    return incoming
+    return (incoming, isStopped)
   }
 
-  private func tokenize(_ job: EmbeddingJob) {
-    for text in job.texts {
-      if job.isEnded { break }
-      job.sequences.append(encoder.tokens(text))
-    }
-    job.vectors.reserveCapacity(job.texts.count)
+  /// Takes texts off the number of waiting ones.
+  private func release(_ count: Int) {
+    if count == 0 { return }
+    condition.lock()
+    waitingCount -= count
+    condition.unlock()
   }
 
   private func dropEnded() {
     var freed = 0
     active.removeAll { job in
       guard job.isEnded || job.isTaken else { return false }
-      freed += job.texts.count
+      freed += job.texts.count - job.takenCount
       return true
     }
-    if freed == 0 { return }
-    condition.lock()
-    waitingCount -= freed
-    condition.unlock()
+    release(freed)
   }
 
-  private var pendingTokenCount: Int {
-    active.reduce(0) { $0 + $1.sequences[$1.takenCount...].reduce(0) { $0 + $1.count } }
+  /// True if all that waits is new and little.
+  private var isSmall: Bool {
+    var count = 0
+    for job in active {
+      if job.takenCount > 0 { return false }
+      for index in job.texts.indices {
+        count += job.tokens(index, encoder).count
+        if count >= Self.smallTokenCount { return false }
+      }
+    }
+    return true
   }
 
   /// Texts of one job in a batch.
   private struct Share {
     let job: EmbeddingJob
-    let range: Range<Int>
+    var sequences: [[Int32]] = []
   }
 
-  /// Takes turns: every job some texts, so that a long one does not hold up the short ones behind it.
+  /// Takes turns: every job some texts, as long as there is room, and those with none are first next time.
   private func takeBatch() -> [Share] {
     var rest = options.tokenLimit
-    let starts = active.map(\.takenCount)
-    while rest > 0 {
-      let open = active.filter { !$0.isTaken }
-      if open.isEmpty { break }
-      let part = max(1, rest / open.count)
-      for job in open where rest > 0 {
+    var shares = active.map { Share(job: $0) }
+    var isEmpty = true
+    var hasTaken = true
+    while rest > 0, hasTaken {
+      hasTaken = false
+      let part = rest / max(1, shares.count { !$0.job.isTaken })
+      for index in shares.indices {
+        let job = shares[index].job
         var count = 0
-        // At least one, whatever its length.
-        repeat {
-          count += job.sequences[job.takenCount].count
-          job.takenCount += 1
-        } while !job.isTaken && count + job.sequences[job.takenCount].count <= part
-        rest -= count
+        // At least one, if there is room; and one whatever its length where the batch would have none.
+        while !job.isTaken {
+          let length = job.tokens(job.takenCount, encoder).count
+          guard isEmpty || (length <= rest && (count == 0 || count + length <= part)) else { break }
+          shares[index].sequences.append(job.take(encoder))
+          (count, rest, isEmpty, hasTaken) = (count + length, rest - length, false, true)
+        }
       }
     }
-    return zip(active, starts).compactMap { job, start in
-      job.takenCount > start ? Share(job: job, range: start..<job.takenCount) : nil
-    }
+    active = shares.filter(\.sequences.isEmpty).map(\.job) + shares.filter { !$0.sequences.isEmpty }.map(\.job)
+    return shares.filter { !$0.sequences.isEmpty }
   }
 
   private func embedBatch() {
     let shares = takeBatch()
     do {
-      let vectors = try encoder.embed(
-        tokens: shares.flatMap { $0.job.sequences[$0.range] }, context: options.context
-      ) {
+      let vectors = try encoder.embed(tokens: shares.flatMap(\.sequences), context: options.context) {
         // Between layers: nobody waits for the result any more.
         if shares.allSatisfy({ $0.job.isEnded }) { throw CancellationError() }
       }
       var row = 0
       for share in shares {
-        for _ in share.range {
+        for _ in share.sequences {
           share.job.vectors.append(try vectors.select(row, axis: 0).array)
           row += 1
         }
@@ -194,10 +223,7 @@ final class EmbeddingQueue: @unchecked Sendable {
     } catch {
       for share in shares { share.job.end(.failure(error)) }
     }
+    release(shares.reduce(0) { $0 + $1.sequences.count })
     dropEnded()
   }
-}
-
-extension Duration {
-  fileprivate var seconds: Double { Double(components.seconds) + Double(components.attoseconds) * 1e-18 }
 }

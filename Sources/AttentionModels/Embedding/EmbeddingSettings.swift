@@ -7,6 +7,8 @@ struct EmbeddingSettings {
   var isNormalized = false
   /// Tokens of a text at most; nil: as many as the model has positions.
   var maximumLength: Int?
+  /// Where the encoder's files lie in the folder; empty: beside the settings.
+  var encoderPath = ""
 
   private struct Module: Decodable {
     let path: String?
@@ -20,7 +22,7 @@ struct EmbeddingSettings {
     let pooling_mode_mean_sqrt_len_tokens: Bool?
   }
   private struct Lengths: Decodable {
-    let max_seq_length: Int?
+    let max_seq_length: Double?
     let model_max_length: Double?
   }
 
@@ -29,26 +31,30 @@ struct EmbeddingSettings {
     let path = folder.path("modules.json")
     let modules: [Module] = try folder.json("modules.json") ?? []
     for module in modules {
+      let place = module.path ?? ""
+      try requireFile(
+        !place.hasPrefix("/") && !place.split(separator: "/").contains(".."), path,
+        "paths inside of the folder expected; got \"\(place)\"")
       // Older and newer releases have other paths before the name.
       switch module.type.split(separator: ".").last {
-      case "Transformer": break
+      case "Transformer": encoderPath = place
       case "Normalize": isNormalized = true
       case "Pooling":
-        let name = "\(module.path ?? "1_Pooling")/config.json"
-        try requireFile(
-          !name.hasPrefix("/") && !name.split(separator: "/").contains(".."), path,
-          "paths inside of the folder expected; got \"\(name)\"")
+        let name = place.isEmpty ? "config.json" : "\(place)/config.json"
         pooling = try Self.pooling(folder.required(name), folder.path(name))
       default:
         throw AttentionError(
           .unsupported, path, "modules Transformer, Pooling and Normalize expected; got \"\(module.type)\"")
       }
     }
-    let own: Lengths? = try folder.json("sentence_bert_config.json")
-    let tokenizer: Lengths? = try folder.json("tokenizer_config.json")
-    maximumLength = own?.max_seq_length
-    // Hugging Face writes 1e30 where it has no limit.
-    if maximumLength == nil, let length = tokenizer?.model_max_length, length < 1e9 { maximumLength = Int(length) }
+    let encoder = ModelFolder(path: encoderPath.isEmpty ? folder.path : folder.path(encoderPath))
+    for name in ["sentence_bert_config.json", "tokenizer_config.json"] where maximumLength == nil {
+      let lengths: Lengths? = try encoder.json(name)
+      // Hugging Face writes 1e30 where it has no limit.
+      guard let length = lengths?.max_seq_length ?? lengths?.model_max_length, length < 1e9 else { continue }
+      try requireFile(length >= 1, encoder.path(name), "a length from 1 expected; got \(length)")
+      maximumLength = Int(length)
+    }
   }
 
   private static func pooling(_ file: PoolingFile, _ path: String) throws(AttentionError) -> Pooling {

@@ -9,7 +9,7 @@ internal import Synchronization
 ///     let vectors = try encoder.embed(["A man is eating.", "Someone has lunch."])   // [2, 384]
 ///
 /// For programs that compute on their own threads; servers take ``TextEmbedder``. Texts are sorted by length and packed
-/// without padding; a text has the same bits alone and beside others, whatever the threads. Safe to call from several
+/// without padding; a text has the same bits alone and beside others, whatever the threads (with OpenBLAS's products, nearly). Safe to call from several
 /// threads at once.
 public struct SentenceEncoder: Sendable {
   /// Text to tokens.
@@ -41,7 +41,7 @@ public struct SentenceEncoder: Sendable {
   ) throws(AttentionError) {
     let length = maximumLength ?? encoder.configuration.positionCount
     try requireArgument(
-      (tokenizer.leastLength...max(tokenizer.leastLength, encoder.configuration.positionCount)).contains(length),
+      tokenizer.leastLength <= length && length <= encoder.configuration.positionCount,
       "SentenceEncoder",
       "a maximum length from \(tokenizer.leastLength) to \(encoder.configuration.positionCount) expected; got \(length)"
     )
@@ -64,8 +64,10 @@ public struct SentenceEncoder: Sendable {
   ///   - loading: Whether weights are mapped or read. Mapped files must not change while the model lives.
   /// - Throws: `AttentionError` that names the file and what is wrong with it.
   public init(directory: String, loading: SafeTensorsFile.Loading = .mapped) throws {
-    let folder = ModelFolder(path: directory)
-    try folder.check()
+    let outer = ModelFolder(path: directory)
+    try outer.check()
+    let settings = try EmbeddingSettings(folder: outer)
+    let folder = ModelFolder(path: settings.encoderPath.isEmpty ? directory : outer.path(settings.encoderPath))
     let configuration = try BertConfiguration(folder: folder)
     let weights = folder.path("model.safetensors")
     guard folder.contains("model.safetensors") else {
@@ -74,7 +76,6 @@ public struct SentenceEncoder: Sendable {
         .notFound, weights,
         others.isEmpty ? "no such file" : "weights in one safetensors file expected; there is \(others[0])")
     }
-    let settings = try EmbeddingSettings(folder: folder)
     try self.init(
       tokenizer: WordPieceTokenizer(folder: folder),
       encoder: BertEncoder(

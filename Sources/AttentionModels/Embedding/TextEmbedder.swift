@@ -12,7 +12,7 @@ public import Foundation
 /// whatever it goes with. A long request takes turns with the short ones behind it.
 ///
 /// Cancelling a task ends its call at once with `CancellationError`; what is under way stops before the next layer, unless
-/// others wait for the same batch. Memory is bounded: a batch holds ``Options/tokenLimit`` tokens, some 15 KB each
+/// others wait for the same batch. Memory for computing is bounded: a batch holds ``Options/tokenLimit`` tokens, some 15 KB each
 /// for a width of 384 (at most 256 tokens of them a thread at once), however many texts a request brings.
 ///
 /// The model's thread ends when the embedder is released. There is no global state: two embedders know nothing of each
@@ -20,11 +20,12 @@ public import Foundation
 public final class TextEmbedder: Sendable {
   /// How requests are put together.
   public struct Options: Sendable {
-    /// How long a batch of fewer than 256 tokens waits for company: 1 ms. Zero: it never waits.
+    /// How long a batch of fewer than 256 tokens waits for company: 1 ms. Zero: it never waits. At most a minute.
     public var maximumDelay: Duration
     /// Tokens of a batch at most; a text that is longer is one of its own. 2048, some 0.2 s on two threads.
     public var tokenLimit: Int
-    /// Texts that may wait; a request beyond it fails with the code `busy`, unless none waits. 65 536.
+    /// Texts that may wait; a request beyond it fails with the code `busy`, unless none waits. 65 536. Their bytes are the
+    /// caller's to limit.
     public var waitingLimit: Int
     /// Threads, instruction set, algorithm.
     public var context: AttentionContext
@@ -68,8 +69,9 @@ public final class TextEmbedder: Sendable {
 
   private init(options: Options, load: @escaping @Sendable () throws -> SentenceEncoder) async throws {
     try requireArgument(
-      options.tokenLimit >= 1 && options.waitingLimit >= 1 && options.maximumDelay >= .zero, "TextEmbedder",
-      "limits from 1 and a delay from 0 expected; got \(options.tokenLimit), \(options.waitingLimit), "
+      options.tokenLimit >= 1 && options.waitingLimit >= 1 && options.maximumDelay >= .zero
+        && options.maximumDelay <= .seconds(60), "TextEmbedder",
+      "limits from 1 and a delay from 0 to 60 s expected; got \(options.tokenLimit), \(options.waitingLimit), "
         + "\(options.maximumDelay)")
     // Loading and packing take a while, so they are done on the new thread too.
     let (model, queue) = try await withCheckedThrowingContinuation {

@@ -4,16 +4,11 @@ internal import AttentionTensors
 
 /// A layer norm: `(x − mean) / √(variance + ε) · weight + bias` of every row.
 struct LayerNorm: Sendable {
+  /// `[d]`, contiguous.
   let weight: Tensor<Float>
+  /// `[d]`, contiguous.
   let bias: Tensor<Float>
   let epsilon: Double
-
-  /// A norm by weight and bias `[d]`.
-  init(weight: Tensor<Float>, bias: Tensor<Float>, epsilon: Double) throws {
-    self.weight = try weight.contiguous()
-    self.bias = try bias.contiguous()
-    self.epsilon = epsilon
-  }
 
   /// x ← norm(x + residual), both `[T, d]` and contiguous.
   func apply(to x: inout Tensor<Float>, residual: Tensor<Float>, context: AttentionContext) throws {

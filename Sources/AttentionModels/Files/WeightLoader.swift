@@ -15,8 +15,8 @@ struct WeightLoader {
     self.prefix = file.entries.contains { $0.name.hasPrefix(prefix) } ? prefix : ""
   }
 
-  /// The tensor of that name and shape as Float: a view of the file where it is that already. Wrong ones are told by
-  /// ``finish(ignoring:)``; until then zeros stand in for them.
+  /// The tensor of that name and shape as Float, contiguous: a view of the file where it is that already. Wrong ones are told
+  /// by ``finish(ignoring:)``; until then zeros stand in for them, which are not contiguous and take no memory.
   mutating func tensor(_ name: String, _ shape: [Int]) throws -> Tensor<Float> {
     let name = prefix + name
     wanted.insert(name)

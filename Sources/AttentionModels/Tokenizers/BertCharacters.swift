@@ -62,6 +62,15 @@ enum BertCharacters {
     scalar.value < 0x300 || !isAssigned(scalar, by: 9) ? 0 : scalar.properties.canonicalCombiningClass.rawValue
   }
 
+  /// True if no mark before the scalar can come behind it.
+  static func isLetter(_ scalar: Unicode.Scalar) -> Bool {
+    switch scalar.value {
+    // Letters by their class, but marks when they are decomposed.
+    case 0x0f73, 0x0f75, 0x0f81: false
+    default: combiningClass(scalar) == 0
+    }
+  }
+
   /// True if the scalar may be a letter and marks in one.
   static func mayDecompose(_ scalar: Unicode.Scalar) -> Bool { scalar.value >= 0xc0 && isAssigned(scalar, by: 9) }
 

@@ -33,6 +33,8 @@ struct BertNormalizer: Sendable, Hashable {
   func cleaned(_ scalar: Unicode.Scalar) -> Unicode.Scalar? {
     if !cleansText { return scalar }
     if BertCharacters.isRemoved(scalar) { return nil }
+    // Sooner than its turn: accents do not change the order of other marks.
+    if stripsAccents && BertCharacters.isStripped(scalar) { return nil }
     return BertCharacters.isSpace(scalar) ? " " : scalar
   }
 
@@ -74,7 +76,7 @@ struct BertNormalizer: Sendable, Hashable {
   }
 }
 
-/// What Foundation decomposes scalars of the Basic Multilingual Plane into: asked once, since asking is slow.
+/// What Foundation decomposes scalars into: asked once, since asking is slow. No scalar behind U+2FFFF decomposes.
 private struct Decompositions: Sendable {
   static let shared = Decompositions()
 
@@ -85,7 +87,6 @@ private struct Decompositions: Sendable {
     // Hangul is many, and follows a rule of its own.
     for value in UInt32(0xc0)..<0x30000 where !Self.hangul.contains(value) {
       guard let scalar = Unicode.Scalar(value), BertCharacters.mayDecompose(scalar) else { continue }
-      // Letters that have no canonical decomposition are by far the most, and Unicode tells them.
       let decomposed = Array(String(Character(scalar)).decomposedStringWithCanonicalMapping.unicodeScalars)
       if decomposed != [scalar] { parts[scalar] = decomposed }
     }

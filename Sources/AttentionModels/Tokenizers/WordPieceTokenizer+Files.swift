@@ -1,3 +1,4 @@
+internal import AttentionFiles
 internal import AttentionTensors
 internal import Foundation
 
@@ -15,7 +16,18 @@ extension WordPieceTokenizer {
   init(folder: ModelFolder) throws(AttentionError) {
     if let file: TokenizerFile = try folder.json("tokenizer.json") {
       let path = folder.path("tokenizer.json")
-      try self.init(file.parts(path), name: path)
+      var parts = try file.parts(path)
+      if file.hasGaps {
+        // JSON's keys are strings of Swift, of which two that look alike, é in one or two scalars, are one. Lines are not.
+        guard folder.contains("vocab.txt") else {
+          throw AttentionError(.unsupported, path, "ids without gaps, or vocab.txt beside it, expected")
+        }
+        let tokens = try Self.vocabulary(folder)
+        let isSame = parts.tokens.enumerated().allSatisfy { id, token in token == nil || tokens.indices.contains(id) }
+        try requireFile(isSame, folder.path("vocab.txt"), "the vocabulary of \(path) expected")
+        parts.tokens = tokens
+      }
+      try self.init(parts, name: path)
       return
     }
     guard folder.contains("vocab.txt") else {
@@ -23,10 +35,15 @@ extension WordPieceTokenizer {
     }
     let path = folder.path("vocab.txt")
     let settings: TokenizerSettings = try folder.json("tokenizer_config.json") ?? TokenizerSettings()
-    guard let text = String(validating: try folder.bytes("vocab.txt"), as: UTF8.self) else {
-      throw AttentionError(.invalidFile, path, "UTF-8 expected")
-    }
-    try self.init(settings.parts(vocabulary: text, path), name: path)
+    try self.init(settings.parts(vocabulary: Self.vocabulary(folder), path), name: path)
+  }
+
+  /// The lines of `vocab.txt`: a token each, whatever it holds.
+  private static func vocabulary(_ folder: ModelFolder) throws(AttentionError) -> [String] {
+    let path = folder.path("vocab.txt")
+    let lines = try splitLines(folder.bytes("vocab.txt"), name: path)
+    try requireFile(lines.count <= idLimit, path, "\(idLimit) tokens at most expected; got \(lines.count)")
+    return lines
   }
 
   /// Ids at most: more would be no vocabulary.
@@ -56,23 +73,18 @@ private struct TokenizerSettings: Decodable {
   var pad_token: Token?
   var mask_token: Token?
 
-  func parts(vocabulary text: String, _ path: String) throws(AttentionError) -> WordPieceTokenizer.Parts {
-    // A line is a token, whatever it holds; only its end is no part of it.
-    var lines = text.split(separator: "\n", omittingEmptySubsequences: false).map(String.init)
-    if lines.last == "" { lines.removeLast() }
-    try requireFile(
-      lines.count <= WordPieceTokenizer.idLimit, path, "\(WordPieceTokenizer.idLimit) tokens at most expected")
-    let tokens = lines.map { $0.hasSuffix("\r") ? String($0.dropLast()) : $0 }
+  func parts(vocabulary tokens: [String], _ path: String) throws(AttentionError) -> WordPieceTokenizer.Parts {
     var parts = WordPieceTokenizer.Parts(tokens: tokens)
     let lowercases = do_lower_case ?? true
     parts.normalizer.lowercases = lowercases
     parts.normalizer.stripsAccents = strip_accents ?? lowercases
     parts.normalizer.separatesIdeographs = tokenize_chinese_chars ?? true
     parts.unknownToken = unk_token?.content ?? "[UNK]"
-    let ids = Dictionary(tokens.enumerated().map { ($1, Int32($0)) }, uniquingKeysWith: { $1 })
+    // By bytes: strings that look alike are equal.
+    let ids = Dictionary(tokens.enumerated().map { (Array($1.utf8), Int32($0)) }, uniquingKeysWith: { $1 })
     func id(_ token: Token?, _ other: String) throws(AttentionError) -> Int32 {
       let name = token?.content ?? other
-      if let id = ids[name] { return id }
+      if let id = ids[Array(name.utf8)] { return id }
       throw AttentionError(.invalidFile, path, "the token \"\(name)\" expected in the vocabulary")
     }
     parts.prefix = [try id(cls_token, "[CLS]")]
@@ -80,7 +92,7 @@ private struct TokenizerSettings: Decodable {
     let specials =
       [unk_token?.content ?? "[UNK]", cls_token?.content ?? "[CLS]", sep_token?.content ?? "[SEP]"]
       + [pad_token?.content ?? "[PAD]", mask_token?.content ?? "[MASK]"]
-    for name in specials { parts.specialTokens[name] = ids[name] }
+    parts.specialTokens = specials.compactMap { name in ids[Array(name.utf8)].map { (name, $0) } }
     return parts
   }
 }
@@ -140,6 +152,12 @@ private struct TokenizerFile: Decodable {
   let post_processor: PostProcessor?
   let added_tokens: [AddedToken]?
 
+  /// True if there are fewer tokens than the greatest id says.
+  var hasGaps: Bool {
+    let ids = Set(model.vocab.values).union((added_tokens ?? []).map(\.id))
+    return ids.count < Int(ids.max() ?? -1) + 1
+  }
+
   func parts(_ path: String) throws(AttentionError) -> WordPieceTokenizer.Parts {
     func require(_ name: String, _ type: String?, _ expected: String) throws(AttentionError) {
       guard type == expected else {
@@ -162,8 +180,8 @@ private struct TokenizerFile: Decodable {
     let ids = model.vocab.values + added.map(\.id)
     let most = Int(ids.max() ?? -1)
     try requireFile(
-      (ids.min() ?? 0) >= 0 && most < WordPieceTokenizer.idLimit, path,
-      "ids from 0 to \(WordPieceTokenizer.idLimit - 1) expected; got \(ids.min() ?? 0) to \(most)")
+      (ids.min() ?? 0) >= 0 && most < min(WordPieceTokenizer.idLimit, 2 * ids.count + 1024), path,
+      "ids from 0 to about the number of tokens, \(ids.count), expected; got \(ids.min() ?? 0) to \(most)")
     parts.tokens = Array(repeating: nil, count: most + 1)
     for (token, id) in model.vocab { parts.tokens[Int(id)] = token }
     for token in added {
@@ -172,8 +190,7 @@ private struct TokenizerFile: Decodable {
           .unsupported, path,
           "added tokens without single_word, lstrip, rstrip and normalized expected; got \"\(token.content)\"")
       }
-      parts.tokens[Int(token.id)] = token.content
-      if !token.content.isEmpty { parts.specialTokens[token.content] = token.id }
+      parts.specialTokens.append((token.content, token.id))
     }
     try around(&parts, path)
     return parts

@@ -10,25 +10,27 @@ internal import AttentionTensors
 /// Ids are those of Hugging Face's `tokenizers` (0.23) for every text: all scalars were compared. Special tokens that
 /// stand in the text, such as `[SEP]`, are taken for themselves, as there.
 ///
-/// Cost: linear in the text, and no further than the tokens that are wanted. Safe to use from several threads at once.
+/// Cost: linear in the text, and no further than the word with the last token that is wanted. Safe to use from several threads at once.
 /// Source: Devlin et al. 2018 (arXiv:1810.04805); Schuster and Nakajima 2012, "Japanese and Korean voice search".
 public struct WordPieceTokenizer: Sendable {
   /// What a tokenizer is made of.
   struct Parts: Sendable {
-    /// Tokens in the order of their ids; nil where an id is not taken.
+    /// The pieces of words in the order of their ids; nil where an id is not taken, or by a special token.
     var tokens: [String?]
     var normalizer = BertNormalizer()
     var unknownToken = "[UNK]"
     var continuationPrefix = "##"
     var wordLimit = 100
     /// Tokens that are taken for themselves wherever the raw text holds them.
-    var specialTokens: [String: Int32] = [:]
+    var specialTokens: [(content: String, id: Int32)] = []
     /// What stands before and behind every text.
     var prefix: [Int32] = []
     var suffix: [Int32] = []
   }
 
   private let parts: Parts
+  /// Pieces and special tokens in the order of their ids.
+  private let names: [String?]
   private let pieces: PieceTrie
   /// Where pieces behind the first one of a word begin; nil: there are none.
   private let continuation: Int32?
@@ -43,6 +45,9 @@ public struct WordPieceTokenizer: Sendable {
 
   init(_ parts: Parts, name: String) throws(AttentionError) {
     self.parts = parts
+    var names = parts.tokens
+    for (token, id) in parts.specialTokens { names[Int(id)] = token }
+    self.names = names
     var pieces = PieceTrie()
     for (id, token) in parts.tokens.enumerated() {
       if let token { pieces.insert(token.utf8, Int32(id)) }
@@ -54,7 +59,7 @@ public struct WordPieceTokenizer: Sendable {
     }
     unknown = pieces.value(node)
     var specials = PieceTrie()
-    for (token, id) in parts.specialTokens { specials.insert(token.utf8, id) }
+    for (token, id) in parts.specialTokens where !token.isEmpty { specials.insert(token.utf8, id) }
     self.specials = specials
     classes = (0..<256).map { value in
       guard value < 128 else { return .beyondASCII }
@@ -70,7 +75,7 @@ public struct WordPieceTokenizer: Sendable {
 
   /// The token of an id; for one that is not in the vocabulary, the unknown token.
   public func token(_ id: Int32) -> String {
-    parts.tokens.indices.contains(Int(id)) ? parts.tokens[Int(id)] ?? parts.unknownToken : parts.unknownToken
+    names.indices.contains(Int(id)) ? names[Int(id)] ?? parts.unknownToken : parts.unknownToken
   }
 
   /// The least length that holds the tokens around a text and one between them.
@@ -86,7 +91,7 @@ public struct WordPieceTokenizer: Sendable {
     let around = parts.prefix.count + parts.suffix.count
     var text = text
     return text.withUTF8 { bytes in
-      var run = Run(tokenizer: self, limit: maximumLength.map { max(0, $0 - around) } ?? .max - around)
+      var run = Run(tokenizer: self, limit: maximumLength.map { max(0, max(0, $0) - around) } ?? .max - around)
       run.ids = parts.prefix
       run.encode(bytes)
       return run.ids.prefix(parts.prefix.count + run.limit) + parts.suffix
@@ -110,6 +115,8 @@ public struct WordPieceTokenizer: Sendable {
       self.tokenizer = tokenizer
       self.limit = limit
     }
+
+    private static let pendingLimit = 64
 
     private var isFull: Bool { ids.count - tokenizer.parts.prefix.count >= limit }
 
@@ -140,7 +147,11 @@ public struct WordPieceTokenizer: Sendable {
         case .removed: index += 1
         case .beyondASCII:
           let (scalar, count) = decode(bytes, index)
-          if let scalar = tokenizer.parts.normalizer.cleaned(scalar) { pending.append(scalar) }
+          if let scalar = tokenizer.parts.normalizer.cleaned(scalar) {
+            // Marks are brought into order behind a letter, so a piece may end before the next one.
+            if pending.count >= Self.pendingLimit, BertCharacters.isLetter(scalar) { flush() }
+            pending.append(scalar)
+          }
           index += count
         }
       }

@@ -23,6 +23,7 @@ struct Embed: ParsableCommand {
   @OptionGroup var options: ContextOptions
 
   func validate() throws {
+    try requireOther("--output", output, than: texts.file)
     if json == (output != nil) { throw ValidationError("one of --json and --output expected") }
   }
 

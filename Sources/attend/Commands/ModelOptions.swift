@@ -28,7 +28,11 @@ struct TextOptions: ParsableArguments {
   }
 
   private func lines(_ input: FileHandle) throws -> [String] {
-    try splitLines(Array(try input.readToEnd() ?? Data()), name: "standard input")
+    let data: Data?
+    do { data = try input.readToEnd() } catch {
+      throw AttentionError(.inputOutput, "standard input", "cannot be read")
+    }
+    return try splitLines(Array(data ?? Data()), name: "standard input")
   }
 }
 
@@ -41,14 +45,10 @@ func lines(of path: String) throws -> [String] {
   try splitLines(readFile(path, byteLimit: textByteLimit), name: path)
 }
 
-private func splitLines(_ bytes: [UInt8], name: String) throws -> [String] {
-  var lines = bytes.split(separator: UInt8(ascii: "\n"), omittingEmptySubsequences: false)
-  if lines.last?.isEmpty == true { lines.removeLast() }
-  return try lines.enumerated().map { index, line in
-    let line = line.last == UInt8(ascii: "\r") ? line.dropLast() : line
-    guard let text = String(validating: line, as: UTF8.self) else {
-      throw AttentionError(.invalidFile, name, "UTF-8 expected; line \(index + 1) is not")
-    }
-    return text
+/// Throws unless an output is another file than every input.
+func requireOther(_ option: String, _ output: String?, than inputs: [String]) throws {
+  func place(_ path: String) -> String { URL(fileURLWithPath: path).resolvingSymlinksInPath().path }
+  if let output, inputs.contains(where: { place($0) == place(output) }) {
+    throw ValidationError("\(option): another path than the input's expected; got \"\(output)\"")
   }
 }

@@ -1,3 +1,4 @@
+import AttentionTensors
 import Foundation
 
 /// Writes `value` to standard output as JSON.
@@ -15,6 +16,13 @@ func printJSONLine(_ value: some Encodable) throws {
   encoder.outputFormatting = [.sortedKeys, .withoutEscapingSlashes]
   encoder.nonConformingFloatEncodingStrategy = .throw
   print(String(decoding: try encoder.encode(value), as: UTF8.self))
+}
+
+/// Throws unless all that was printed has arrived: who reads the output must not take an empty or cut one for the whole.
+func flushOutput() throws {
+  guard fflush(nil) == 0 else {
+    throw AttentionError(.inputOutput, "standard output", String(cString: strerror(errno)))
+  }
 }
 
 /// A number as `1.2e-07`.

@@ -10,7 +10,7 @@ struct ProgressLine {
 
   func report(_ done: Int, of count: Int) {
     guard isShown, count > 0 else { return }
-    let seconds = Double((ContinuousClock.now - start).components.seconds) + 1e-9
+    let seconds = (ContinuousClock.now - start) / .seconds(1)
     var line = "\r\(done) of \(count) \(what)"
     if done > 0, seconds >= 1 {
       let rate = Double(done) / seconds

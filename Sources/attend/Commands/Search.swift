@@ -29,6 +29,7 @@ struct Search: ParsableCommand {
   @OptionGroup var options: ContextOptions
 
   func validate() throws {
+    try requireOther("--save", save, than: [file])
     if top < 1 { throw ValidationError("--top: a number from 1 expected; got \(top)") }
   }
 
@@ -86,6 +87,6 @@ struct Search: ParsableCommand {
       }
       print("")
     }
-    fflush(nil)
+    try flushOutput()
   }
 }

@@ -37,7 +37,7 @@ struct Tokenize: ParsableCommand {
       if json {
         try printJSONLine(Line(text: text, ids: ids, tokens: tokens))
       } else {
-        print(zip(tokens, ids).map { "\($0) \($1)" }.joined(separator: ", "))
+        print(zip(tokens, ids).map { "\($0.printable) \($1)" }.joined(separator: ", "))
       }
     }
   }

@@ -32,9 +32,10 @@ struct MapPage {
         origin: origin, sentences: map.sentences, sentence: sentence, layer: layer, head: head ?? -1, token: token ?? -1
       )
       // A word of the file must not end the script that holds it.
-      let json = String(decoding: try encoder.encode(content), as: UTF8.self).replacing("<", with: "\\u003c")
-      let template = String(decoding: PackageResources.map_html, as: UTF8.self)
-      return Array(template.replacing("/*DATA*/", with: json).utf8)
+      // By bytes: some characters join with the "<" behind them.
+      let json = try encoder.encode(content).flatMap { $0 == UInt8(ascii: "<") ? Array("\\u003c".utf8) : [$0] }
+      let parts = String(decoding: PackageResources.map_html, as: UTF8.self).components(separatedBy: "/*DATA*/")
+      return Array(parts[0].utf8) + json + Array(parts[1].utf8)
     }
   }
 }
