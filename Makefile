@@ -3,7 +3,7 @@
 # make help    the rest
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo model test test-sanitized test-debug test-browser test-neon test-tokenizer fuzz runner bench tune compare regressions \
+.PHONY: help setup demo model test test-sanitized test-debug test-browser test-neon test-tokenizer test-server fuzz runner bench tune compare regressions \
   examples docs format lint
 
 SOURCES := Package.swift Sources Tests Benchmarks Examples
@@ -80,6 +80,10 @@ regressions: setup ## hold allocations, instructions and relative time to Benchm
 examples: setup ## build and run the examples, a package that depends on this one as a user's does
 	@set -e; for name in TenLines PyTorchLayer ConcurrentCalls; do \
 	  echo "== $$name"; swift run --package-path Examples -c release $$name; done
+
+test-server: setup ## build the example server of embeddings, try it, and put it under load for ten seconds
+	@swift build -c release --product attend
+	@Examples/EmbeddingServer/test --model "$$($(ATTEND) fetch-model --path 2>/dev/null || echo $(CURDIR)/Tests/Fixtures/bert/tiny)"
 
 docs: setup ## build the documentation, without a warning, into .build-docs/html
 	ATTENTION_DOCC=1 swift package --scratch-path .build-docs --allow-writing-to-directory .build-docs \

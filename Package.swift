@@ -96,6 +96,13 @@ let package = Package(
       name: "AttentionFilesTests", dependencies: ["AttentionFiles", "AttentionTensors", "AttentionTestSupport"],
       swiftSettings: swiftSettings),
     .testTarget(
+      name: "AttentionModelsTests",
+      dependencies: [
+        "Attention", "AttentionBLAS", "AttentionFiles", "AttentionModels", "AttentionProblems", "AttentionTensors",
+        "AttentionTestSupport",
+      ],
+      swiftSettings: swiftSettings),
+    .testTarget(
       name: "AttentionTrainingTests",
       dependencies: ["AttentionBLAS", "AttentionTensors", "AttentionTestSupport", "AttentionTraining"],
       swiftSettings: swiftSettings),

@@ -68,6 +68,9 @@ final class EmbeddingQueue: @unchecked Sendable {
   /// Batches with fewer tokens wait for company: with as many, a second text costs as much as in a batch of its own.
   private static let smallTokenCount = 256
 
+  /// Some 30 years: instants and dates beyond trap.
+  private static let longestDelay = Duration.seconds(1_000_000_000)
+
   init(encoder: SentenceEncoder, options: TextEmbedder.Options) {
     self.encoder = encoder
     self.options = options
@@ -112,7 +115,7 @@ final class EmbeddingQueue: @unchecked Sendable {
     dropEnded()
     if options.maximumDelay > .zero, !isLast, !active.isEmpty, isSmall {
       // The first one's wait counts for all that join it.
-      let end = deadline ?? ContinuousClock.now + options.maximumDelay
+      let end = deadline ?? ContinuousClock.now + min(options.maximumDelay, Self.longestDelay)
       if ContinuousClock.now < end {
         deadline = end
         return true
@@ -151,10 +154,11 @@ final class EmbeddingQueue: @unchecked Sendable {
     condition.unlock()
   }
 
-  private func dropEnded() {
+  /// Makes room of those that are over, and of `failed`: before their callers hear of it, whose next requests find it.
+  private func dropEnded(failed: [EmbeddingJob] = []) {
     var freed = 0
     active.removeAll { job in
-      guard job.isEnded || job.isTaken else { return false }
+      guard job.isEnded || job.isTaken || failed.contains(where: { $0 === job }) else { return false }
       freed += job.texts.count - job.takenCount
       return true
     }
@@ -207,6 +211,7 @@ final class EmbeddingQueue: @unchecked Sendable {
 
   private func embedBatch() {
     let shares = takeBatch()
+    let taken = shares.reduce(0) { $0 + $1.sequences.count }
     do {
       let vectors = try encoder.embed(tokens: shares.flatMap(\.sequences), context: options.context) {
         // Between layers: nobody waits for the result any more.
@@ -218,12 +223,14 @@ final class EmbeddingQueue: @unchecked Sendable {
           share.job.vectors.append(try vectors.select(row, axis: 0).array)
           row += 1
         }
-        if share.job.isTaken { share.job.end(.success(share.job.vectors)) }
       }
+      release(taken)
+      dropEnded()
+      for share in shares where share.job.isTaken { share.job.end(.success(share.job.vectors)) }
     } catch {
+      release(taken)
+      dropEnded(failed: shares.map(\.job))
       for share in shares { share.job.end(.failure(error)) }
     }
-    release(shares.reduce(0) { $0 + $1.sequences.count })
-    dropEnded()
   }
 }

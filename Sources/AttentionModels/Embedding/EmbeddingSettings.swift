@@ -52,7 +52,9 @@ struct EmbeddingSettings {
       let lengths: Lengths? = try encoder.json(name)
       // Hugging Face writes 1e30 where it has no limit.
       guard let length = lengths?.max_seq_length ?? lengths?.model_max_length, length < 1e9 else { continue }
-      try requireFile(length >= 1, encoder.path(name), "a length from 1 expected; got \(length)")
+      try requireFile(
+        length >= 1, encoder.path(name),
+        "\(lengths?.max_seq_length == nil ? "model_max_length" : "max_seq_length") from 1 expected; got \(length)")
       maximumLength = Int(length)
     }
   }

@@ -110,6 +110,8 @@ public struct SentenceEncoder: Sendable {
     tokens sequences: [[Int32]], context: AttentionContext = .default,
     checkpoint: @Sendable () throws -> Void = {}
   ) throws -> Tensor<Float> {
+    // Here, where a sequence has the caller's number.
+    try encoder.check(sequences)
     let batches = TokenBatch.batches(lengths: sequences.map(\.count))
     let width = width
     return try Tensor(shape: [sequences.count, width]) { target in

@@ -20,7 +20,7 @@ public import Foundation
 public final class TextEmbedder: Sendable {
   /// How requests are put together.
   public struct Options: Sendable {
-    /// How long a batch of fewer than 256 tokens waits for company: 1 ms. Zero: it never waits. At most a minute.
+    /// How long a batch of fewer than 256 tokens waits for company: 1 ms. Zero: it never waits.
     public var maximumDelay: Duration
     /// Tokens of a batch at most; a text that is longer is one of its own. 2048, some 0.2 s on two threads.
     public var tokenLimit: Int
@@ -69,9 +69,8 @@ public final class TextEmbedder: Sendable {
 
   private init(options: Options, load: @escaping @Sendable () throws -> SentenceEncoder) async throws {
     try requireArgument(
-      options.tokenLimit >= 1 && options.waitingLimit >= 1 && options.maximumDelay >= .zero
-        && options.maximumDelay <= .seconds(60), "TextEmbedder",
-      "limits from 1 and a delay from 0 to 60 s expected; got \(options.tokenLimit), \(options.waitingLimit), "
+      options.tokenLimit >= 1 && options.waitingLimit >= 1 && options.maximumDelay >= .zero, "TextEmbedder",
+      "limits from 1 and a delay from 0 expected; got \(options.tokenLimit), \(options.waitingLimit), "
         + "\(options.maximumDelay)")
     // Loading and packing take a while, so they are done on the new thread too.
     let (model, queue) = try await withCheckedThrowingContinuation {

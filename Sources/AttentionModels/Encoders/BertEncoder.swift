@@ -137,8 +137,8 @@ public struct BertEncoder: Sendable {
     return Trace(hiddenStates: states, attentions: attentions)
   }
 
-  /// norm(word + position + type), `[T, d]`.
-  private func embeddings(_ sequences: [[Int32]], _ context: AttentionContext) throws -> Tensor<Float> {
+  /// Throws unless every sequence fits the positions, and its tokens the vocabulary.
+  func check(_ sequences: [[Int32]]) throws(AttentionError) {
     for (index, sequence) in sequences.enumerated() {
       try requireArgument(
         sequence.count <= configuration.positionCount, "BertEncoder",
@@ -149,6 +149,11 @@ public struct BertEncoder: Sendable {
           "tokens from 0 to \(configuration.vocabularySize - 1) expected; sequence \(index) holds \(token)")
       }
     }
+  }
+
+  /// norm(word + position + type), `[T, d]`.
+  private func embeddings(_ sequences: [[Int32]], _ context: AttentionContext) throws -> Tensor<Float> {
+    try check(sequences)
     let kernels = try context.kernels(for: Float.self)
     let width = configuration.hiddenWidth
     let count = sequences.reduce(0) { $0 + $1.count }

@@ -54,6 +54,9 @@ struct ModelFolder {
     case .keyNotFound(let key, let context): return "\"\(key.stringValue)\" expected in \(place(context))"
     case .valueNotFound(_, let context): return "\(place(context)): a value expected; got null"
     case .typeMismatch(let type, let context): return "\(place(context)): a value of type \(type) expected"
+    // Foundation does not tell which number does not fit its member, nor that it is one.
+    case .dataCorrupted(let context) where context.codingPath.isEmpty:
+      return "valid JSON expected, and whole numbers where they are due"
     case .dataCorrupted(let context): return "\(place(context)): \(context.debugDescription)"
     @unknown default: return "no valid JSON"
     }

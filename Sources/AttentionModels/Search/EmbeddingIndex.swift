@@ -255,7 +255,7 @@ private struct BestScores {
 
   private mutating func prune() {
     entries.sort { ($0.score, $1.position) > ($1.score, $0.position) }
-    if entries.count < limit { return }
+    if limit == 0 || entries.count < limit { return }
     entries.removeSubrange(limit...)
     threshold = entries[limit - 1].score
   }

@@ -17,11 +17,8 @@ extension WordPieceTokenizer {
     if let file: TokenizerFile = try folder.json("tokenizer.json") {
       let path = folder.path("tokenizer.json")
       var parts = try file.parts(path)
-      if file.hasGaps {
-        // JSON's keys are strings of Swift, of which two that look alike, é in one or two scalars, are one. Lines are not.
-        guard folder.contains("vocab.txt") else {
-          throw AttentionError(.unsupported, path, "ids without gaps, or vocab.txt beside it, expected")
-        }
+      if file.hasGaps, folder.contains("vocab.txt") {
+        // JSON's keys are strings of Swift, of which two that look alike, é in one scalar or two, are one. Lines are not.
         let tokens = try Self.vocabulary(folder)
         let isSame = parts.tokens.enumerated().allSatisfy { id, token in token == nil || tokens.indices.contains(id) }
         try requireFile(isSame, folder.path("vocab.txt"), "the vocabulary of \(path) expected")
@@ -179,9 +176,11 @@ private struct TokenizerFile: Decodable {
     let added = added_tokens ?? []
     let ids = model.vocab.values + added.map(\.id)
     let most = Int(ids.max() ?? -1)
+    // Gaps take memory.
+    let limit = min(WordPieceTokenizer.idLimit, max(1 << 20, 2 * ids.count))
     try requireFile(
-      (ids.min() ?? 0) >= 0 && most < min(WordPieceTokenizer.idLimit, 2 * ids.count + 1024), path,
-      "ids from 0 to about the number of tokens, \(ids.count), expected; got \(ids.min() ?? 0) to \(most)")
+      (ids.min() ?? 0) >= 0 && most < limit, path,
+      "ids from 0 to \(limit - 1) expected; got \(ids.min() ?? 0) to \(most)")
     parts.tokens = Array(repeating: nil, count: most + 1)
     for (token, id) in model.vocab { parts.tokens[Int(id)] = token }
     for token in added {
@@ -222,9 +221,11 @@ private struct TokenizerFile: Decodable {
       throw AttentionError(
         .unsupported, path, "post_processor TemplateProcessing or BertProcessing expected; got \"\(post.type)\"")
     }
+    let specials = Set(parts.specialTokens.map(\.id))
     for id in parts.prefix + parts.suffix {
+      let isThere = parts.tokens.indices.contains(Int(id)) && (parts.tokens[Int(id)] != nil || specials.contains(id))
       try requireFile(
-        parts.tokens.indices.contains(Int(id)), path, "post_processor: ids of the vocabulary expected; got \(id)")
+        isThere, path, "post_processor: ids of the vocabulary expected; got \(id)")
     }
   }
 }

@@ -1,0 +1,117 @@
+import AttentionModels
+import AttentionTensors
+import AttentionTestSupport
+import Testing
+
+@Suite("Cancelled calls of an embedder")
+struct EmbedderCancellationTests {
+  private let model: SentenceEncoder
+  private let gate = Gate()
+  init() throws { model = try SentenceEncoder(directory: Fixture.tiny) }
+
+  private func embedder(delay: Duration = .zero) async throws -> TextEmbedder {
+    try await TextEmbedder(
+      model: model, options: .init(maximumDelay: delay, context: AttentionContext(executor: gate)))
+  }
+
+  private func expectCancelled(
+    _ task: Task<[[Float]], any Error>, sourceLocation: SourceLocation = #_sourceLocation
+  ) async {
+    task.cancel()
+    await #expect(throws: CancellationError.self, sourceLocation: sourceLocation) { try await task.value }
+  }
+
+  private func expectVectors(
+    _ vectors: [[Float]], of texts: [String], sourceLocation: SourceLocation = #_sourceLocation
+  ) throws {
+    #expect(sameBits(vectors, try expectedVectors(texts, model)), sourceLocation: sourceLocation)
+  }
+
+  @Test("a task that is cancelled before its call", arguments: [[], ["house"]])
+  func before(texts: [String]) async throws {
+    let embedder = try await embedder()
+    let task = Task {
+      withUnsafeCurrentTask { $0?.cancel() }
+      return try await embedder.embed(texts)
+    }
+    await #expect(throws: CancellationError.self) { try await task.value }
+    #expect(gate.passedCount == 0)
+    try expectVectors(try await embedder.embed(["rain"]), of: ["rain"])
+  }
+
+  @Test("a call that waits for company ends at once, and the company gets its results")
+  func waitingForCompany() async throws {
+    let embedder = try await embedder(delay: .seconds(3600))
+    let waiting = Task { try await embedder.embed(["house"]) }
+    try await Task.sleep(for: .milliseconds(20))
+    await expectCancelled(waiting)
+    let many = Array(repeating: "a good letter", count: 100)
+    try expectVectors(try await embedder.embed(many), of: many)
+  }
+
+  @Test("a call that waits behind a running one ends at once, and the others get their results")
+  func waitingBehind() async throws {
+    let embedder = try await embedder()
+    gate.close()
+    let running = Task { try await embedder.embed(["house"]) }
+    try await until("the first one runs") { gate.isHolding }
+    let cancelled = Task { try await embedder.embed(["rain", "letter"]) }
+    let other = Task { try await embedder.embed(["heart", "wife"]) }
+    try await Task.sleep(for: .milliseconds(20))
+    await expectCancelled(cancelled)
+    #expect(gate.isHolding)
+    gate.open()
+    try expectVectors(try await running.value, of: ["house"])
+    try expectVectors(try await other.value, of: ["heart", "wife"])
+  }
+
+  @Test("a call that runs ends at once, the rest of it is not computed, and later ones get their results")
+  func running() async throws {
+    let embedder = try await embedder()
+    try expectVectors(try await embedder.embed(["house"]), of: ["house"])
+    let callsOfBatch = gate.passedCount
+    gate.close()
+    let running = Task { try await embedder.embed(["house"]) }
+    try await until("it runs") { gate.isHolding }
+    await expectCancelled(running)
+    #expect(gate.isHolding)
+    gate.open()
+    try expectVectors(try await embedder.embed(["rain"]), of: ["rain"])
+    // One batch, another one, and the first layer of the cancelled one.
+    #expect(gate.passedCount < 3 * callsOfBatch)
+  }
+
+  @Test("one of two calls in a batch that runs ends at once, and the other gets its result")
+  func sharedBatch() async throws {
+    let embedder = try await embedder(delay: .seconds(3600))
+    gate.close()
+    let small = Task { try await embedder.embed(["house"]) }
+    try await Task.sleep(for: .milliseconds(50))
+    let many = Array(repeating: "a good letter", count: 100)
+    let large = Task { try await embedder.embed(many) }
+    try await until("both run") { gate.isHolding }
+    await expectCancelled(small)
+    #expect(gate.isHolding)
+    gate.open()
+    try expectVectors(try await large.value, of: many)
+  }
+
+  @Test("of many calls some of which are cancelled at any time, the others get the right bits")
+  func anyTime() async throws {
+    let seed: UInt64 = 12
+    var generator = TestGenerator(seed: seed)
+    let embedder = try await TextEmbedder(model: model, options: .init(tokenLimit: 200))
+    let requests = (0..<300).map { _ in generator.texts(Int.random(in: 1...20, using: &generator)) }
+    let tasks = requests.map { texts in Task { try await embedder.embed(texts) } }
+    for index in stride(from: 0, to: tasks.count, by: 3) {
+      await Task.yield()
+      tasks[index].cancel()
+    }
+    for (index, task) in tasks.enumerated() {
+      do { try expectVectors(try await task.value, of: requests[index]) } catch is CancellationError {
+        #expect(index % 3 == 0, "seed \(seed)")
+      }
+    }
+    try expectVectors(try await embedder.embed(["rain"]), of: ["rain"])
+  }
+}

@@ -1,0 +1,203 @@
+import AttentionFiles
+import AttentionModels
+import AttentionTensors
+import AttentionTestSupport
+import Foundation
+import Testing
+
+@Suite("Weights of model.safetensors")
+struct WeightTests {
+  private let copy: ModelCopy
+  private let texts: [String]
+  private let word = "embeddings.word_embeddings.weight"
+  private let bias = "encoder.layer.1.attention.self.key.bias"
+  private let norm = "encoder.layer.0.output.LayerNorm.weight"
+
+  init() throws {
+    copy = try ModelCopy()
+    var generator = TestGenerator(seed: 9)
+    texts = generator.texts(30)
+  }
+
+  private func load(_ loading: SafeTensorsFile.Loading = .mapped) throws {
+    _ = try SentenceEncoder(directory: copy.path, loading: loading)
+  }
+
+  private func embed(_ path: String) throws -> [Float] { try SentenceEncoder(directory: path).embed(texts).array }
+
+  private var weights: String { copy("model.safetensors") }
+
+  @Test("one error lists the missing, the unknown and the misshapen tensor")
+  func threeProblems() throws {
+    try copy.editWeights { tensors in
+      tensors[bias] = nil
+      tensors.set("encoder.layer.1.extra.weight", to: [Float](repeating: 0, count: 6), shape: [2, 3])
+      tensors.set(norm, to: [Float](repeating: 1, count: 47))
+    }
+    expectError(
+      weights, "\(bias) [48] is missing", "encoder.layer.1.extra.weight [2, 3] is unknown",
+      "\(norm) is [47], [48] expected",
+      code: .invalidFile
+    ) { try load() }
+  }
+
+  @Test("each tensor that is missing, transposed or of another rank is named")
+  func eachTensor() throws {
+    let whole = try copy.read("model.safetensors")
+    for name in try StoredTensors(path: weights).names where !name.hasPrefix("pooler.") {
+      try copy.write(whole, to: "model.safetensors")
+      try copy.editWeights { $0[name] = nil }
+      expectError(weights, "\(name) [", "is missing", code: .invalidFile) { try load() }
+      try copy.write(whole, to: "model.safetensors")
+      try copy.editWeights { $0[name]?.shape.append(1) }
+      expectError(weights, "\(name) is [", ", 1], [", code: .invalidFile) { try load() }
+    }
+  }
+
+  @Test("of very many problems the first are told, and how many more there are")
+  func manyProblems() throws {
+    try copy.set("num_hidden_layers", to: "1000")
+    // 16 tensors of each of 998 layers.
+    expectError(weights, "encoder.layer.2.attention", "and \(998 * 16 - 20) more") { try load() }
+  }
+
+  @Test("with the prefix \"bert.\", heads outside of it are left out, and the embeddings are the same")
+  func prefix() throws {
+    let expected = try embed(copy.path)
+    try copy.editWeights { tensors in
+      for name in tensors.names {
+        tensors["bert.\(name)"] = tensors[name]
+        tensors[name] = nil
+      }
+      tensors.set("cls.predictions.bias", to: [Float](repeating: 1, count: 113))
+      tensors.set("classifier.weight", to: [Int32](repeating: 1, count: 6), shape: [2, 3])
+      tensors.set("bert.embeddings.position_ids", to: (0..<40).map(Int64.init), shape: [1, 40])
+    }
+    #expect(sameBits(try embed(copy.path), expected))
+    try copy.editWeights { tensors in
+      tensors.set("bert.encoder.extra", to: [Float(1)])
+      tensors["bert.\(bias)"] = nil
+    }
+    expectError("bert.\(bias) [48] is missing", "bert.encoder.extra [1] is unknown") { try load() }
+  }
+
+  @Test("without the prefix, a head is unknown")
+  func headWithoutPrefix() throws {
+    try copy.editWeights { $0.set("cls.predictions.bias", to: [Float](repeating: 1, count: 113)) }
+    expectError("cls.predictions.bias [113] is unknown") { try load() }
+  }
+
+  @Test("the pooler and position ids may be there or not")
+  func ignored() throws {
+    let expected = try embed(copy.path)
+    try copy.editWeights { tensors in
+      for name in tensors.names where name.hasPrefix("pooler.") { tensors[name] = nil }
+      tensors.set("embeddings.position_ids", to: (0..<40).map(Int64.init), shape: [1, 40])
+    }
+    #expect(sameBits(try embed(copy.path), expected))
+  }
+
+  /// All weights as another type: as they are then, and rounded to it but kept as Float.
+  private func converted<Element: RealTensorElement>(to _: Element.Type) throws -> (own: [Float], rounded: [Float]) {
+    let (own, rounded) = (try ModelCopy(), try ModelCopy())
+    for name in try StoredTensors(path: weights).names {
+      try own.editWeights { tensors in
+        let values: [Float] = try tensors.values(name)
+        tensors.set(name, to: values.map { Element(nearest: Double($0)) }, shape: tensors[name]?.shape)
+      }
+      try rounded.editWeights { tensors in
+        let values: [Float] = try tensors.values(name)
+        tensors.set(name, to: values.map { Float(Element(nearest: Double($0)).asDouble) }, shape: tensors[name]?.shape)
+      }
+    }
+    return (try embed(own.path), try embed(rounded.path))
+  }
+
+  @Test("BFloat16 and Double are converted exactly, and give embeddings that are near")
+  func otherTypes() throws {
+    let expected = try embed(copy.path)
+    let bfloat16 = try converted(to: BFloat16.self)
+    #expect(sameBits(bfloat16.own, bfloat16.rounded))
+    #expect(mismatch(bfloat16.own, expected.map(Double.init), tolerance: 0.01) == nil)
+    #expect(!sameBits(bfloat16.own, expected))
+    #expect(sameBits(try converted(to: Double.self).own, expected))
+  }
+
+  #if !(os(macOS) && arch(x86_64))
+    @Test("Float16 is converted exactly, and gives embeddings that are near")
+    func float16() throws {
+      let expected = try embed(copy.path)
+      let float16 = try converted(to: Float16.self)
+      #expect(sameBits(float16.own, float16.rounded))
+      #expect(mismatch(float16.own, expected.map(Double.init), tolerance: 0.002) == nil)
+      #expect(!sameBits(float16.own, expected))
+    }
+  #endif
+
+  @Test("types that are no real numbers are named")
+  func integers() throws {
+    try copy.editWeights { tensors in
+      tensors.set(bias, to: [Int32](repeating: 1, count: 48))
+      tensors.set(norm, to: [Bool](repeating: true, count: 48))
+      tensors[word]?.dataType = .float8E4M3
+      tensors[word]?.bytes = [UInt8](repeating: 0, count: 113 * 48)
+    }
+    expectError(
+      weights, "\(bias) is I32, real numbers expected", "\(norm) is BOOL", "\(word) is F8_E4M3", code: .invalidFile
+    ) { try load() }
+  }
+
+  @Test("a file that is cut anywhere is an error in its name, mapped and read")
+  func truncated() throws {
+    let whole = try copy.read("model.safetensors")
+    let header = 8 + whole.prefix(8).enumerated().reduce(0) { $0 + Int($1.element) << (8 * $1.offset) }
+    for count in [0, 1, 7, 8, 9, header / 2, header - 1, header, header + 1, whole.count / 2, whole.count - 1] {
+      try copy.write(whole.prefix(count), to: "model.safetensors")
+      for loading in [SafeTensorsFile.Loading.mapped, .copied] {
+        expectError(weights, code: .invalidFile) { try load(loading) }
+      }
+    }
+  }
+
+  @Test(
+    "claims of the header that are too large are errors that name the tensor",
+    arguments: [
+      ("[113,48]", "[1099511627776,48]"), ("[113,48]", "[9223372036854775807,9223372036854775807]"),
+      ("[113,48]", "[0,1099511627776]"), ("[113,48]", "[-113,48]"), ("\"data_offsets\":[0,", "\"data_offsets\":[4,"),
+      ("\"data_offsets\":[0,", "\"data_offsets\":[0,9"), ("\"data_offsets\":[0,192]", "\"data_offsets\":[192,0]"),
+      ("\"dtype\":\"F32\"", "\"dtype\":\"F64\""),
+    ])
+  func claims(right: String, lie: String) throws {
+    let whole = try copy.read("model.safetensors")
+    let length = whole.prefix(8).enumerated().reduce(0) { $0 + Int($1.element) << (8 * $1.offset) }
+    let header = String(decoding: whole[8..<8 + length], as: UTF8.self)
+    let range = try #require(header.firstRange(of: right))
+    let changed = header.replacingCharacters(in: range, with: lie)
+    let size = withUnsafeBytes(of: UInt64(changed.utf8.count).littleEndian, Array.init)
+    try copy.write(Data(size) + Data(changed.utf8) + whole[(8 + length)...], to: "model.safetensors")
+    expectError(weights, code: .invalidFile) { try load() }
+  }
+
+  @Test(
+    "a header that claims to be longer than the file, or than any, is an error", arguments: [1, 0x7f, 0xff] as [UInt8])
+  func headerLength(byte: UInt8) throws {
+    for place in 3..<8 {
+      var bytes = try copy.read("model.safetensors")
+      bytes[place] = byte
+      try copy.write(bytes, to: "model.safetensors")
+      expectError(weights, code: .invalidFile) { try load() }
+    }
+  }
+
+  @Test("weights in other files are named")
+  func otherFiles() throws {
+    try copy.remove("model.safetensors")
+    expectError(weights, "no such file", code: .notFound) { try load() }
+    for name in ["tf_model.h5", "pytorch_model.bin", "model.safetensors.index.json"] {
+      try copy.write("x", to: name)
+      expectError(weights, "there is \(name)", code: .notFound) { try load() }
+    }
+    try FileManager.default.createDirectory(atPath: weights, withIntermediateDirectories: false)
+    expectError(weights, "regular file", code: .inputOutput) { try load() }
+  }
+}
