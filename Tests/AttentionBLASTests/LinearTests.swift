@@ -4,23 +4,8 @@ import AttentionTensors
 import AttentionTestSupport
 import Testing
 
-#if canImport(Glibc)
-  import Glibc
-#elseif canImport(Darwin)
-  import Darwin
-#endif
-
 @Suite("Linear layers")
 struct LinearTests {
-  private func activated(_ activation: Activation, _ x: Double) -> Double {
-    switch activation {
-    case .none: x
-    case .relu: max(x, 0)
-    case .gelu: x * 0.5 * erfc(-x / 2.squareRoot())
-    case .geluTanh: x * 0.5 * (1 + tanh((2 / Double.pi).squareRoot() * (x + 0.044715 * x * x * x)))
-    }
-  }
-
   private func tensor<Element: BLASElement>(_ numbers: [Double], _ shape: [Int]) throws -> Tensor<Element> {
     try Tensor(numbers.map { Element($0) }, shape: shape)
   }
@@ -34,7 +19,7 @@ struct LinearTests {
       for column in 0..<output {
         var sum = bias?[column] ?? 0
         for i in 0..<input { sum += x[row * input + i] * weight[column * input + i] }
-        y.append(activated(activation, sum))
+        y.append(referenceActivation("\(activation)", sum))
       }
     }
     return y

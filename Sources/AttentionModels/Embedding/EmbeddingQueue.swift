@@ -53,7 +53,6 @@ final class EmbeddingJob: @unchecked Sendable {
 /// A thread of its own that embeds what callers bring, several of them in one batch.
 final class EmbeddingQueue: @unchecked Sendable {
   // Sendable: `incoming`, `waitingCount` and `isStopped` are touched under `condition`; `active` and `deadline` by the thread alone.
-  private let encoder: SentenceEncoder
   private let options: TextEmbedder.Options
   private let condition = NSCondition()
   private var incoming: [EmbeddingJob] = []
@@ -71,10 +70,7 @@ final class EmbeddingQueue: @unchecked Sendable {
   /// Some 30 years: instants and dates beyond trap.
   private static let longestDelay = Duration.seconds(1_000_000_000)
 
-  init(encoder: SentenceEncoder, options: TextEmbedder.Options) {
-    self.encoder = encoder
-    self.options = options
-  }
+  init(options: TextEmbedder.Options) { self.options = options }
 
   /// - Throws: `AttentionError` of code `busy` where too many texts wait already.
   func add(_ job: EmbeddingJob) throws(AttentionError) {
@@ -98,22 +94,22 @@ final class EmbeddingQueue: @unchecked Sendable {
     condition.unlock()
   }
 
-  /// The life of the thread.
-  func run() {
+  /// The life of the thread, with a model that it has loaded.
+  func run(_ encoder: SentenceEncoder) {
     #if canImport(ObjectiveC)
       // The thread never returns, so what Foundation leaves to it must go at each turn.
-      while autoreleasepool(invoking: turn) {}
+      while autoreleasepool(invoking: { turn(encoder) }) {}
     #else
-      while turn() {}
+      while turn(encoder) {}
     #endif
   }
 
   /// Takes what has come, and embeds a batch unless it is better to wait. False: it is over.
-  private func turn() -> Bool {
+  private func turn(_ encoder: SentenceEncoder) -> Bool {
     guard let (jobs, isLast) = next() else { return false }
     active += jobs
     dropEnded()
-    if options.maximumDelay > .zero, !isLast, !active.isEmpty, isSmall {
+    if options.maximumDelay > .zero, !isLast, !active.isEmpty, isSmall(encoder) {
       // The first one's wait counts for all that join it.
       let end = deadline ?? ContinuousClock.now + min(options.maximumDelay, Self.longestDelay)
       if ContinuousClock.now < end {
@@ -122,7 +118,7 @@ final class EmbeddingQueue: @unchecked Sendable {
       }
     }
     deadline = nil
-    if !active.isEmpty { embedBatch() }
+    if !active.isEmpty { embedBatch(encoder) }
     return true
   }
 
@@ -166,7 +162,7 @@ final class EmbeddingQueue: @unchecked Sendable {
   }
 
   /// True if all that waits is new and little.
-  private var isSmall: Bool {
+  private func isSmall(_ encoder: SentenceEncoder) -> Bool {
     var count = 0
     for job in active {
       if job.takenCount > 0 { return false }
@@ -185,7 +181,7 @@ final class EmbeddingQueue: @unchecked Sendable {
   }
 
   /// Takes turns: every job some texts, as long as there is room, and those with none are first next time.
-  private func takeBatch() -> [Share] {
+  private func takeBatch(_ encoder: SentenceEncoder) -> [Share] {
     var rest = options.tokenLimit
     var shares = active.map { Share(job: $0) }
     var isEmpty = true
@@ -209,8 +205,8 @@ final class EmbeddingQueue: @unchecked Sendable {
     return shares.filter { !$0.sequences.isEmpty }
   }
 
-  private func embedBatch() {
-    let shares = takeBatch()
+  private func embedBatch(_ encoder: SentenceEncoder) {
+    let shares = takeBatch(encoder)
     let taken = shares.reduce(0) { $0 + $1.sequences.count }
     do {
       let vectors = try encoder.embed(tokens: shares.flatMap(\.sequences), context: options.context) {

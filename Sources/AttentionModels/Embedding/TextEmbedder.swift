@@ -72,21 +72,22 @@ public final class TextEmbedder: Sendable {
       options.tokenLimit >= 1 && options.waitingLimit >= 1 && options.maximumDelay >= .zero, "TextEmbedder",
       "limits from 1 and a delay from 0 expected; got \(options.tokenLimit), \(options.waitingLimit), "
         + "\(options.maximumDelay)")
+    // Here and not on the thread: so ThreadSanitizer sees that it is made before it is used.
+    let queue = EmbeddingQueue(options: options)
     // Loading and packing take a while, so they are done on the new thread too.
-    let (model, queue) = try await withCheckedThrowingContinuation {
-      (continuation: CheckedContinuation<(SentenceEncoder, EmbeddingQueue), any Error>) in
+    let model = try await withCheckedThrowingContinuation {
+      (continuation: CheckedContinuation<SentenceEncoder, any Error>) in
       let thread = Thread {
-        let queue: EmbeddingQueue
+        let model: SentenceEncoder
         do {
-          let model = try load()
+          model = try load()
           try model.encoder.pack(context: options.context)
-          queue = EmbeddingQueue(encoder: model, options: options)
-          continuation.resume(returning: (model, queue))
         } catch {
           continuation.resume(throwing: error)
           return
         }
-        queue.run()
+        continuation.resume(returning: model)
+        queue.run(model)
       }
       thread.name = "TextEmbedder"
       // Foundation's default is half a megabyte.

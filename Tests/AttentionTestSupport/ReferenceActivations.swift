@@ -1,0 +1,16 @@
+#if canImport(Glibc)
+  import Glibc
+#elseif canImport(Darwin)
+  import Darwin
+#endif
+
+/// The formulas of activations, in Double, by the names of the library's cases.
+public func referenceActivation(_ name: String, _ x: Double) -> Double {
+  switch name {
+  case "none": x
+  case "relu": max(x, 0)
+  case "gelu": x * 0.5 * erfc(-x / 2.squareRoot())
+  case "geluTanh": x * 0.5 * (1 + tanh((2 / Double.pi).squareRoot() * (x + 0.044715 * x * x * x)))
+  default: fatalError("no formula for \(name)")
+  }
+}
