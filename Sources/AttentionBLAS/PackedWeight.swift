@@ -2,7 +2,9 @@ internal import AttentionTensors
 
 /// A weight `[out, in]` in the order in which products read it: its transpose in panels of up to 192 bytes of columns.
 ///
-/// The layout is the same for every instruction set: narrower vectors take a panel in parts.
+/// The layout is the same for every instruction set: narrower vectors take a panel in parts. Against packing at each call and
+/// adding the bias first, layers of attention take 0.95 to 0.98 of the time, one of 12 tokens and width 384 0.76 (2 threads of an
+/// EPYC of family 25, 2026-11).
 final class PackedWeight<Element: BLASElement>: Sendable {
   let columnCount: Int
   let depth: Int
