@@ -12,9 +12,8 @@ struct ModelArticleTests {
   func sentences() throws {
     let encoder = try SentenceEncoder(directory: folder)
     let vectors = try encoder.embed(["She is happy.", "He walks in the rain."])
-    let cosine = zip(try vectors.select(0, axis: 0).array, try vectors.select(1, axis: 0).array).reduce(0) {
-      $0 + $1.0 * $1.1
-    }
+    let (a, b) = (try vectors.select(0, axis: 0).array, try vectors.select(1, axis: 0).array)
+    let cosine = zip(a, b).reduce(0) { $0 + $1.0 * $1.1 }
     print(vectors.shape, cosine)  // [2, 384] for all-MiniLM-L6-v2
     #expect(vectors.shape == [2, 48] && abs(cosine) <= 1.0001)
 
