@@ -94,7 +94,7 @@ static double random_number(void) {
       ptrdiff_t stride = vectors * kernels->lane_count;                                                            \
       attn_pack pack = {rows, width, q_rows, 1, attn_packing_scaled, 0.5, panel, stride};                          \
       kernels->pack(&pack);                                                                                        \
-      attn_product dots = {vectors, keys, width, k, width, 1, panel, stride, scores, stride, NULL};                \
+      attn_product dots = {vectors, keys, width, k, width, 1, panel, stride, scores, stride, NULL, NULL, attn_activation_none};                \
       kernels->multiply(&dots);                                                                                    \
       attn_row_product row_dots = {rows, keys, width, q, width, k, width, attn_stored_native, few, keys, 0.5};                         \
       kernels->dot_rows(&row_dots);                                                                                \
@@ -107,7 +107,7 @@ static double random_number(void) {
       kernels->pack(&add);                                                                                         \
       attn_softmax_lanes softmax = {vectors, keys, stride, scores, NULL, NULL, maximum, sum, rescale};             \
       kernels->softmax_lanes(&softmax);                                                                            \
-      attn_product values = {vectors, width, keys, v, 1, width, scores, stride, result, stride, NULL};             \
+      attn_product values = {vectors, width, keys, v, 1, width, scores, stride, result, stride, NULL, NULL, attn_activation_none};             \
       kernels->multiply(&values);                                                                                  \
       for (int i = 0; i < stride; i++) factor[i] = 1 / sum[i];                                                     \
       attn_unpack unpack = {rows, width, result, stride, factor, output_rows, 1};                                  \
