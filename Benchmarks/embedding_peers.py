@@ -3,7 +3,8 @@
 Each takes a folder of a BERT model with mean pooling, the sentences and a number of threads, and embeds in float32:
 `embed_all()` gives [sentences, width] in the order of the sentences, normalised, `embed_one(text)` [width]. Tokenizing is part of
 both. Sentences go in batches of like length, padded to the longest of the batch, as both peers' users would have it; of 16,
-for smaller batches are padded less and larger ones gain nothing.
+where padding adds 9 % to the tokens of the 512 sentences of `compare`; in batches of 32 it is 20 %, and batches of 8 are as fast on two
+threads, 5 % faster for ONNX Runtime on one.
 
 As a program it serves one of them to `compare`, which knows the packages they need: a JSON object a line, as the runner's, so that
 both sides take the same sentences in the same order. The first request loads the peer, later ones differ in `iterations` only.

@@ -38,8 +38,7 @@ final class EmbeddingWorkload {
   init(_ request: EmbeddingRequest) throws {
     self.request = request
     let encoder = try SentenceEncoder(directory: request.model)
-    let bytes = try readFile(request.file, byteLimit: 1 << 30)
-    let lines = bytes.split(separator: UInt8(ascii: "\n")).map { String(decoding: $0, as: UTF8.self) }
+    let lines = try splitLines(readFile(request.file, byteLimit: 1 << 30), name: request.file).filter { !$0.isEmpty }
     let texts = stride(from: 0, to: lines.count, by: max(1, request.every ?? 1)).map { lines[$0] }
     guard !texts.isEmpty else { throw AttentionError(.invalidFile, request.file, "at least one sentence expected") }
     self.encoder = encoder

@@ -53,6 +53,22 @@ struct HostileTokenizerTests {
     #expect(sparse.encode("a") == [1, 100_000, 2])
   }
 
+  @Test("of tokens that look alike vocab.txt tells those that JSON loses, and special tokens behind it stay")
+  func lookingAlike() throws {
+    let lines = ["[UNK]", "[CLS]", "[SEP]", "e\u{301}", "\u{e9}", "a"]
+    _ = try folder.write(Array(lines.joined(separator: "\n").utf8), to: "vocab.txt")
+    let vocabulary = lines.enumerated().map { "\"\($1)\": \($0)" }.joined(separator: ", ")
+    let added = #"[{"id": 9, "content": "[X]"}]"#
+    let kept = #"{"type": "BertNormalizer", "strip_accents": false}"#
+    let members = ["model": "{\"vocab\": {\(vocabulary)}}", "added_tokens": added, "normalizer": kept]
+    let both = try tokenizer(members)
+    #expect(both.encode("\u{e9} e\u{301} [X] x") == [1, 4, 3, 9, 0, 2])
+    #expect(both.token(9) == "[X]" && both.token(7) == "[UNK]")
+    // Another vocabulary than the tokenizer's.
+    _ = try folder.write(Array("[UNK]\n[CLS]\n[SEP]\nb\n\u{e9}\nc\n".utf8), to: "vocab.txt")
+    expectError("vocab.txt: the vocabulary of ", code: .invalidFile) { _ = try tokenizer(members) }
+  }
+
   @Test("no limit of characters traps", arguments: ["-9223372036854775808", "-1", "0", "1", "9223372036854775807"])
   func wordLimit(limit: String) throws {
     let vocabulary = ###""vocab": {"[UNK]": 0, "[CLS]": 1, "[SEP]": 2, "a": 3, "##a": 4}"###

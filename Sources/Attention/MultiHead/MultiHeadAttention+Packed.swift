@@ -14,7 +14,7 @@ extension MultiHeadAttention {
   ///   - lengths: How many tokens each sequence has; T together.
   ///   - isCausal: Whether a token attends only to itself and those before it in its sequence.
   ///   - context: Threads, instruction set, algorithm.
-  /// - Returns: `[T, d]`; each sequence has the bits that it has alone.
+  /// - Returns: `[T, d]`; each sequence has the bits that it has alone (with OpenBLAS's products, nearly).
   /// - Throws: `AttentionError` where the lengths do not sum to T, and for layers whose inputs differ in width or that add
   ///   keys of their own.
   public func forward(

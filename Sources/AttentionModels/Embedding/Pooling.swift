@@ -16,7 +16,7 @@ public enum Pooling: String, Sendable, Hashable, CaseIterable {
     guard count > 0 else { return vector.update(repeating: 0, count: width) }
     vector.update(from: states, count: width)
     if self == .cls { return }
-    for row in 1..<Swift.max(count, 1) {
+    for row in 1..<count {
       let state = states + row * width
       if self == .max {
         for i in 0..<width { vector[i] = Swift.max(vector[i], state[i]) }

@@ -9,8 +9,8 @@ internal import Synchronization
 ///     let vectors = try encoder.embed(["A man is eating.", "Someone has lunch."])   // [2, 384]
 ///
 /// For programs that compute on their own threads; servers take ``TextEmbedder``. Texts are sorted by length and packed
-/// without padding; a text has the same bits alone and beside others, whatever the threads (with OpenBLAS's products, nearly). Safe to call from several
-/// threads at once.
+/// without padding; a text has the same bits alone and beside others, whatever the threads (with OpenBLAS's products,
+/// nearly). Safe to call from several threads at once.
 public struct SentenceEncoder: Sendable {
   /// Text to tokens.
   public let tokenizer: WordPieceTokenizer

@@ -82,6 +82,8 @@ public final class TextEmbedder: Sendable {
         do {
           model = try load()
           try model.encoder.pack(context: options.context)
+          // The first text beyond ASCII has all decompositions looked up, which no caller shall wait for.
+          _ = model.tokens("é")
         } catch {
           continuation.resume(throwing: error)
           return

@@ -132,7 +132,7 @@ public struct BertEncoder: Sendable {
       let result = try layer.attention.forward(
         query: batch, key: batch, value: batch, weights: .perHead, context: context)
       attentions.append(try result.weights!.select(0, axis: 0))
-      states.append(try layer.forward(x, lengths: [tokens.count], context: context))
+      states.append(try layer.finish(result.output.select(0, axis: 0), x, context: context))
     }
     return Trace(hiddenStates: states, attentions: attentions)
   }

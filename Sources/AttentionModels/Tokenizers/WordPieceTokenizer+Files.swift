@@ -20,9 +20,13 @@ extension WordPieceTokenizer {
       if file.hasGaps, folder.contains("vocab.txt") {
         // JSON's keys are strings of Swift, of which two that look alike, é in one scalar or two, are one. Lines are not.
         let tokens = try Self.vocabulary(folder)
-        let isSame = parts.tokens.enumerated().allSatisfy { id, token in token == nil || tokens.indices.contains(id) }
-        try requireFile(isSame, folder.path("vocab.txt"), "the vocabulary of \(path) expected")
-        parts.tokens = tokens
+        let isSame = parts.tokens.enumerated().allSatisfy { id, token in
+          token == nil || tokens.indices.contains(id) && tokens[id] == token
+        }
+        try requireFile(
+          isSame && tokens.count <= parts.tokens.count, folder.path("vocab.txt"), "the vocabulary of \(path) expected")
+        let specials = Set(parts.specialTokens.map(\.id))
+        for (id, token) in tokens.enumerated() where !specials.contains(Int32(id)) { parts.tokens[id] = token }
       }
       try self.init(parts, name: path)
       return

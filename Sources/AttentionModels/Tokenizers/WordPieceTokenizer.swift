@@ -91,7 +91,7 @@ public struct WordPieceTokenizer: Sendable {
     let around = parts.prefix.count + parts.suffix.count
     var text = text
     return text.withUTF8 { bytes in
-      var run = Run(tokenizer: self, limit: maximumLength.map { max(0, max(0, $0) - around) } ?? .max - around)
+      var run = Run(tokenizer: self, limit: max(maximumLength ?? .max, around) - around)
       run.ids = parts.prefix
       run.encode(bytes)
       return run.ids.prefix(parts.prefix.count + run.limit) + parts.suffix

@@ -52,10 +52,13 @@ struct ModelFetcher {
     }
     // Two runs at once would write the same files.
     let lock = open(partial + "/lock", O_RDWR | O_CREAT | O_CLOEXEC, 0o600)
-    guard lock >= 0, flock(lock, LOCK_EX | LOCK_NB) == 0 else {
-      throw AttentionError(.busy, partial, "another fetch is under way")
+    guard lock >= 0 else {
+      throw AttentionError(.inputOutput, partial, "cannot be written: \(String(cString: strerror(errno)))")
     }
     defer { close(lock) }
+    guard flock(lock, LOCK_EX | LOCK_NB) == 0 else {
+      throw AttentionError(.busy, partial, "another fetch is under way")
+    }
 
     // With a hash, pip takes nothing else; a whole file that is there already is used, a broken one fetched again.
     let requirements = partial + "/requirements.txt"
