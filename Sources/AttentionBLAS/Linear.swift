@@ -5,7 +5,8 @@ public import AttentionTensors
 ///     let layer = try Linear(weight: weight, bias: bias, activation: .gelu)
 ///     let y = try layer(x)   // […, in] to […, out]
 ///
-/// The weight is packed once, at the first call or by ``pack(context:)``, and shared by copies of the layer. With
+/// The weight is packed once for an instruction set, at the first call or by ``pack(context:)``, and shared by copies of the
+/// layer. With
 /// `AttentionAlgorithm.openBLAS` it is read where it lies instead. Safe to call from several threads at once.
 public struct Linear<Element: BLASElement>: Sendable {
   /// W, `[out, in]`; any strides.
@@ -14,7 +15,8 @@ public struct Linear<Element: BLASElement>: Sendable {
   public let bias: Tensor<Element>?
   /// f.
   public let activation: Activation
-  private let packed: Once<PackedWeight<Element>>
+  /// By instruction set.
+  private let packed: [Once<PackedWeight<Element>>]
 
   /// A layer of these tensors, which are not copied before the layer is used.
   ///
@@ -33,7 +35,7 @@ public struct Linear<Element: BLASElement>: Sendable {
     self.weight = weight
     self.bias = bias
     self.activation = activation
-    packed = Once()
+    packed = InstructionSet.allCases.map { _ in Once() }
   }
 
   /// The width of x.
@@ -66,7 +68,7 @@ public struct Linear<Element: BLASElement>: Sendable {
   }
 
   private func packedWeight(_ kernels: Kernels<Element>) throws -> PackedWeight<Element> {
-    try packed.get { try PackedWeight(weight, bias, kernels: kernels) }
+    try packed[kernels.instructionSet.ordinal].get { try PackedWeight(weight, bias, kernels: kernels) }
   }
 
   /// ``callAsFunction(_:context:)`` of rank 2 or more, into memory that is there already: `[…, out]` with a contiguous
@@ -92,7 +94,7 @@ public struct Linear<Element: BLASElement>: Sendable {
     let cut = WeightCut(
       rowCount: input.count, panelCount: weight.panels.count, columnCount: outputWidth, depth: inputWidth)
     let width = cut.width(threadCount: context.threadCount)
-    let scratchByteCount = PackedWeight<Element>.scratchCount * MemoryLayout<Element>.stride
+    let scratchByteCount = weight.scratchCount * MemoryLayout<Element>.stride
     let base = UncheckedSendable(result.base)
     try withScratch(byteCount: width * scratchByteCount) { memory in
       let memory = UncheckedSendable(memory)
@@ -100,7 +102,7 @@ public struct Linear<Element: BLASElement>: Sendable {
         let (rows, panels) = cut.part(piece)
         if rows.isEmpty || panels.isEmpty { return }
         weight.multiply(
-          a.rows(rows), panels: panels, activation, kernels: kernels, depthLimit: context.tuning.depthLimit,
+          a.rows(rows), panels: panels, activation, depthLimit: context.tuning.depthLimit,
           into: base.value + rows.lowerBound * output.stride, stride: output.stride,
           scratch: (memory.value + worker * scratchByteCount).assumingMemoryBound(to: Element.self))
       }

@@ -6,7 +6,9 @@
 package struct Tuning: Sendable, Equatable {
   /// Rows of a tile, for which keys and values are read once. 48 to 384: 0.98 to 1.02.
   package var rowTarget = 192
-  /// Bytes of the keys' row of scores in a tile: 512 keys of Float. 512: 1.01, with a bias 1.08; 4096: 1.00.
+  /// Bytes of the keys' row of scores in a tile: 512 keys of Float. 512: 1.01, with a bias 1.08; 4096: 1.00. With queries
+  /// along vectors narrower than 64 bytes it is less in proportion, for each weight that is read then takes part in fewer
+  /// products and has to be nearer: with AVX2 half of it takes 0.99 (E 64) to 0.96 (E 128), a third 0.98 to 0.96.
   package var keyTileByteCount = 2048
   /// Pieces that are wanted at least, to keep some threads busy. 8: 1.04 with one head, 0.92 to 0.97 in decoding on two
   /// threads, but more threads than pieces would idle; 32: 1.00 to 1.04.

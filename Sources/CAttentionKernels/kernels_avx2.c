@@ -11,9 +11,10 @@
 
 #define ISA avx2
 #define VECTOR_BYTES 32
-#define PANEL 2
+#define PANEL 3
 #define ACCUMULATORS 12
 #define HAS_FLOAT16
+#define BLOCK_IN_ASSEMBLY
 #define FMA(a, b, c) __builtin_elementwise_fma(a, b, c)
 
 #include "kernels/instantiate.h"

@@ -22,11 +22,11 @@
 #define F32_ROUND(t) _mm512_roundscale_ps(t, 8)
 #define F64_ROUND(t) _mm512_roundscale_pd(t, 8)
 
-// "Not less than" keeps NaN; what is below the lowest exponent, −inf with it, becomes 0.
+// "Not less or equal" keeps NaN; what is too small, −inf with it, becomes 0.
 #define F32_SCALE(p, n, t, lowest) \
-  _mm512_maskz_scalef_ps(_mm512_cmp_ps_mask(t, _mm512_set1_ps(lowest), _CMP_NLT_UQ), p, n)
+  _mm512_maskz_scalef_ps(_mm512_cmp_ps_mask(t, _mm512_set1_ps(lowest), _CMP_NLE_UQ), p, n)
 #define F64_SCALE(p, n, t, lowest) \
-  _mm512_maskz_scalef_pd(_mm512_cmp_pd_mask(t, _mm512_set1_pd(lowest), _CMP_NLT_UQ), p, n)
+  _mm512_maskz_scalef_pd(_mm512_cmp_pd_mask(t, _mm512_set1_pd(lowest), _CMP_NLE_UQ), p, n)
 
 #define TAIL(count) ((1u << (count)) - 1u)
 #define F32_LOAD_TAIL(x, count, fill) _mm512_mask_loadu_ps(_mm512_set1_ps(fill), (__mmask16)TAIL(count), x)

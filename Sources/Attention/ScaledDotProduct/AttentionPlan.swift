@@ -44,7 +44,6 @@ package struct AttentionPlan: CustomStringConvertible {
   ) {
     algorithm = context.resolvedAlgorithm
     let tuning = context.tuning
-    keyTileLength = max(64, tuning.keyTileByteCount / MemoryLayout<Element>.stride)
     blockLength = tuning.blockLength
 
     let length = max(shape.queryCount, 1)
@@ -64,6 +63,8 @@ package struct AttentionPlan: CustomStringConvertible {
     }
     let isNarrow = headsPerTile * queryTileLength * tuning.fewRowDivisor <= kernels.laneCount
     tiles = algorithm == .openBLAS ? .openBLAS : isNarrow && isStreamable ? .fewRows : .lanes
+    let keys = tuning.keyTileByteCount / MemoryLayout<Element>.stride
+    keyTileLength = max(64, tiles == .lanes ? keys * kernels.vectorByteCount / 64 : keys)
     queryTileCount = (length + queryTileLength - 1) / queryTileLength
     headTileCount = (group + headsPerTile - 1) / headsPerTile
     let tileCount = shape.batchCount * shape.keyValueHeadCount * headTileCount * queryTileCount

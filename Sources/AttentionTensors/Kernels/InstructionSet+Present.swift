@@ -10,6 +10,9 @@ extension InstructionSet {
     }
   }
 
+  /// Its place among all, from 0 on.
+  package var ordinal: Int { Int(isa.rawValue) }
+
   /// Those that this machine runs, worst first. Never empty.
   public static let present: [InstructionSet] = allCases.filter { attn_isa_is_present($0.isa) }
 }

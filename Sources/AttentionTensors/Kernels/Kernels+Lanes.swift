@@ -27,6 +27,8 @@ extension Kernels {
   /// Elements of a vector.
   package var laneCount: Int { table.pointee.lane_count }
 
+  package var vectorByteCount: Int { laneCount * MemoryLayout<Element>.stride }
+
   /// Vectors of a panel at most.
   package var panelVectorCount: Int { table.pointee.panel_vector_count }
 

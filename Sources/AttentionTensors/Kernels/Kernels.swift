@@ -6,6 +6,7 @@ internal import CAttentionKernels
 package struct Kernels<Element: RealTensorElement>: @unchecked Sendable {
   // Sendable: the table is a constant of the program.
   let table: UnsafePointer<attn_kernels>
+  package let instructionSet: InstructionSet
 
   package typealias Pointer = UnsafePointer<Element>
   package typealias MutablePointer = UnsafeMutablePointer<Element>
@@ -18,8 +19,9 @@ package struct Kernels<Element: RealTensorElement>: @unchecked Sendable {
     case .float64: tables = KernelTables.double
     default: return nil
     }
-    guard let table = tables[Int(instructionSet.isa.rawValue)] else { return nil }
+    guard let table = tables[instructionSet.ordinal] else { return nil }
     self.table = table
+    self.instructionSet = instructionSet
   }
 
   // MARK: Arrays

@@ -6,11 +6,11 @@
 //   FMA(a, b, c)  a·b + c, fused where the instruction set can
 // and, where it has better than plain vector code, for each type
 //   F32_ROUND, F32_SCALE, F32_LOAD_TAIL, F32_STORE_TAIL and the same with F64,
-// and HAS_FLOAT16 where instructions convert it.
+// HAS_FLOAT16 where instructions convert it, and BLOCK_IN_ASSEMBLY where the product of a block is block_x86.h's.
 // The kernels see
 //   T           the element type                V, U   vectors of T and of unsigned integers as wide
 //   NAME(x)     attn_<type>_x__<isa>            B      vectors of LANES bytes
-//   LANES       elements in a vector
+//   LANES       elements in a vector            SUFFIX of x86's instructions on T
 
 #include <math.h>
 
@@ -35,13 +35,16 @@ typedef uint8_t attn_bytes_f64 __attribute__((ext_vector_type(VECTOR_BYTES / 8))
 #define U attn_vector_u32
 #define B attn_bytes_f32
 #define LANES (VECTOR_BYTES / 4)
+#define SUFFIX "s"
 #define NAME(x) PASTE(attn_f32, x, ISA)
-#define EXP2_LOWEST -126.0f
+#define EXP2_LOWEST -125.5f
+#define EXP_LOWEST -87.3365f // log₂e times it rounds to −126
 #define EXP2_MAGIC 0x1.8p23f
-#define EXP2_EXPONENT_BIAS 127u
+#define EXP2_EXPONENT_BIAS UINT32_C(127)
 #define EXP2_MANTISSA_BITS 23u
-#define EXP2_COEFFICIENTS                                                                            \
-  0x1.62e432p-1f, 0x1.ebfbe2p-3f, 0x1.c6ae72p-5f, 0x1.3b270ep-7f, 0x1.5f7276p-10f, 0x1.470b4ap-13f
+#define EXP2_COEFFICIENTS \
+  COEFFICIENT(0x1.62e432p-1f), COEFFICIENT(0x1.ebfbe2p-3f), COEFFICIENT(0x1.c6ae72p-5f), \
+  COEFFICIENT(0x1.3b270ep-7f), COEFFICIENT(0x1.5f7276p-10f), COEFFICIENT(0x1.470b4ap-13f)
 #define GELU_LIMIT 5.5f
 #define GELU_NUMERATOR                                                                               \
   0x1.988450p-2f, 0x1.15521ap-5f, 0x1.328764p-8f, 0x1.620d7ep-13f, 0x1.aa4898p-18f, 0x1.86d51ap-26f
@@ -70,8 +73,10 @@ typedef uint8_t attn_bytes_f64 __attribute__((ext_vector_type(VECTOR_BYTES / 8))
 #undef U
 #undef B
 #undef LANES
+#undef SUFFIX
 #undef NAME
 #undef EXP2_LOWEST
+#undef EXP_LOWEST
 #undef EXP2_MAGIC
 #undef EXP2_EXPONENT_BIAS
 #undef EXP2_MANTISSA_BITS
@@ -90,15 +95,18 @@ typedef uint8_t attn_bytes_f64 __attribute__((ext_vector_type(VECTOR_BYTES / 8))
 #define U attn_vector_u64
 #define B attn_bytes_f64
 #define LANES (VECTOR_BYTES / 8)
+#define SUFFIX "d"
 #define NAME(x) PASTE(attn_f64, x, ISA)
-#define EXP2_LOWEST -1022.0
+#define EXP2_LOWEST -1021.5
+#define EXP_LOWEST -708.396 // log₂e times it rounds to −1022
 #define EXP2_MAGIC 0x1.8p52
-#define EXP2_EXPONENT_BIAS 1023u
+#define EXP2_EXPONENT_BIAS UINT64_C(1023)
 #define EXP2_MANTISSA_BITS 52u
-#define EXP2_COEFFICIENTS                                                                            \
-  0x1.62e42fefa39f3p-1, 0x1.ebfbdff82c598p-3, 0x1.c6b08d7048f31p-5, 0x1.3b2ab6fba1e1cp-7,            \
-      0x1.5d87fe7bbbe07p-10, 0x1.4309130961163p-13, 0x1.ffcbee3b0af8cp-17, 0x1.62bfd49ed0adfp-20,    \
-      0x1.b54167a0b9061p-24, 0x1.e605f979c7a5dp-28, 0x1.c0638527edf34p-32
+#define EXP2_COEFFICIENTS \
+  COEFFICIENT(0x1.62e42fefa39f3p-1), COEFFICIENT(0x1.ebfbdff82c598p-3), COEFFICIENT(0x1.c6b08d7048f31p-5), \
+  COEFFICIENT(0x1.3b2ab6fba1e1cp-7), COEFFICIENT(0x1.5d87fe7bbbe07p-10), COEFFICIENT(0x1.4309130961163p-13), \
+  COEFFICIENT(0x1.ffcbee3b0af8cp-17), COEFFICIENT(0x1.62bfd49ed0adfp-20), COEFFICIENT(0x1.b54167a0b9061p-24), \
+  COEFFICIENT(0x1.e605f979c7a5dp-28), COEFFICIENT(0x1.c0638527edf34p-32)
 #ifdef F64_ROUND
 #define EXP2_ROUND F64_ROUND
 #define EXP2_SCALE F64_SCALE

@@ -99,7 +99,7 @@ static inline INLINE void NAME(dot_stored_rows)(const attn_stored stored, const 
 static void NAME(dot_rows)(const attn_row_product *p) { BY_STORED(NAME(dot_stored_rows), p) }
 
 // Columns that are summed at once, in vectors.
-#define WIDE (PANEL > 2 ? 8 : 4)
+#define WIDE (ACCUMULATORS >= 24 ? 8 : 4)
 // Keys whose values stay in the first-level cache from one pair of rows to the next.
 #define NEAR 32
 

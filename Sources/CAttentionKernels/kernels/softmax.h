@@ -2,33 +2,66 @@
 
 // 2^t for t ≤ 0. n = round(t), r = t − n in [−1/2, 1/2], 2^t = p(r)·2^n with p the minimax polynomial
 // of relative error ≤ 2.6e-9 (float, degree 6) and ≤ 1.8e-17 (double, degree 11), constant term 1.
-// On [−126, 0] (double: [−1022, 0]) ≤ 1.5 ULP (SoftmaxKernelTests.exp2ULP). Below, and for −inf: +0,
+// Above −125.5 (double: −1021.5) ≤ 1.5 ULP (SoftmaxKernelTests.exp2ULP). Up to there, and for −inf: +0,
 // so that no denormal slows the product with the values. NaN → NaN. No clamp of t may take NaN along.
+#ifdef EXP2_SCALE
 static inline V NAME(exp2)(V t) {
-#ifdef EXP2_ROUND
   V n = EXP2_ROUND(t);
   V r = t - n;
-#else
-  V u = t < EXP2_LOWEST ? (V){} + EXP2_LOWEST : t;
-  // Adding 1.5·2^(mantissa bits) leaves the rounded integer in the low bits of the sum.
-  V shifted = u + EXP2_MAGIC;
-  V n = shifted - EXP2_MAGIC;
-  V r = u - n;
-#endif
+#define COEFFICIENT(c) c
   static const T coefficients[] = {EXP2_COEFFICIENTS};
+#undef COEFFICIENT
   enum { degree = sizeof coefficients / sizeof *coefficients };
   V p = (V){} + coefficients[degree - 1];
 #pragma clang loop unroll(full)
   for (int i = degree - 2; i >= 0; i--) p = FMA(p, r, (V){} + coefficients[i]);
   p = FMA(p, r, (V){} + (T)1);
-#ifdef EXP2_SCALE
   return EXP2_SCALE(p, n, t, EXP2_LOWEST);
-#else
-  U exponent = (U)shifted - (U)((V){} + EXP2_MAGIC);
-  V scale = (V)((exponent + EXP2_EXPONENT_BIAS) << EXP2_MANTISSA_BITS);
-  return t < EXP2_LOWEST ? (V){} : p * scale;
-#endif
 }
+
+// e^x, x ≤ 0.
+static inline V NAME(exp)(V x) { return NAME(exp2)(x * (T)0x1.71547652b82fep+0); }
+#else
+// In two steps, for several vectors to go through them side by side. The first one: r, and 2^(n − 1) as the result, 0 if
+// n is the least exponent. So is whatever is less, for x is no less than `lowest`. t = x·factor is not rounded on its way.
+static inline INLINE V NAME(exp2_split)(V x, T factor, T lowest, V *r) {
+  x = NAME(max)((V){} + lowest, x);
+  // Adding 1.5·2^(mantissa bits) leaves the rounded integer in the low bits of the sum.
+  V shifted = FMA(x, (V){} + factor, (V){} + EXP2_MAGIC);
+  *r = FMA(x, (V){} + factor, -(shifted - EXP2_MAGIC));
+  return (V)(((U)shifted << EXP2_MANTISSA_BITS) + (((U){} + (EXP2_EXPONENT_BIAS - 1)) << EXP2_MANTISSA_BITS));
+}
+
+// The second one: 2·p(r) times what the first one gave.
+static inline INLINE void NAME(exp2_join)(const int count, const V *r, V *p) {
+#define COEFFICIENT(c) 2 * c
+  static const T doubled[] = {2, EXP2_COEFFICIENTS};
+#undef COEFFICIENT
+  enum { degree = sizeof doubled / sizeof *doubled - 1 };
+  // Behind a pointer whose target is not known, the compiler leaves them in memory, one for all the vectors. In
+  // registers it would have to spill the vectors for them.
+  const T *coefficients = doubled;
+  __asm__("" : "+r"(coefficients));
+  UNROLL for (int v = 0; v < count; v++) p[v] = (V){} + coefficients[degree];
+  UNROLL for (int i = degree - 1; i >= 0; i--) {
+    V coefficient = (V){} + coefficients[i];
+    UNROLL for (int v = 0; v < count; v++) p[v] = FMA(p[v], r[v], coefficient);
+  }
+}
+
+static inline INLINE V NAME(exp2)(V t) {
+  V r, p, scale = NAME(exp2_split)(t, 1, EXP2_LOWEST - (T)0.5, &r);
+  NAME(exp2_join)(1, &r, &p);
+  return p * scale;
+}
+
+// e^x, x ≤ 0.
+static inline INLINE V NAME(exp)(V x) {
+  V r, p, scale = NAME(exp2_split)(x, (T)0x1.71547652b82fep+0, EXP_LOWEST, &r);
+  NAME(exp2_join)(1, &r, &p);
+  return p * scale;
+}
+#endif
 
 static double NAME(maximum)(ptrdiff_t count, const void *elements) {
   const T *x = elements;
@@ -46,26 +79,26 @@ static double NAME(maximum)(ptrdiff_t count, const void *elements) {
 static double NAME(exponential_sum)(ptrdiff_t count, const void *elements, double shift, void *results) {
   const T *x = elements;
   T *y = results;
-  // exp(x − m) = 2^((x − m)·log2 e). Subtracting first is exact near the maximum and cannot overflow
-  // where the scores are huge, as one fused multiply-add by log2 e would.
-  const V log2e = (V)(T)0x1.71547652b82fep+0, m = (V)(T)shift;
+  // Subtracting first is exact near the maximum and cannot overflow where the scores are huge, as one fused
+  // multiply-add by log2 e would.
+  const V m = (V)(T)shift;
   V sum = (V){}, sum2 = sum;
   ptrdiff_t i = 0;
   for (; i + 2 * LANES <= count; i += 2 * LANES) {
-    V e = NAME(exp2)((NAME(load)(x + i) - m) * log2e);
-    V e2 = NAME(exp2)((NAME(load)(x + i + LANES) - m) * log2e);
+    V e = NAME(exp)(NAME(load)(x + i) - m);
+    V e2 = NAME(exp)(NAME(load)(x + i + LANES) - m);
     NAME(store)(y + i, e);
     NAME(store)(y + i + LANES, e2);
     sum += e;
     sum2 += e2;
   }
   for (; i + LANES <= count; i += LANES) {
-    V e = NAME(exp2)((NAME(load)(x + i) - m) * log2e);
+    V e = NAME(exp)(NAME(load)(x + i) - m);
     NAME(store)(y + i, e);
     sum += e;
   }
   if (i < count) {
-    V e = NAME(exp2)((NAME(load_tail)(x + i, count - i, -(T)INFINITY) - m) * log2e);
+    V e = NAME(exp)(NAME(load_tail)(x + i, count - i, -(T)INFINITY) - m);
     NAME(store_tail)(y + i, count - i, e);
     sum2 += e;
   }
@@ -99,7 +132,7 @@ static void NAME(softmax_rows)(const attn_softmax_rows *tile) {
     }
     T added = (T)NAME(exponential_sum)(end - begin, scores + begin, new, scores + begin);
     if (new != old && old != -(T)INFINITY) {
-      V factor = NAME(exp2)((V)((old - new) * (T)0x1.71547652b82fep+0));
+      V factor = NAME(exp)((V)(old - new));
       rescale[row] = factor[0];
     }
     sum[row] = sum[row] * rescale[row] + added;
