@@ -1,43 +1,56 @@
-// The product of a block, a[rows, depth]·b[depth, vectors], by AVX2: 4 rows of A times 3 vectors of B fill 12 of the 16
-// registers. See instantiate.h for the names.
+// The product of a block, a[rows, depth]·b[depth, vectors], by AVX2: 4 rows of A by 3 vectors of B, or 6 by 2, fill 12 of
+// the 16 registers with sums. See instantiate.h for the names.
 //
-// In assembly, because clang 21 moves and spills the sums of 4 × 3 in every step (half the speed), and of a shape that it
-// can hold, 6 × 2, it makes 20 instructions for 12 products. These are 18: the third vector of B is an operand in memory.
-// Where another thread shares the core the instructions count: 0.80 to 0.85 of the time (Benchmarks/NOTES.md).
+// In assembly, because clang 21 moves and spills the sums of 4 × 3 in every step, at half the speed, and makes 25
+// instructions of the 12 products of 6 × 2. Here they are 18 for 4 × 3, whose third vector of B is an operand in memory, and
+// 20 for 6 × 2. Where another thread shares the core it is instructions that count: 0.80 to 0.85 of the time
+// (Benchmarks/NOTES.md).
 
 // Addresses of A, `a_stride` bytes apart along one direction and an element along the other, and of B.
 #define A0 "(%[a])"
 #define A1 "(%[a],%[a_stride])"
 #define A2 "(%[a],%[a_stride],2)"
 #define A3 "(%[a],%[a_stride_3])"
+#define A4 "(%[a],%[a_stride],4)"
+#define A5 "(%[a],%[a_stride_5])"
 #define B0 "(%[b])"
 #define B1 "(%[b],%[b_stride])"
 #define B2 "(%[b],%[b_stride],2)"
 #define B3 "(%[b],%[b_stride_3])"
 #define ELEMENTS(count) #count "*%c[size]"
 
-#define ROW(i, a, b)                                                                   \
+// What one element of A adds to the sums of its row.
+#define ROW(i, a)                                                                      \
   "vbroadcasts" SUFFIX " " a ", %[x]\n\t"                                              \
   "vfmadd231p" SUFFIX " %[b0], %[x], %[sum" #i "0]\n\t"                                \
-  "vfmadd231p" SUFFIX " %[b1], %[x], %[sum" #i "1]\n\t"                                \
-  "vfmadd231p" SUFFIX " 64" b ", %[x], %[sum" #i "2]\n\t"
-#define STEP(b, a0, a1, a2, a3)                                                        \
-  "vmovups " b ", %[b0]\n\t"                                                           \
-  "vmovups 32" b ", %[b1]\n\t"                                                         \
-  ROW(0, a0, b) ROW(1, a1, b) ROW(2, a2, b) ROW(3, a3, b)
-// Rows a stride apart, or an element.
-#define ROW_MAJOR(k, b) STEP(b, ELEMENTS(k) A0, ELEMENTS(k) A1, ELEMENTS(k) A2, ELEMENTS(k) A3)
-#define COLUMN_MAJOR(a, b) STEP(b, ELEMENTS(0) a, ELEMENTS(1) a, ELEMENTS(2) a, ELEMENTS(3) a)
+  "vfmadd231p" SUFFIX " %[b1], %[x], %[sum" #i "1]\n\t"
+#define ROW_BY_3(i, a, b) ROW(i, a) "vfmadd231p" SUFFIX " 64" b ", %[x], %[sum" #i "2]\n\t"
+// One step along the depth.
+#define LOAD(b) "vmovups " b ", %[b0]\n\tvmovups 32" b ", %[b1]\n\t"
+#define STEP_4_BY_3(b, a0, a1, a2, a3) \
+  LOAD(b) ROW_BY_3(0, a0, b) ROW_BY_3(1, a1, b) ROW_BY_3(2, a2, b) ROW_BY_3(3, a3, b)
+#define STEP_6_BY_2(b, a0, a1, a2, a3, a4, a5) LOAD(b) ROW(0, a0) ROW(1, a1) ROW(2, a2) ROW(3, a3) ROW(4, a4) ROW(5, a5)
+// Of rows a stride apart, the k-th step; of rows an element apart, the step at `a`.
+#define ROWS_4_BY_3(k, b) STEP_4_BY_3(b, ELEMENTS(k) A0, ELEMENTS(k) A1, ELEMENTS(k) A2, ELEMENTS(k) A3)
+#define ROWS_6_BY_2(k, b) \
+  STEP_6_BY_2(b, ELEMENTS(k) A0, ELEMENTS(k) A1, ELEMENTS(k) A2, ELEMENTS(k) A3, ELEMENTS(k) A4, ELEMENTS(k) A5)
+#define COLUMNS_4_BY_3(a, b) STEP_4_BY_3(b, ELEMENTS(0) a, ELEMENTS(1) a, ELEMENTS(2) a, ELEMENTS(3) a)
+#define COLUMNS_6_BY_2(a, b) \
+  STEP_6_BY_2(b, ELEMENTS(0) a, ELEMENTS(1) a, ELEMENTS(2) a, ELEMENTS(3) a, ELEMENTS(4) a, ELEMENTS(5) a)
 
-#define ZERO(i)                                                                        \
-  "vxorps %[sum" #i "0], %[sum" #i "0], %[sum" #i "0]\n\t"                             \
-  "vxorps %[sum" #i "1], %[sum" #i "1], %[sum" #i "1]\n\t"                             \
-  "vxorps %[sum" #i "2], %[sum" #i "2], %[sum" #i "2]\n\t"
-#define SUMS(i) [sum##i##0] "=&x"(sum[i][0]), [sum##i##1] "=&x"(sum[i][1]), [sum##i##2] "=&x"(sum[i][2])
+#define ZERO(i, v) "vxorps %[sum" #i #v "], %[sum" #i #v "], %[sum" #i #v "]\n\t"
+#define ZERO_2(i) ZERO(i, 0) ZERO(i, 1)
+#define ZERO_4_BY_3 ZERO_2(0) ZERO(0, 2) ZERO_2(1) ZERO(1, 2) ZERO_2(2) ZERO(2, 2) ZERO_2(3) ZERO(3, 2)
+#define ZERO_6_BY_2 ZERO_2(0) ZERO_2(1) ZERO_2(2) ZERO_2(3) ZERO_2(4) ZERO_2(5)
+#define SUM(i, v) [sum##i##v] "=&x"(sum[i][v])
+#define SUM_2(i) SUM(i, 0), SUM(i, 1)
+#define SUM_4_BY_3 SUM_2(0), SUM(0, 2), SUM_2(1), SUM(1, 2), SUM_2(2), SUM(2, 2), SUM_2(3), SUM(3, 2)
+#define SUM_6_BY_2 SUM_2(0), SUM_2(1), SUM_2(2), SUM_2(3), SUM_2(4), SUM_2(5)
+
 // Four steps at a time, then one.
-#define BLOCK(four, one, skip_four, skip_one)                                          \
+#define BLOCK(shape, four, one, skip_four, skip_one)                                   \
   __asm__ volatile(                                                                    \
-      ZERO(0) ZERO(1) ZERO(2) ZERO(3)                                                  \
+      ZERO_##shape                                                                     \
       "test %[fours], %[fours]\n\t"                                                    \
       "jz 2f\n\t"                                                                      \
       ".p2align 5\n"                                                                   \
@@ -53,39 +66,62 @@
       "dec %[ones]\n\t"                                                                \
       "jnz 3b\n"                                                                       \
       "4:"                                                                             \
-      : SUMS(0), SUMS(1), SUMS(2), SUMS(3), [x] "=&x"(x), [b0] "=&x"(b0), [b1] "=&x"(b1), [a] "+&r"(a), [b] "+&r"(b), \
-        [fours] "+&r"(fours), [ones] "+&r"(ones)                                       \
-      : [a_stride] "r"(a_stride), [a_stride_3] "r"(3 * a_stride), [b_stride] "r"(b_stride),                           \
-        [b_stride_3] "r"(3 * b_stride), [size] "i"(sizeof(T))                          \
+      : SUM_##shape, [x] "=&x"(x), [b0] "=&x"(b0), [b1] "=&x"(b1), [a] "+&r"(a), [b] "+&r"(b), [fours] "+&r"(fours),  \
+        [ones] "+&r"(ones)                                                             \
+      : [a_stride] "r"(a_stride), [a_stride_3] "r"(3 * a_stride), [a_stride_5] "r"(5 * a_stride),                     \
+        [b_stride] "r"(b_stride), [b_stride_3] "r"(3 * b_stride), [size] "i"(sizeof(T))                               \
       : "cc", "memory")
+#define BLOCK_BY_ROWS(shape)                                                                                          \
+  BLOCK(shape, ROWS_##shape(0, B0) ROWS_##shape(1, B1) ROWS_##shape(2, B2) ROWS_##shape(3, B3), ROWS_##shape(0, B0),  \
+        "add $" ELEMENTS(4) ", %[a]\n\t", "add $" ELEMENTS(1) ", %[a]\n\t")
+#define BLOCK_BY_COLUMNS(shape)                                                                                       \
+  BLOCK(shape, COLUMNS_##shape(A0, B0) COLUMNS_##shape(A1, B1) COLUMNS_##shape(A2, B2) COLUMNS_##shape(A3, B3),       \
+        COLUMNS_##shape(A0, B0), "lea (%[a],%[a_stride],4), %[a]\n\t", "add %[a_stride], %[a]\n\t")
 
+// sum = a·b of 4 rows by 3 vectors, or 6 by 2. One of A's strides is 1.
 static inline INLINE void NAME(multiply_block)(
-    V sum[][PANEL], ptrdiff_t depth, const T *a, ptrdiff_t row_stride, ptrdiff_t column_stride, const T *b,
-    ptrdiff_t b_stride) {
+    const int vectors, V sum[][PANEL], ptrdiff_t depth, const T *a, ptrdiff_t row_stride, ptrdiff_t column_stride,
+    const T *b, ptrdiff_t b_stride) {
   V x, b0, b1;
   ptrdiff_t fours = depth / 4, ones = depth % 4;
-  ptrdiff_t a_stride = (column_stride == 1 ? row_stride : column_stride) * (ptrdiff_t)sizeof(T);
+  const ptrdiff_t a_stride = (column_stride == 1 ? row_stride : column_stride) * (ptrdiff_t)sizeof(T);
   b_stride *= sizeof(T);
-  if (column_stride == 1)
-    BLOCK(ROW_MAJOR(0, B0) ROW_MAJOR(1, B1) ROW_MAJOR(2, B2) ROW_MAJOR(3, B3), ROW_MAJOR(0, B0),
-          "add $" ELEMENTS(4) ", %[a]\n\t", "add $" ELEMENTS(1) ", %[a]\n\t");
-  else
-    BLOCK(COLUMN_MAJOR(A0, B0) COLUMN_MAJOR(A1, B1) COLUMN_MAJOR(A2, B2) COLUMN_MAJOR(A3, B3), COLUMN_MAJOR(A0, B0),
-          "lea (%[a],%[a_stride],4), %[a]\n\t", "add %[a_stride], %[a]\n\t");
+  if (vectors == 3) {
+    if (column_stride == 1) BLOCK_BY_ROWS(4_BY_3);
+    else BLOCK_BY_COLUMNS(4_BY_3);
+  } else {
+    if (column_stride == 1) BLOCK_BY_ROWS(6_BY_2);
+    else BLOCK_BY_COLUMNS(6_BY_2);
+  }
 }
 #undef A0
 #undef A1
 #undef A2
 #undef A3
+#undef A4
+#undef A5
 #undef B0
 #undef B1
 #undef B2
 #undef B3
 #undef ELEMENTS
 #undef ROW
-#undef STEP
-#undef ROW_MAJOR
-#undef COLUMN_MAJOR
+#undef ROW_BY_3
+#undef LOAD
+#undef STEP_4_BY_3
+#undef STEP_6_BY_2
+#undef ROWS_4_BY_3
+#undef ROWS_6_BY_2
+#undef COLUMNS_4_BY_3
+#undef COLUMNS_6_BY_2
 #undef ZERO
-#undef SUMS
+#undef ZERO_2
+#undef ZERO_4_BY_3
+#undef ZERO_6_BY_2
+#undef SUM
+#undef SUM_2
+#undef SUM_4_BY_3
+#undef SUM_6_BY_2
 #undef BLOCK
+#undef BLOCK_BY_ROWS
+#undef BLOCK_BY_COLUMNS

@@ -133,8 +133,8 @@ static inline INLINE void NAME(multiply_rows)(
     const T *b, ptrdiff_t b_stride, T *c, ptrdiff_t c_stride, const T *rescale) {
   V sum[16][PANEL];
 #ifdef BLOCK_IN_ASSEMBLY
-  if (vectors == PANEL && rows == ROWS(PANEL)) {
-    NAME(multiply_block)(sum, depth, a, row_stride, column_stride, b, b_stride);
+  if (vectors > 1 && rows == ROWS(vectors)) {
+    NAME(multiply_block)(vectors, sum, depth, a, row_stride, column_stride, b, b_stride);
   } else
 #endif
   {
