@@ -54,14 +54,18 @@ static inline INLINE void NAME(pack_part)(
 
 static inline INLINE void NAME(pack_rows)(attn_packing packing, const attn_pack *p) {
   const T factor = (T)p->factor;
+  const ptrdiff_t bytes = packing == attn_packing_boolean ? 1 : sizeof(T);
   for (ptrdiff_t row = 0; row < p->row_count; row += LANES) {
     const ptrdiff_t row_count = p->row_count - row;
     const void *const *rows = p->rows + row;
     ptrdiff_t column = 0;
     T *y = (T *)p->y + row;
     if (row_count >= LANES && p->column_stride == 1)
-      for (; column + LANES <= p->column_count; column += LANES)
+      for (; column + LANES <= p->column_count; column += LANES) {
+        if (row_count >= 2 * LANES && column * bytes % 64 == 0)
+          UNROLL for (int i = 0; i < LANES; i++) __builtin_prefetch((const char *)rows[LANES + i] + column * bytes);
         NAME(pack_square)(packing, p, rows, column, factor, y + column * p->stride);
+      }
     for (; column < p->column_count; column += LANES) {
       ptrdiff_t count = p->column_count - column < LANES ? p->column_count - column : LANES;
       NAME(pack_part)(packing, p, row_count, count, rows, column, factor, y + column * p->stride);
@@ -112,8 +116,11 @@ static void NAME(unpack)(const attn_unpack *p) {
     void *const *rows = p->rows + row;
     ptrdiff_t column = 0;
     if (row_count == LANES && p->column_stride == 1)
-      for (; column + LANES <= p->column_count; column += LANES)
+      for (; column + LANES <= p->column_count; column += LANES) {
+        if (p->row_count - row >= 2 * LANES && column * sizeof(T) % 64 == 0)
+          UNROLL for (int i = 0; i < LANES; i++) __builtin_prefetch((const T *)rows[LANES + i] + column, 1);
         NAME(unpack_square)(p, x + column * p->stride, factor, rows, column);
+      }
     for (; column < p->column_count; column += LANES) {
       ptrdiff_t count = p->column_count - column < LANES ? p->column_count - column : LANES;
       NAME(unpack_part)(p, row_count, count, x + column * p->stride, factor, rows, column);
