@@ -5,7 +5,13 @@ internal import AttentionTensors
 extension LaneTiles {
   /// scores ← the scores of attended keys, −inf where something other than their interval forbids; and each lane's
   /// interval.
-  func computeScores(_ piece: Piece, _ tile: Call.Tile, _ key: StridedMatrix<Element>, _ scratch: Scratch) {
+  ///
+  /// The values, which are wanted next, are prefetched for a tile's first panel: their columns, taken from one row after the
+  /// other, are no stream that the CPU would foresee.
+  func computeScores(
+    _ piece: Piece, _ tile: Call.Tile, _ key: StridedMatrix<Element>, next value: StridedMatrix<Element>?,
+    _ scratch: Scratch
+  ) {
     let panel = piece.panel
     if call.scale == 0 {
       // Whatever the query and the key hold: 0·NaN is NaN.
@@ -13,7 +19,8 @@ extension LaneTiles {
     } else {
       call.kernels.multiply(
         vectorCount: panel.vectorCount, key, scratch.query + panel.firstRow * call.shape.width + panel.lane,
-        bStride: panel.stride, into: scratch.scores, stride: panel.stride, rescale: nil)
+        bStride: panel.stride, into: scratch.scores, stride: panel.stride, rescale: nil,
+        next: panel.firstRow == 0 && value?.columnStride == 1 ? value : nil)
     }
     if let cap = call.softcap { applySoftcap(cap, piece, scratch) }
     if piece.isRagged {

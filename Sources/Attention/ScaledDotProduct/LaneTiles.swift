@@ -163,7 +163,7 @@ struct LaneTiles<Element: AttentionElement>: TileKernels {
       forEachPanel(tile) { panel in
         forEachPiece(tile, panel, part, layer) { piece in
           let rows = piece.keys.lowerBound - part.lowerBound..<piece.keys.upperBound - part.lowerBound
-          computeScores(piece, tile, key.rows(rows), scratch)
+          computeScores(piece, tile, key.rows(rows), next: value.rows(rows), scratch)
           if piece.isHiding && isFinite == nil { isFinite = call.isFinite(value) }
           let isHazardous = piece.isHiding && isFinite == false
           let forbidden =
@@ -336,7 +336,7 @@ struct LaneTiles<Element: AttentionElement>: TileKernels {
       forEachPanel(tile) { panel in
         forEachPiece(tile, panel, part, layer) { piece in
           let rows = piece.keys.lowerBound - part.lowerBound..<piece.keys.upperBound - part.lowerBound
-          computeScores(piece, tile, key.rows(rows), scratch)
+          computeScores(piece, tile, key.rows(rows), next: nil, scratch)
           body(piece)
         }
       }

@@ -65,19 +65,24 @@ extension Kernels {
 
   /// c[rows, lanes] ← f(c·rescale + a[rows, depth]·b[depth, lanes] + bias); without `rescale` c is only written.
   ///
-  /// One of a's strides is 1.
+  /// One of a's strides is 1. Rows of `next`, as many as a's and contiguous each, are prefetched on the way.
   @_specialize(where Element == Float)
   @_specialize(where Element == Double)
   package func multiply(
     vectorCount: Int, _ a: StridedMatrix<Element>, _ b: Pointer, bStride: Int, into c: MutablePointer, stride: Int,
-    rescale: Pointer?, bias: Pointer? = nil, activation: Activation = .none
+    rescale: Pointer?, bias: Pointer? = nil, activation: Activation = .none, next: StridedMatrix<Element>? = nil
   ) {
     assert((1...panelVectorCount).contains(vectorCount))
     assert(a.rowStride == 1 || a.columnStride == 1 || a.rowCount <= 1)
     var arguments = attn_product(
       vector_count: vectorCount, row_count: a.rowCount, depth: a.columnCount, a: a.base, row_stride: a.rowStride,
       column_stride: a.columnStride, b: b, b_stride: bStride, c: c, c_stride: stride, rescale: rescale, bias: bias,
-      activation: activation.kernel)
+      activation: activation.kernel, next: nil, next_stride: 0, next_byte_count: 0)
+    if let next {
+      arguments.next = UnsafeRawPointer(next.base)
+      arguments.next_stride = next.rowStride * MemoryLayout<Element>.stride
+      arguments.next_byte_count = next.columnCount * MemoryLayout<Element>.stride
+    }
     table.pointee.multiply(&arguments)
   }
 

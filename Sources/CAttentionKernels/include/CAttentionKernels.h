@@ -74,6 +74,9 @@ typedef struct attn_product {
   // What is done to each c after it: f(c + bias).
   const void *_Nullable bias; // [lanes]; NULL: none
   attn_activation activation;
+  // Other rows, of `next_byte_count` bytes, on their way to the second-level cache, each beside one of A's; NULL: none.
+  const void *_Nullable next;
+  ptrdiff_t next_stride, next_byte_count; // bytes
 } attn_product;
 
 // y = (x + residual − mean) / √(variance + ε) · weight + bias for every row. y may be x or the residual.

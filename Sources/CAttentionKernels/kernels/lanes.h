@@ -165,6 +165,12 @@ static inline INLINE void NAME(multiply_rows)(
     }
 }
 
+static inline void NAME(prefetch_next)(const attn_product *p, ptrdiff_t row, ptrdiff_t row_count) {
+  const char *x = (const char *)p->next + row * p->next_stride;
+  for (; row_count > 0; row_count--, x += p->next_stride)
+    for (ptrdiff_t byte = 0; byte < p->next_byte_count; byte += 64) __builtin_prefetch(x + byte, 0, 2);
+}
+
 static inline INLINE void NAME(multiply_panel)(
     const int vectors, const attn_product *p, ptrdiff_t row_stride, ptrdiff_t column_stride) {
   const T *a = p->a;
@@ -177,6 +183,7 @@ static inline INLINE void NAME(multiply_panel)(
         rows, vectors, p->depth, a, row_stride, column_stride, p->b, p->b_stride, c, p->c_stride, p->rescale); \
     /* While it is in the first-level cache. */                                                           \
     if (is_finished) NAME(finish)(p->activation, rows, vectors * LANES, c, p->c_stride, p->bias);         \
+    if (p->next) NAME(prefetch_next)(p, i, rows);                                                         \
   }
   STEP(ROWS(vectors))
   STEP(4)
