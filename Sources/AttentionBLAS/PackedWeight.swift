@@ -91,6 +91,14 @@ final class PackedWeight<Element: BLASElement>: Sendable {
     }
   }
 
+  /// What lies behind a part of a panel, the next part or panel, to be prefetched in equal pieces beside the rows of A. Nil where
+  /// rows are so few that the weights themselves stream from memory.
+  private func following(_ base: UnsafePointer<Element>, count: Int, rowCount: Int) -> StridedMatrix<Element>? {
+    if rowCount < 32 { return nil }
+    let length = (count + rowCount - 1) / rowCount
+    return StridedMatrix(base: base, rowCount: rowCount, columnCount: length, rowStride: length, columnStride: 1)
+  }
+
   private func multiplyPanel(
     _ a: StridedMatrix<Element>, _ packed: UnsafePointer<Element>, _ width: Int, _ bias: UnsafePointer<Element>?,
     _ activation: Activation, _ depthLimit: Int, _ c: UnsafeMutablePointer<Element>,
@@ -104,7 +112,8 @@ final class PackedWeight<Element: BLASElement>: Sendable {
       let isLast = part.upperBound == depth
       kernels.multiply(
         vectorCount: width / lanes, a.columns(part), packed + low * width, bStride: width, into: c, stride: stride,
-        rescale: low > 0 ? ones : nil, bias: isLast ? bias : nil, activation: isLast ? activation : .none)
+        rescale: low > 0 ? ones : nil, bias: isLast ? bias : nil, activation: isLast ? activation : .none,
+        next: following(packed + part.upperBound * width, count: part.count * width, rowCount: a.rowCount))
     }
   }
 }
