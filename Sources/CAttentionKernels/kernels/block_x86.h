@@ -2,9 +2,9 @@
 // the 16 registers with sums. See instantiate.h for the names.
 //
 // In assembly, because clang 21 moves and spills the sums of 4 × 3 in every step, at half the speed, and makes 25
-// instructions of the 12 products of 6 × 2. Here they are 18 for 4 × 3, whose third vector of B is an operand in memory, and
-// 20 for 6 × 2. Where another thread shares the core it is instructions that count: 0.80 to 0.85 of the time
-// (Benchmarks/NOTES.md).
+// instructions of the 12 products of 6 × 2. Here they are 19 and 20. Where another thread shares the core, instructions and
+// loads count: 4 × 3 takes 0.80 to 0.85 of the time of 6 × 2 by clang; with the third vector of B as an operand in memory,
+// 18 instructions but 10 loads instead of 7, it took 1.02 to 1.06 (Benchmarks/NOTES.md).
 
 // Addresses of A, `a_stride` bytes apart along one direction and an element along the other, and of B.
 #define A0 "(%[a])"
@@ -24,11 +24,11 @@
   "vbroadcasts" SUFFIX " " a ", %[x]\n\t"                                              \
   "vfmadd231p" SUFFIX " %[b0], %[x], %[sum" #i "0]\n\t"                                \
   "vfmadd231p" SUFFIX " %[b1], %[x], %[sum" #i "1]\n\t"
-#define ROW_BY_3(i, a, b) ROW(i, a) "vfmadd231p" SUFFIX " 64" b ", %[x], %[sum" #i "2]\n\t"
+#define ROW_BY_3(i, a) ROW(i, a) "vfmadd231p" SUFFIX " %[b2], %[x], %[sum" #i "2]\n\t"
 // One step along the depth.
 #define LOAD(b) "vmovups " b ", %[b0]\n\tvmovups 32" b ", %[b1]\n\t"
 #define STEP_4_BY_3(b, a0, a1, a2, a3) \
-  LOAD(b) ROW_BY_3(0, a0, b) ROW_BY_3(1, a1, b) ROW_BY_3(2, a2, b) ROW_BY_3(3, a3, b)
+  LOAD(b) "vmovups 64" b ", %[b2]\n\t" ROW_BY_3(0, a0) ROW_BY_3(1, a1) ROW_BY_3(2, a2) ROW_BY_3(3, a3)
 #define STEP_6_BY_2(b, a0, a1, a2, a3, a4, a5) LOAD(b) ROW(0, a0) ROW(1, a1) ROW(2, a2) ROW(3, a3) ROW(4, a4) ROW(5, a5)
 // Of rows a stride apart, the k-th step; of rows an element apart, the step at `a`.
 #define ROWS_4_BY_3(k, b) STEP_4_BY_3(b, ELEMENTS(k) A0, ELEMENTS(k) A1, ELEMENTS(k) A2, ELEMENTS(k) A3)
@@ -66,7 +66,7 @@
       "dec %[ones]\n\t"                                                                \
       "jnz 3b\n"                                                                       \
       "4:"                                                                             \
-      : SUM_##shape, [x] "=&x"(x), [b0] "=&x"(b0), [b1] "=&x"(b1), [a] "+&r"(a), [b] "+&r"(b), [fours] "+&r"(fours),  \
+      : SUM_##shape, [x] "=&x"(x), [b0] "=&x"(b0), [b1] "=&x"(b1), [b2] "=&x"(b2), [a] "+&r"(a), [b] "+&r"(b), [fours] "+&r"(fours),  \
         [ones] "+&r"(ones)                                                             \
       : [a_stride] "r"(a_stride), [a_stride_3] "r"(3 * a_stride), [a_stride_5] "r"(5 * a_stride),                     \
         [b_stride] "r"(b_stride), [b_stride_3] "r"(3 * b_stride), [size] "i"(sizeof(T))                               \
@@ -82,7 +82,7 @@
 static inline INLINE void NAME(multiply_block)(
     const int vectors, V sum[][PANEL], ptrdiff_t depth, const T *a, ptrdiff_t row_stride, ptrdiff_t column_stride,
     const T *b, ptrdiff_t b_stride) {
-  V x, b0, b1;
+  V x, b0, b1, b2;
   ptrdiff_t fours = depth / 4, ones = depth % 4;
   const ptrdiff_t a_stride = (column_stride == 1 ? row_stride : column_stride) * (ptrdiff_t)sizeof(T);
   b_stride *= sizeof(T);
