@@ -94,7 +94,9 @@ static double random_number(void) {
       ptrdiff_t stride = vectors * kernels->lane_count;                                                            \
       attn_pack pack = {rows, width, q_rows, 1, attn_packing_scaled, 0.5, panel, stride};                          \
       kernels->pack(&pack);                                                                                        \
-      attn_product dots = {vectors, keys, width, k, width, 1, panel, stride, scores, stride, NULL, NULL, attn_activation_none};                \
+      attn_product dots = {.vector_count = vectors, .row_count = keys, .depth = width, .a = k, .row_stride = width,\
+                           .column_stride = 1, .b = panel, .b_stride = stride, .c = scores, .c_stride = stride,    \
+                           .next = v, .next_stride = width * sizeof(T), .next_byte_count = width * sizeof(T)};     \
       kernels->multiply(&dots);                                                                                    \
       attn_row_product row_dots = {rows, keys, width, q, width, k, width, attn_stored_native, few, keys, 0.5};                         \
       kernels->dot_rows(&row_dots);                                                                                \
@@ -107,7 +109,9 @@ static double random_number(void) {
       kernels->pack(&add);                                                                                         \
       attn_softmax_lanes softmax = {vectors, keys, stride, scores, NULL, NULL, maximum, sum, rescale};             \
       kernels->softmax_lanes(&softmax);                                                                            \
-      attn_product values = {vectors, width, keys, v, 1, width, scores, stride, result, stride, NULL, NULL, attn_activation_none};             \
+      attn_product values = {.vector_count = vectors, .row_count = width, .depth = keys, .a = v, .row_stride = 1,  \
+                             .column_stride = width, .b = scores, .b_stride = stride, .c = result,                 \
+                             .c_stride = stride};                                                                  \
       kernels->multiply(&values);                                                                                  \
       for (int i = 0; i < stride; i++) factor[i] = 1 / sum[i];                                                     \
       attn_unpack unpack = {rows, width, result, stride, factor, output_rows, 1};                                  \
@@ -159,12 +163,56 @@ static double random_number(void) {
     expect(worst_distance <= 20 * TOLERANCE, name, #T ": distances", worst_distance);                              \
   }                                                                                                                \
                                                                                                                    \
+  static void check_layers_##T(const attn_kernels *kernels, const char *name) {                                    \
+    enum { rows = 7, depth = 19, width = 21, lanes = 64 };                                                         \
+    static T a[rows * depth], b[depth * lanes], c[rows * lanes], bias[lanes];                                      \
+    double worst = 0, worst_norm = 0;                                                                              \
+    ptrdiff_t vectors = kernels->panel_vector_count, columns = vectors * kernels->lane_count;                      \
+    for (int i = 0; i < rows * depth; i++) a[i] = (T)(random_number() - 0.5);                                      \
+    for (int i = 0; i < depth * lanes; i++) b[i] = (T)(random_number() - 0.5);                                     \
+    for (int i = 0; i < lanes; i++) bias[i] = (T)(4 * random_number() - 2);                                        \
+    for (attn_activation f = attn_activation_none; f <= attn_activation_gelu_tanh; f++) {                          \
+      attn_product product = {.vector_count = vectors, .row_count = rows, .depth = depth, .a = a,                  \
+                              .row_stride = depth, .column_stride = 1, .b = b, .b_stride = columns, .c = c,        \
+                              .c_stride = columns, .bias = bias, .activation = f};                                 \
+      kernels->multiply(&product);                                                                                 \
+      for (int i = 0; i < rows; i++)                                                                               \
+        for (int j = 0; j < columns; j++) {                                                                        \
+          double x = (double)bias[j];                                                                              \
+          for (int k = 0; k < depth; k++) x += (double)a[i * depth + k] * (double)b[k * columns + j];              \
+          double exact = f == attn_activation_relu        ? fmax(x, 0)                                             \
+                         : f == attn_activation_gelu      ? x / 2 * erfc(-x * sqrt(0.5))                           \
+                         : f == attn_activation_gelu_tanh ? x / 2 * (1 + tanh(0.7978845608028654 * (x + 0.044715 * x * x * x)))\
+                                                          : x;                                                     \
+          double error = fabs((double)c[i * columns + j] - exact);                                                 \
+          if (!(error <= worst)) worst = error;                                                                    \
+        }                                                                                                          \
+    }                                                                                                              \
+    expect(worst <= 4 * TOLERANCE, name, #T ": products with a bias and an activation", worst);                    \
+    T y[rows * width];                                                                                             \
+    attn_layer_norm norm = {rows, width, a, width, b, width, bias, bias + width, 1e-5, y, width};                  \
+    norm.row_count = rows * depth / width;                                                                         \
+    kernels->layer_norm(&norm);                                                                                    \
+    for (int i = 0; i < norm.row_count; i++) {                                                                     \
+      double mean = 0, variance = 0;                                                                               \
+      for (int j = 0; j < width; j++) mean += ((double)a[i * width + j] + (double)b[i * width + j]) / width;       \
+      for (int j = 0; j < width; j++) variance += pow((double)a[i * width + j] + (double)b[i * width + j] - mean, 2) / width;\
+      for (int j = 0; j < width; j++) {                                                                            \
+        double x = ((double)a[i * width + j] + (double)b[i * width + j] - mean) / sqrt(variance + 1e-5);           \
+        double error = fabs((double)y[i * width + j] - (x * (double)bias[j] + (double)bias[width + j]));           \
+        if (!(error <= worst_norm)) worst_norm = error;                                                            \
+      }                                                                                                            \
+    }                                                                                                              \
+    expect(worst_norm <= 4 * TOLERANCE, name, #T ": layer norms", worst_norm);                                     \
+  }                                                                                                                \
+                                                                                                                   \
   static void check_##T(attn_isa isa, const char *name) {                                                          \
     const attn_kernels *kernels = attn_kernels_for(isa, TYPE);                                                     \
     check_exp2_##T(kernels, name);                                                                                 \
     check_softmax_##T(kernels, name);                                                                              \
     check_tiles_##T(kernels, name);                                                                                \
     check_scores_##T(kernels, name);                                                                                \
+    check_layers_##T(kernels, name);                                                                               \
   }
 
 DEFINE_CHECKS(float, attn_type_f32, -125.5, exp2, nextafterf, 1e-6)

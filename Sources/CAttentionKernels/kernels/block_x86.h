@@ -83,7 +83,7 @@ static inline INLINE void NAME(multiply_block)(
     const int vectors, V sum[][PANEL], ptrdiff_t depth, const T *a, ptrdiff_t row_stride, ptrdiff_t column_stride,
     const T *b, ptrdiff_t b_stride) {
   V x, b0, b1, b2;
-  ptrdiff_t fours = depth / 4, ones = depth % 4;
+  size_t fours = (size_t)depth / 4, ones = (size_t)depth % 4;
   const ptrdiff_t a_stride = (column_stride == 1 ? row_stride : column_stride) * (ptrdiff_t)sizeof(T);
   b_stride *= sizeof(T);
   if (vectors == 3) {

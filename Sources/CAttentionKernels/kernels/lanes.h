@@ -31,17 +31,8 @@ static inline INLINE void NAME(pack_column)(attn_packing packing, V x, T factor,
   }
 }
 
-// One square of LANES rows by LANES columns: it stays in registers.
-static inline INLINE void NAME(pack_square)(
-    attn_packing packing, const attn_pack *p, const void *const *rows, ptrdiff_t column, T factor, T *y) {
-  V x[LANES];
-  UNROLL for (int i = 0; i < LANES; i++) x[i] = NAME(load_row)(packing, rows[i], column, LANES, 1);
-  NAME(transpose)(x);
-  UNROLL for (int i = 0; i < LANES; i++) NAME(pack_column)(packing, x[i], factor, y + i * p->stride);
-}
-
-// A part of one, or one of strided rows.
-static inline INLINE void NAME(pack_part)(
+// A part of a square of LANES rows by LANES columns, or one of strided rows.
+static void NAME(pack_part)(
     attn_packing packing, const attn_pack *p, ptrdiff_t row_count, ptrdiff_t column_count, const void *const *rows,
     ptrdiff_t column, T factor, T *y) {
   V x[LANES];
@@ -50,6 +41,26 @@ static inline INLINE void NAME(pack_part)(
     x[i] = NAME(load_row)(packing, rows[i < row_count ? i : row_count - 1], column, column_count, p->column_stride);
   NAME(transpose)(x);
   for (int i = 0; i < column_count; i++, y += p->stride) NAME(pack_column)(packing, x[i], factor, y);
+}
+
+// A whole square: it stays in registers.
+static inline INLINE void NAME(pack_square)(
+    attn_packing packing, const attn_pack *p, const void *const *rows, ptrdiff_t column, T factor, T *y) {
+  V x[LANES];
+  UNROLL for (int i = 0; i < LANES; i++) x[i] = NAME(load_row)(packing, rows[i], column, LANES, 1);
+  NAME(transpose)(x);
+  if (packing == attn_packing_bias) {
+    // A sum is what `biased` gives unless it is NaN.
+    U is_nan = {};
+    UNROLL for (int i = 0; i < LANES; i++) {
+      x[i] += NAME(load)(y + i * p->stride);
+      is_nan |= (U)(x[i] != x[i]);
+    }
+    if (__builtin_reduce_or(is_nan)) return NAME(pack_part)(packing, p, LANES, LANES, rows, column, factor, y);
+    UNROLL for (int i = 0; i < LANES; i++) NAME(store)(y + i * p->stride, x[i]);
+    return;
+  }
+  UNROLL for (int i = 0; i < LANES; i++) NAME(pack_column)(packing, x[i], factor, y + i * p->stride);
 }
 
 static inline INLINE void NAME(pack_rows)(attn_packing packing, const attn_pack *p) {
@@ -165,7 +176,8 @@ static inline INLINE void NAME(multiply_rows)(
     }
 }
 
-static inline void NAME(prefetch_next)(const attn_product *p, ptrdiff_t row, ptrdiff_t row_count) {
+// Out of the way of the products, whose loops it would take registers from.
+static __attribute__((noinline)) void NAME(prefetch_next)(const attn_product *p, ptrdiff_t row, ptrdiff_t row_count) {
   const char *x = (const char *)p->next + row * p->next_stride;
   for (; row_count > 0; row_count--, x += p->next_stride)
     for (ptrdiff_t byte = 0; byte < p->next_byte_count; byte += 64) __builtin_prefetch(x + byte, 0, 2);
@@ -173,17 +185,18 @@ static inline void NAME(prefetch_next)(const attn_product *p, ptrdiff_t row, ptr
 
 static inline INLINE void NAME(multiply_panel)(
     const int vectors, const attn_product *p, ptrdiff_t row_stride, ptrdiff_t column_stride) {
-  const T *a = p->a;
+  // Not read again for every block.
+  const ptrdiff_t row_count = p->row_count, depth = p->depth, b_stride = p->b_stride, c_stride = p->c_stride;
+  const T *a = p->a, *b = p->b, *rescale = p->rescale;
   T *c = p->c;
-  const bool is_finished = p->bias || p->activation != attn_activation_none;
+  const bool is_finished = p->bias || p->activation != attn_activation_none, has_next = p->next;
   ptrdiff_t i = 0;
 #define STEP(rows)                                                                                        \
-  for (; i + (rows) <= p->row_count; i += (rows), a += (rows) * row_stride, c += (rows) * p->c_stride) {  \
-    NAME(multiply_rows)(                                                                                  \
-        rows, vectors, p->depth, a, row_stride, column_stride, p->b, p->b_stride, c, p->c_stride, p->rescale); \
+  for (; i + (rows) <= row_count; i += (rows), a += (rows) * row_stride, c += (rows) * c_stride) {        \
+    NAME(multiply_rows)(rows, vectors, depth, a, row_stride, column_stride, b, b_stride, c, c_stride, rescale); \
     /* While it is in the first-level cache. */                                                           \
-    if (is_finished) NAME(finish)(p->activation, rows, vectors * LANES, c, p->c_stride, p->bias);         \
-    if (p->next) NAME(prefetch_next)(p, i, rows);                                                         \
+    if (is_finished) NAME(finish)(p->activation, rows, vectors * LANES, c, c_stride, p->bias);            \
+    if (has_next) NAME(prefetch_next)(p, i, rows);                                                        \
   }
   STEP(ROWS(vectors))
   STEP(4)
