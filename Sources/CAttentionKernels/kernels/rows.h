@@ -123,11 +123,12 @@ static void NAME(dot_rows)(const attn_row_product *p) { BY_STORED(NAME(dot_store
 #define NEAR 32
 
 // result[rows, columns] += weights[rows, keys]·value[keys, columns] for up to `vectors` vectors of columns,
-// the last of which holds `tail` elements. What lies `ahead` is prefetched, for each key `ahead_stride` bytes further on.
+// the last of which holds `tail` elements. What lies `ahead` is prefetched by the
+// first rows, for each key `ahead_stride` bytes further on.
 static inline INLINE void NAME(accumulate_block)(
     const attn_stored stored, const int rows, const int vectors, ptrdiff_t tail, ptrdiff_t key_count, const T *weights,
     ptrdiff_t weight_stride, const char *value, ptrdiff_t value_stride, T *result, ptrdiff_t result_stride,
-    const char *ahead, ptrdiff_t ahead_stride) {
+    bool first, const char *ahead, ptrdiff_t ahead_stride) {
   const ptrdiff_t bytes = NAME(stored_bytes)(stored);
   V sum[4][8];
   UNROLL for (int r = 0; r < rows; r++)
@@ -136,7 +137,7 @@ static inline INLINE void NAME(accumulate_block)(
     V weight[4];
     UNROLL for (int r = 0; r < rows; r++) weight[r] = (V)weights[r * weight_stride + key];
     UNROLL for (int v = 0; v < vectors; v++) {
-      if (ahead && v * LANES * bytes % 64 == 0) PREFETCH(ahead + v * LANES * bytes);
+      if (first && v * LANES * bytes % 64 == 0) PREFETCH(ahead + v * LANES * bytes);
       V y = v == vectors - 1 && tail < LANES ? NAME(load_stored_tail)(stored, value, v * LANES, tail)
                                              : NAME(load_stored)(stored, value, v * LANES);
       UNROLL for (int r = 0; r < rows; r++) sum[r][v] = FMA(weight[r], y, sum[r][v]);
@@ -168,7 +169,7 @@ static inline INLINE void NAME(accumulate_columns)(
   NAME(accumulate_block)(                                                                            \
       stored, rows, vectors, tail, count, weights, p->score_stride, value + column * bytes, p->key_stride, \
       result + column, p->row_stride,                                                                \
-      row ? NULL : value + AHEAD * stride + (is_contiguous ? count : 1) * column * bytes,            \
+      row == 0, value + AHEAD * stride + (is_contiguous ? count : 1) * column * bytes,               \
       is_contiguous ? vectors * LANES * bytes : stride)
 #define STEP(vectors) \
   for (; column + (vectors) * LANES <= p->width; column += (vectors) * LANES) BLOCK(vectors, LANES);
