@@ -3,7 +3,7 @@ internal import AttentionTensors
 /// A weight `[out, in]` in the order in which products of one instruction set read it: its transpose in panels of columns.
 ///
 /// Panels are as wide as the kernels': read at twice their width, which is not in the first-level cache any more, they
-/// took 1.1 of the time with AVX2. Against packing at each call and adding the bias first, layers of attention take 0.95 to 0.98
+/// took 1.05 to 1.2 of the time with AVX2. Against packing at each call and adding the bias first, layers of attention take 0.95 to 0.98
 /// of the time, one of 12 tokens and width 384 0.76 (2 threads of an EPYC of family 25, AVX-512, 2026-11).
 final class PackedWeight<Element: BLASElement>: Sendable {
   let columnCount: Int

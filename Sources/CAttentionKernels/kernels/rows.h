@@ -119,12 +119,12 @@ static void NAME(dot_rows)(const attn_row_product *p) { BY_STORED(NAME(dot_store
 // AVX2, twice over for four rows, took 1.45 of the time.
 #define MOST_ROWS (ACCUMULATORS >= 24 ? 2 : 4)
 #define WIDE(rows) (ACCUMULATORS >= 24 || (rows) == 1 ? 8 : 12 / (rows))
-// Keys whose values stay in the first-level cache from one pair of rows to the next.
+// Keys whose values stay in the first-level cache from the first rows to the last.
 #define NEAR 32
 
 // result[rows, columns] += weights[rows, keys]·value[keys, columns] for up to `vectors` vectors of columns,
-// the last of which holds `tail` elements. What lies `ahead` is prefetched by the
-// first rows, for each key `ahead_stride` bytes further on.
+// the last of which holds `tail` elements. What lies `ahead` is prefetched by the first rows, for each
+// key `ahead_stride` bytes further on.
 static inline INLINE void NAME(accumulate_block)(
     const attn_stored stored, const int rows, const int vectors, ptrdiff_t tail, ptrdiff_t key_count, const T *weights,
     ptrdiff_t weight_stride, const char *value, ptrdiff_t value_stride, T *result, ptrdiff_t result_stride,

@@ -32,7 +32,7 @@ static inline INLINE V NAME(exp2_split)(V x, T factor, T lowest, V *r) {
   return (V)(((U)shifted << EXP2_MANTISSA_BITS) + (((U){} + (EXP2_EXPONENT_BIAS - 1)) << EXP2_MANTISSA_BITS));
 }
 
-// The second one: 2·p(r) times what the first one gave.
+// The second one: 2·p(r), by which what the first one gave is to be multiplied.
 static inline INLINE void NAME(exp2_join)(const int count, const V *r, V *p) {
 #define COEFFICIENT(c) 2 * c
   static const T doubled[] = {2, EXP2_COEFFICIENTS};
