@@ -91,12 +91,13 @@ final class PackedWeight<Element: BLASElement>: Sendable {
     }
   }
 
-  /// What lies behind a part of a panel, the next part or panel, to be prefetched in equal pieces beside the rows of A. Nil where
+  /// What lies behind a part of a panel, the next part or panel, to be prefetched line by line beside the rows of A. Nil where
   /// rows are so few that the weights themselves stream from memory.
-  private func following(_ base: UnsafePointer<Element>, count: Int, rowCount: Int) -> StridedMatrix<Element>? {
+  private func following(_ base: UnsafePointer<Element>, count: Int, rowCount: Int) -> RowsAhead? {
     if rowCount < 32 { return nil }
-    let length = (count + rowCount - 1) / rowCount
-    return StridedMatrix(base: base, rowCount: rowCount, columnCount: length, rowStride: length, columnStride: 1)
+    let lineByteCount = 64
+    let lineCount = (count * MemoryLayout<Element>.stride + lineByteCount - 1) / lineByteCount
+    return RowsAhead(base: base, rowCount: lineCount, stride: lineByteCount, byteCount: lineByteCount)
   }
 
   private func multiplyPanel(

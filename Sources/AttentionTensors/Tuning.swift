@@ -10,6 +10,9 @@ package struct Tuning: Sendable, Equatable {
   /// along vectors narrower than 64 bytes it is less in proportion, for each weight that is read then takes part in fewer
   /// products and has to be nearer: with AVX2 half of it takes 0.99 (E 64) to 0.96 (E 128), a third 0.98 to 0.96.
   package var keyTileByteCount = 2048
+  /// Bytes of keys and values of the heads that take turns where a mask is the same for all heads, so that it is read less
+  /// often from memory: half of a small third-level cache.
+  package var headRunByteCount = 4 << 20
   /// Pieces that are wanted at least, to keep some threads busy. 8: 1.04 with one head, 0.92 to 0.97 in decoding on two
   /// threads, but more threads than pieces would idle; 32: 1.00 to 1.04.
   package var pieceTarget = 16

@@ -45,6 +45,7 @@ struct LaneKernelTests {
     func flag(_ row: Int, _ column: Int) -> Bool { attends[row * rowLength + column * columnStride] != 0 }
 
     func packed(_ packing: Packing, into y: inout [T]) {
+      var maximum = [T](repeating: 0.25, count: stride)
       x.withUnsafeBytes { x in
         attends.withUnsafeBytes { attends in
           let isBoolean = if case .boolean = packing { true } else { false }
@@ -53,9 +54,10 @@ struct LaneKernelTests {
           let rows = (0..<rowCount).map { base + $0 * rowLength * size }
           kernels.pack(
             packing, rowCount: rowCount, columnCount: columnCount, rows: rows, columnStride: columnStride, into: &y,
-            stride: stride)
+            stride: stride, maximum: &maximum)
         }
       }
+      expectMaxima(maximum, of: y, stride: stride, lanes: stride - 1, before: 0.25, "\(packing) seed \(seed)")
     }
     func expect(_ y: [T], _ what: String, _ expected: (_ row: Int, _ column: Int) -> T) {
       for column in 0..<columnCount {
@@ -105,6 +107,17 @@ struct LaneKernelTests {
     expect(y, "boolean over NaN") { flag($0, $1) ? before($0, $1) + value($0, $1) : -.infinity }
   }
 
+  /// Expects each lane's maximum to be the largest of what was there and of its column of y, NaN left out.
+  private func expectMaxima<T: RealTensorElement & BinaryFloatingPoint>(
+    _ maximum: [T], of y: [T], stride: Int, lanes: Int, before: T, _ what: String
+  ) {
+    for lane in 0..<lanes {
+      let column = Swift.stride(from: lane, to: y.count, by: stride).map { y[$0] }
+      let expected = column.reduce(before) { $1 > $0 ? $1 : $0 }
+      #expect(maximum[lane] == expected, "\(what) lane \(lane)")
+    }
+  }
+
   // MARK: Products
 
   @Test(
@@ -132,6 +145,7 @@ struct LaneKernelTests {
         let before = generator.numbers(rowCount * cStride)
         var c = before.map { isAdded ? T($0) : .nan }
         for row in 0..<rowCount { c[row * cStride + lanes] = .nan }
+        var maximum = [T](repeating: 0.25, count: lanes)
         let stored = a.map { T($0) }
         stored.withUnsafeBufferPointer { stored in
           let base = stored.baseAddress ?? UnsafePointer(bitPattern: 64)!
@@ -141,7 +155,10 @@ struct LaneKernelTests {
               base: base, rowCount: rowCount, columnCount: depth, rowStride: isTransposed ? 1 : depth,
               columnStride: isTransposed ? rowCount : 1),
             b.map { T($0) }, bStride: bStride, into: &c, stride: cStride,
-            rescale: isAdded ? rescale.map { T($0) } : nil)
+            rescale: isAdded ? rescale.map { T($0) } : nil, maximum: &maximum)
+        }
+        if !isAdded {
+          expectMaxima(maximum, of: c, stride: cStride, lanes: lanes, before: 0.25, "\(rowCount) rows, depth \(depth)")
         }
         let product = referenceProduct(
           m: rowCount, n: lanes, k: depth, alpha: 1,
@@ -227,7 +244,7 @@ struct LaneKernelTests {
     _ kernels: Kernels<T>, _ tileLength: Int, tolerance: Double
   ) {
     for vectorCount in 1...kernels.panelVectorCount {
-      for hasIntervals in [false, true] {
+      for (hasIntervals, knowsMaximum) in [(false, false), (false, true), (true, false)] {
         var generator = TestGenerator(seed: UInt64(tileLength * 10 + vectorCount))
         let (lanes, keyCount) = (vectorCount * kernels.laneCount, 150)
         let stride = lanes + 1
@@ -258,10 +275,13 @@ struct LaneKernelTests {
           func bounds(_ bound: (Range<Int>) -> Int) -> [T]? {
             hasIntervals ? (0..<lanes).map { T(bound(interval($0).clamped(to: keys)) - low) } : nil
           }
+          let newMaximum = (0..<lanes).map { lane in
+            keys.indices.reduce(maximum[lane]) { max($0, tile[($1 - low) * stride + lane]) }
+          }
           kernels.softmaxLanes(
             vectorCount: vectorCount, keyCount: keys.count, stride: stride, scores: &tile, begin: bounds(\.lowerBound),
-            end: bounds(\.upperBound),
-            maximum: &maximum, sum: &sum, rescale: &rescale)
+            end: bounds(\.upperBound), maximum: &maximum, newMaximum: knowsMaximum ? newMaximum : nil, sum: &sum,
+            rescale: &rescale)
           for lane in 0..<lanes {
             weights[lane] = weights[lane].map { $0 * rescale[lane] }
             weights[lane] += (0..<keys.count).map { tile[$0 * stride + lane] }
@@ -294,7 +314,7 @@ struct LaneKernelTests {
         scores[lanes - 1] = value
         kernels.softmaxLanes(
           vectorCount: 1, keyCount: 1, stride: lanes, scores: &scores, begin: nil, end: nil,
-          maximum: &maximum, sum: &sum, rescale: &rescale)
+          maximum: &maximum, newMaximum: nil, sum: &sum, rescale: &rescale)
         #expect(scores[lanes - 1].isNaN == value.isNaN)
       }
       #expect(sum[lanes - 1].isNaN)

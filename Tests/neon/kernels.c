@@ -80,23 +80,25 @@ static double random_number(void) {
     for (int i = 0; i < keys * width; i++) k[i] = (T)(random_number() - 0.5), v[i] = (T)(random_number() - 0.5);   \
     int limit = (int)(kernels->lane_count * kernels->panel_vector_count);                                          \
     double worst = 0, worst_few = 0;                                                                               \
+    int wrong_maxima = 0;                                                                                          \
     for (int rows = 1; rows <= limit; rows++) {                                                                    \
       for (int i = 0; i < rows * width; i++) q[i] = (T)(random_number() - 0.5);                                    \
       const void *q_rows[most_rows], *bias_rows[most_rows];                                                        \
       void *output_rows[most_rows];                                                                                \
       T maximum[most_rows], sum[most_rows], rescale[most_rows], factor[most_rows];                                 \
+      T dot_maximum[most_rows], new_maximum[most_rows];                                                            \
       for (int i = 0; i < most_rows; i++) {                                                                        \
         q_rows[i] = q + i * width, bias_rows[i] = bias + i * keys, output_rows[i] = output + i * width;            \
-        maximum[i] = -INFINITY, sum[i] = 0;                                                                        \
+        maximum[i] = dot_maximum[i] = new_maximum[i] = -INFINITY, sum[i] = 0;                                      \
       }                                                                                                            \
       for (int i = 0; i < rows * keys; i++) bias[i] = i % 7 == 3 ? -INFINITY : (T)random_number();                 \
       ptrdiff_t vectors = (rows + kernels->lane_count - 1) / kernels->lane_count;                                  \
       ptrdiff_t stride = vectors * kernels->lane_count;                                                            \
-      attn_pack pack = {rows, width, q_rows, 1, attn_packing_scaled, 0.5, panel, stride};                          \
+      attn_pack pack = {rows, width, q_rows, 1, attn_packing_scaled, 0.5, panel, stride, NULL};                    \
       kernels->pack(&pack);                                                                                        \
       attn_product dots = {.vector_count = vectors, .row_count = keys, .depth = width, .a = k, .row_stride = width,\
                            .column_stride = 1, .b = panel, .b_stride = stride, .c = scores, .c_stride = stride,    \
-                           .next = v, .next_stride = width * sizeof(T), .next_byte_count = width * sizeof(T)};     \
+                           .maximum = dot_maximum, .next = {{v, keys, width * sizeof(T), width * sizeof(T)}, {v, 9, 1, 1}}};\
       kernels->multiply(&dots);                                                                                    \
       attn_row_product row_dots = {rows, keys, width, q, width, k, width, attn_stored_native, few, keys, 0.5};                         \
       kernels->dot_rows(&row_dots);                                                                                \
@@ -105,10 +107,15 @@ static double random_number(void) {
           double error = fabs((double)few[i * keys + j] - (double)scores[j * stride + i]);                         \
           if (!(error <= worst_few)) worst_few = error;                                                            \
         }                                                                                                          \
-      attn_pack add = {rows, keys, bias_rows, 1, attn_packing_bias, 1, scores, stride};                            \
+      for (int i = 0; i < rows; i++)                                                                               \
+        for (int j = 0; j < keys; j++) wrong_maxima += scores[j * stride + i] > dot_maximum[i];                    \
+      attn_pack add = {rows, keys, bias_rows, 1, attn_packing_bias, 1, scores, stride, new_maximum};               \
       kernels->pack(&add);                                                                                         \
-      attn_softmax_lanes softmax = {vectors, keys, stride, scores, NULL, NULL, maximum, sum, rescale};             \
+      /* Half of the time the softmax has to look itself. */                                                       \
+      attn_softmax_lanes softmax = {vectors, keys, stride, scores, NULL, NULL, maximum, sum, rescale,              \
+                                    rows % 2 ? new_maximum : NULL};                                                \
       kernels->softmax_lanes(&softmax);                                                                            \
+      for (int i = 0; i < stride; i++) wrong_maxima += maximum[i] != new_maximum[i];                               \
       attn_product values = {.vector_count = vectors, .row_count = width, .depth = keys, .a = v, .row_stride = 1,  \
                              .column_stride = width, .b = scores, .b_stride = stride, .c = result,                 \
                              .c_stride = stride};                                                                  \
@@ -132,6 +139,7 @@ static double random_number(void) {
       }                                                                                                            \
     }                                                                                                              \
     expect(worst <= TOLERANCE, name, #T ": attention of panels of 1 row to all lanes", worst);                     \
+    expect(wrong_maxima == 0, name, #T ": maxima of products and biases", wrong_maxima);                           \
     expect(worst_few <= TOLERANCE, name, #T ": products of few rows", worst_few);                                  \
   }                                                                                                                \
                                                                                                                    \

@@ -40,6 +40,8 @@ struct MaskSchedule<Element: AttentionElement> {
   let biases: [Operand]
   let distances: [Distances]
   let functions: [AttentionScoreFunction<Element>]
+  /// The first bias or boolean mask: of `[L, S]`, what a call reads most of.
+  var firstMatrix: Operand? { biases.first ?? booleans.first }
   /// Keep the memory of tensors and intervals alive.
   private let owners: [any Sendable]
   private let intervals: KeyIntervalTable?

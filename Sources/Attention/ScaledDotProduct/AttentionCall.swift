@@ -97,9 +97,10 @@ final class AttentionCall<Element: AttentionElement>: @unchecked Sendable {
       defer { rest /= count }
       return rest % count
     }
+    let headOfRun = next(plan.headRunLength)
     let queryTile = next(plan.queryTileCount)
     let headTile = next(plan.headTileCount)
-    let keyValueHead = next(shape.keyValueHeadCount)
+    let keyValueHead = next(shape.keyValueHeadCount / plan.headRunLength) * plan.headRunLength + headOfRun
     let firstHead = keyValueHead * shape.groupSize
     let heads = headTile * plan.headsPerTile..<min((headTile + 1) * plan.headsPerTile, shape.groupSize)
     return Tile(

@@ -30,6 +30,9 @@ package struct AttentionPlan: CustomStringConvertible {
   package let queryTileCount: Int
   /// Tiles along the heads of one group.
   package let headTileCount: Int
+  /// Key/value heads that take their turn at each tile of queries, where a mask is the same for all heads: what it says of
+  /// these queries is then near. Divides their count.
+  let headRunLength: Int
 
   /// What one tile costs whatever its size, some 0.3 µs, in operations. Not tuned.
   private static let tileWork = 5e4
@@ -67,6 +70,13 @@ package struct AttentionPlan: CustomStringConvertible {
     keyTileLength = max(64, tiles == .lanes ? keys * kernels.vectorByteCount / 64 : keys)
     queryTileCount = (length + queryTileLength - 1) / queryTileLength
     headTileCount = (group + headsPerTile - 1) / headsPerTile
+    var run = 1
+    if let mask = schedule.firstMatrix, mask.headStride == 0, queryTileCount > 1 {
+      let headByteCount = shape.keyCount * (shape.width + shape.valueWidth) * MemoryLayout<Element>.stride
+      run = max(1, min(shape.keyValueHeadCount, tuning.headRunByteCount / max(headByteCount, 1)))
+      while shape.keyValueHeadCount % run != 0 { run -= 1 }
+    }
+    headRunLength = run
     let tileCount = shape.batchCount * shape.keyValueHeadCount * headTileCount * queryTileCount
     // What the mask leaves of the keys: of the longest tile, and of all together.
     var longest = shape.keyCount

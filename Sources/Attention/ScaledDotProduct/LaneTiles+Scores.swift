@@ -4,15 +4,19 @@ internal import AttentionTensors
 
 extension LaneTiles {
   /// scores ← the scores of attended keys, −inf where something other than their interval forbids; and each lane's
-  /// interval.
+  /// interval. True if newMaximum ← the maximum raised to them: whoever writes them last does so in passing, if they are
+  /// all attended to.
   ///
-  /// The values, which are wanted next, are prefetched for a tile's first panel: their columns, taken from one row after the
-  /// other, are no stream that the CPU would foresee.
+  /// What is wanted next is prefetched: the values, for a tile's first panel, and a bias or a boolean mask. Columns taken
+  /// from one row after the other are no stream that the CPU would foresee.
   func computeScores(
     _ piece: Piece, _ tile: Call.Tile, _ key: StridedMatrix<Element>, next value: StridedMatrix<Element>?,
     _ scratch: Scratch
-  ) {
+  ) -> Bool {
     let panel = piece.panel
+    let maximum = piece.isRagged ? nil : scratch.newMaximum
+    maximum?.update(from: scratch.maximum + panel.rows.lowerBound, count: panel.vectorCount * lanes)
+    let isFinal = !piece.hasTerms && call.softcap == nil
     if call.scale == 0 {
       // Whatever the query and the key hold: 0·NaN is NaN.
       scratch.scores.update(repeating: 0, count: key.rowCount * panel.stride)
@@ -20,7 +24,8 @@ extension LaneTiles {
       call.kernels.multiply(
         vectorCount: panel.vectorCount, key, scratch.query + panel.firstRow * call.shape.width + panel.lane,
         bStride: panel.stride, into: scratch.scores, stride: panel.stride, rescale: nil,
-        next: panel.firstRow == 0 && value?.columnStride == 1 ? value : nil)
+        maximum: isFinal ? maximum : nil,
+        next: panel.firstRow == 0 ? value.flatMap(ahead) : nil, after: piece.hasTerms ? maskAhead(piece, tile) : nil)
     }
     if let cap = call.softcap { applySoftcap(cap, piece, scratch) }
     if piece.isRagged {
@@ -35,7 +40,29 @@ extension LaneTiles {
         scratch.end[lane] = 0
       }
     }
-    if piece.hasTerms { applyTerms(piece, tile, scratch) }
+    if piece.hasTerms { return applyTerms(piece, tile, maximum: maximum, scratch) && maximum != nil }
+    return isFinal && call.scale != 0 && maximum != nil
+  }
+
+  private func ahead(_ value: StridedMatrix<Element>) -> RowsAhead? {
+    if value.columnStride != 1 { return nil }
+    let size = MemoryLayout<Element>.stride
+    return RowsAhead(
+      base: value.base, rowCount: value.rowCount, stride: value.rowStride * size, byteCount: value.columnCount * size)
+  }
+
+  /// What a piece takes of the first bias or boolean mask.
+  private func maskAhead(_ piece: Piece, _ tile: Call.Tile) -> RowsAhead? {
+    guard let operand = call.schedule.firstMatrix, operand.widthStride == 1,
+      call.plan.headsPerTile == 1
+    else { return nil }
+    let queries = tile.queries(ofRows: piece.panel.rows)
+    return RowsAhead(
+      base: operand.row(
+        batch: tile.batch, head: tile.head(ofRow: piece.panel.rows.lowerBound), index: queries.lowerBound,
+        from: piece.keys.lowerBound),
+      rowCount: operand.lengthStride == 0 ? 1 : queries.count, stride: operand.lengthStride * operand.elementByteCount,
+      byteCount: piece.keys.count * operand.elementByteCount)
   }
 
   private func applySoftcap(_ cap: Element, _ piece: Piece, _ scratch: Scratch) {
@@ -48,7 +75,10 @@ extension LaneTiles {
     }
   }
 
-  private func applyTerms(_ piece: Piece, _ tile: Call.Tile, _ scratch: Scratch) {
+  /// True if the last term raised `maximum` to the scores.
+  private func applyTerms(
+    _ piece: Piece, _ tile: Call.Tile, maximum: UnsafeMutablePointer<Element>?, _ scratch: Scratch
+  ) -> Bool {
     let panel = piece.panel
     let schedule = call.schedule
     call.applyFunctions(
@@ -66,16 +96,22 @@ extension LaneTiles {
         vectorCount: panel.vectorCount, keyCount: piece.keys.count, lanes: scratch.scores, stride: panel.stride,
         slope: scratch.slope, position: scratch.position)
     }
+    let hasBlocks = piece.region.hasBlocks
+    var rest = schedule.biases.count + schedule.booleans.count
+    let isTracked = rest > 0 && !hasBlocks
     func apply(_ operand: Operand, _ packing: Packing) {
+      rest -= 1
       let stride = gatherRows(
         operand, tile, panel.rows, from: piece.keys.lowerBound, count: piece.keys.count, scratch)
       call.kernels.pack(
         packing, rowCount: panel.rows.count, columnCount: piece.keys.count, rows: scratch.rows,
-        columnStride: stride, into: scratch.scores, stride: panel.stride)
+        columnStride: stride, into: scratch.scores, stride: panel.stride,
+        maximum: isTracked && rest == 0 ? maximum : nil)
     }
     for bias in schedule.biases { apply(bias, .bias) }
     for boolean in schedule.booleans { apply(boolean, .boolean) }
-    if piece.region.hasBlocks { applyBlocks(piece, tile, scratch) }
+    if hasBlocks { applyBlocks(piece, tile, scratch) }
+    return isTracked
   }
 
   private func applyBlocks(_ piece: Piece, _ tile: Call.Tile, _ scratch: Scratch) {

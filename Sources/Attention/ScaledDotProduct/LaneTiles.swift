@@ -38,6 +38,8 @@ struct LaneTiles<Element: AttentionElement>: TileKernels {
     let maximum: UnsafeMutablePointer<Element>
     let sum: UnsafeMutablePointer<Element>
     let factor: UnsafeMutablePointer<Element>
+    /// The maximum of a panel's rows with the scores at hand.
+    let newMaximum: UnsafeMutablePointer<Element>
     /// Sums that nobody reads.
     let discarded: UnsafeMutablePointer<Element>
     /// For each lane of a panel.
@@ -74,6 +76,7 @@ struct LaneTiles<Element: AttentionElement>: TileKernels {
       value: carver.take(isReadable(call.value) ? 0 : keyCount * shape.valueWidth),
       finiteValue: carver.take(isHiding ? keyCount * shape.valueWidth : 0),
       maximum: carver.take(rowCount), sum: carver.take(rowCount), factor: carver.take(rowCount),
+      newMaximum: carver.take(panelRowCount),
       discarded: carver.take(call.outputs.weights == nil ? 0 : rowCount),
       rescale: carver.take(panelRowCount), begin: carver.take(panelRowCount), end: carver.take(panelRowCount),
       rows: carver.take(rowCount), targets: carver.take(rowCount), converted: carver.take(convertedCount),
@@ -163,12 +166,12 @@ struct LaneTiles<Element: AttentionElement>: TileKernels {
       forEachPanel(tile) { panel in
         forEachPiece(tile, panel, part, layer) { piece in
           let rows = piece.keys.lowerBound - part.lowerBound..<piece.keys.upperBound - part.lowerBound
-          computeScores(piece, tile, key.rows(rows), next: value.rows(rows), scratch)
+          let knowsMaximum = computeScores(piece, tile, key.rows(rows), next: value.rows(rows), scratch)
           if piece.isHiding && isFinite == nil { isFinite = call.isFinite(value) }
           let isHazardous = piece.isHiding && isFinite == false
           let forbidden =
             isHazardous ? call.forbidden(scratch.scores, count: rows.count * piece.panel.stride) : nil
-          softmax(piece, sum: scratch.sum, scratch)
+          softmax(piece, knowsMaximum: knowsMaximum, sum: scratch.sum, scratch)
           accumulate(piece, tile, value.rows(rows), isHazardous: isHazardous, forbidden, scratch)
         }
       }
@@ -192,13 +195,16 @@ struct LaneTiles<Element: AttentionElement>: TileKernels {
     }
   }
 
-  private func softmax(_ piece: Piece, sum: UnsafeMutablePointer<Element>, _ scratch: Scratch) {
+  private func softmax(
+    _ piece: Piece, knowsMaximum: Bool, sum: UnsafeMutablePointer<Element>, _ scratch: Scratch
+  ) {
     let first = piece.panel.rows.lowerBound
     call.kernels.softmaxLanes(
       vectorCount: piece.panel.vectorCount, keyCount: piece.keys.count, stride: piece.panel.stride,
       scores: scratch.scores, begin: piece.isRagged ? UnsafePointer(scratch.begin) : nil,
       end: piece.isRagged ? UnsafePointer(scratch.end) : nil,
-      maximum: scratch.maximum + first, sum: sum + first, rescale: scratch.rescale)
+      maximum: scratch.maximum + first, newMaximum: knowsMaximum ? UnsafePointer(scratch.newMaximum) : nil,
+      sum: sum + first, rescale: scratch.rescale)
   }
 
   /// Makes the result of a panel 0, if it has none yet.
@@ -317,27 +323,28 @@ struct LaneTiles<Element: AttentionElement>: TileKernels {
       scratch.maximum.update(repeating: -.infinity, count: vectorCount(tile) * lanes)
       scratch.maximum.update(from: maximum, count: tile.rowCount)
     }
-    forEachComputedPiece(tile, split: split, scratch) { piece in
-      softmax(piece, sum: scratch.discarded, scratch)
+    forEachComputedPiece(tile, split: split, scratch) { piece, knowsMaximum in
+      softmax(piece, knowsMaximum: knowsMaximum, sum: scratch.discarded, scratch)
       copyOut(piece, tile, to: weights, scratch)
     }
   }
 
   func writeScores(_ scores: UnsafeMutablePointer<Element>, _ tile: Call.Tile, split: Int, _ scratch: Scratch) {
     scratch.factor.update(repeating: 1, count: vectorCount(tile) * lanes)
-    forEachComputedPiece(tile, split: split, scratch) { copyOut($0, tile, to: scores, scratch) }
+    forEachComputedPiece(tile, split: split, scratch) { piece, _ in copyOut(piece, tile, to: scores, scratch) }
   }
 
   /// Calls `body` with every piece of some keys when its scores are computed.
-  private func forEachComputedPiece(_ tile: Call.Tile, split: Int, _ scratch: Scratch, _ body: (Piece) -> Void) {
+  private func forEachComputedPiece(
+    _ tile: Call.Tile, split: Int, _ scratch: Scratch, _ body: (_ piece: Piece, _ knowsMaximum: Bool) -> Void
+  ) {
     packQueries(tile, scratch)
     call.forEachKeyTile(tile, split: split) { part, layer in
       let key = matrix(call.key, tile, part, width: call.shape.width, packedAt: scratch.key)
       forEachPanel(tile) { panel in
         forEachPiece(tile, panel, part, layer) { piece in
           let rows = piece.keys.lowerBound - part.lowerBound..<piece.keys.upperBound - part.lowerBound
-          computeScores(piece, tile, key.rows(rows), next: nil, scratch)
-          body(piece)
+          body(piece, computeScores(piece, tile, key.rows(rows), next: nil, scratch))
         }
       }
     }

@@ -10,6 +10,16 @@ package enum Packing {
   case boolean
 }
 
+/// Contiguous rows that are wanted soon.
+package struct RowsAhead {
+  fileprivate let kernel: attn_ahead
+
+  /// `stride` and the length of a row, `byteCount`, are bytes.
+  package init(base: UnsafeRawPointer, rowCount: Int, stride: Int, byteCount: Int) {
+    kernel = attn_ahead(base: base, row_count: rowCount, stride: stride, byte_count: byteCount)
+  }
+}
+
 /// Calls `body` for panels of nearly even width and at most `limit` vectors, with the vectors that each has.
 @inlinable package func forEachPanel(vectorCount: Int, limit: Int, _ body: (Range<Int>) -> Void) {
   var panelCount = (vectorCount + limit - 1) / limit
@@ -32,16 +42,17 @@ extension Kernels {
   /// Vectors of a panel at most.
   package var panelVectorCount: Int { table.pointee.panel_vector_count }
 
-  /// y[column, row] = rows[row][column]; lanes up to a whole vector repeat the last row.
+  /// y[column, row] = rows[row][column]; lanes up to a whole vector repeat the last row. `maximum` is raised to the largest
+  /// of each lane of y.
   @_specialize(where Element == Float)
   @_specialize(where Element == Double)
   package func pack(
     _ packing: Packing, rowCount: Int, columnCount: Int, rows: UnsafePointer<UnsafeRawPointer>, columnStride: Int,
-    into y: MutablePointer, stride: Int
+    into y: MutablePointer, stride: Int, maximum: MutablePointer? = nil
   ) {
     var arguments = attn_pack(
       row_count: rowCount, column_count: columnCount, rows: rows, column_stride: columnStride,
-      packing: attn_packing_scaled, factor: 1, y: y, stride: stride)
+      packing: attn_packing_scaled, factor: 1, y: y, stride: stride, maximum: maximum)
     switch packing {
     case .scaled(let factor): arguments.factor = factor
     case .bias: arguments.packing = attn_packing_bias
@@ -65,39 +76,38 @@ extension Kernels {
 
   /// c[rows, lanes] ← f(c·rescale + a[rows, depth]·b[depth, lanes] + bias); without `rescale` c is only written.
   ///
-  /// One of a's strides is 1. Rows of `next`, as many as a's and contiguous each, are prefetched on the way.
+  /// One of a's strides is 1. `maximum` is raised to the largest of each lane of a·b. What is `next`, and what comes after
+  /// it, is prefetched on the way.
   @_specialize(where Element == Float)
   @_specialize(where Element == Double)
   package func multiply(
     vectorCount: Int, _ a: StridedMatrix<Element>, _ b: Pointer, bStride: Int, into c: MutablePointer, stride: Int,
-    rescale: Pointer?, bias: Pointer? = nil, activation: Activation = .none, next: StridedMatrix<Element>? = nil
+    rescale: Pointer?, bias: Pointer? = nil, activation: Activation = .none, maximum: MutablePointer? = nil,
+    next: RowsAhead? = nil, after: RowsAhead? = nil
   ) {
     assert((1...panelVectorCount).contains(vectorCount))
     assert(a.rowStride == 1 || a.columnStride == 1 || a.rowCount <= 1)
     var arguments = attn_product(
       vector_count: vectorCount, row_count: a.rowCount, depth: a.columnCount, a: a.base, row_stride: a.rowStride,
       column_stride: a.columnStride, b: b, b_stride: bStride, c: c, c_stride: stride, rescale: rescale, bias: bias,
-      activation: activation.kernel, next: nil, next_stride: 0, next_byte_count: 0)
-    if let next {
-      arguments.next = UnsafeRawPointer(next.base)
-      arguments.next_stride = next.rowStride * MemoryLayout<Element>.stride
-      arguments.next_byte_count = next.columnCount * MemoryLayout<Element>.stride
-    }
+      activation: activation.kernel, maximum: maximum,
+      next: (next?.kernel ?? attn_ahead(), after?.kernel ?? attn_ahead()))
     table.pointee.multiply(&arguments)
   }
 
   /// The online softmax of a panel of scores `[keys, lanes]`, which become weights.
   ///
-  /// `begin` and `end`, whole numbers, bound the attended keys of each lane; nil: all.
+  /// `begin` and `end`, whole numbers, bound the attended keys of each lane; nil: all. `newMaximum` is the maximum raised to
+  /// the scores', where that is known already.
   @_specialize(where Element == Float)
   @_specialize(where Element == Double)
   package func softmaxLanes(
     vectorCount: Int, keyCount: Int, stride: Int, scores: MutablePointer, begin: Pointer?,
-    end: Pointer?, maximum: MutablePointer, sum: MutablePointer, rescale: MutablePointer
+    end: Pointer?, maximum: MutablePointer, newMaximum: Pointer?, sum: MutablePointer, rescale: MutablePointer
   ) {
     var arguments = attn_softmax_lanes(
       vector_count: vectorCount, key_count: keyCount, stride: stride, scores: scores, begin: begin,
-      end: end, maximum: maximum, sum: sum, rescale: rescale)
+      end: end, maximum: maximum, sum: sum, rescale: rescale, new_maximum: newMaximum)
     table.pointee.softmax_lanes(&arguments)
   }
 }

@@ -50,6 +50,7 @@ typedef struct attn_softmax_lanes {
   void *scores; // [key_count, lanes], scores in, weights out
   const void *_Nullable begin, *_Nullable end; // [lanes] whole numbers: attended keys; NULL: all
   void *maximum, *sum, *rescale; // [lanes]
+  const void *_Nullable new_maximum; // [lanes], where the scores' maxima are known, raised to them; NULL: they are looked for
 } attn_softmax_lanes;
 
 // Functions of one number.
@@ -59,6 +60,12 @@ typedef enum attn_activation {
   attn_activation_gelu = 2,      // x·Φ(x)
   attn_activation_gelu_tanh = 3, // x/2·(1 + tanh(√(2/π)·(x + 0.044715·x³)))
 } attn_activation;
+
+// Contiguous rows that are wanted soon; base NULL: none.
+typedef struct attn_ahead {
+  const void *_Nullable base;
+  ptrdiff_t row_count, stride, byte_count; // stride in bytes
+} attn_ahead;
 
 // One product of a panel: c[row_count, lanes] = c·rescale + a[row_count, depth]·b[depth, lanes].
 // One of a's two strides must be 1.
@@ -74,9 +81,9 @@ typedef struct attn_product {
   // What is done to each c after it: f(c + bias).
   const void *_Nullable bias; // [lanes]; NULL: none
   attn_activation activation;
-  // Other rows, of `next_byte_count` bytes, on their way to the second-level cache, each beside one of A's; NULL: none.
-  const void *_Nullable next;
-  ptrdiff_t next_stride, next_byte_count; // bytes
+  void *_Nullable maximum; // [lanes], raised to the largest of each lane of a·b, NaN left out; NULL: not wanted
+  // On their way to the second-level cache, spread over the rows of A.
+  attn_ahead next[2];
 } attn_product;
 
 // y = (x + residual − mean) / √(variance + ε) · weight + bias for every row. y may be x or the residual.
@@ -125,6 +132,7 @@ typedef struct attn_pack {
   double factor;
   void *y;
   ptrdiff_t stride;
+  void *_Nullable maximum; // [lanes], raised to the largest of each lane of y, NaN left out; NULL: not wanted
 } attn_pack;
 
 // Lanes into rows: rows[row][column] = x[column, row] · factor[row].

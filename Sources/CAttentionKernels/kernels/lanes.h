@@ -23,29 +23,34 @@ static inline INLINE V NAME(load_row)(
   return v;
 }
 
-static inline INLINE void NAME(pack_column)(attn_packing packing, V x, T factor, T *y) {
+// A column of rows becomes a vector of y.
+static inline INLINE V NAME(pack_column)(attn_packing packing, V x, T factor, T *y) {
   switch (packing) {
-    case attn_packing_scaled: NAME(store)(y, x * factor); break;
-    case attn_packing_bias: NAME(store)(y, NAME(biased)(NAME(load)(y), x)); break;
-    case attn_packing_boolean: NAME(store)(y, x == 0 ? NAME(load)(y) : x); break;
+    case attn_packing_scaled: x *= factor; break;
+    case attn_packing_bias: x = NAME(biased)(NAME(load)(y), x); break;
+    case attn_packing_boolean: x = x == 0 ? NAME(load)(y) : x; break;
   }
+  NAME(store)(y, x);
+  return x;
 }
 
-// A part of a square of LANES rows by LANES columns, or one of strided rows.
-static void NAME(pack_part)(
+// A part of a square of LANES rows by LANES columns, or one of strided rows. Returns the maxima raised to its own.
+static V NAME(pack_part)(
     attn_packing packing, const attn_pack *p, ptrdiff_t row_count, ptrdiff_t column_count, const void *const *rows,
-    ptrdiff_t column, T factor, T *y) {
+    ptrdiff_t column, T factor, T *y, V most) {
   V x[LANES];
   for (int i = 0; i < LANES; i++)
     // Lanes behind the last row repeat it: as finite as the others, and never written out.
     x[i] = NAME(load_row)(packing, rows[i < row_count ? i : row_count - 1], column, column_count, p->column_stride);
   NAME(transpose)(x);
-  for (int i = 0; i < column_count; i++, y += p->stride) NAME(pack_column)(packing, x[i], factor, y);
+  for (int i = 0; i < column_count; i++, y += p->stride)
+    most = NAME(max)(NAME(pack_column)(packing, x[i], factor, y), most);
+  return most;
 }
 
 // A whole square: it stays in registers.
-static inline INLINE void NAME(pack_square)(
-    attn_packing packing, const attn_pack *p, const void *const *rows, ptrdiff_t column, T factor, T *y) {
+static inline INLINE V NAME(pack_square)(
+    attn_packing packing, const attn_pack *p, const void *const *rows, ptrdiff_t column, T factor, T *y, V most) {
   V x[LANES];
   UNROLL for (int i = 0; i < LANES; i++) x[i] = NAME(load_row)(packing, rows[i], column, LANES, 1);
   NAME(transpose)(x);
@@ -56,31 +61,38 @@ static inline INLINE void NAME(pack_square)(
       x[i] += NAME(load)(y + i * p->stride);
       is_nan |= (U)(x[i] != x[i]);
     }
-    if (__builtin_reduce_or(is_nan)) return NAME(pack_part)(packing, p, LANES, LANES, rows, column, factor, y);
-    UNROLL for (int i = 0; i < LANES; i++) NAME(store)(y + i * p->stride, x[i]);
-    return;
+    if (__builtin_reduce_or(is_nan)) return NAME(pack_part)(packing, p, LANES, LANES, rows, column, factor, y, most);
+    UNROLL for (int i = 0; i < LANES; i++) {
+      NAME(store)(y + i * p->stride, x[i]);
+      most = NAME(max)(x[i], most);
+    }
+    return most;
   }
-  UNROLL for (int i = 0; i < LANES; i++) NAME(pack_column)(packing, x[i], factor, y + i * p->stride);
+  UNROLL for (int i = 0; i < LANES; i++)
+    most = NAME(max)(NAME(pack_column)(packing, x[i], factor, y + i * p->stride), most);
+  return most;
 }
 
 static inline INLINE void NAME(pack_rows)(attn_packing packing, const attn_pack *p) {
   const T factor = (T)p->factor;
-  const ptrdiff_t bytes = packing == attn_packing_boolean ? 1 : sizeof(T);
   for (ptrdiff_t row = 0; row < p->row_count; row += LANES) {
     const ptrdiff_t row_count = p->row_count - row;
     const void *const *rows = p->rows + row;
     ptrdiff_t column = 0;
-    T *y = (T *)p->y + row;
+    T *y = (T *)p->y + row, *maximum = p->maximum ? (T *)p->maximum + row : NULL;
+    V most = maximum ? NAME(load)(maximum) : (V){};
     if (row_count >= LANES && p->column_stride == 1)
       for (; column + LANES <= p->column_count; column += LANES) {
-        if (row_count >= 2 * LANES && column * bytes % 64 == 0)
-          UNROLL for (int i = 0; i < LANES; i++) __builtin_prefetch((const char *)rows[LANES + i] + column * bytes);
-        NAME(pack_square)(packing, p, rows, column, factor, y + column * p->stride);
+        // Not masks, which were prefetched beside the product before: here they would drive each other out of the first level.
+        if (packing == attn_packing_scaled && row_count >= 2 * LANES && column * sizeof(T) % 64 == 0)
+          UNROLL for (int i = 0; i < LANES; i++) __builtin_prefetch((const T *)rows[LANES + i] + column);
+        most = NAME(pack_square)(packing, p, rows, column, factor, y + column * p->stride, most);
       }
     for (; column < p->column_count; column += LANES) {
       ptrdiff_t count = p->column_count - column < LANES ? p->column_count - column : LANES;
-      NAME(pack_part)(packing, p, row_count, count, rows, column, factor, y + column * p->stride);
+      most = NAME(pack_part)(packing, p, row_count, count, rows, column, factor, y + column * p->stride, most);
     }
+    if (maximum) NAME(store)(maximum, most);
   }
 }
 
@@ -148,7 +160,7 @@ static void NAME(unpack)(const attn_unpack *p) {
 
 static inline INLINE void NAME(multiply_rows)(
     const int rows, const int vectors, ptrdiff_t depth, const T *a, ptrdiff_t row_stride, ptrdiff_t column_stride,
-    const T *b, ptrdiff_t b_stride, T *c, ptrdiff_t c_stride, const T *rescale) {
+    const T *b, ptrdiff_t b_stride, T *c, ptrdiff_t c_stride, const T *rescale, T *maximum) {
   V sum[16][PANEL];
 #ifdef BLOCK_IN_ASSEMBLY
   if (vectors > 1 && rows == ROWS(vectors)) {
@@ -167,6 +179,13 @@ static inline INLINE void NAME(multiply_rows)(
       }
     }
   }
+  // While they are in registers: a pass less for the softmax.
+  if (maximum)
+    UNROLL for (int v = 0; v < vectors; v++) {
+      V most = NAME(load)(maximum + v * LANES);
+      UNROLL for (int i = 0; i < rows; i++) most = NAME(max)(sum[i][v], most);
+      NAME(store)(maximum + v * LANES, most);
+    }
   // What was there is added last: a sum that starts anew with each tile has the smaller rounding errors.
   UNROLL for (int i = 0; i < rows; i++)
     UNROLL for (int v = 0; v < vectors; v++) {
@@ -177,10 +196,15 @@ static inline INLINE void NAME(multiply_rows)(
 }
 
 // Out of the way of the products, whose loops it would take registers from.
-static __attribute__((noinline)) void NAME(prefetch_next)(const attn_product *p, ptrdiff_t row, ptrdiff_t row_count) {
-  const char *x = (const char *)p->next + row * p->next_stride;
-  for (; row_count > 0; row_count--, x += p->next_stride)
-    for (ptrdiff_t byte = 0; byte < p->next_byte_count; byte += 64) __builtin_prefetch(x + byte, 0, 2);
+static __attribute__((noinline)) void NAME(prefetch_next)(const attn_product *p, ptrdiff_t first, ptrdiff_t end) {
+  for (int i = 0; i < 2; i++) {
+    const attn_ahead next = p->next[i];
+    if (!next.base) continue;
+    const ptrdiff_t next_end = end * next.row_count / p->row_count;
+    for (ptrdiff_t row = first * next.row_count / p->row_count; row < next_end; row++)
+      for (ptrdiff_t byte = 0; byte < next.byte_count; byte += 64)
+        __builtin_prefetch((const char *)next.base + row * next.stride + byte, 0, 2);
+  }
 }
 
 static inline INLINE void NAME(multiply_panel)(
@@ -188,15 +212,16 @@ static inline INLINE void NAME(multiply_panel)(
   // Not read again for every block.
   const ptrdiff_t row_count = p->row_count, depth = p->depth, b_stride = p->b_stride, c_stride = p->c_stride;
   const T *a = p->a, *b = p->b, *rescale = p->rescale;
-  T *c = p->c;
-  const bool is_finished = p->bias || p->activation != attn_activation_none, has_next = p->next;
+  T *c = p->c, *maximum = p->maximum;
+  const bool is_finished = p->bias || p->activation != attn_activation_none, has_next = p->next[0].base || p->next[1].base;
   ptrdiff_t i = 0;
 #define STEP(rows)                                                                                        \
   for (; i + (rows) <= row_count; i += (rows), a += (rows) * row_stride, c += (rows) * c_stride) {        \
-    NAME(multiply_rows)(rows, vectors, depth, a, row_stride, column_stride, b, b_stride, c, c_stride, rescale); \
+    NAME(multiply_rows)(                                                                                  \
+        rows, vectors, depth, a, row_stride, column_stride, b, b_stride, c, c_stride, rescale, maximum);  \
     /* While it is in the first-level cache. */                                                           \
     if (is_finished) NAME(finish)(p->activation, rows, vectors * LANES, c, c_stride, p->bias);            \
-    if (has_next) NAME(prefetch_next)(p, i, rows);                                                        \
+    if (has_next) NAME(prefetch_next)(p, i, i + (rows));                                                  \
   }
   STEP(ROWS(vectors))
   STEP(4)
@@ -260,8 +285,9 @@ static inline INLINE void NAME(softmax_panel)(const int vectors, const attn_soft
   const V hidden = (V)(-(T)INFINITY);
   const T *begin = p->begin, *end = p->end;
   T *maximum = p->maximum, *sum = p->sum, *rescale = p->rescale;
+  const T *known = p->new_maximum ? p->new_maximum : maximum;
   V most[PANEL];
-  UNROLL for (int v = 0; v < vectors; v++) most[v] = NAME(load)(maximum + v * LANES);
+  UNROLL for (int v = 0; v < vectors; v++) most[v] = NAME(load)(known + v * LANES);
   T *scores = p->scores;
   if (begin) {
     for (ptrdiff_t key = 0; key < p->key_count; key++, scores += p->stride) {
@@ -273,7 +299,7 @@ static inline INLINE void NAME(softmax_panel)(const int vectors, const attn_soft
         most[v] = NAME(max)(score, most[v]);
       }
     }
-  } else {
+  } else if (!p->new_maximum) {
     for (ptrdiff_t key = 0; key < p->key_count; key++, scores += p->stride)
       UNROLL for (int v = 0; v < vectors; v++) most[v] = NAME(max)(NAME(load)(scores + v * LANES), most[v]);
   }
