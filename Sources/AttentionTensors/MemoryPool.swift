@@ -28,9 +28,9 @@ final class MemoryPool: @unchecked Sendable {
   private static let keptCount = 32
   /// Smaller blocks are left to malloc, which maps nothing for them.
   private static let leastByteCount = 64 << 10
-  /// From here on, ask for huge pages: 4 KiB pages cost thousands of page faults.
+  /// From here on, ask for huge pages: 4 KiB pages cost thousands of page faults, and every access to another page a search
+  /// for its place.
   private static let hugePageByteCount = 2 << 20
-  private static let hugeBlockByteCount = 4 << 20
 
   private let lock = ExclusionLock()
   /// The longest kept first.
@@ -64,14 +64,14 @@ final class MemoryPool: @unchecked Sendable {
   }
 
   private func allocate(byteCount: Int) -> Block? {
-    let isHuge = byteCount >= Self.hugeBlockByteCount
+    let isHuge = byteCount >= Self.hugePageByteCount
     var base: UnsafeMutableRawPointer?
     let status = posix_memalign(
       &base, isHuge ? Self.hugePageByteCount : Self.alignment, max(byteCount, Self.alignment))
     guard status == 0, let base else { return nil }
     #if os(Linux)
-      // 14: MADV_HUGEPAGE. Only advice: a refusal changes nothing.
-      if isHuge { _ = madvise(base, byteCount, 14) }
+      // 14: MADV_HUGEPAGE, for what fills such pages. Only advice: a refusal changes nothing.
+      if isHuge { _ = madvise(base, byteCount / Self.hugePageByteCount * Self.hugePageByteCount, 14) }
     #endif
     return Block(base: base, byteCount: byteCount)
   }

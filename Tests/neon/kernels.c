@@ -100,7 +100,7 @@ static double random_number(void) {
                            .column_stride = 1, .b = panel, .b_stride = stride, .c = scores, .c_stride = stride,    \
                            .maximum = dot_maximum, .next = {{v, keys, width * sizeof(T), width * sizeof(T)}, {v, 9, 1, 1}}};\
       kernels->multiply(&dots);                                                                                    \
-      attn_row_product row_dots = {rows, keys, width, q, width, k, width, attn_stored_native, few, keys, 0.5};                         \
+      attn_row_product row_dots = {rows, keys, width, q, width, k, width, v, attn_stored_native, few, keys, 0.5};                      \
       kernels->dot_rows(&row_dots);                                                                                \
       for (int i = 0; i < rows; i++)                                                                               \
         for (int j = 0; j < keys; j++) {                                                                           \
@@ -264,9 +264,9 @@ static void check_halves(attn_isa isa, const char *name) {
     for (int stored = 0; stored < 2; stored++) {
       attn_stored type = !stored ? attn_stored_native : half == attn_half_ieee ? attn_stored_ieee : attn_stored_brain;
       const void *matrix = stored ? (const void *)key : (const void *)wide;
-      attn_row_product dots = {rows, keys, width, q, width, matrix, width, type, scores[stored], keys, 1};
+      attn_row_product dots = {rows, keys, width, q, width, matrix, width, NULL, type, scores[stored], keys, 1};
       kernels->dot_rows(&dots);
-      attn_row_product values = {rows, keys, width, sums[stored], width, matrix, width, type, q, keys, 1};
+      attn_row_product values = {rows, keys, width, sums[stored], width, matrix, width, NULL, type, q, keys, 1};
       kernels->accumulate_rows(&values);
     }
     expect(!memcmp(scores[0], scores[1], sizeof scores[0]) && !memcmp(sums[0], sums[1], sizeof sums[0]), name,

@@ -238,7 +238,13 @@ struct RowTiles<Products: RowProducts>: TileKernels {
     guard Products.readsHalves, let half = operand.half, operand.widthStride == 1 else { return nil }
     return StoredMatrix(
       half, base: operand.row(batch: tile.batch, head: tile.keyValueHead, index: keys.lowerBound),
-      rowCount: keys.count, columnCount: width, rowStride: operand.lengthStride)
+      rowCount: keys.count, columnCount: width, rowStride: operand.lengthStride, next: next(operand, tile, keys))
+  }
+
+  /// The key or value after `keys`, where it need not lie behind them.
+  private func next(_ operand: Operand, _ tile: Call.Tile, _ keys: Range<Int>) -> UnsafeRawPointer? {
+    guard operand.pages != nil, keys.upperBound < call.shape.keyCount else { return nil }
+    return operand.row(batch: tile.batch, head: tile.keyValueHead, index: keys.upperBound)
   }
 
   /// scores ← the scores of attended keys, −inf where something other than their interval forbids; and each row's
@@ -251,7 +257,8 @@ struct RowTiles<Products: RowProducts>: TileKernels {
       key: stored(call.key, tile, block.keys, width: call.shape.width)
         ?? StoredMatrix(
           call.matrix(
-            call.key, tile, block.keys, width: call.shape.width, packedAt: scratch.key, unless: Products.reads)),
+            call.key, tile, block.keys, width: call.shape.width, packedAt: scratch.key, unless: Products.reads),
+          next: next(call.key, tile, block.keys)),
       scale: call.scale, into: scratch.scores, stride: scratch.scoreStride)
     if let cap = call.softcap {
       for row in 0..<block.rows.count {
@@ -323,6 +330,7 @@ struct RowTiles<Products: RowProducts>: TileKernels {
     var stored: StoredMatrix<Element>?
     /// Else as they are computed with.
     var native: StridedMatrix<Element>?
+    var next: UnsafeRawPointer?
     /// True if some row does not attend to some key, and some value is not finite.
     var isHazardous = false
   }
@@ -335,7 +343,8 @@ struct RowTiles<Products: RowProducts>: TileKernels {
     }
     let values = call.matrix(
       call.value, tile, block.keys, width: valueWidth, packedAt: scratch.value, unless: Products.reads)
-    return BlockValues(native: values, isHazardous: isHiding && !call.isFinite(values))
+    return BlockValues(
+      native: values, next: next(call.value, tile, block.keys), isHazardous: isHiding && !call.isFinite(values))
   }
 
   /// result += weights · V.
@@ -367,7 +376,8 @@ struct RowTiles<Products: RowProducts>: TileKernels {
       }
     }
     Products.accumulateValues(
-      call.kernels, weights: weights, value: StoredMatrix(values), into: result, stride: valueWidth)
+      call.kernels, weights: weights, value: StoredMatrix(values, next: blockValues.next), into: result,
+      stride: valueWidth)
     for key in hiddenKeys {
       let index = block.keys.lowerBound + key
       let source = call.value.row(batch: tile.batch, head: tile.keyValueHead, index: index)

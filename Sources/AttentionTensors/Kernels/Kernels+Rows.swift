@@ -9,8 +9,11 @@ package struct StoredMatrix<Element> {
   package let columnCount: Int
   package let rowStride: Int
   package let columnStride: Int
+  /// The row after the last, which is read next, if it lies elsewhere than one would expect.
+  package let next: UnsafeRawPointer?
 
-  package init(_ matrix: StridedMatrix<Element>) {
+  package init(_ matrix: StridedMatrix<Element>, next: UnsafeRawPointer? = nil) {
+    self.next = next
     base = UnsafeRawPointer(matrix.base)
     half = nil
     rowCount = matrix.rowCount
@@ -20,7 +23,11 @@ package struct StoredMatrix<Element> {
   }
 
   /// Rows whose elements of two bytes are contiguous.
-  package init(_ half: HalfFormat, base: UnsafeRawPointer, rowCount: Int, columnCount: Int, rowStride: Int) {
+  package init(
+    _ half: HalfFormat, base: UnsafeRawPointer, rowCount: Int, columnCount: Int, rowStride: Int,
+    next: UnsafeRawPointer? = nil
+  ) {
+    self.next = next
     self.base = base
     self.half = half
     self.rowCount = rowCount
@@ -73,7 +80,8 @@ extension Kernels {
     var arguments = attn_row_product(
       row_count: query.rowCount, key_count: key.rowCount, width: key.columnCount,
       rows: UnsafeMutableRawPointer(mutating: query.base), row_stride: query.rowStride, key: key.base,
-      key_stride: key.rowStride, stored: key.stored, scores: scores, score_stride: stride, factor: factor.asDouble)
+      key_stride: key.rowStride, next: key.next, stored: key.stored, scores: scores, score_stride: stride,
+      factor: factor.asDouble)
     table.pointee.dot_rows(&arguments)
   }
 
@@ -86,7 +94,7 @@ extension Kernels {
     assert((weights.columnStride == 1 || value.rowCount <= 1) && (value.columnStride == 1 || value.columnCount <= 1))
     var arguments = attn_row_product(
       row_count: weights.rowCount, key_count: value.rowCount, width: value.columnCount, rows: result,
-      row_stride: stride, key: value.base, key_stride: value.rowStride, stored: value.stored,
+      row_stride: stride, key: value.base, key_stride: value.rowStride, next: value.next, stored: value.stored,
       scores: UnsafeMutableRawPointer(mutating: weights.base), score_stride: weights.rowStride, factor: 1)
     table.pointee.accumulate_rows(&arguments)
   }

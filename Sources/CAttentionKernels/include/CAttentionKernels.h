@@ -111,6 +111,7 @@ typedef struct attn_row_product {
   ptrdiff_t row_stride;
   const void *key;
   ptrdiff_t key_stride;
+  const void *_Nullable next; // the row after the last, to be prefetched; NULL: it follows where it would be expected
   attn_stored stored;
   void *scores;
   ptrdiff_t score_stride;

@@ -1,11 +1,17 @@
 // Products of a few rows of queries, as in decoding: lanes run along E and Ev, each key and value is read
 // once from memory. See instantiate.h for the names.
 
-// Keys, or values, ahead that are on their way to the second-level cache while these are multiplied. Memory gives
-// most to one stream from front to back: 1.6 times what it gives to 16 keys side by side; and the first level has
-// too few places for what is under way: 1.3 times with four rows (Benchmarks/NOTES.md).
-#define AHEAD 64
+// Bytes of keys, or values, ahead that are on their way to a cache while these are multiplied. Memory gives most to one
+// stream from front to back: 1.6 times what it gives to 16 keys side by side. With AVX-512 on Zen 5 they are fetched into
+// the first level: 0.9 of what four times the distance and the second level took, which is better on Zen 3
+// (Benchmarks/NOTES.md).
+#if ACCUMULATORS < 24
+#define AHEAD_BYTES 32768
 #define PREFETCH(x) __builtin_prefetch(x, 0, 2)
+#else
+#define AHEAD_BYTES 8192
+#define PREFETCH(x) __builtin_prefetch(x, 0, 3)
+#endif
 
 // Bytes of a key's or value's element.
 static inline INLINE ptrdiff_t NAME(stored_bytes)(const attn_stored stored) {
@@ -40,20 +46,37 @@ static inline INLINE V NAME(load_stored_tail)(const attn_stored stored, const ch
   return NAME(load_tail)((const T *)x + index, count, 0);
 }
 
-// Keys that are multiplied side by side, so that a q is loaded once for them.
-#define SIDE(rows) (ACCUMULATORS < 24 && (rows) == 4 ? 2 : 1)
+// Keys to what is to be prefetched.
+static inline INLINE ptrdiff_t NAME(keys_ahead)(const attn_stored stored, const attn_row_product *p) {
+  return AHEAD_BYTES / (p->width * NAME(stored_bytes)(stored) + 1) + 1;
+}
+
+// What is to be prefetched beside a key or value; the last ones' may lie elsewhere, on the next page.
+static inline INLINE const char *NAME(ahead)(
+    const attn_stored stored, const attn_row_product *p, ptrdiff_t key, ptrdiff_t distance) {
+  const char *base = p->key;
+  key += distance;
+  if (p->next && key >= p->key_count) {
+    base = p->next;
+    key -= p->key_count;
+  }
+  return base + key * p->key_stride * NAME(stored_bytes)(stored);
+}
+
+// Keys that are multiplied side by side, so that a q is loaded once for them, and sums do not wait for one another.
+#define SIDE(rows) ((rows) < 4 ? 1 : ACCUMULATORS < 24 ? 2 : 4)
 
 // scores[rows, LANES] = factor · q[rows, width]·k[LANES, width]ᵀ, of which `count` are wanted.
 static inline INLINE void NAME(dot_block)(
     const attn_stored stored, const int rows, const attn_row_product *p, ptrdiff_t row, ptrdiff_t key,
-    ptrdiff_t count) {
+    ptrdiff_t count, ptrdiff_t distance) {
   const T *q = (const T *)p->rows + row * p->row_stride;
   const ptrdiff_t bytes = NAME(stored_bytes)(stored);
-  enum { most = 2 };
+  enum { most = 4 };
   const int side = SIDE(rows);
   V sum[4][LANES];
   for (int i = 0; i < LANES; i += side) {
-    const char *k[most];
+    const char *k[most], *const ahead = NAME(ahead)(stored, p, key + i, distance);
     V part[4][most];
     UNROLL for (int j = 0; j < side; j++) {
       k[j] = (const char *)p->key + (key + (i + j < count ? i + j : count - 1)) * p->key_stride * bytes;
@@ -64,7 +87,7 @@ static inline INLINE void NAME(dot_block)(
       V x[most];
       UNROLL for (int j = 0; j < side; j++) {
         // From front to back, also where two keys go side by side.
-        if (row == 0 && e * bytes % 64 == 0) PREFETCH(k[0] + (AHEAD * p->key_stride + side * e) * bytes + j * 64);
+        if (row == 0 && e * bytes % 64 == 0) PREFETCH(ahead + side * e * bytes + j * 64);
         x[j] = NAME(load_stored)(stored, k[j], e);
       }
       UNROLL for (int r = 0; r < rows; r++) {
@@ -92,11 +115,12 @@ static inline INLINE void NAME(dot_block)(
 }
 
 static inline INLINE void NAME(dot_stored_rows)(const attn_stored stored, const attn_row_product *p) {
+  const ptrdiff_t distance = NAME(keys_ahead)(stored, p);
   for (ptrdiff_t key = 0; key < p->key_count; key += LANES) {
     ptrdiff_t row = 0;
-    for (; row + 4 <= p->row_count; row += 4) NAME(dot_block)(stored, 4, p, row, key, p->key_count - key);
-    for (; row + 2 <= p->row_count; row += 2) NAME(dot_block)(stored, 2, p, row, key, p->key_count - key);
-    if (row < p->row_count) NAME(dot_block)(stored, 1, p, row, key, p->key_count - key);
+    for (; row + 4 <= p->row_count; row += 4) NAME(dot_block)(stored, 4, p, row, key, p->key_count - key, distance);
+    for (; row + 2 <= p->row_count; row += 2) NAME(dot_block)(stored, 2, p, row, key, p->key_count - key, distance);
+    if (row < p->row_count) NAME(dot_block)(stored, 1, p, row, key, p->key_count - key, distance);
   }
 }
 
@@ -115,10 +139,9 @@ static inline INLINE void NAME(dot_stored_rows)(const attn_stored stored, const 
 // scores[row_count, key_count] = factor · q[row_count, width]·k[key_count, width]ᵀ.
 static void NAME(dot_rows)(const attn_row_product *p) { BY_STORED(NAME(dot_stored_rows), p) }
 
-// Rows that are summed at once at most, and vectors of their columns: what fills the registers. Two rows by 4 vectors with
-// AVX2, twice over for four rows, took 1.45 of the time.
-#define MOST_ROWS (ACCUMULATORS >= 24 ? 2 : 4)
-#define WIDE(rows) (ACCUMULATORS >= 24 || (rows) == 1 ? 8 : 12 / (rows))
+// Vectors of columns that are summed at once for some rows: what fills the registers. Two rows by 4 vectors with AVX2, twice
+// over for four rows, took 1.45 of the time.
+#define WIDE(rows) ((rows) == 1 ? 8 : (ACCUMULATORS < 24 ? 12 : 16) / (rows))
 // Keys whose values stay in the first-level cache from the first rows to the last.
 #define NEAR 32
 
@@ -159,6 +182,7 @@ static inline INLINE void NAME(accumulate_columns)(
     const attn_stored stored, const int rows, const attn_row_product *p, ptrdiff_t row, ptrdiff_t key, ptrdiff_t count) {
   const ptrdiff_t bytes = NAME(stored_bytes)(stored), stride = p->key_stride * bytes;
   const char *value = (const char *)p->key + key * stride;
+  const char *const ahead = NAME(ahead)(stored, p, key, NAME(keys_ahead)(stored, p));
   const T *weights = (const T *)p->scores + row * p->score_stride + key;
   T *result = (T *)p->rows + row * p->row_stride;
   // Where values are contiguous, memory is prefetched from front to back, although columns are taken in several passes: 1.3
@@ -169,7 +193,7 @@ static inline INLINE void NAME(accumulate_columns)(
   NAME(accumulate_block)(                                                                            \
       stored, rows, vectors, tail, count, weights, p->score_stride, value + column * bytes, p->key_stride, \
       result + column, p->row_stride,                                                                \
-      row == 0, value + AHEAD * stride + (is_contiguous ? count : 1) * column * bytes,               \
+      row == 0, ahead + (is_contiguous ? count : 1) * column * bytes,                                \
       is_contiguous ? vectors * LANES * bytes : stride)
 #define STEP(vectors) \
   for (; column + (vectors) * LANES <= p->width; column += (vectors) * LANES) BLOCK(vectors, LANES);
@@ -185,7 +209,7 @@ static inline INLINE void NAME(accumulate_stored_rows)(const attn_stored stored,
   for (ptrdiff_t key = 0; key < p->key_count; key += NEAR) {
     const ptrdiff_t count = p->key_count - key < NEAR ? p->key_count - key : NEAR;
     ptrdiff_t row = 0;
-    for (; MOST_ROWS == 4 && row + 4 <= p->row_count; row += 4) NAME(accumulate_columns)(stored, 4, p, row, key, count);
+    for (; row + 4 <= p->row_count; row += 4) NAME(accumulate_columns)(stored, 4, p, row, key, count);
     for (; row + 2 <= p->row_count; row += 2) NAME(accumulate_columns)(stored, 2, p, row, key, count);
     if (row < p->row_count) NAME(accumulate_columns)(stored, 1, p, row, key, count);
   }
@@ -196,8 +220,7 @@ static void NAME(accumulate_rows)(const attn_row_product *p) { BY_STORED(NAME(ac
 
 #undef BY_STORED
 #undef SIDE
-#undef MOST_ROWS
 #undef WIDE
 #undef NEAR
-#undef AHEAD
+#undef AHEAD_BYTES
 #undef PREFETCH
