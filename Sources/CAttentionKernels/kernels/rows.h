@@ -64,7 +64,7 @@ static inline INLINE const char *NAME(ahead)(
 }
 
 // Keys that are multiplied side by side, so that a q is loaded once for them, and sums do not wait for one another.
-#define SIDE(rows) ((rows) < 4 ? 1 : ACCUMULATORS < 24 ? 2 : 4)
+#define SIDE(rows) (ACCUMULATORS >= 24 ? 4 : (rows) == 4 ? 2 : 1)
 
 // scores[rows, LANES] = factor · q[rows, width]·k[LANES, width]ᵀ, of which `count` are wanted.
 static inline INLINE void NAME(dot_block)(
