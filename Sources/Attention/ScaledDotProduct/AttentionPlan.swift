@@ -72,8 +72,10 @@ package struct AttentionPlan: CustomStringConvertible {
     headTileCount = (group + headsPerTile - 1) / headsPerTile
     var run = 1
     if let mask = schedule.firstMatrix, mask.headStride == 0, queryTileCount > 1 {
-      let headByteCount = shape.keyCount * (shape.width + shape.valueWidth) * MemoryLayout<Element>.stride
-      run = max(1, min(shape.keyValueHeadCount, tuning.headRunByteCount / max(headByteCount, 1)))
+      // Keys that are broadcast may be more than memory, and their bytes more than an Int.
+      let keyByteCount = (shape.width + shape.valueWidth) * MemoryLayout<Element>.stride
+      let headByteCount = Double(shape.keyCount) * Double(keyByteCount)
+      run = max(1, Int(min(Double(shape.keyValueHeadCount), Double(tuning.headRunByteCount) / max(headByteCount, 1))))
       while shape.keyValueHeadCount % run != 0 { run -= 1 }
     }
     headRunLength = run

@@ -44,6 +44,7 @@ extension LaneTiles {
     return isFinal && call.scale != 0 && maximum != nil
   }
 
+  /// Values, as they are read in place.
   private func ahead(_ value: StridedMatrix<Element>) -> RowsAhead? {
     if value.columnStride != 1 { return nil }
     let size = MemoryLayout<Element>.stride
