@@ -101,9 +101,23 @@ static inline INLINE void NAME(dot_block)(
         UNROLL for (int r = 0; r < rows; r++)
           part[r][j] = FMA(x, NAME(load_tail)(q + r * p->row_stride + e, p->width - e, 0), part[r][j]);
       }
-    UNROLL for (int r = 0; r < rows; r++)
-      UNROLL for (int j = 0; j < side; j++) sum[r][i + j] = part[r][j];
+    if (rows * side == LANES) {
+      // The sums of these keys fill a vector: none waits in memory for those of others.
+      T scores[LANES];
+      UNROLL for (int r = 0; r < rows; r++)
+        UNROLL for (int j = 0; j < side; j++) sum[0][r * side + j] = part[r][j];
+      NAME(store)(scores, NAME(sums)(sum[0]) * (T)p->factor);
+      T *target = (T *)p->scores + row * p->score_stride + key + i;
+      for (int r = 0; r < rows; r++, target += p->score_stride)
+        if (i + side <= count)
+          __builtin_memcpy(target, scores + r * side, side * sizeof(T));
+        else
+          for (int j = 0; i + j < count; j++) target[j] = scores[r * side + j];
+    } else
+      UNROLL for (int r = 0; r < rows; r++)
+        UNROLL for (int j = 0; j < side; j++) sum[r][i + j] = part[r][j];
   }
+  if (rows * side == LANES) return;
   UNROLL for (int r = 0; r < rows; r++) {
     V scores = NAME(sums)(sum[r]) * (T)p->factor;
     T *target = (T *)p->scores + (row + r) * p->score_stride + key;
