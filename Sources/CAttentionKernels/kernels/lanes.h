@@ -83,7 +83,7 @@ static inline INLINE void NAME(pack_rows)(attn_packing packing, const attn_pack 
     V most = maximum ? NAME(load)(maximum) : (V){};
     if (row_count >= LANES && p->column_stride == 1)
       for (; column + LANES <= p->column_count; column += LANES) {
-        // Not masks, which were prefetched beside the product before: here they would drive each other out of the first level.
+        // Not masks: in the first level they drive each other out, and most were prefetched beside the product before.
         if (packing == attn_packing_scaled && row_count >= 2 * LANES && column * sizeof(T) % 64 == 0)
           UNROLL for (int i = 0; i < LANES; i++) __builtin_prefetch((const T *)rows[LANES + i] + column);
         most = NAME(pack_square)(packing, p, rows, column, factor, y + column * p->stride, most);

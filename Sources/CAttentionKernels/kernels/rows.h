@@ -64,7 +64,8 @@ static inline INLINE const char *NAME(ahead)(
 }
 
 // Keys that are multiplied side by side, so that a q is loaded once for them, and sums do not wait for one another.
-#define SIDE(rows) (ACCUMULATORS >= 24 ? 4 : (rows) == 4 ? 2 : 1)
+#define SIDE(rows) (ACCUMULATORS >= 24 && LANES >= 4 ? 4 : (rows) == 4 ? 2 : 1)
+_Static_assert(LANES % SIDE(4) == 0 && LANES % SIDE(1) == 0, "a block of LANES keys is whole groups of them");
 
 // scores[rows, LANES] = factor · q[rows, width]·k[LANES, width]ᵀ, of which `count` are wanted.
 static inline INLINE void NAME(dot_block)(
