@@ -14,6 +14,7 @@
 
 #include <math.h>
 
+#include "strides.h"
 #include "tables.h"
 
 #define PASTE_(prefix, x, isa) prefix##_##x##__##isa

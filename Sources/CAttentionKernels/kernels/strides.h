@@ -1,0 +1,32 @@
+#ifndef ATTN_STRIDES_H
+#define ATTN_STRIDES_H
+
+#include <stddef.h>
+
+// A stride in bytes and its odd multiples. x86 adds a register once, twice, four or eight times to an address; so these take
+// part in a load without an instruction of their own.
+typedef struct attn_strides {
+  ptrdiff_t one, three, five, seven;
+} attn_strides;
+
+static inline __attribute__((always_inline)) attn_strides attn_strides_of(ptrdiff_t bytes) {
+  attn_strides s = {bytes, 3 * bytes, 5 * bytes, 7 * bytes};
+  // Else the compiler multiplies in every step.
+  __asm__("" : "+r"(s.three));
+  __asm__("" : "+r"(s.five));
+  __asm__("" : "+r"(s.seven));
+  return s;
+}
+
+// i ≤ 8 times the stride.
+static inline __attribute__((always_inline)) ptrdiff_t attn_times(attn_strides s, const int i) {
+  switch (i) {
+    case 3: return s.three;
+    case 5: return s.five;
+    case 6: return 2 * s.three;
+    case 7: return s.seven;
+    default: return i * s.one;
+  }
+}
+
+#endif
