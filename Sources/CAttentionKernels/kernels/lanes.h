@@ -192,7 +192,8 @@ static inline INLINE void NAME(multiply_rows)(
     const attn_strides near = {sizeof(T), 3 * sizeof(T), 5 * sizeof(T), 7 * sizeof(T)};
     const attn_strides row = is_by_rows ? far : near, column = is_by_rows ? near : far;
     const char *first = (const char *)a, *second = rows > 8 ? first + 8 * row.one : first, *lane = (const char *)b;
-    const bool is_ahead = VECTOR_BYTES == 64 && !is_by_rows;
+    // Smaller blocks have as many loads as the CPU takes.
+    const bool is_ahead = VECTOR_BYTES == 64 && !is_by_rows && vectors > 1 && rows == ROWS(vectors);
     // Not past the end of a short product, whose next lines are somebody else's.
     const char *a_ahead = first + (depth > A_STEPS_AHEAD ? A_STEPS_AHEAD * column.one : 0), *b_ahead = lane + B_STEPS_AHEAD * step.one;
 #define STEP(k)                                                                                                         \
