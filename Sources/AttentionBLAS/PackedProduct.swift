@@ -21,7 +21,7 @@ struct PackedProduct<Element: BLASElement>: Sendable {
     if 2 * columnCount < kernels.laneCount { return nil }
     self.kernels = kernels
     lanes = kernels.laneCount
-    panelWidth = lanes * kernels.panelVectorCount
+    panelWidth = lanes * kernels.productVectorCount
     depthLimit = tuning.depthLimit
     unpackedRowLimit = tuning.unpackedRowLimit
   }

@@ -12,6 +12,7 @@
 #define ISA avx2
 #define VECTOR_BYTES 32
 #define PANEL 3
+#define PRODUCT_PANEL 3
 #define ACCUMULATORS 12
 #define HAS_FLOAT16
 #define BLOCK_IN_ASSEMBLY

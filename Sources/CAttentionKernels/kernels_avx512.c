@@ -14,6 +14,7 @@
 #define ISA avx512
 #define VECTOR_BYTES 64
 #define PANEL 3
+#define PRODUCT_PANEL 4
 #define ACCUMULATORS 24
 #define HAS_FLOAT16
 #define FMA(a, b, c) __builtin_elementwise_fma(a, b, c)

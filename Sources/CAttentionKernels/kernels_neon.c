@@ -5,6 +5,7 @@
 #define ISA neon
 #define VECTOR_BYTES 16
 #define PANEL 3
+#define PRODUCT_PANEL 3
 #define ACCUMULATORS 24
 #define HAS_FLOAT16
 #define FMA(a, b, c) __builtin_elementwise_fma(a, b, c)

@@ -3,6 +3,7 @@
 #define ISA portable
 #define VECTOR_BYTES 16
 #define PANEL 2
+#define PRODUCT_PANEL 2
 #define ACCUMULATORS 8
 // Not __builtin_elementwise_fma: without an FMA instruction it is a call of libm, 24 ns an element.
 #define FMA(a, b, c) ((a) * (b) + (c))

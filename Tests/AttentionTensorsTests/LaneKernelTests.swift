@@ -134,7 +134,7 @@ struct LaneKernelTests {
   private func checkMultiply<T: RealTensorElement & BinaryFloatingPoint>(
     _ kernels: Kernels<T>, _ rowCount: Int, _ depth: Int, tolerance: Double
   ) {
-    for vectorCount in 1...kernels.panelVectorCount {
+    for vectorCount in 1...kernels.productVectorCount {
       for (isTransposed, isAdded) in [(false, false), (true, false), (false, true), (true, true)] {
         var generator = TestGenerator(seed: UInt64(rowCount * 100 + depth))
         let lanes = vectorCount * kernels.laneCount

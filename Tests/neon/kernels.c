@@ -175,7 +175,7 @@ static double random_number(void) {
     enum { rows = 7, depth = 19, width = 21, lanes = 64 };                                                         \
     static T a[rows * depth], b[depth * lanes], c[rows * lanes], bias[lanes];                                      \
     double worst = 0, worst_norm = 0;                                                                              \
-    ptrdiff_t vectors = kernels->panel_vector_count, columns = vectors * kernels->lane_count;                      \
+    ptrdiff_t vectors = kernels->product_vector_count, columns = vectors * kernels->lane_count;                      \
     for (int i = 0; i < rows * depth; i++) a[i] = (T)(random_number() - 0.5);                                      \
     for (int i = 0; i < depth * lanes; i++) b[i] = (T)(random_number() - 0.5);                                     \
     for (int i = 0; i < lanes; i++) bias[i] = (T)(4 * random_number() - 2);                                        \

@@ -42,6 +42,9 @@ extension Kernels {
   /// Vectors of a panel at most.
   package var panelVectorCount: Int { table.pointee.panel_vector_count }
 
+  /// Vectors of a panel of ``multiply`` at most.
+  package var productVectorCount: Int { table.pointee.product_vector_count }
+
   /// y[column, row] = rows[row][column]; lanes up to a whole vector repeat the last row. `maximum` is raised to the largest
   /// of each lane of y.
   @_specialize(where Element == Float)
@@ -85,7 +88,7 @@ extension Kernels {
     rescale: Pointer?, bias: Pointer? = nil, activation: Activation = .none, maximum: MutablePointer? = nil,
     next: RowsAhead? = nil, after: RowsAhead? = nil
   ) {
-    assert((1...panelVectorCount).contains(vectorCount))
+    assert((1...productVectorCount).contains(vectorCount))
     assert(a.rowStride == 1 || a.columnStride == 1 || a.rowCount <= 1)
     var arguments = attn_product(
       vector_count: vectorCount, row_count: a.rowCount, depth: a.columnCount, a: a.base, row_stride: a.rowStride,

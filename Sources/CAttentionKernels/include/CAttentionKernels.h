@@ -10,7 +10,8 @@
 //
 // A tile of scores has one of two layouts. In *rows* each query is a row, and keys or widths run along the
 // vectors' lanes. In *lanes* the queries themselves run along the lanes, in panels of 1 to
-// `panel_vector_count` vectors: element i of a panel's query q is at i·stride + q.
+// `panel_vector_count` vectors: element i of a panel's query q is at i·stride + q. Products by themselves take panels of up to
+// `product_vector_count`.
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -178,7 +179,7 @@ typedef struct attn_kernels {
   void (*softmax_rows)(const attn_softmax_rows *);
   void (*dot_rows)(const attn_row_product *);
   void (*accumulate_rows)(const attn_row_product *);
-  ptrdiff_t lane_count, panel_vector_count;
+  ptrdiff_t lane_count, panel_vector_count, product_vector_count;
   void (*pack)(const attn_pack *);
   void (*unpack)(const attn_unpack *);
   void (*multiply)(const attn_product *);

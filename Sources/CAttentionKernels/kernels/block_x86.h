@@ -80,7 +80,7 @@
 
 // sum = a·b of 4 rows by 3 vectors, or 6 by 2. One of A's strides is 1.
 static inline INLINE void NAME(multiply_block)(
-    const int vectors, V sum[][PANEL], ptrdiff_t depth, const T *a, ptrdiff_t row_stride, ptrdiff_t column_stride,
+    const int vectors, V sum[][PRODUCT_PANEL], ptrdiff_t depth, const T *a, ptrdiff_t row_stride, ptrdiff_t column_stride,
     const T *b, ptrdiff_t b_stride) {
   V x, b0, b1, b2;
   size_t fours = (size_t)depth / 4, ones = (size_t)depth % 4;

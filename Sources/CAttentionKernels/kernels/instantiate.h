@@ -2,6 +2,7 @@
 //   ISA           the suffix of its symbols
 //   VECTOR_BYTES  the width of its vectors
 //   PANEL         the width of a panel, in vectors
+//   PRODUCT_PANEL the same where a product is by itself
 //   ACCUMULATORS  vectors that a product may keep in registers
 //   FMA(a, b, c)  a·b + c, fused where the instruction set can
 // and, where it has better than plain vector code, for each type

@@ -165,8 +165,8 @@ static void NAME(unpack)(const attn_unpack *p) {
 
 // One step along the depth: a column of A's rows times a row of B. `second` is the address of the ninth row.
 static inline INLINE void NAME(multiply_step)(
-    const int rows, const int vectors, V sum[][PANEL], const char *first, const char *second, attn_strides row, const char *b) {
-  V lanes[PANEL];
+    const int rows, const int vectors, V sum[][PRODUCT_PANEL], const char *first, const char *second, attn_strides row, const char *b) {
+  V lanes[PRODUCT_PANEL];
   UNROLL for (int v = 0; v < vectors; v++) lanes[v] = NAME(load)((const T *)b + v * LANES);
   UNROLL for (int i = 0; i < rows; i++) {
     V x = (V)*(const T *)((i < 8 ? first : second) + attn_times(row, i % 8));
@@ -177,7 +177,7 @@ static inline INLINE void NAME(multiply_step)(
 static inline INLINE void NAME(multiply_rows)(
     const int rows, const int vectors, ptrdiff_t depth, const T *a, ptrdiff_t row_stride, ptrdiff_t column_stride,
     const T *b, ptrdiff_t b_stride, T *c, ptrdiff_t c_stride, const T *rescale, T *maximum) {
-  V sum[16][PANEL];
+  V sum[16][PRODUCT_PANEL];
 #ifdef BLOCK_IN_ASSEMBLY
   if (vectors > 1 && rows == ROWS(vectors)) {
     NAME(multiply_block)(vectors, sum, depth, a, row_stride, column_stride, b, b_stride);
@@ -272,6 +272,9 @@ static void NAME(multiply)(const attn_product *p) {
     CASE(2)
 #if PANEL > 2
     CASE(3)
+#endif
+#if PRODUCT_PANEL > 3
+    CASE(4)
 #endif
   }
 #undef CASE

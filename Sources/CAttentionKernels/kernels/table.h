@@ -13,6 +13,7 @@ const attn_kernels NAME(kernels) = {
     .accumulate_rows = NAME(accumulate_rows),
     .lane_count = LANES,
     .panel_vector_count = PANEL,
+    .product_vector_count = PRODUCT_PANEL,
     .pack = NAME(pack),
     .unpack = NAME(unpack),
     .multiply = NAME(multiply),
