@@ -158,8 +158,9 @@ static void NAME(unpack)(const attn_unpack *p) {
 // Rows of A that fill the registers beside `vectors` of B.
 #define ROWS(vectors) (ACCUMULATORS / (vectors) > 16 ? 16 : ACCUMULATORS / (vectors))
 
-// Steps that a product by columns of A is ahead of itself, with vectors as long as a line. Columns are values a row apart, no
-// stream that the CPU foresees, and B is weights, more than the first level holds. 12 to 24 in A and 2 to 6 in B are alike.
+// Steps that a product is ahead of itself, with vectors as long as a line: of A where a step is a column of values a row
+// apart, no stream that the CPU foresees, and of B always, a row of which is several lines. Often it is more than the first level
+// holds. 12 to 24 in A and 2 to 6 in B are alike.
 #define A_STEPS_AHEAD 16
 #define B_STEPS_AHEAD 4
 
@@ -193,12 +194,12 @@ static inline INLINE void NAME(multiply_rows)(
     const attn_strides row = is_by_rows ? far : near, column = is_by_rows ? near : far;
     const char *first = (const char *)a, *second = rows > 8 ? first + 8 * row.one : first, *lane = (const char *)b;
     // Smaller blocks have as many loads as the CPU takes.
-    const bool is_ahead = VECTOR_BYTES == 64 && !is_by_rows && vectors > 1 && rows == ROWS(vectors);
+    const bool is_ahead = VECTOR_BYTES == 64 && vectors > 1 && rows == ROWS(vectors);
     // Not past the end of a short product, whose next lines are somebody else's.
     const char *a_ahead = first + (depth > A_STEPS_AHEAD ? A_STEPS_AHEAD * column.one : 0), *b_ahead = lane + B_STEPS_AHEAD * step.one;
 #define STEP(k)                                                                                                         \
   if (is_ahead) {                                                                                                       \
-    __builtin_prefetch(a_ahead + attn_times(column, k));                                                                \
+    if (!is_by_rows) __builtin_prefetch(a_ahead + attn_times(column, k));                                               \
     UNROLL for (int v = 0; v < vectors; v++) __builtin_prefetch(b_ahead + attn_times(step, k) + v * (int)sizeof(V));    \
   }                                                                                                                     \
   NAME(multiply_step)(rows, vectors, sum, first + attn_times(column, k), second + attn_times(column, k), row,           \
