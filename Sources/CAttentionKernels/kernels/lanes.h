@@ -158,6 +158,9 @@ static void NAME(unpack)(const attn_unpack *p) {
 // Rows of A that fill the registers beside `vectors` of B.
 #define ROWS(vectors) (ACCUMULATORS / (vectors) > 16 ? 16 : ACCUMULATORS / (vectors))
 
+// Blocks that prefetch for themselves. Smaller ones have as many loads as the CPU takes.
+#define PREFETCHES(rows, vectors) (VECTOR_BYTES == 64 && (vectors) > 1 && (rows) == ROWS(vectors))
+
 // Steps that a product is ahead of itself, with vectors as long as a line: of A where a step is a column of values a row
 // apart, no stream that the CPU foresees, and of B always, a row of which is several lines. Often it is more than the first level
 // holds. 12 to 24 in A and 2 to 6 in B are alike.
@@ -177,7 +180,8 @@ static inline INLINE void NAME(multiply_step)(
 
 static inline INLINE void NAME(multiply_rows)(
     const int rows, const int vectors, ptrdiff_t depth, const T *a, ptrdiff_t row_stride, ptrdiff_t column_stride,
-    const T *b, ptrdiff_t b_stride, T *c, ptrdiff_t c_stride, const T *rescale, T *maximum) {
+    const T *b, ptrdiff_t b_stride, T *c, ptrdiff_t c_stride, const T *rescale, T *maximum, const char *next,
+    ptrdiff_t next_pitch) {
   V sum[16][PRODUCT_PANEL];
 #ifdef BLOCK_IN_ASSEMBLY
   if (vectors > 1 && rows == ROWS(vectors)) {
@@ -193,8 +197,7 @@ static inline INLINE void NAME(multiply_rows)(
     const attn_strides near = {sizeof(T), 3 * sizeof(T), 5 * sizeof(T), 7 * sizeof(T)};
     const attn_strides row = is_by_rows ? far : near, column = is_by_rows ? near : far;
     const char *first = (const char *)a, *second = rows > 8 ? first + 8 * row.one : first, *lane = (const char *)b;
-    // Smaller blocks have as many loads as the CPU takes.
-    const bool is_ahead = VECTOR_BYTES == 64 && vectors > 1 && rows == ROWS(vectors);
+    const bool is_ahead = PREFETCHES(rows, vectors);
     // Not past the end of a short product, whose next lines are somebody else's.
     const char *a_ahead = first + (depth > A_STEPS_AHEAD ? A_STEPS_AHEAD * column.one : 0), *b_ahead = lane + B_STEPS_AHEAD * step.one;
 #define STEP(k)                                                                                                         \
@@ -207,7 +210,13 @@ static inline INLINE void NAME(multiply_rows)(
 #define ADVANCE(k)                                                                                                      \
   depth -= k, first += k * column.one, second += k * column.one, lane += k * step.one, a_ahead += k * column.one,       \
       b_ahead += k * step.one
-    for (; depth >= 4; ADVANCE(4)) { STEP(0) STEP(1) STEP(2) STEP(3) }
+    if (is_ahead)
+      UNROLL for (int i = 0; i < rows; i++)
+        UNROLL for (int v = 0; v < vectors; v++) __builtin_prefetch(c + i * c_stride + v * LANES, 1);
+    for (; depth >= 4; ADVANCE(4)) {
+      if (is_ahead && is_by_rows) __builtin_prefetch(next, 0, 2), next += next_pitch;
+      STEP(0) STEP(1) STEP(2) STEP(3)
+    }
     for (; depth > 0; ADVANCE(1)) { STEP(0) }
 #undef STEP
 #undef ADVANCE
@@ -229,8 +238,8 @@ static inline INLINE void NAME(multiply_rows)(
 }
 
 // Out of the way of the products, whose loops it would take registers from.
-static __attribute__((noinline)) void NAME(prefetch_next)(const attn_product *p, ptrdiff_t first, ptrdiff_t end) {
-  for (int i = 0; i < 2; i++) {
+static __attribute__((noinline)) void NAME(prefetch_next)(const attn_product *p, int i, ptrdiff_t first, ptrdiff_t end) {
+  for (; i < 2; i++) {
     const attn_ahead next = p->next[i];
     if (!next.base) continue;
     const ptrdiff_t next_end = end * next.row_count / p->row_count;
@@ -246,15 +255,26 @@ static inline INLINE void NAME(multiply_panel)(
   const ptrdiff_t row_count = p->row_count, depth = p->depth, b_stride = p->b_stride, c_stride = p->c_stride;
   const T *a = p->a, *b = p->b, *rescale = p->rescale;
   T *c = p->c, *maximum = p->maximum;
-  const bool is_finished = p->bias || p->activation != attn_activation_none, has_next = p->next[0].base || p->next[1].base;
+  const bool is_finished = p->bias || p->activation != attn_activation_none;
+  // What is contiguous is spread over the steps, a line or a pair of lines for each four.
+  const attn_ahead *next = p->next;
+  const ptrdiff_t spread_steps = row_count / ROWS(vectors) * (depth / 4);
+  const bool is_spread = PREFETCHES(ROWS(vectors), vectors) && column_stride == 1 && spread_steps > 0 && next->base &&
+                         next->stride == next->byte_count;
+  ptrdiff_t pitch = is_spread ? next->row_count * next->byte_count / spread_steps : 0;
+  if (pitch > 128) pitch = 128;
+  const char *line = is_spread ? next->base : p->b;
+  const bool has_rows = (next[0].base && !is_spread) || next[1].base;
   ptrdiff_t i = 0;
 #define STEP(rows)                                                                                        \
   for (; i + (rows) <= row_count; i += (rows), a += (rows) * row_stride, c += (rows) * c_stride) {        \
     NAME(multiply_rows)(                                                                                  \
-        rows, vectors, depth, a, row_stride, column_stride, b, b_stride, c, c_stride, rescale, maximum);  \
+        rows, vectors, depth, a, row_stride, column_stride, b, b_stride, c, c_stride, rescale, maximum,   \
+        line, pitch);                                                                                     \
+    line += depth / 4 * pitch;                                                                            \
     /* While it is in the first-level cache. */                                                           \
     if (is_finished) NAME(finish)(p->activation, rows, vectors * LANES, c, c_stride, p->bias);            \
-    if (has_next) NAME(prefetch_next)(p, i, i + (rows));                                                  \
+    if (has_rows) NAME(prefetch_next)(p, is_spread, i, i + (rows));                                       \
   }
   STEP(ROWS(vectors))
   STEP(4)
