@@ -4,8 +4,14 @@
 /// None of them is read off the sizes of caches: tiles stream through them, and cost the same within 2 percent from 48
 /// rows to 384 and from 1 KiB of scores a row to 4.
 package struct Tuning: Sendable, Equatable {
-  /// Rows of a tile, for which keys and values are read once. 48 to 384: 0.98 to 1.02.
-  package var rowTarget = 192
+  /// Rows of a tile, for which keys and values are read once. 48 to 384: 0.98 to 1.02; on an Intel CPU of model 85 192: 1.00
+  /// to 1.05, 768: 1.00.
+  package var rowTarget = 384
+  /// Bytes from one key or value to the next from which on a tile of them is copied, so that its lines are spread over the sets
+  /// of the caches, as those of heads that lie side by side are not. Never: 1.03 to 1.10 of layers (Intel, model 85).
+  package var farRowByteCount = 4096
+  /// Rows of a tile that are worth that copy. 128: 1.02.
+  package var leastPackedRowCount = 192
   /// Bytes of the keys' row of scores in a tile: 512 keys of Float. 512: 1.01, with a bias 1.08; 4096: 1.00. With queries
   /// along vectors narrower than 64 bytes it is less in proportion, for each weight that is read then takes part in fewer
   /// products and has to be nearer: with AVX2 half of it takes 0.99 (E 64) to 0.96 (E 128), a third 0.98 to 0.96.

@@ -22,6 +22,8 @@ package struct AttentionPlan: CustomStringConvertible {
   package let headsPerTile: Int
   /// Keys in a tile.
   package let keyTileLength: Int
+  /// Bytes from one key or value to the next from which on a tile of them is copied.
+  let farRowByteCount: Int
   /// Parts into which the keys of a tile of queries are split, to be merged by their log-sum-exp.
   package let splitCount: Int
   /// Queries of a block, the unit in which a tile that the diagonal crosses is cut.
@@ -68,6 +70,7 @@ package struct AttentionPlan: CustomStringConvertible {
     tiles = algorithm == .openBLAS ? .openBLAS : isNarrow && isStreamable ? .fewRows : .lanes
     let keys = tuning.keyTileByteCount / MemoryLayout<Element>.stride
     keyTileLength = max(64, tiles == .lanes ? keys * kernels.vectorByteCount / 64 : keys)
+    farRowByteCount = headsPerTile * queryTileLength < tuning.leastPackedRowCount ? .max : tuning.farRowByteCount
     queryTileCount = (length + queryTileLength - 1) / queryTileLength
     headTileCount = (group + headsPerTile - 1) / headsPerTile
     var run = 1

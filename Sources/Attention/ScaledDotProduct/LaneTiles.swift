@@ -89,7 +89,10 @@ struct LaneTiles<Element: AttentionElement>: TileKernels {
   static func onWorker(_ body: () -> Void) { body() }
 
   private func isReadable(_ operand: Operand) -> Bool {
-    operand.half == nil && (operand.widthStride == 1 || operand.lengthStride == 1)
+    if operand.half != nil { return false }
+    if operand.lengthStride == 1 { return true }
+    return operand.widthStride == 1
+      && operand.lengthStride < call.plan.farRowByteCount / MemoryLayout<Element>.stride
   }
 
   // MARK: Panels

@@ -210,7 +210,8 @@ static inline INLINE void NAME(multiply_rows)(
 #define ADVANCE(k)                                                                                                      \
   depth -= k, first += k * column.one, second += k * column.one, lane += k * step.one, a_ahead += k * column.one,       \
       b_ahead += k * step.one
-    if (is_ahead)
+    // A panel by itself is scratch, and near.
+    if (is_ahead && c_stride != vectors * LANES)
       UNROLL for (int i = 0; i < rows; i++)
         UNROLL for (int v = 0; v < vectors; v++) __builtin_prefetch(c + i * c_stride + v * LANES, 1);
     for (; depth >= 4; ADVANCE(4)) {
