@@ -56,30 +56,32 @@ public func matmul<Element: BLASElement>(
     "a result whose rows lie at most \(CInt.max) elements apart expected; got strides \(result.strides)")
 
   let (rowCount, batchRank) = foldedRows(shape, a.strides, b.strides, result.strides)
-  func offset(_ strides: [Int], _ product: Int) -> Int {
-    var rest = product
-    var offset = 0
-    for axis in (0..<batchRank).reversed() {
-      offset += rest % shape[axis] * strides[axis]
-      rest /= shape[axis]
-    }
-    return offset
-  }
+  // Of the first product.
+  let firstA = StridedMatrix(
+    base: a.base, rowCount: rowCount, columnCount: depth, rowStride: a.strides[rank - 2],
+    columnStride: a.strides[rank - 1])
+  let firstB = StridedMatrix(
+    base: b.base, rowCount: depth, columnCount: columnCount, rowStride: b.strides[rank - 2],
+    columnStride: b.strides[rank - 1])
   let base = UncheckedSendable(result.base)
-  let strides = result.strides
+  let rowStride = max(result.strides[rank - 2], columnCount)
+  let axes = (0..<batchRank).reversed().map {
+    (count: shape[$0], a: a.strides[$0], b: b.strides[$0], c: result.strides[$0])
+  }
   try runProducts(
     alpha: alpha, rowCount: rowCount, columnCount: columnCount, depth: depth,
     count: shape[..<batchRank].reduce(1, *), mode, context: context
   ) { product in
-    (
-      StridedMatrix(
-        base: a.base + offset(a.strides, product), rowCount: rowCount, columnCount: depth,
-        rowStride: a.strides[rank - 2], columnStride: a.strides[rank - 1]),
-      StridedMatrix(
-        base: b.base + offset(b.strides, product), rowCount: depth, columnCount: columnCount,
-        rowStride: b.strides[rank - 2], columnStride: b.strides[rank - 1]),
-      base.value + offset(strides, product), max(strides[rank - 2], columnCount)
-    )
+    var (a, b, c, rest) = (firstA, firstB, base.value, product)
+    for axis in axes {
+      var index = rest
+      // The last one needs no division, which small products would pay for.
+      if rest >= axis.count { (rest, index) = rest.quotientAndRemainder(dividingBy: axis.count) } else { rest = 0 }
+      a.base += index * axis.a
+      b.base += index * axis.b
+      c += index * axis.c
+    }
+    return (a, b, c, rowStride)
   }
 }
 

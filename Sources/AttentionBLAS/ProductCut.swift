@@ -12,10 +12,11 @@ package struct ProductCut {
   private let rowCount: Int
   private let columnCount: Int
   private let productCount: Int
-  /// Parts of columns are multiples of this.
-  private let columnUnit: Int
   private let rowParts: Int
   private let columnParts: Int
+  /// Rows and columns of a part: multiples of a unit, so that none but the last has a ragged edge.
+  private let rowPartLength: Int
+  private let columnPartLength: Int
   private let blocksPerPiece: Int
   private let work: Double
 
@@ -54,9 +55,13 @@ package struct ProductCut {
     self.rowCount = rowCount
     self.columnCount = columnCount
     self.productCount = productCount
-    columnUnit = max(panelWidth, 16)
     rowParts = rows
     columnParts = columns
+    func length(_ extent: Int, _ parts: Int, unit: Int) -> Int {
+      ((extent + parts - 1) / parts + unit - 1) / unit * unit
+    }
+    rowPartLength = length(rowCount, rows, unit: 16)
+    columnPartLength = length(columnCount, columns, unit: max(panelWidth, 16))
     work = blockWork * Double(blockCount)
     blocksPerPiece = max(1, min(blockCount / 16, Int(Self.leastPieceWork / blockWork)))
   }
@@ -69,15 +74,17 @@ package struct ProductCut {
     let parts = rowParts * columnParts
     let range = piece * blocksPerPiece..<min((piece + 1) * blocksPerPiece, productCount * parts)
     return range.lazy.map { index in
-      Block(
-        product: index / parts, rows: part(index % parts / columnParts, of: rowParts, rowCount, unit: 16),
-        columns: part(index % columnParts, of: columnParts, columnCount, unit: columnUnit))
+      // Small products, which are not cut, would pay for the divisions.
+      if parts == 1 { return Block(product: index, rows: 0..<rowCount, columns: 0..<columnCount) }
+      let (product, part) = index.quotientAndRemainder(dividingBy: parts)
+      let (row, column) = part.quotientAndRemainder(dividingBy: columnParts)
+      return Block(
+        product: product, rows: Self.part(row, rowPartLength, rowCount),
+        columns: Self.part(column, columnPartLength, columnCount))
     }
   }
 
-  private func part(_ index: Int, of parts: Int, _ extent: Int, unit: Int) -> Range<Int> {
-    // Multiples of a unit, so that no part but the last has a ragged edge.
-    let length = (((extent + parts - 1) / parts) + unit - 1) / unit * unit
-    return min(index * length, extent)..<min((index + 1) * length, extent)
+  private static func part(_ index: Int, _ length: Int, _ extent: Int) -> Range<Int> {
+    min(index * length, extent)..<min((index + 1) * length, extent)
   }
 }

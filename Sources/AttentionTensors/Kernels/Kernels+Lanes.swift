@@ -22,6 +22,8 @@ package struct RowsAhead {
 
 /// Calls `body` for panels of nearly even width and at most `limit` vectors, with the vectors that each has.
 @inlinable package func forEachPanel(vectorCount: Int, limit: Int, _ body: (Range<Int>) -> Void) {
+  // Small products would pay for the divisions.
+  if 1...limit ~= vectorCount { return body(0..<vectorCount) }
   var panelCount = (vectorCount + limit - 1) / limit
   var vector = 0
   while panelCount > 0 {
