@@ -15,6 +15,7 @@
 
 #include <math.h>
 
+#include "ahead.h"
 #include "strides.h"
 #include "tables.h"
 

@@ -239,15 +239,10 @@ static inline INLINE void NAME(multiply_rows)(
 }
 
 // Out of the way of the products, whose loops it would take registers from.
-static __attribute__((noinline)) void NAME(prefetch_next)(const attn_product *p, int i, ptrdiff_t first, ptrdiff_t end) {
-  for (; i < 2; i++) {
-    const attn_ahead next = p->next[i];
-    if (!next.base) continue;
-    const ptrdiff_t next_end = end * next.row_count / p->row_count;
-    for (ptrdiff_t row = first * next.row_count / p->row_count; row < next_end; row++)
-      for (ptrdiff_t byte = 0; byte < next.byte_count; byte += 64)
-        __builtin_prefetch((const char *)next.base + row * next.stride + byte, 0, 2);
-  }
+static __attribute__((noinline)) void NAME(prefetch)(
+    const attn_ahead next[2], ptrdiff_t first, ptrdiff_t end, ptrdiff_t row_count) {
+  for (int i = 0; i < 2; i++)
+    if (next[i].base) attn_prefetch_rows(next + i, first, end, row_count);
 }
 
 static inline INLINE void NAME(multiply_panel)(
@@ -257,25 +252,23 @@ static inline INLINE void NAME(multiply_panel)(
   const T *a = p->a, *b = p->b, *rescale = p->rescale;
   T *c = p->c, *maximum = p->maximum;
   const bool is_finished = p->bias || p->activation != attn_activation_none;
-  // What is contiguous is spread over the steps, a line or a pair of lines for each four.
-  const attn_ahead *next = p->next;
-  const ptrdiff_t spread_steps = row_count / ROWS(vectors) * (depth / 4);
-  const bool is_spread = PREFETCHES(ROWS(vectors), vectors) && column_stride == 1 && spread_steps > 0 && next->base &&
-                         next->stride == next->byte_count;
-  ptrdiff_t pitch = is_spread ? next->row_count * next->byte_count / spread_steps : 0;
-  if (pitch > 128) pitch = 128;
-  const char *line = is_spread ? next->base : p->b;
-  const bool has_rows = (next[0].base && !is_spread) || next[1].base;
+  // The last of what is wanted next is spread, if it can be.
+  attn_ahead next[2] = {p->next[0], p->next[1]};
+  attn_spread spread = {0};
+  if (PREFETCHES(ROWS(vectors), vectors) && column_stride == 1)
+    spread = attn_spread_rows(next + (next[1].base != NULL), row_count / ROWS(vectors), depth / 4);
+  const bool has_rows = next[0].base || next[1].base;
   ptrdiff_t i = 0;
 #define STEP(rows)                                                                                        \
   for (; i + (rows) <= row_count; i += (rows), a += (rows) * row_stride, c += (rows) * c_stride) {        \
+    ptrdiff_t pitch;                                                                                      \
+    const char *line = attn_take_row(&spread, b, &pitch);                                                 \
     NAME(multiply_rows)(                                                                                  \
         rows, vectors, depth, a, row_stride, column_stride, b, b_stride, c, c_stride, rescale, maximum,   \
         line, pitch);                                                                                     \
-    line += depth / 4 * pitch;                                                                            \
     /* While it is in the first-level cache. */                                                           \
     if (is_finished) NAME(finish)(p->activation, rows, vectors * LANES, c, c_stride, p->bias);            \
-    if (has_rows) NAME(prefetch_next)(p, is_spread, i, i + (rows));                                       \
+    if (has_rows) NAME(prefetch)(next, i, i + (rows), row_count);                                         \
   }
   STEP(ROWS(vectors))
   STEP(4)

@@ -1,0 +1,54 @@
+#ifndef ATTN_AHEAD_H
+#define ATTN_AHEAD_H
+
+#include "CAttentionKernels.h"
+
+// What is wanted next is brought to the second-level cache beside a product. A line at a time, for lines that are asked
+// for all at once hold up the product's own loads until they have come.
+
+// Rows handed out to the blocks of a product, of which there are at least as many.
+typedef struct attn_spread {
+  const char *row;         // the next one
+  ptrdiff_t stride, pitch; // bytes from row to row and from one prefetch to the next
+  ptrdiff_t row_count, block_count, sum;
+} attn_spread;
+
+// Of 64 bits a division takes up to 95 cycles. A wrong address for a prefetch does no harm.
+static inline ptrdiff_t attn_quotient(ptrdiff_t x, ptrdiff_t y) { return (ptrdiff_t)((uint32_t)x / (uint32_t)y); }
+
+// For `steps` prefetches a block. Rows stays as it is where they are more than the blocks.
+static inline attn_spread attn_spread_rows(attn_ahead *rows, ptrdiff_t block_count, ptrdiff_t steps) {
+  attn_ahead part = *rows;
+  if (!part.base || block_count == 0 || steps == 0) return (attn_spread){0};
+  if (part.stride == part.byte_count) {
+    part.stride = part.byte_count = attn_quotient(part.row_count * part.byte_count, block_count);
+    part.row_count = block_count;
+  }
+  if (part.row_count > block_count) return (attn_spread){0};
+  rows->base = NULL;
+  // The CPU fetches pairs of lines.
+  const ptrdiff_t most = 128, pitch = most * steps <= part.byte_count ? most : attn_quotient(part.byte_count + steps - 1, steps);
+  return (attn_spread){part.base, part.stride, pitch, part.row_count, block_count, 0};
+}
+
+// The row that a block prefetches, and its pitch; one line again and again where it has none.
+static inline const char *attn_take_row(attn_spread *p, const void *hot, ptrdiff_t *pitch) {
+  *pitch = 0;
+  p->sum += p->row_count;
+  if (p->row_count == 0 || p->sum < p->block_count) return hot;
+  p->sum -= p->block_count;
+  *pitch = p->pitch;
+  const char *row = p->row;
+  p->row += p->stride;
+  return row;
+}
+
+// All lines at once of what belongs to the product's rows from `first` to `end`.
+static inline void attn_prefetch_rows(const attn_ahead *rows, ptrdiff_t first, ptrdiff_t end, ptrdiff_t count) {
+  const ptrdiff_t row_end = end * rows->row_count / count;
+  for (ptrdiff_t row = first * rows->row_count / count; row < row_end; row++)
+    for (ptrdiff_t byte = 0; byte < rows->byte_count; byte += 64)
+      __builtin_prefetch((const char *)rows->base + row * rows->stride + byte, 0, 2);
+}
+
+#endif
