@@ -32,7 +32,7 @@ package struct ProductCut {
   /// Where parts of rows each pack the columns anew, rows are cut only if they are this many times as long.
   private static let packedTallness = 4
   /// Pieces of less work than this, some 10 µs, are joined, for handing out a piece costs too.
-  private static let leastPieceWork = 1e6
+  package static let leastPieceWork = 1e6
   /// What one product costs whatever its size, some 0.2 µs, in operations.
   private static let callWork = 2e4
   /// Operations below which a second thread is not woken, here and in attention. Not sharing 1.7e7 (attention, H4

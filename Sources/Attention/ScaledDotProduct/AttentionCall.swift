@@ -94,8 +94,11 @@ final class AttentionCall<Element: AttentionElement>: @unchecked Sendable {
   func tile(_ index: Int) -> Tile {
     var rest = index
     func next(_ count: Int) -> Int {
-      defer { rest /= count }
-      return rest % count
+      // Small heads would pay for the divisions.
+      if count == 1 { return 0 }
+      let (quotient, remainder) = rest.quotientAndRemainder(dividingBy: count)
+      rest = quotient
+      return remainder
     }
     let headOfRun = next(plan.headRunLength)
     let queryTile = next(plan.queryTileCount)

@@ -41,10 +41,16 @@ struct AttentionDriver<Tiles: TileKernels> {
       }
       func driver(_ worker: Int) -> AttentionDriver { worker == 0 ? self : others[worker - 1] }
       if plan.splitCount == 1 {
-        context.executor.execute(pieceCount: plan.pieceCount, width: width) { piece, worker in
+        let runCount = (plan.pieceCount + plan.piecesPerRun - 1) / plan.piecesPerRun
+        context.executor.execute(pieceCount: runCount, width: width) { run, worker in
           Tiles.onWorker {
-            // Last tiles first: under a causal mask they are the longest.
-            driver(worker).attend(plan.pieceCount - 1 - piece, scratch(worker))
+            let own = driver(worker)
+            let ownScratch = scratch(worker)
+            let first = run * plan.piecesPerRun
+            for piece in first..<min(first + plan.piecesPerRun, plan.pieceCount) {
+              // Last tiles first: under a causal mask they are the longest.
+              own.attend(plan.pieceCount - 1 - piece, ownScratch)
+            }
           }
         }
         return
