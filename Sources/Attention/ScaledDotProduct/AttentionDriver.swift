@@ -46,11 +46,9 @@ struct AttentionDriver<Tiles: TileKernels> {
           Tiles.onWorker {
             let own = driver(worker)
             let ownScratch = scratch(worker)
-            let first = run * plan.piecesPerRun
-            for piece in first..<min(first + plan.piecesPerRun, plan.pieceCount) {
-              // Last tiles first: under a causal mask they are the longest.
-              own.attend(plan.pieceCount - 1 - piece, ownScratch)
-            }
+            // Last tiles first: under a causal mask they are the longest.
+            let first = (runCount - 1 - run) * plan.piecesPerRun
+            for piece in first..<min(first + plan.piecesPerRun, plan.pieceCount) { own.attend(piece, ownScratch) }
           }
         }
         return
