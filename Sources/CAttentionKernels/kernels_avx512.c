@@ -35,6 +35,18 @@
 #define F32_STORE_TAIL(x, count, v) _mm512_mask_storeu_ps(x, (__mmask16)TAIL(count), v)
 #define F64_STORE_TAIL(x, count, v) _mm512_mask_storeu_pd(x, (__mmask8)TAIL(count), v)
 
+// Which of a byte for each lane are 0, as bits; and −inf in the lanes whose 16 bits have a certain one.
+#define F32_ZERO_BYTES(x) _mm_testn_epi8_mask(_mm_loadu_si128((const void *)(x)), _mm_set1_epi8(-1))
+#define F64_ZERO_BYTES(x) (__mmask8)_mm_testn_epi8_mask(_mm_loadu_si64(x), _mm_set1_epi8(-1))
+#define F32_HIDE(y, bits, one)                                                                                    \
+  _mm512_mask_mov_ps(                                                                                             \
+      y, _mm256_test_epi16_mask(_mm256_loadu_si256((const void *)(bits)), _mm256_set1_epi16((short)(one))),       \
+      _mm512_set1_ps(-INFINITY))
+#define F64_HIDE(y, bits, one)                                                                                    \
+  _mm512_mask_mov_pd(                                                                                             \
+      y, _mm_test_epi16_mask(_mm_loadu_si128((const void *)(bits)), _mm_set1_epi16((short)(one))),                \
+      _mm512_set1_pd(-INFINITY))
+
 #include "kernels/instantiate.h"
 
 #pragma clang attribute pop

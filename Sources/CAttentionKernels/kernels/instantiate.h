@@ -6,7 +6,7 @@
 //   ACCUMULATORS  vectors that a product may keep in registers
 //   FMA(a, b, c)  a·b + c, fused where the instruction set can
 // and, where it has better than plain vector code, for each type
-//   F32_ROUND, F32_SCALE, F32_LOAD_TAIL, F32_STORE_TAIL and the same with F64,
+//   F32_ROUND, F32_SCALE, F32_LOAD_TAIL, F32_STORE_TAIL, F32_ZERO_BYTES, F32_HIDE and the same with F64,
 // HAS_FLOAT16 where instructions convert it, and BLOCK_IN_ASSEMBLY where the product of a block is block_x86.h's.
 // The kernels see
 //   T           the element type                V, U   vectors of T and of unsigned integers as wide
@@ -58,6 +58,8 @@ typedef uint8_t attn_bytes_f64 __attribute__((ext_vector_type(VECTOR_BYTES / 8))
 #define EXP2_SCALE F32_SCALE
 #define LOAD_TAIL F32_LOAD_TAIL
 #define STORE_TAIL F32_STORE_TAIL
+#define ZERO_BYTES F32_ZERO_BYTES
+#define HIDE F32_HIDE
 #endif
 #include "vectors.h"
 #include "softmax.h"
@@ -91,6 +93,8 @@ typedef uint8_t attn_bytes_f64 __attribute__((ext_vector_type(VECTOR_BYTES / 8))
 #undef EXP2_SCALE
 #undef LOAD_TAIL
 #undef STORE_TAIL
+#undef ZERO_BYTES
+#undef HIDE
 
 // MARK: double
 #define T double
@@ -115,6 +119,8 @@ typedef uint8_t attn_bytes_f64 __attribute__((ext_vector_type(VECTOR_BYTES / 8))
 #define EXP2_SCALE F64_SCALE
 #define LOAD_TAIL F64_LOAD_TAIL
 #define STORE_TAIL F64_STORE_TAIL
+#define ZERO_BYTES F64_ZERO_BYTES
+#define HIDE F64_HIDE
 #endif
 #include "vectors.h"
 #include "softmax.h"
