@@ -60,21 +60,29 @@ final class AttentionCall<Element: AttentionElement>: @unchecked Sendable {
     let queries: Range<Int>
 
     var rowCount: Int { heads.count * queries.count }
-    func head(ofRow row: Int) -> Int { heads.lowerBound + row / queries.count }
-    func query(ofRow row: Int) -> Int { queries.lowerBound + row % queries.count }
+    // Small heads would pay for the divisions.
+    func head(ofRow row: Int) -> Int { heads.lowerBound + (row < queries.count ? 0 : row / queries.count) }
+    func query(ofRow row: Int) -> Int { queries.lowerBound + (row < queries.count ? row : row % queries.count) }
 
-    /// Calls `body` for some rows with their head and query; no division for each.
-    func forEachRow(_ rows: Range<Int>, _ body: (_ row: Int, _ head: Int, _ query: Int) -> Void) {
+    /// Calls `body` for some rows, those of each head together, with the head and the first query.
+    func forEachRun(_ rows: Range<Int>, _ body: (_ rows: Range<Int>, _ head: Int, _ query: Int) -> Void) {
       if rows.isEmpty { return }
       var head = head(ofRow: rows.lowerBound)
       var query = query(ofRow: rows.lowerBound)
-      for row in rows {
-        body(row, head, query)
-        query += 1
-        if query == queries.upperBound {
-          query = queries.lowerBound
-          head += 1
-        }
+      var row = rows.lowerBound
+      while row < rows.upperBound {
+        let end = min(row + queries.upperBound - query, rows.upperBound)
+        body(row..<end, head, query)
+        row = end
+        query = queries.lowerBound
+        head += 1
+      }
+    }
+
+    /// Calls `body` for some rows with their head and query.
+    func forEachRow(_ rows: Range<Int>, _ body: (_ row: Int, _ head: Int, _ query: Int) -> Void) {
+      forEachRun(rows) { run, head, query in
+        for row in run { body(row, head, query + row - run.lowerBound) }
       }
     }
 

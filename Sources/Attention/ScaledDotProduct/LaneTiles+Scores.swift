@@ -136,15 +136,20 @@ extension LaneTiles {
   func gatherRows(
     _ operand: Operand, _ tile: Call.Tile, _ rows: Range<Int>, from column: Int, count: Int, _ scratch: Scratch
   ) -> Int {
-    tile.forEachRow(rows) { row, head, query in
-      let index = row - rows.lowerBound
-      let source = operand.row(batch: tile.batch, head: head, index: query, from: column)
-      if operand.half == nil {
-        scratch.rows[index] = source
-      } else {
-        let target = scratch.converted + index * count
-        operand.copyRow(call.kernels, count: count, from: source, to: target)
-        scratch.rows[index] = UnsafeRawPointer(target)
+    assert(operand.pages == nil)
+    let byteStride = operand.lengthStride * operand.elementByteCount
+    tile.forEachRun(rows) { run, head, query in
+      let first = operand.row(batch: tile.batch, head: head, index: query, from: column)
+      for row in run {
+        let index = row - rows.lowerBound
+        let source = first + (row - run.lowerBound) * byteStride
+        if operand.half == nil {
+          scratch.rows[index] = source
+        } else {
+          let target = scratch.converted + index * count
+          operand.copyRow(call.kernels, count: count, from: source, to: target)
+          scratch.rows[index] = UnsafeRawPointer(target)
+        }
       }
     }
     return operand.half == nil ? operand.widthStride : 1

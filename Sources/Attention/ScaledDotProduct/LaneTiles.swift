@@ -281,11 +281,15 @@ struct LaneTiles<Element: AttentionElement>: TileKernels {
   func finish(_ tile: Call.Tile, _ scratch: Scratch) {
     invertSums(tile, scratch.sum, scratch)
     let isConverted = call.outputs.half != nil
-    tile.forEachRow(0..<tile.rowCount) { row, head, query in
-      scratch.targets[row] =
+    let byteStride =
+      isConverted
+      ? call.shape.valueWidth * MemoryLayout<Element>.stride : call.outputs.lengthStride * call.outputs.elementByteCount
+    tile.forEachRun(0..<tile.rowCount) { run, head, query in
+      let first =
         isConverted
-        ? UnsafeMutableRawPointer(scratch.converted + row * call.shape.valueWidth)
+        ? UnsafeMutableRawPointer(scratch.converted + run.lowerBound * call.shape.valueWidth)
         : call.outputs.outputRow(batch: tile.batch, head: head, query: query)
+      for row in run { scratch.targets[row] = first + (row - run.lowerBound) * byteStride }
     }
     unpack(tile, scratch, columnStride: isConverted ? 1 : call.outputs.widthStride)
     if isConverted {
