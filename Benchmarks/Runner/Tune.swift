@@ -29,11 +29,22 @@ struct Tune: ParsableCommand {
 
   private static let sweeps = [
     Sweep(
-      name: "rowTarget", field: \.rowTarget, values: [48, 96, 192, 288, 384],
+      name: "rowTarget", field: \.rowTarget, values: [96, 192, 288, 384, 576, 768],
       problems: [
         attention("L512", heads: 12, 512, 64), attention("L4096", heads: 8, 4096, 64),
         attention("L2048 E128 causal", heads: 8, 2048, 128, #","mask":"causal""#),
         attention("L1024 E1024", heads: 2, 1024, 1024),
+      ]),
+    Sweep(
+      name: "farRowByteCount", field: \.farRowByteCount, values: [2048, 4096, 8192, 1 << 30],
+      problems: [
+        layer("d384 L512", heads: 6, 512), layer("d768 L512", heads: 12, 512), layer("d1024 L1024", heads: 16, 1024),
+      ]),
+    Sweep(
+      name: "leastPackedRowCount", field: \.leastPackedRowCount, values: [48, 96, 192, 384],
+      problems: [
+        layer("B8 d384 L128", batch: 8, heads: 6, 128), layer("B4 d768 L128", batch: 4, heads: 12, 128),
+        layer("d768 L256", heads: 12, 256), layer("d1024 L256", heads: 16, 256),
       ]),
     Sweep(
       name: "keyTileByteCount", field: \.keyTileByteCount, values: [256, 512, 1024, 2048, 4096],
@@ -93,6 +104,10 @@ struct Tune: ParsableCommand {
     _ name: String, heads: Int, _ length: Int, _ width: Int, _ more: String = ""
   ) -> (String, String) {
     (name, #"{"op":"sdpa","heads":\#(heads),"queries":\#(length),"width":\#(width)\#(more)}"#)
+  }
+
+  private static func layer(_ name: String, batch: Int = 1, heads: Int, _ length: Int) -> (String, String) {
+    (name, #"{"op":"mha","batch":\#(batch),"heads":\#(heads),"queries":\#(length),"width":64}"#)
   }
 
   private static func decoding(

@@ -8,7 +8,9 @@
   @usableFromInline package var rowStride: Int
   @usableFromInline package var columnStride: Int
 
-  @inlinable package init(base: UnsafePointer<Element>, rowCount: Int, columnCount: Int, rowStride: Int, columnStride: Int) {
+  @inlinable package init(
+    base: UnsafePointer<Element>, rowCount: Int, columnCount: Int, rowStride: Int, columnStride: Int
+  ) {
     self.base = base
     self.rowCount = rowCount
     self.columnCount = columnCount

@@ -4,8 +4,8 @@
 /// None of them is read off the sizes of caches: tiles stream through them, and cost the same within 2 percent from 48
 /// rows to 384 and from 1 KiB of scores a row to 4.
 package struct Tuning: Sendable, Equatable {
-  /// Rows of a tile, for which keys and values are read once. 48 to 384: 0.98 to 1.02; on an Intel CPU of model 85 192: 1.00
-  /// to 1.05, 768: 1.00.
+  /// Rows of a tile, for which keys and values are read once. 48 to 384: 0.98 to 1.02; on an Intel CPU of model 85 192: 0.99
+  /// to 1.04, 768: 1.00 to 1.01.
   package var rowTarget = 384
   /// Bytes from one key or value to the next from which on a tile of them is copied, so that its lines are spread over the sets
   /// of the caches, as those of heads that lie side by side are not. Never: 1.03 to 1.10 of layers (Intel, model 85).

@@ -91,6 +91,26 @@ struct LayoutTests {
     }
   }
 
+  @Test(
+    "keys and values that are copied because their rows lie far apart give the same bits",
+    arguments: InstructionSet.present)
+  func farRows(isa: InstructionSet) throws {
+    let (inputs, _) = try expected()
+    var context = AttentionContext(instructionSet: isa)
+    context.tuning.farRowByteCount = .max
+    let near = try scaledDotProductAttention(
+      query: inputs.query, key: inputs.key, value: inputs.value, mask: .causal, returning: .weights, context: context)
+    context.tuning.farRowByteCount = 1
+    context.tuning.leastPackedRowCount = 1
+    for order in [[0, 1, 2, 3], [0, 2, 1, 3], [0, 1, 3, 2]] {
+      let far = try scaledDotProductAttention(
+        query: inputs.query, key: rearranged(inputs.key, order), value: rearranged(inputs.value, order), mask: .causal,
+        returning: .weights, context: context)
+      #expect(sameBits(far.output.array, near.output.array))
+      #expect(sameBits(far.weights!.array, near.weights!.array))
+    }
+  }
+
   @Test("into: writes where it is told, allocates nothing, reads nothing old")
   func into() throws {
     let (inputs, expected) = try expected()

@@ -208,6 +208,7 @@ static inline INLINE void NAME(multiply_step)(
   }
 }
 
+// What is `next` is prefetched, one line for every four steps, `next_pitch` bytes apart.
 static inline INLINE void NAME(multiply_rows)(
     const int rows, const int vectors, ptrdiff_t depth, const T *a, ptrdiff_t row_stride, ptrdiff_t column_stride,
     const T *b, ptrdiff_t b_stride, T *c, ptrdiff_t c_stride, const T *rescale, T *maximum, const char *next,
