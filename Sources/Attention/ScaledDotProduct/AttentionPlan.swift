@@ -109,7 +109,8 @@ package struct AttentionPlan: CustomStringConvertible {
     let products =
       2 * Double(shape.width + shape.valueWidth) * Double(shape.headCount * queryTileLength) * total
     work = products + Double(pieceCount) * Self.tileWork
-    let pieceWork = work / Double(max(pieceCount, 1))
+    // Of a call without pieces there is no work to divide by.
+    let pieceWork = max(work / Double(max(pieceCount, 1)), Self.tileWork)
     piecesPerRun = max(1, min(pieceCount / 16, Int(ProductCut.leastPieceWork / pieceWork)))
   }
 
