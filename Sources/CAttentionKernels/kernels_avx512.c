@@ -1,5 +1,5 @@
-// AVX-512 (F, BW, DQ, VL). Three things are better than plain vector code: rounding in one instruction,
-// scaling by 2^n in one, and masked loads and stores for the tails.
+// AVX-512 (F, BW, DQ, VL). Better than plain vector code are: powers of two from a table in two registers, masked loads and
+// stores for the tails, and boolean masks as bits.
 
 #if defined(__x86_64__)
 
@@ -19,15 +19,29 @@
 #define HAS_FLOAT16
 #define FMA(a, b, c) __builtin_elementwise_fma(a, b, c)
 
-// 8: to nearest even, without raising the inexact exception.
-#define F32_ROUND(t) _mm512_roundscale_ps(t, 8)
-#define F64_ROUND(t) _mm512_roundscale_pd(t, 8)
+// 2^(i/32) and 2^(i/16) as bits, less what i adds to their exponent and mantissa once it is shifted there.
+static const uint32_t attn_powers_f32[] __attribute__((aligned(64))) = {
+    0x3f800000, 0x3f7ecd87, 0x3f7daac3, 0x3f7c980f, 0x3f7b95c2, 0x3f7aa43a, 0x3f79c3d3, 0x3f78f4f0,
+    0x3f7837f0, 0x3f778d3a, 0x3f76f532, 0x3f767043, 0x3f75fed7, 0x3f75a15b, 0x3f75583f, 0x3f7523f6,
+    0x3f7504f3, 0x3f74fbaf, 0x3f7508a4, 0x3f752c4d, 0x3f75672a, 0x3f75b9be, 0x3f76248c, 0x3f76a81e,
+    0x3f7744fd, 0x3f77fbb8, 0x3f78ccdf, 0x3f79b907, 0x3f7ac0c7, 0x3f7be4ba, 0x3f7d257d, 0x3f7e83b3};
+static const uint64_t attn_powers_f64[] __attribute__((aligned(64))) = {
+    0x3ff0000000000000, 0x3fefb5586cf9890f, 0x3fef72b83c7d517b, 0x3fef387a6e756238,
+    0x3fef06fe0a31b715, 0x3feedea64c123422, 0x3feebfdad5362a27, 0x3feeab07dd485429,
+    0x3feea09e667f3bcd, 0x3feea11473eb0187, 0x3feeace5422aa0db, 0x3feec49182a3f090,
+    0x3feee89f995ad3ad, 0x3fef199bdd85529c, 0x3fef5818dcfba487, 0x3fefa4afa2a490da};
+#define F32_POWERS(index)                                                                                         \
+  (attn_vector_u32) _mm512_permutex2var_epi32(                                                                    \
+      _mm512_load_si512(attn_powers_f32), (__m512i)(index), _mm512_load_si512(attn_powers_f32 + 16))
+#define F64_POWERS(index)                                                                                         \
+  (attn_vector_u64) _mm512_permutex2var_epi64(                                                                    \
+      _mm512_load_si512(attn_powers_f64), (__m512i)(index), _mm512_load_si512(attn_powers_f64 + 8))
 
-// "Not less or equal" keeps NaN; what is too small, −inf with it, becomes 0.
-#define F32_SCALE(p, n, t, lowest) \
-  _mm512_maskz_scalef_ps(_mm512_cmp_ps_mask(t, _mm512_set1_ps(lowest), _CMP_NLE_UQ), p, n)
-#define F64_SCALE(p, n, t, lowest) \
-  _mm512_maskz_scalef_pd(_mm512_cmp_pd_mask(t, _mm512_set1_pd(lowest), _CMP_NLE_UQ), p, n)
+// a·b + c, 0 up to x = lowest. "Not less or equal" keeps NaN.
+#define F32_FMA_ABOVE(x, lowest, a, b, c) \
+  _mm512_maskz_fmadd_ps(_mm512_cmp_ps_mask(x, _mm512_set1_ps(lowest), _CMP_NLE_UQ), a, b, c)
+#define F64_FMA_ABOVE(x, lowest, a, b, c) \
+  _mm512_maskz_fmadd_pd(_mm512_cmp_pd_mask(x, _mm512_set1_pd(lowest), _CMP_NLE_UQ), a, b, c)
 
 #define TAIL(count) ((1u << (count)) - 1u)
 #define F32_LOAD_TAIL(x, count, fill) _mm512_mask_loadu_ps(_mm512_set1_ps(fill), (__mmask16)TAIL(count), x)

@@ -6,7 +6,7 @@
 //   ACCUMULATORS  vectors that a product may keep in registers
 //   FMA(a, b, c)  a·b + c, fused where the instruction set can
 // and, where it has better than plain vector code, for each type
-//   F32_ROUND, F32_SCALE, F32_LOAD_TAIL, F32_STORE_TAIL, F32_ZERO_BYTES, F32_HIDE and the same with F64,
+//   F32_POWERS, F32_FMA_ABOVE, F32_LOAD_TAIL, F32_STORE_TAIL, F32_ZERO_BYTES, F32_HIDE and the same with F64,
 // HAS_FLOAT16 where instructions convert it, and BLOCK_IN_ASSEMBLY where the product of a block is block_x86.h's.
 // The kernels see
 //   T           the element type                V, U   vectors of T and of unsigned integers as wide
@@ -23,6 +23,7 @@
 #define PASTE(prefix, x, isa) PASTE_(prefix, x, isa)
 
 #define INLINE __attribute__((always_inline))
+#define LOG2_E ((T)0x1.71547652b82fep+0)
 #define UNROLL _Pragma("clang loop unroll(full)")
 
 typedef float attn_vector_f32 __attribute__((ext_vector_type(VECTOR_BYTES / 4)));
@@ -42,20 +43,26 @@ typedef uint8_t attn_bytes_f64 __attribute__((ext_vector_type(VECTOR_BYTES / 8))
 #define NAME(x) PASTE(attn_f32, x, ISA)
 #define EXP2_LOWEST -125.5f
 #define EXP_LOWEST -87.3365f // log₂e times it rounds to −126
+#define EXP2_MANTISSA_BITS 23u
+#ifdef F32_POWERS
+#define EXP2_POWERS F32_POWERS
+#define EXP2_POWER_BITS 5u
+#define EXP2_FMA_ABOVE F32_FMA_ABOVE
+#define EXP2_MAGIC 0x1.8p18f
+#define EXP2_COEFFICIENTS 0x1.62e430p-1f, 0x1.ebfcccp-3f, 0x1.c6b110p-5f
+#else
 #define EXP2_MAGIC 0x1.8p23f
 #define EXP2_EXPONENT_BIAS UINT32_C(127)
-#define EXP2_MANTISSA_BITS 23u
 #define EXP2_COEFFICIENTS \
   COEFFICIENT(0x1.62e432p-1f), COEFFICIENT(0x1.ebfbe2p-3f), COEFFICIENT(0x1.c6ae72p-5f), \
   COEFFICIENT(0x1.3b270ep-7f), COEFFICIENT(0x1.5f7276p-10f), COEFFICIENT(0x1.470b4ap-13f)
+#endif
 #define GELU_LIMIT 5.5f
 #define GELU_NUMERATOR                                                                               \
   0x1.988450p-2f, 0x1.15521ap-5f, 0x1.328764p-8f, 0x1.620d7ep-13f, 0x1.aa4898p-18f, 0x1.86d51ap-26f
 #define GELU_DENOMINATOR                                                                             \
   1.0f, 0x1.018ef2p-2f, 0x1.d55572p-6f, 0x1.edfee0p-10f, 0x1.34e65ep-14f, 0x1.417402p-20f
-#ifdef F32_ROUND
-#define EXP2_ROUND F32_ROUND
-#define EXP2_SCALE F32_SCALE
+#ifdef F32_LOAD_TAIL
 #define LOAD_TAIL F32_LOAD_TAIL
 #define STORE_TAIL F32_STORE_TAIL
 #define ZERO_BYTES F32_ZERO_BYTES
@@ -89,8 +96,9 @@ typedef uint8_t attn_bytes_f64 __attribute__((ext_vector_type(VECTOR_BYTES / 8))
 #undef GELU_LIMIT
 #undef GELU_NUMERATOR
 #undef GELU_DENOMINATOR
-#undef EXP2_ROUND
-#undef EXP2_SCALE
+#undef EXP2_POWERS
+#undef EXP2_POWER_BITS
+#undef EXP2_FMA_ABOVE
 #undef LOAD_TAIL
 #undef STORE_TAIL
 #undef ZERO_BYTES
@@ -106,17 +114,25 @@ typedef uint8_t attn_bytes_f64 __attribute__((ext_vector_type(VECTOR_BYTES / 8))
 #define NAME(x) PASTE(attn_f64, x, ISA)
 #define EXP2_LOWEST -1021.5
 #define EXP_LOWEST -708.396 // log₂e times it rounds to −1022
+#define EXP2_MANTISSA_BITS 52u
+#ifdef F64_POWERS
+#define EXP2_POWERS F64_POWERS
+#define EXP2_POWER_BITS 4u
+#define EXP2_FMA_ABOVE F64_FMA_ABOVE
+#define EXP2_MAGIC 0x1.8p48
+#define EXP2_COEFFICIENTS \
+  0x1.62e42fefa39fdp-1, 0x1.ebfbdff82c5b1p-3, 0x1.c6b08d6e85546p-5, 0x1.3b2ab6f8944d3p-7, 0x1.5d89c0bb77d56p-10, \
+  0x1.430cbb5c1c218p-13
+#else
 #define EXP2_MAGIC 0x1.8p52
 #define EXP2_EXPONENT_BIAS UINT64_C(1023)
-#define EXP2_MANTISSA_BITS 52u
 #define EXP2_COEFFICIENTS \
   COEFFICIENT(0x1.62e42fefa39f3p-1), COEFFICIENT(0x1.ebfbdff82c598p-3), COEFFICIENT(0x1.c6b08d7048f31p-5), \
   COEFFICIENT(0x1.3b2ab6fba1e1cp-7), COEFFICIENT(0x1.5d87fe7bbbe07p-10), COEFFICIENT(0x1.4309130961163p-13), \
   COEFFICIENT(0x1.ffcbee3b0af8cp-17), COEFFICIENT(0x1.62bfd49ed0adfp-20), COEFFICIENT(0x1.b54167a0b9061p-24), \
   COEFFICIENT(0x1.e605f979c7a5dp-28), COEFFICIENT(0x1.c0638527edf34p-32)
-#ifdef F64_ROUND
-#define EXP2_ROUND F64_ROUND
-#define EXP2_SCALE F64_SCALE
+#endif
+#ifdef F64_LOAD_TAIL
 #define LOAD_TAIL F64_LOAD_TAIL
 #define STORE_TAIL F64_STORE_TAIL
 #define ZERO_BYTES F64_ZERO_BYTES

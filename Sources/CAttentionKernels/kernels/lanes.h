@@ -57,10 +57,9 @@ static inline INLINE V NAME(pack_square)(
   if (packing == attn_packing_bias) {
     // A sum is what `biased` gives unless it is NaN.
     U is_nan = {};
-    UNROLL for (int i = 0; i < LANES; i++) {
-      x[i] += NAME(load)(y + i * p->stride);
-      is_nan |= (U)(x[i] != x[i]);
-    }
+    UNROLL for (int i = 0; i < LANES; i++) x[i] += NAME(load)(y + i * p->stride);
+    // Two with one comparison.
+    UNROLL for (int i = 0; i < LANES; i += 2) is_nan |= (U)((x[i] != x[i]) | (x[i + 1] != x[i + 1]));
     if (__builtin_reduce_or(is_nan)) return NAME(pack_part)(packing, p, LANES, LANES, rows, column, factor, y, most);
     UNROLL for (int i = 0; i < LANES; i++) {
       NAME(store)(y + i * p->stride, x[i]);
@@ -97,7 +96,9 @@ static ptrdiff_t NAME(hide_squares)(
 }
 #endif
 
-static inline INLINE void NAME(pack_rows)(attn_packing packing, const attn_pack *p) {
+static inline INLINE void NAME(pack_rows)(attn_packing packing, const attn_pack *arguments) {
+  // A copy is not read again after every store.
+  const attn_pack copy = *arguments, *p = &copy;
   const T factor = (T)p->factor;
   for (ptrdiff_t row = 0; row < p->row_count; row += LANES) {
     const ptrdiff_t row_count = p->row_count - row;
@@ -327,15 +328,17 @@ static void NAME(multiply)(const attn_product *p) {
 }
 
 // Scores of some keys become weights e^(score − shift), which are added up.
-#ifdef EXP2_SCALE
+#ifdef EXP2_POWERS
 #define KEYS 1
 static inline INLINE void NAME(weigh)(
     const int keys, const int vectors, T *scores, ptrdiff_t stride, const V shift[PANEL], V added[PANEL]) {
+  V weight[KEYS * PANEL];
+  UNROLL for (int i = 0; i < keys * vectors; i++)
+    weight[i] = NAME(load)(scores + i / vectors * stride + i % vectors * LANES) - shift[i % vectors];
+  NAME(exp2_all)(keys * vectors, weight, LOG2_E, EXP_LOWEST, weight);
   UNROLL for (int i = 0; i < keys * vectors; i++) {
-    T *at = scores + i / vectors * stride + i % vectors * LANES;
-    V weight = NAME(exp)(NAME(load)(at) - shift[i % vectors]);
-    NAME(store)(at, weight);
-    added[i % vectors] += weight;
+    NAME(store)(scores + i / vectors * stride + i % vectors * LANES, weight[i]);
+    added[i % vectors] += weight[i];
   }
 }
 #else
@@ -348,7 +351,7 @@ static inline INLINE void NAME(weigh)(
   UNROLL for (int i = 0; i < keys * vectors; i++) {
     T *at = scores + i / vectors * stride + i % vectors * LANES;
     NAME(store)(at, NAME(exp2_split)(
-        NAME(load)(at) - shift[i % vectors], (T)0x1.71547652b82fep+0, EXP_LOWEST, r + i));
+        NAME(load)(at) - shift[i % vectors], LOG2_E, EXP_LOWEST, r + i));
   }
   // The compiler is not to keep them.
   __asm__ volatile("" : : : "memory");

@@ -7,7 +7,7 @@ static inline INLINE V NAME(softcapped)(V x, V cap, V inverse) {
   V size = z < 0 ? -z : z;
   V y = z * z;
   // Up to 1/2 by the [7/6] Padé approximant, relative error 2e-16: 1 − e^(−2z) would cancel. Above by e^(−2z).
-  V t = NAME(exp2)(size * (T)-0x1.71547652b82fep+1);
+  V t = NAME(exp)(-2 * size);
   V near = FMA(FMA(y + (T)378, y, (V)(T)17325), y, (V)(T)135135) * z;
   V near_divisor = FMA(FMA(FMA((V)(T)28, y, (V)(T)3150), y, (V)(T)62370), y, (V)(T)135135);
   V far = z < 0 ? t - one : one - t;
