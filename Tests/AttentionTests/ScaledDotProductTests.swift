@@ -94,12 +94,16 @@ struct ScaledDotProductTests {
     try check(Scenario(L: 70, S: 70, mask: mask, softcap: softcap))
   }
 
-  @Test("no batch, no heads")
-  func emptyExtents() throws {
-    let none = try Tensor<Float>(repeating: 1, shape: [0, 2, 3, 4])
-    #expect(try scaledDotProductAttention(query: none, key: none, value: none).shape == [0, 2, 3, 4])
-    let headless = try Tensor<Float>(repeating: 1, shape: [2, 0, 3, 4])
-    #expect(try scaledDotProductAttention(query: headless, key: headless, value: headless).count == 0)
+  @Test("no batch, no heads, no queries", arguments: [[0, 2, 3, 4], [2, 0, 3, 4], [2, 2, 0, 4]])
+  func emptyExtents(shape: [Int]) throws {
+    let query = try Tensor<Float>(repeating: 1, shape: shape)
+    let key = try Tensor<Float>(repeating: 1, shape: [shape[0], shape[1], 3, 4])
+    #expect(try scaledDotProductAttention(query: query, key: key, value: key).shape == shape)
+    for path in AttentionContext.everyPath {
+      // A plan is asked for by itself too.
+      let plan = try AttentionProblem(query: query, key: key, value: key).plan(context: path)
+      #expect(plan.width(threadCount: 2) <= 1, "\(plan)")
+    }
   }
 
   @Test(
