@@ -1,14 +1,18 @@
 /// Cuts arrays out of a block of memory, each aligned to 64 bytes. Without a block it only counts.
-package struct Carver {
-  private let base: UnsafeMutableRawPointer?
-  package private(set) var byteCount = 0
+///
+/// Inlined in other modules: a working memory of some twenty arrays is cut for every run of small heads.
+@usableFromInline package struct Carver {
+  @usableFromInline let base: UnsafeMutableRawPointer?
+  @usableFromInline package var byteCount = 0
+  @inlinable static var alignment: Int { 64 }
 
-  package init(base: UnsafeMutableRawPointer?) { self.base = base }
+  @inlinable package init(base: UnsafeMutableRawPointer?) { self.base = base }
 
-  package mutating func take<Value>(_ count: Int) -> UnsafeMutablePointer<Value> {
+  @inlinable package mutating func take<Value>(_ count: Int) -> UnsafeMutablePointer<Value> {
     // Counting needs an address too; it is never followed.
-    let start = base ?? UnsafeMutableRawPointer(bitPattern: TensorStorage.alignment)!
-    defer { byteCount += (count * MemoryLayout<Value>.stride + 63) / 64 * 64 }
-    return (start + byteCount).assumingMemoryBound(to: Value.self)
+    let start = base ?? UnsafeMutableRawPointer(bitPattern: Self.alignment)!
+    let array = (start + byteCount).assumingMemoryBound(to: Value.self)
+    byteCount += (count * MemoryLayout<Value>.stride + Self.alignment - 1) / Self.alignment * Self.alignment
+    return array
   }
 }
