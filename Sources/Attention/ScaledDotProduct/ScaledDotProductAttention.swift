@@ -27,6 +27,8 @@ public import AttentionTensors
 /// bits on the same kernels, whatever the threads.
 /// Source: Vaswani et al. 2017 (arXiv:1706.03762), equation 1; Dao et al. 2022 (arXiv:2205.14135); softcap: Gemma Team
 /// 2024 (arXiv:2408.00118), §2; sinks: Miller 2023, "Attention is off by one", and gpt-oss.
+@_specialize(where Element == Float, KeyElement == Float)
+@_specialize(where Element == Double, KeyElement == Double)
 public func scaledDotProductAttention<Element: AttentionStorage, KeyElement: AttentionStorage>(
   query: Tensor<Element>, key: Tensor<KeyElement>, value: Tensor<KeyElement>, mask: AttentionMask = .none,
   scale: Double? = nil, softcap: Double? = nil, sinks: Tensor<Element.Arithmetic>? = nil,
@@ -42,6 +44,8 @@ public func scaledDotProductAttention<Element: AttentionStorage, KeyElement: Att
 /// weights or the scores.
 ///
 /// `extras` names what is wanted beside the output; parameters and errors are as there.
+@_specialize(where Element == Float, KeyElement == Float)
+@_specialize(where Element == Double, KeyElement == Double)
 public func scaledDotProductAttention<Element: AttentionStorage, KeyElement: AttentionStorage>(
   query: Tensor<Element>, key: Tensor<KeyElement>, value: Tensor<KeyElement>, mask: AttentionMask = .none,
   scale: Double? = nil, softcap: Double? = nil, sinks: Tensor<Element.Arithmetic>? = nil,
@@ -58,6 +62,8 @@ public func scaledDotProductAttention<Element: AttentionStorage, KeyElement: Att
 ///
 /// `output` is `[B, H, L, Ev]`, in the query's layout and rank; any strides. Its old contents are not read; where
 /// its shape is another, that is an error. A mapped or broadcast tensor cannot be written in place either. The other parameters are as there.
+@_specialize(where Element == Float, KeyElement == Float)
+@_specialize(where Element == Double, KeyElement == Double)
 public func scaledDotProductAttention<Element: AttentionStorage, KeyElement: AttentionStorage>(
   query: Tensor<Element>, key: Tensor<KeyElement>, value: Tensor<KeyElement>, mask: AttentionMask = .none,
   scale: Double? = nil, softcap: Double? = nil, sinks: Tensor<Element.Arithmetic>? = nil,
@@ -74,6 +80,8 @@ public func scaledDotProductAttention<Element: AttentionStorage, KeyElement: Att
 ///
 /// `output` is `[B, H, L, Ev]`, in the query's layout and rank; any strides, and gaps between them stay
 /// untouched; where its shape is another, that is an error. The other parameters are as there.
+@_specialize(where Element == Float, KeyElement == Float)
+@_specialize(where Element == Double, KeyElement == Double)
 public func scaledDotProductAttention<Element: AttentionStorage, KeyElement: AttentionStorage>(
   query: Tensor<Element>, key: Tensor<KeyElement>, value: Tensor<KeyElement>, mask: AttentionMask = .none,
   scale: Double? = nil, softcap: Double? = nil, sinks: Tensor<Element.Arithmetic>? = nil,
