@@ -67,7 +67,8 @@ struct MaskSchedule<Element: AttentionElement> {
     intervals = compiled.owner
     isRagged = compiled.first.isRagged
 
-    let target = [shape.batchCount, shape.headCount, shape.queryCount, maskedKeyCount]
+    // Made where it is wanted: a small call without a mask would pay for an array.
+    var target: [Int] { [shape.batchCount, shape.headCount, shape.queryCount, maskedKeyCount] }
     func checkShape(_ name: String, _ shape: [Int]) throws(AttentionError) {
       try requireShape(
         isBroadcastable(shape, to: target), AttentionShape.subject,

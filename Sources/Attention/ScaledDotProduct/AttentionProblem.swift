@@ -82,7 +82,9 @@ package struct AttentionProblem<Element: AttentionElement> {
     let shape = try AttentionShape(query: query.shape, key: key.shape, value: value.shape)
     self.shape = shape
     schedule = try MaskSchedule(mask, shape: shape)
-    outputShape = options.layout.shape(Array(query.shape.dropLast()) + [shape.valueWidth], rank: rank)
+    var outputShape = query.shape
+    outputShape[3] = shape.valueWidth
+    self.outputShape = options.layout.shape(outputShape, rank: rank)
     let scale = options.scale ?? 1 / Double(max(shape.width, 1)).squareRoot()
     self.scale = Element(nearest: scale)
     try requireArgument(
@@ -111,7 +113,10 @@ package struct AttentionProblem<Element: AttentionElement> {
 
   /// True if each key and value is contiguous, as streaming them along vectors wants it, or packed anyway.
   private var isStreamable: Bool {
-    [key, value].allSatisfy { $0.operand.widthStride == 1 || $0.shape[3] <= 1 || $0.operand.half != nil }
+    func isStreamable(_ input: AttentionInput) -> Bool {
+      input.operand.widthStride == 1 || input.shape[3] <= 1 || input.operand.half != nil
+    }
+    return isStreamable(key) && isStreamable(value)
   }
 
   private func plan(_ kernels: Kernels<Element>, _ context: AttentionContext) -> AttentionPlan {

@@ -27,7 +27,7 @@ public enum AttentionLayout: Sendable, Hashable {
   func shape(_ canonical: [Int], rank: Int) -> [Int] {
     var shape = canonical
     if self == .lengthFirst && rank > 2 { shape.swapAt(1, 2) }
-    return Array(shape.suffix(rank))
+    return rank == 4 ? shape : Array(shape.suffix(rank))
   }
 }
 
@@ -69,8 +69,9 @@ struct AttentionShape {
       query[1] == key[1] || (key[1] > 0 && query[1] % key[1] == 0),
       "the query's heads must be a multiple of the key's and value's")
     // OpenBLAS counts in 32 bits; and sums of such lengths are Ints.
+    func isCounted(_ extents: [Int]) -> Bool { extents.allSatisfy { $0 <= Int(Int32.max) } }
     try requireArgument(
-      (query + key + value).allSatisfy { $0 <= Int(Int32.max) }, Self.subject,
+      isCounted(query) && isCounted(key) && isCounted(value), Self.subject,
       "extents up to \(Int32.max) expected; got query \(query), key \(key), value \(value)")
     batchCount = query[0]
     headCount = query[1]
