@@ -196,7 +196,7 @@ package struct AttentionProblem<Element: AttentionElement> {
       output: output, elementByteCount: dataType.bitCount / 8, half: HalfFormat(dataType), batchStride: strides[0],
       headStride: strides[1], lengthStride: strides[2], widthStride: strides[3], logSumExp: logSumExp, weights: weights)
     let call = call(kernels, plan(kernels, context), schedule, softcap: softcap, outputs)
-    try withExtendedLifetime((query.owner, key.owner, value.owner, schedule, sinks)) {
+    try withExtendedLifetime(self) {
       switch call.plan.tiles {
       case .openBLAS: try AttentionDriver(call, RowTiles<OpenBLASProducts<Element>>.self).run(context: context)
       case .fewRows: try AttentionDriver(call, RowTiles<FewRowProducts<Element>>.self).run(context: context)
@@ -231,7 +231,7 @@ package struct AttentionProblem<Element: AttentionElement> {
       case .lanes: try AttentionDriver(call, LaneTiles<Element>.self).writeScores(scores, context: context)
       }
     }
-    try withExtendedLifetime((query.owner, key.owner, schedule)) {
+    try withExtendedLifetime(self) {
       try write(raw, open, nil)
       try write(capped, open, softcap)
       try write(masked, schedule, softcap)
