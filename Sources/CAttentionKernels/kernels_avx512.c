@@ -19,7 +19,14 @@
 #define HAS_FLOAT16
 #define FMA(a, b, c) __builtin_elementwise_fma(a, b, c)
 
-// 2^(i/32) and 2^(i/16) as bits, less what i adds to their exponent and mantissa once it is shifted there.
+// 2^(i/32) and 2^(i/16) as bits, less what i adds to their exponent and mantissa once it is shifted there; and the polynomials
+// for what is left of an exponent, without the constant term.
+#define F32_POWER_BITS 5u
+#define F64_POWER_BITS 4u
+#define F32_POWER_COEFFICIENTS 0x1.62e430p-1f, 0x1.ebfcccp-3f, 0x1.c6b110p-5f
+#define F64_POWER_COEFFICIENTS                                                                                   \
+  0x1.62e42fefa39fdp-1, 0x1.ebfbdff82c5b1p-3, 0x1.c6b08d6e85546p-5, 0x1.3b2ab6f8944d3p-7, 0x1.5d89c0bb77d56p-10, \
+  0x1.430cbb5c1c218p-13
 static const uint32_t attn_powers_f32[] __attribute__((aligned(64))) = {
     0x3f800000, 0x3f7ecd87, 0x3f7daac3, 0x3f7c980f, 0x3f7b95c2, 0x3f7aa43a, 0x3f79c3d3, 0x3f78f4f0,
     0x3f7837f0, 0x3f778d3a, 0x3f76f532, 0x3f767043, 0x3f75fed7, 0x3f75a15b, 0x3f75583f, 0x3f7523f6,

@@ -6,7 +6,7 @@
 //   ACCUMULATORS  vectors that a product may keep in registers
 //   FMA(a, b, c)  a·b + c, fused where the instruction set can
 // and, where it has better than plain vector code, for each type
-//   F32_POWERS, F32_FMA_ABOVE, F32_LOAD_TAIL, F32_STORE_TAIL, F32_ZERO_BYTES, F32_HIDE and the same with F64,
+//   F32_POWERS with F32_POWER_BITS, F32_POWER_COEFFICIENTS and F32_FMA_ABOVE, F32_LOAD_TAIL, F32_STORE_TAIL, F32_ZERO_BYTES, F32_HIDE and the same with F64,
 // HAS_FLOAT16 where instructions convert it, and BLOCK_IN_ASSEMBLY where the product of a block is block_x86.h's.
 // The kernels see
 //   T           the element type                V, U   vectors of T and of unsigned integers as wide
@@ -46,10 +46,10 @@ typedef uint8_t attn_bytes_f64 __attribute__((ext_vector_type(VECTOR_BYTES / 8))
 #define EXP2_MANTISSA_BITS 23u
 #ifdef F32_POWERS
 #define EXP2_POWERS F32_POWERS
-#define EXP2_POWER_BITS 5u
+#define EXP2_POWER_BITS F32_POWER_BITS
 #define EXP2_FMA_ABOVE F32_FMA_ABOVE
-#define EXP2_MAGIC 0x1.8p18f
-#define EXP2_COEFFICIENTS 0x1.62e430p-1f, 0x1.ebfcccp-3f, 0x1.c6b110p-5f
+#define EXP2_MAGIC (0x1.8p23f / (1u << F32_POWER_BITS))
+#define EXP2_COEFFICIENTS F32_POWER_COEFFICIENTS
 #else
 #define EXP2_MAGIC 0x1.8p23f
 #define EXP2_EXPONENT_BIAS UINT32_C(127)
@@ -117,12 +117,10 @@ typedef uint8_t attn_bytes_f64 __attribute__((ext_vector_type(VECTOR_BYTES / 8))
 #define EXP2_MANTISSA_BITS 52u
 #ifdef F64_POWERS
 #define EXP2_POWERS F64_POWERS
-#define EXP2_POWER_BITS 4u
+#define EXP2_POWER_BITS F64_POWER_BITS
 #define EXP2_FMA_ABOVE F64_FMA_ABOVE
-#define EXP2_MAGIC 0x1.8p48
-#define EXP2_COEFFICIENTS \
-  0x1.62e42fefa39fdp-1, 0x1.ebfbdff82c5b1p-3, 0x1.c6b08d6e85546p-5, 0x1.3b2ab6f8944d3p-7, 0x1.5d89c0bb77d56p-10, \
-  0x1.430cbb5c1c218p-13
+#define EXP2_MAGIC (0x1.8p52 / (1u << F64_POWER_BITS))
+#define EXP2_COEFFICIENTS F64_POWER_COEFFICIENTS
 #else
 #define EXP2_MAGIC 0x1.8p52
 #define EXP2_EXPONENT_BIAS UINT64_C(1023)

@@ -1,12 +1,12 @@
 // The softmax of rows, and the row operations around it. See instantiate.h for the names.
 
-// 2^t for t ≤ 0. n is t rounded, to a multiple of 1/32 (double: 1/16) where a table gives 2^n, else to a whole number;
-// r = t − n, 2^t = p(r)·2^n with p the minimax polynomial, constant term 1. Its relative error is ≤ 1.5e-10 (float, degree 3) and
-// ≤ 7.1e-18 (double, degree 6) with a table, else ≤ 2.6e-9 (degree 6) and ≤ 1.8e-17 (degree 11).
+// 2^t for t ≤ 0. n is t rounded, to a multiple of 1/32 or 1/8 (double: 1/16) where a table gives 2^n, else to a whole number;
+// r = t − n, 2^t = p(r)·2^n with p the minimax polynomial, constant term 1. Its relative error is ≤ 1.5e-10 or 2.7e-8 (float,
+// degree 3) and ≤ 7.1e-18 (double, degree 6) with a table, else ≤ 2.6e-9 (degree 6) and ≤ 1.8e-17 (degree 11).
 // Above −125.5 (double: −1021.5) ≤ 1.5 ULP (SoftmaxKernelTests.exp2ULP). Up to there, and for −inf: +0,
 // so that no denormal slows the product with the values. NaN → NaN. No clamp of t may take NaN along.
 #ifdef EXP2_POWERS
-// y = 2^(x·factor), 0 up to x = lowest, for several vectors side by side: one by one they take 1.04 of the time, for each waits for
+// y = 2^(x·factor), 0 up to x = lowest, for several vectors side by side: one by one they take 1.03 to 1.06 of the time, for each waits for
 // some eight results in turn. x·factor is not rounded on its way. Source: Tang 1989 (ACM TOMS 15.2), the table being of registers.
 static inline INLINE void NAME(exp2_all)(const int count, const V *x, T factor, T lowest, V *y) {
   V shifted[PANEL], r[PANEL], p[PANEL];
