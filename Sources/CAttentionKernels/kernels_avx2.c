@@ -26,7 +26,7 @@
 #define F32_POWER_COEFFICIENTS 0x1.62e430p-1f, 0x1.ec0c32p-3f, 0x1.c6b99ap-5f
 static const uint32_t attn_powers_f32[] __attribute__((aligned(32))) = {
     0x3f800000, 0x3f7b95c2, 0x3f7837f0, 0x3f75fed7, 0x3f7504f3, 0x3f75672a, 0x3f7744fd, 0x3f7ac0c7};
-#define F32_POWERS(index)                    \
+#define F32_POWERS(index)                        \
   (attn_vector_u32) _mm256_permutevar8x32_epi32( \
       _mm256_load_si256((const __m256i *)attn_powers_f32), (__m256i)(index))
 

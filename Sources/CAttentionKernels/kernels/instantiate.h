@@ -6,7 +6,8 @@
 //   ACCUMULATORS  vectors that a product may keep in registers
 //   FMA(a, b, c)  a·b + c, fused where the instruction set can
 // and, where it has better than plain vector code, for each type
-//   F32_POWERS with F32_POWER_BITS, F32_POWER_COEFFICIENTS and F32_FMA_ABOVE, F32_LOAD_TAIL, F32_STORE_TAIL, F32_ZERO_BYTES, F32_HIDE and the same with F64,
+//   F32_POWERS with F32_POWER_BITS, F32_POWER_COEFFICIENTS and F32_FMA_ABOVE; F32_LOAD_TAIL, F32_STORE_TAIL, F32_ZERO_BYTES
+//   and F32_HIDE; and the same with F64,
 // HAS_FLOAT16 where instructions convert it, and BLOCK_IN_ASSEMBLY where the product of a block is block_x86.h's.
 // The kernels see
 //   T           the element type                V, U   vectors of T and of unsigned integers as wide

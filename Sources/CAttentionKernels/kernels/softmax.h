@@ -6,8 +6,9 @@
 // Above −125.5 (double: −1021.5) ≤ 1.5 ULP (SoftmaxKernelTests.exp2ULP). Up to there, and for −inf: +0,
 // so that no denormal slows the product with the values. NaN → NaN. No clamp of t may take NaN along.
 #ifdef EXP2_POWERS
-// y = 2^(x·factor), 0 up to x = lowest, for several vectors side by side: one by one they take 1.03 to 1.06 of the time, for each waits for
-// some eight results in turn. x·factor is not rounded on its way. Source: Tang 1989 (ACM TOMS 15.2), the table being of registers.
+// y = 2^(x·factor), 0 up to x = lowest, for several vectors side by side: one by one they take 1.03 to 1.06 of the time, for
+// each waits for some eight results in turn. x·factor is not rounded on its way. y may be x. Source: Tang 1989 (ACM TOMS 15.2),
+// the table being of registers.
 static inline INLINE void NAME(exp2_all)(const int count, const V *x, T factor, T lowest, V *y) {
   V shifted[PANEL], r[PANEL], p[PANEL];
   static const T coefficients[] = {EXP2_COEFFICIENTS};
