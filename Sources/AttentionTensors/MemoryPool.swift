@@ -21,8 +21,6 @@ final class MemoryPool: @unchecked Sendable {
     let byteCount: Int
   }
 
-  /// Aligned to a cache line and to the widest vector.
-  static let alignment = 64
   /// Kept at most, in bytes and in blocks.
   private static let keptByteCount = 128 << 20
   private static let keptCount = 32
@@ -67,7 +65,7 @@ final class MemoryPool: @unchecked Sendable {
     let isHuge = byteCount >= Self.hugePageByteCount
     var base: UnsafeMutableRawPointer?
     let status = posix_memalign(
-      &base, isHuge ? Self.hugePageByteCount : Self.alignment, max(byteCount, Self.alignment))
+      &base, isHuge ? Self.hugePageByteCount : TensorStorage.alignment, max(byteCount, TensorStorage.alignment))
     guard status == 0, let base else { return nil }
     #if os(Linux)
       // 14: MADV_HUGEPAGE, for what fills such pages. Only advice: a refusal changes nothing.

@@ -9,7 +9,7 @@ package final class TensorStorage: @unchecked Sendable {
   private let owner: AnyObject?
 
   /// Aligned to a cache line and to the widest vector.
-  package static let alignment = MemoryPool.alignment
+  @inlinable package static var alignment: Int { 64 }
 
   /// Uninitialised memory of our own.
   package init(byteCount: Int) throws(AttentionError) {
