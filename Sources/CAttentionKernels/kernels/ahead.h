@@ -26,7 +26,7 @@ static inline attn_spread attn_spread_rows(attn_ahead *rows, ptrdiff_t block_cou
   }
   if (part.row_count > block_count) return (attn_spread){0};
   rows->base = NULL;
-  // The CPU fetches pairs of lines.
+  // Lines are prefetched in pairs.
   const ptrdiff_t most = 128, pitch = most * steps <= part.byte_count ? most : attn_quotient(part.byte_count + steps - 1, steps);
   return (attn_spread){part.base, part.stride, pitch, part.row_count, block_count, 0};
 }

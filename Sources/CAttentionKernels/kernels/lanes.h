@@ -209,7 +209,7 @@ static inline INLINE void NAME(multiply_step)(
   }
 }
 
-// What is `next` is prefetched, one line for every four steps, `next_pitch` bytes apart.
+// What is `next` is prefetched, a pair of lines for every four steps, `next_pitch` bytes apart.
 static inline INLINE void NAME(multiply_rows)(
     const int rows, const int vectors, ptrdiff_t depth, const T *a, ptrdiff_t row_stride, ptrdiff_t column_stride,
     const T *b, ptrdiff_t b_stride, T *c, ptrdiff_t c_stride, const T *rescale, T *maximum, const char *next,
@@ -247,7 +247,12 @@ static inline INLINE void NAME(multiply_rows)(
       UNROLL for (int i = 0; i < rows; i++)
         UNROLL for (int v = 0; v < vectors; v++) __builtin_prefetch(c + i * c_stride + v * LANES, 1);
     for (; depth >= 4; ADVANCE(4)) {
-      if (is_ahead && is_by_rows) __builtin_prefetch(next, 0, 2), next += next_pitch;
+      if (is_ahead && is_by_rows) {
+        __builtin_prefetch(next, 0, 2);
+        // AMD's CPUs fetch no pairs by themselves.
+        __builtin_prefetch(next + 64, 0, 2);
+        next += next_pitch;
+      }
       STEP(0) STEP(1) STEP(2) STEP(3)
     }
     for (; depth > 0; ADVANCE(1)) { STEP(0) }
