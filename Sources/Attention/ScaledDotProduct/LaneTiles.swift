@@ -65,7 +65,6 @@ struct LaneTiles<Element: AttentionElement>: TileKernels {
     let panelRowCount = min(rowCount, lanes * panelVectorCount)
     let keyCount = min(call.plan.keyTileLength, max(shape.keyCount, 1))
     let schedule = call.schedule
-    let isHiding = schedule.isRagged || schedule.hidesWithinIntervals
     let convertedCount = max(
       call.query.half == nil ? 0 : rowCount * shape.width, call.outputs.half == nil ? 0 : rowCount * shape.valueWidth,
       schedule.biases.allSatisfy { $0.half == nil } ? 0 : panelRowCount * keyCount)
@@ -154,6 +153,15 @@ struct LaneTiles<Element: AttentionElement>: TileKernels {
   // MARK: Attending
 
   func attend(_ tile: Call.Tile, split: Int, _ scratch: Scratch) {
+    attend(tile, split: split, lookingForHazards: false, scratch)
+    // Hazard: a masked key has weight 0, but 0·NaN is NaN. A value that is not finite leaves its mark in every result that
+    // it meets, so that values need not be looked through, which are more and further away.
+    if isHiding, !call.kernels.isFinite(vectorCount(tile) * lanes * call.shape.valueWidth, scratch.result) {
+      attend(tile, split: split, lookingForHazards: true, scratch)
+    }
+  }
+
+  private func attend(_ tile: Call.Tile, split: Int, lookingForHazards: Bool, _ scratch: Scratch) {
     let vectorCount = vectorCount(tile)
     call.startRows(tile, split: split, maximum: scratch.maximum, sum: scratch.sum)
     for lane in tile.rowCount..<vectorCount * lanes {
@@ -165,13 +173,12 @@ struct LaneTiles<Element: AttentionElement>: TileKernels {
     call.forEachKeyTile(tile, split: split) { part, layer in
       let key = matrix(call.key, tile, part, width: call.shape.width, packedAt: scratch.key)
       let value = matrix(call.value, tile, part, width: call.shape.valueWidth, packedAt: scratch.value)
-      var isFinite: Bool?
+      let hasHazards = lookingForHazards && !call.isFinite(value)
       forEachPanel(tile) { panel in
         forEachPiece(tile, panel, part, layer) { piece in
           let rows = piece.keys.lowerBound - part.lowerBound..<piece.keys.upperBound - part.lowerBound
           let knowsMaximum = computeScores(piece, tile, key.rows(rows), next: value.rows(rows), scratch)
-          if piece.isHiding && isFinite == nil { isFinite = call.isFinite(value) }
-          let isHazardous = piece.isHiding && isFinite == false
+          let isHazardous = hasHazards && piece.isHiding
           let forbidden =
             isHazardous ? call.forbidden(scratch.scores, count: rows.count * piece.panel.stride) : nil
           softmax(piece, knowsMaximum: knowsMaximum, sum: scratch.sum, scratch)
@@ -181,6 +188,9 @@ struct LaneTiles<Element: AttentionElement>: TileKernels {
     }
     forEachPanel(tile) { start($0, scratch) }
   }
+
+  /// True if some query may not attend to some key.
+  private var isHiding: Bool { call.schedule.isRagged || call.schedule.hidesWithinIntervals }
 
   private func matrix(
     _ operand: Operand, _ tile: Call.Tile, _ keys: Range<Int>, width: Int, packedAt pack: UnsafeMutablePointer<Element>
@@ -220,8 +230,8 @@ struct LaneTiles<Element: AttentionElement>: TileKernels {
 
   /// resultᵀ ← resultᵀ·rescale + Vᵀ·weights.
   ///
-  /// Hazard: a masked key has weight 0, but 0·NaN is NaN. Where some row does not attend to some key whose value is
-  /// not finite, such values are left out of the product and added one by one.
+  /// Where some row does not attend to some key whose value is not finite, such values are left out of the product and added
+  /// one by one.
   private func accumulate(
     _ piece: Piece, _ tile: Call.Tile, _ value: StridedMatrix<Element>, isHazardous: Bool, _ forbidden: [Bool]?,
     _ scratch: Scratch
