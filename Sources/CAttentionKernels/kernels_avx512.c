@@ -17,6 +17,7 @@
 #define PRODUCT_PANEL 4
 #define ACCUMULATORS 24
 #define HAS_FLOAT16
+#define ADDEND_BESIDE_PRODUCT
 #define FMA(a, b, c) __builtin_elementwise_fma(a, b, c)
 
 // 2^(i/32) and 2^(i/16) as bits, less what i adds to their exponent and mantissa once it is shifted there; and the polynomials

@@ -132,6 +132,64 @@ struct LaneKernelTests {
     }
   }
 
+  @Test(
+    "An addend gives the bits of a bias that is added after the product", arguments: InstructionSet.present,
+    [0, 1, 4, 7, 8, 12, 16, 17, 31, 48, 49, 66, 131])
+  func addend(isa: InstructionSet, rowCount: Int) {
+    for depth in [0, 3, 17, 64, 200] {
+      forEachKernels(isa, { checkAddend($0, rowCount, depth) }, { checkAddend($0, rowCount, depth) })
+    }
+  }
+
+  private func checkAddend<T: RealTensorElement & BinaryFloatingPoint>(
+    _ kernels: Kernels<T>, _ rowCount: Int, _ depth: Int
+  ) {
+    for (vectorCount, isTransposed, isHazardous) in (1...kernels.panelVectorCount).flatMap({ count in
+      [(count, false, false), (count, false, true), (count, true, true)]
+    }) {
+      let seed = UInt64(rowCount * 1000 + depth + vectorCount)
+      var generator = TestGenerator(seed: seed)
+      let lanes = vectorCount * kernels.laneCount
+      let (bStride, cStride) = (lanes + 2, lanes + 1)
+      var a = generator.numbers(rowCount * depth).map { T($0) }
+      let b = generator.numbers(depth * bStride).map { T($0) }
+      var addend = generator.numbers(rowCount * lanes).map { T($0) }
+      if isHazardous {
+        for index in addend.indices where index % 11 == 3 { addend[index] = -.infinity }
+        for index in addend.indices where index % 37 == 5 { addend[index] = index % 2 == 0 ? .infinity : .nan }
+        for index in a.indices where index % 501 == 7 { a[index] = index % 2 == 0 ? -.infinity : .nan }
+      }
+      func computed(_ body: (StridedMatrix<T>, UnsafePointer<UnsafeRawPointer>, inout [T], inout [T]) -> Void) -> [T] {
+        var c = [T](repeating: .nan, count: rowCount * cStride)
+        var maximum = [T](repeating: 0.25, count: lanes)
+        a.withUnsafeBufferPointer { a in
+          addend.withUnsafeBytes { addend in
+            let empty = UnsafeRawPointer(bitPattern: 64)!
+            let matrix = StridedMatrix(
+              base: a.baseAddress ?? empty.assumingMemoryBound(to: T.self), rowCount: rowCount, columnCount: depth,
+              rowStride: isTransposed ? 1 : depth, columnStride: isTransposed ? rowCount : 1)
+            let rows = (0..<lanes).map { (addend.baseAddress ?? empty) + $0 * rowCount * MemoryLayout<T>.stride }
+            body(matrix, rows, &c, &maximum)
+          }
+        }
+        return c + maximum
+      }
+      let expected = computed { a, rows, c, maximum in
+        kernels.multiply(vectorCount: vectorCount, a, b, bStride: bStride, into: &c, stride: cStride, rescale: nil)
+        kernels.pack(
+          .bias, rowCount: lanes, columnCount: rowCount, rows: rows, columnStride: 1, into: &c, stride: cStride,
+          maximum: &maximum)
+      }
+      let got = computed { a, rows, c, maximum in
+        kernels.multiply(
+          vectorCount: vectorCount, a, b, bStride: bStride, into: &c, stride: cStride, rescale: nil, addend: rows,
+          maximum: &maximum)
+      }
+      let wrong = zip(got, expected).filter { $0 != $1 && !($0.isNaN && $1.isNaN) }.count
+      #expect(wrong == 0, "\(rowCount) rows, depth \(depth), \(vectorCount) vectors, seed \(seed)")
+    }
+  }
+
   private func checkMultiply<T: RealTensorElement & BinaryFloatingPoint>(
     _ kernels: Kernels<T>, _ rowCount: Int, _ depth: Int, tolerance: Double
   ) {

@@ -76,11 +76,11 @@ static double random_number(void) {
     enum { keys = 37, width = 21, most_rows = 64 };                                                                \
     static T q[most_rows * width], k[keys * width], v[keys * width], bias[most_rows * keys];                       \
     static T panel[width * most_rows], scores[keys * most_rows], result[width * most_rows];                        \
-    static T output[most_rows * width], few[most_rows * keys];                                                     \
+    static T output[most_rows * width], few[most_rows * keys], sums[keys * most_rows];                             \
     for (int i = 0; i < keys * width; i++) k[i] = (T)(random_number() - 0.5), v[i] = (T)(random_number() - 0.5);   \
     int limit = (int)(kernels->lane_count * kernels->panel_vector_count);                                          \
     double worst = 0, worst_few = 0;                                                                               \
-    int wrong_maxima = 0;                                                                                          \
+    int wrong_maxima = 0, wrong_sums = 0;                                                                          \
     for (int rows = 1; rows <= limit; rows++) {                                                                    \
       for (int i = 0; i < rows * width; i++) q[i] = (T)(random_number() - 0.5);                                    \
       const void *q_rows[most_rows], *bias_rows[most_rows];                                                        \
@@ -111,6 +111,10 @@ static double random_number(void) {
         for (int j = 0; j < keys; j++) wrong_maxima += scores[j * stride + i] > dot_maximum[i];                    \
       attn_pack add = {rows, keys, bias_rows, 1, attn_packing_bias, 1, scores, stride, new_maximum};               \
       kernels->pack(&add);                                                                                         \
+      dots.addend = bias_rows, dots.c = sums, dots.maximum = NULL;                                                 \
+      kernels->multiply(&dots);                                                                                    \
+      for (int i = 0; i < rows; i++)                                                                               \
+        for (int j = 0; j < keys; j++) wrong_sums += sums[j * stride + i] != scores[j * stride + i];               \
       /* Half of the time the softmax has to look itself. */                                                       \
       attn_softmax_lanes softmax = {vectors, keys, stride, scores, NULL, NULL, maximum, sum, rescale,              \
                                     rows % 2 ? new_maximum : NULL};                                                \
@@ -140,6 +144,7 @@ static double random_number(void) {
     }                                                                                                              \
     expect(worst <= TOLERANCE, name, #T ": attention of panels of 1 row to all lanes", worst);                     \
     expect(wrong_maxima == 0, name, #T ": maxima of products and biases", wrong_maxima);                           \
+    expect(wrong_sums == 0, name, #T ": products with an addend", wrong_sums);                                     \
     expect(worst_few <= TOLERANCE, name, #T ": products of few rows", worst_few);                                  \
   }                                                                                                                \
                                                                                                                    \

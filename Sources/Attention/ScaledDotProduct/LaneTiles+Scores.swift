@@ -16,14 +16,15 @@ extension LaneTiles {
     let panel = piece.panel
     let maximum = piece.isRagged ? nil : scratch.newMaximum
     maximum?.update(from: scratch.maximum + panel.rows.lowerBound, count: panel.vectorCount * lanes)
-    let isFinal = !piece.hasTerms && call.softcap == nil
+    let addend = piece.hasTerms && addsBias ? gatherLanes(call.schedule.biases[0], piece, tile, scratch) : nil
+    let isFinal = call.softcap == nil && !hasTerms(piece, after: addend)
     if call.scale == 0 {
       // Whatever the query and the key hold: 0·NaN is NaN.
       scratch.scores.update(repeating: 0, count: key.rowCount * panel.stride)
     } else {
       call.kernels.multiply(
         vectorCount: panel.vectorCount, key, scratch.query + panel.firstRow * call.shape.width + panel.lane,
-        bStride: panel.stride, into: scratch.scores, stride: panel.stride, rescale: nil,
+        bStride: panel.stride, into: scratch.scores, stride: panel.stride, rescale: nil, addend: addend,
         maximum: isFinal ? maximum : nil,
         next: panel.firstRow == 0 ? value.flatMap(ahead) : nil, after: piece.hasTerms ? maskAhead(piece, tile) : nil)
     }
@@ -40,8 +41,35 @@ extension LaneTiles {
         scratch.end[lane] = 0
       }
     }
-    if piece.hasTerms { return applyTerms(piece, tile, maximum: maximum, scratch) && maximum != nil }
+    if hasTerms(piece, after: addend) {
+      let rest = call.schedule.biases.dropFirst(addend == nil ? 0 : 1)
+      return applyTerms(piece, tile, biases: rest, maximum: maximum, scratch) && maximum != nil
+    }
     return isFinal && call.scale != 0 && maximum != nil
+  }
+
+  /// True if the first bias is what comes first after the product, which then adds it.
+  private var addsBias: Bool {
+    let schedule = call.schedule
+    guard let bias = schedule.biases.first else { return false }
+    return call.scale != 0 && call.softcap == nil && schedule.functions.isEmpty && schedule.distances.isEmpty
+      && (bias.widthStride == 1 || bias.half != nil)
+  }
+
+  /// True if something is left to be done to scores to which the product has added `addend`.
+  private func hasTerms(_ piece: Piece, after addend: UnsafePointer<UnsafeRawPointer>?) -> Bool {
+    piece.hasTerms
+      && (addend == nil || call.schedule.biases.count > 1 || !call.schedule.booleans.isEmpty || piece.region.hasBlocks)
+  }
+
+  /// A bias's row for each lane. Lanes behind the last row repeat it.
+  private func gatherLanes(
+    _ operand: Operand, _ piece: Piece, _ tile: Call.Tile, _ scratch: Scratch
+  ) -> UnsafePointer<UnsafeRawPointer> {
+    let panel = piece.panel
+    _ = gatherRows(operand, tile, panel.rows, from: piece.keys.lowerBound, count: piece.keys.count, scratch)
+    for lane in panel.rows.count..<panel.vectorCount * lanes { scratch.rows[lane] = scratch.rows[panel.rows.count - 1] }
+    return UnsafePointer(scratch.rows)
   }
 
   /// Values, as they are read in place.
@@ -52,18 +80,24 @@ extension LaneTiles {
       base: value.base, rowCount: value.rowCount, stride: value.rowStride * size, byteCount: value.columnCount * size)
   }
 
-  /// What a piece takes of the first bias or boolean mask.
+  /// What the panel after a piece takes of the first bias or boolean mask: the piece itself takes its own while this comes.
   private func maskAhead(_ piece: Piece, _ tile: Call.Tile) -> RowsAhead? {
-    guard let operand = call.schedule.firstMatrix, operand.widthStride == 1,
-      call.plan.headsPerTile == 1
+    guard let operand = call.schedule.firstMatrix, operand.widthStride == 1, call.plan.headsPerTile == 1,
+      !piece.isRagged
     else { return nil }
-    let queries = tile.queries(ofRows: piece.panel.rows)
+    var keys = piece.keys
+    var rows = piece.panel.rows.upperBound..<min(piece.panel.rows.upperBound + piece.panel.stride, tile.rowCount)
+    if rows.isEmpty {
+      rows = 0..<min(piece.panel.stride, tile.rowCount)
+      keys = keys.upperBound..<min(keys.upperBound + keys.count, call.shape.keyCount)
+      if keys.isEmpty { return nil }
+    }
+    let queries = tile.queries(ofRows: rows)
     return RowsAhead(
       base: operand.row(
-        batch: tile.batch, head: tile.head(ofRow: piece.panel.rows.lowerBound), index: queries.lowerBound,
-        from: piece.keys.lowerBound),
+        batch: tile.batch, head: tile.head(ofRow: rows.lowerBound), index: queries.lowerBound, from: keys.lowerBound),
       rowCount: operand.lengthStride == 0 ? 1 : queries.count, stride: operand.lengthStride * operand.elementByteCount,
-      byteCount: piece.keys.count * operand.elementByteCount)
+      byteCount: keys.count * operand.elementByteCount)
   }
 
   private func applySoftcap(_ cap: Element, _ piece: Piece, _ scratch: Scratch) {
@@ -78,7 +112,8 @@ extension LaneTiles {
 
   /// True if the last term raised `maximum` to the scores.
   private func applyTerms(
-    _ piece: Piece, _ tile: Call.Tile, maximum: UnsafeMutablePointer<Element>?, _ scratch: Scratch
+    _ piece: Piece, _ tile: Call.Tile, biases: ArraySlice<Operand>, maximum: UnsafeMutablePointer<Element>?,
+    _ scratch: Scratch
   ) -> Bool {
     let panel = piece.panel
     let schedule = call.schedule
@@ -98,7 +133,7 @@ extension LaneTiles {
         slope: scratch.slope, position: scratch.position)
     }
     let hasBlocks = piece.region.hasBlocks
-    var rest = schedule.biases.count + schedule.booleans.count
+    var rest = biases.count + schedule.booleans.count
     let isTracked = rest > 0 && !hasBlocks
     func apply(_ operand: Operand, _ packing: Packing) {
       rest -= 1
@@ -109,7 +144,7 @@ extension LaneTiles {
         columnStride: stride, into: scratch.scores, stride: panel.stride,
         maximum: isTracked && rest == 0 ? maximum : nil)
     }
-    for bias in schedule.biases { apply(bias, .bias) }
+    for bias in biases { apply(bias, .bias) }
     for boolean in schedule.booleans { apply(boolean, .boolean) }
     if hasBlocks { applyBlocks(piece, tile, scratch) }
     return isTracked

@@ -79,23 +79,26 @@ extension Kernels {
     table.pointee.unpack(&arguments)
   }
 
-  /// c[rows, lanes] ← f(c·rescale + a[rows, depth]·b[depth, lanes] + bias); without `rescale` c is only written.
+  /// c[rows, lanes] ← f(c·rescale + a[rows, depth]·b[depth, lanes] + bias); without `rescale` c is only written. With `addend`,
+  /// a row of a.rowCount elements for each lane, c ← a·b + addendᵀ, as biases are added.
   ///
-  /// One of a's strides is 1. `maximum` is raised to the largest of each lane of a·b. What is `next`, and what comes after
+  /// One of a's strides is 1. `maximum` is raised to the largest of each lane of a·b, or of a·b + addendᵀ. What is `next`, and what comes after
   /// it, is prefetched on the way.
   @_specialize(where Element == Float)
   @_specialize(where Element == Double)
   package func multiply(
     vectorCount: Int, _ a: StridedMatrix<Element>, _ b: Pointer, bStride: Int, into c: MutablePointer, stride: Int,
-    rescale: Pointer?, bias: Pointer? = nil, activation: Activation = .none, maximum: MutablePointer? = nil,
+    rescale: Pointer?, bias: Pointer? = nil, activation: Activation = .none,
+    addend: UnsafePointer<UnsafeRawPointer>? = nil, maximum: MutablePointer? = nil,
     next: RowsAhead? = nil, after: RowsAhead? = nil
   ) {
     assert((1...productVectorCount).contains(vectorCount))
     assert(a.rowStride == 1 || a.columnStride == 1 || a.rowCount <= 1)
+    assert(addend == nil || (rescale == nil && bias == nil && activation == .none && vectorCount <= panelVectorCount))
     var arguments = attn_product(
       vector_count: vectorCount, row_count: a.rowCount, depth: a.columnCount, a: a.base, row_stride: a.rowStride,
       column_stride: a.columnStride, b: b, b_stride: bStride, c: c, c_stride: stride, rescale: rescale, bias: bias,
-      activation: activation.kernel, maximum: maximum,
+      activation: activation.kernel, addend: addend, maximum: maximum,
       next: (next?.kernel ?? attn_ahead(), after?.kernel ?? attn_ahead()))
     table.pointee.multiply(&arguments)
   }

@@ -68,7 +68,7 @@ typedef struct attn_ahead {
   ptrdiff_t row_count, stride, byte_count; // stride in bytes
 } attn_ahead;
 
-// One product of a panel: c[row_count, lanes] = c·rescale + a[row_count, depth]·b[depth, lanes].
+// One product of a panel: c[row_count, lanes] = c·rescale + a[row_count, depth]·b[depth, lanes], or a·b + addendᵀ.
 // One of a's two strides must be 1.
 typedef struct attn_product {
   ptrdiff_t vector_count, row_count, depth;
@@ -82,7 +82,9 @@ typedef struct attn_product {
   // What is done to each c after it: f(c + bias).
   const void *_Nullable bias; // [lanes]; NULL: none
   attn_activation activation;
-  void *_Nullable maximum; // [lanes], raised to the largest of each lane of a·b, NaN left out; NULL: not wanted
+  // A row of row_count elements for each lane, added as add_bias does; NULL: none. Excludes rescale, bias and activation.
+  const void *_Nonnull const *_Nullable addend;
+  void *_Nullable maximum; // [lanes], raised to the largest of each lane of a·b + addendᵀ, NaN left out; NULL: not wanted
   // On their way to the second-level cache, spread over the rows of A.
   attn_ahead next[2];
 } attn_product;

@@ -8,11 +8,13 @@
 // and, where it has better than plain vector code, for each type
 //   F32_POWERS with F32_POWER_BITS, F32_POWER_COEFFICIENTS and F32_FMA_ABOVE; F32_LOAD_TAIL, F32_STORE_TAIL, F32_ZERO_BYTES
 //   and F32_HIDE; and the same with F64,
-// HAS_FLOAT16 where instructions convert it, and BLOCK_IN_ASSEMBLY where the product of a block is block_x86.h's.
+// HAS_FLOAT16 where instructions convert it, BLOCK_IN_ASSEMBLY where the product of a block is block_x86.h's, and
+// ADDEND_BESIDE_PRODUCT where addend.h has room beside it.
 // The kernels see
 //   T           the element type                V, U   vectors of T and of unsigned integers as wide
 //   NAME(x)     attn_<type>_x__<isa>            B      vectors of LANES bytes
 //   LANES       elements in a vector            SUFFIX of x86's instructions on T
+//   PER         elements in 16 bytes            SQUARES of PER by PER elements in PER vectors
 
 #include <math.h>
 
@@ -26,6 +28,8 @@
 #define INLINE __attribute__((always_inline))
 #define LOG2_E ((T)0x1.71547652b82fep+0)
 #define UNROLL _Pragma("clang loop unroll(full)")
+#define PER (16 / (int)sizeof(T))
+#define SQUARES (LANES / PER)
 
 typedef float attn_vector_f32 __attribute__((ext_vector_type(VECTOR_BYTES / 4)));
 typedef double attn_vector_f64 __attribute__((ext_vector_type(VECTOR_BYTES / 8)));
@@ -77,6 +81,8 @@ typedef uint8_t attn_bytes_f64 __attribute__((ext_vector_type(VECTOR_BYTES / 8))
 #include "rows.h"
 #undef HALF_BITS
 #include "activations.h"
+#include "packing.h"
+#include "addend.h"
 #include "lanes.h"
 #define HALVES .widen = NAME(widen), .narrow = NAME(narrow)
 #include "table.h"
@@ -142,6 +148,8 @@ typedef uint8_t attn_bytes_f64 __attribute__((ext_vector_type(VECTOR_BYTES / 8))
 #include "scores.h"
 #include "rows.h"
 #include "activations.h"
+#include "packing.h"
+#include "addend.h"
 #include "lanes.h"
 #define HALVES .widen = NULL, .narrow = NULL
 #include "table.h"

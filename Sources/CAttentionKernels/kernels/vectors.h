@@ -46,8 +46,7 @@ static inline T NAME(reduce_add)(V v) {
 
 // Shuffles of two vectors a and b, each one instruction on x86: within each 16 bytes, every element of the
 // lower (upper) half of a beside b's; the same with pairs of elements; and the even (odd) 16 bytes of a, then
-// of b. PER elements lie in 16 bytes.
-#define PER (16 / (int)sizeof(T))
+// of b.
 #define PLACE(j) ((j) % PER)
 #define LOWER(j) ((j) - PLACE(j) + PLACE(j) / 2 + PLACE(j) % 2 * LANES)
 #define UPPER(j) (LOWER(j) + PER / 2)
@@ -73,26 +72,32 @@ static inline INLINE void NAME(exchange)(V *a, V *b, const int width) {
   *b = width == 0 ? SHUFFLE(x, y, UPPER) : width == 1 ? SHUFFLE(x, y, UPPER_PAIR) : SHUFFLE(x, y, ODD);
 }
 
-// Lane j of row i becomes lane i of row j: first in squares of PER elements, then the squares.
-static inline INLINE void NAME(transpose)(V x[LANES]) {
-  UNROLL for (int i = 0; i < LANES; i += 2) NAME(exchange)(x + i, x + i + 1, 0);
-  if (PER == 4)
-    UNROLL for (int i = 0; i < LANES; i += 4) {
-      NAME(exchange)(x + i, x + i + 2, 1);
-      NAME(exchange)(x + i + 1, x + i + 3, 1);
-      // Columns 0, 2, 1, 3: in order.
-      V t = x[i + 1];
-      x[i + 1] = x[i + 2];
-      x[i + 2] = t;
-    }
-  enum { squares = LANES / PER };
-  UNROLL for (int c = 0; c < PER; c++) {
-    if (squares == 2) NAME(exchange)(x + c, x + PER + c, 2);
-    if (squares == 4) {
-      UNROLL for (int i = 0; i < 4; i += 2) NAME(exchange)(x + i * PER + c, x + (i + 1) * PER + c, 2);
-      UNROLL for (int i = 0; i < 2; i++) NAME(exchange)(x + i * PER + c, x + (i + 2) * PER + c, 2);
-    }
+// Within each 16 bytes of PER rows, lane j of row i becomes lane i of row j.
+static inline INLINE void NAME(transpose_within)(V x[PER]) {
+  UNROLL for (int i = 0; i < PER; i += 2) NAME(exchange)(x + i, x + i + 1, 0);
+  if (PER == 4) {
+    NAME(exchange)(x, x + 2, 1);
+    NAME(exchange)(x + 1, x + 3, 1);
+    // Columns 0, 2, 1, 3: in order.
+    V t = x[1];
+    x[1] = x[2];
+    x[2] = t;
   }
+}
+
+// The same for SQUARES rows, `step` apart, whose elements are 16 bytes.
+static inline INLINE void NAME(transpose_between)(V *x, const int step) {
+  if (SQUARES == 2) NAME(exchange)(x, x + step, 2);
+  if (SQUARES == 4) {
+    UNROLL for (int i = 0; i < 4; i += 2) NAME(exchange)(x + i * step, x + (i + 1) * step, 2);
+    UNROLL for (int i = 0; i < 2; i++) NAME(exchange)(x + i * step, x + (i + 2) * step, 2);
+  }
+}
+
+// Lane j of row i becomes lane i of row j.
+static inline INLINE void NAME(transpose)(V x[LANES]) {
+  UNROLL for (int i = 0; i < LANES; i += PER) NAME(transpose_within)(x + i);
+  UNROLL for (int c = 0; c < PER; c++) NAME(transpose_between)(x + c, PER);
 }
 
 // Lane j of the result is the sum of x[j]'s lanes.
@@ -105,7 +110,6 @@ static inline INLINE V NAME(sums)(V x[LANES]) {
   }
   return x[0];
 }
-#undef PER
 #undef PLACE
 #undef LOWER
 #undef UPPER
