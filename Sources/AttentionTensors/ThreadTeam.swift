@@ -10,12 +10,13 @@ import Synchronization
 
 /// A small team of threads of our own, started on first use and kept.
 ///
-/// The caller works too. A worker that runs out of work watches for more for some 30 µs, then sleeps.
+/// The caller works too. A worker that runs out of work watches for more for some 30 µs, then sleeps; it is woken on
+/// another CPU than the caller's, if there is one.
 /// Several callers may execute at once, and pieces may execute again: every caller finishes its own
 /// pieces with whatever workers are free, and waits only for pieces that have begun, so calls cannot wait in
 /// a circle.
 public final class ThreadTeam: ParallelExecutor, @unchecked Sendable {
-  // Sendable: `jobs`, `workerCount` and `sleeperCount` are only touched under `lock`.
+  // Sendable: `jobs`, `workerCount` and `sleepers` are only touched under `lock`.
 
   /// The process's team.
   public static let shared = ThreadTeam()
@@ -51,7 +52,7 @@ public final class ThreadTeam: ParallelExecutor, @unchecked Sendable {
   private let finished = Condition()
   private var jobs: [Job] = []
   private var workerCount = 0
-  private var sleeperCount = 0
+  private var sleepers: [WokenThread] = []
   /// Counts jobs, so that an idle worker can watch for one without the lock.
   private let postedCount = Atomic<Int>(0)
 
@@ -61,7 +62,7 @@ public final class ThreadTeam: ParallelExecutor, @unchecked Sendable {
   private func forgetWorkers() {
     jobs = []
     workerCount = 0
-    sleeperCount = 0
+    sleepers = []
     wake.forgetWaiters()
     finished.forgetWaiters()
   }
@@ -85,7 +86,10 @@ public final class ThreadTeam: ParallelExecutor, @unchecked Sendable {
     while workerCount < job.freeSeatCount, startWorker() { workerCount += 1 }
     jobs.append(job)
     postedCount.add(1, ordering: .releasing)
-    if sleeperCount > 0 { wake.wakeAll() }
+    if !sleepers.isEmpty {
+      for sleeper in sleepers.prefix(job.freeSeatCount) { sleeper.leaveCaller() }
+      wake.wakeAll()
+    }
     lock.unlock()
   }
 
@@ -130,13 +134,15 @@ public final class ThreadTeam: ParallelExecutor, @unchecked Sendable {
   }
 
   private func runWorker() {
+    let worker = WokenThread()
     lock.lock()
     while true {
       guard let (job, seat) = takeSeat() else {
-        waitForJob()
+        waitForJob(worker)
         continue
       }
       lock.unlock()
+      worker.settle()
       job.work(seat: seat)
       lock.lock()
       if job.activeCount.subtract(1, ordering: .acquiringAndReleasing).newValue == 0 {
@@ -167,15 +173,16 @@ public final class ThreadTeam: ParallelExecutor, @unchecked Sendable {
   }
 
   /// Under the lock, which it gives up meanwhile.
-  private func waitForJob() {
+  private func waitForJob(_ worker: WokenThread) {
     let seen = postedCount.load(ordering: .acquiring)
     lock.unlock()
+    worker.settle()
     _ = spin { postedCount.load(ordering: .acquiring) == seen }
     lock.lock()
     if postedCount.load(ordering: .acquiring) == seen {
-      sleeperCount += 1
+      sleepers.append(worker)
       wake.wait(lock)
-      sleeperCount -= 1
+      sleepers.removeAll { $0 === worker }
     }
   }
 }

@@ -54,6 +54,29 @@ struct ExecutorTests {
     #expect(total.values == [8 * 20 * 10])
   }
 
+  #if os(Linux)
+    @Test("a worker that was woken may run on every CPU again")
+    func affinity() throws {
+      func allowed(_ thread: String) -> Substring? {
+        contents(ofFile: "/proc/self/task/\(thread)/status")?.split(separator: "\n")
+          .first { $0.hasPrefix("Cpus_allowed:") }
+      }
+      let own = try #require(allowed("\(getpid())"))
+      for _ in 0..<20 {
+        ThreadTeam.shared.execute(pieceCount: 3, width: 3) { _, _ in usleep(100) }
+        // They sleep after 30 µs without work.
+        usleep(2_000)
+      }
+      func restricted() throws -> [String] {
+        // Of a thread that has just ended there is nothing to read.
+        try FileManager.default.contentsOfDirectory(atPath: "/proc/self/task").filter { allowed($0) ?? own != own }
+      }
+      let end = Date() + 10
+      while try !restricted().isEmpty, Date() < end { usleep(1_000) }
+      #expect(try restricted() == [])
+    }
+  #endif
+
   @Test("many short calls, one after another: none returns while a worker still holds on to it", arguments: [0, 1])
   func shortCalls(executor: Int) {
     let total = Counters(1)
