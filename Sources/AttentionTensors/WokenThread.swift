@@ -12,14 +12,15 @@
 final class WokenThread {
   #if os(Linux)
     private let thread = pthread_self()
-    /// Where it may run but for now, if that is not everywhere it may run.
+    /// The CPUs to go back to, while it is kept off one; nil: it is not. Whoever wakes it touches this while it sleeps, under
+    /// the lock of those who wait; the thread itself while it does not.
     private var allowed: cpu_set_t?
   #endif
 
   /// For the thread that calls it.
   init() {}
 
-  /// Before it is woken: has it run elsewhere than the caller, if it may.
+  /// Before it is woken: makes it run elsewhere than the caller, if it may.
   func leaveCaller() {
     #if os(Linux)
       guard allowed == nil, let affinity = Affinity.shared, var set = affinity.get(thread) else { return }
@@ -35,12 +36,20 @@ final class WokenThread {
     #endif
   }
 
-  /// By the thread itself, once it runs: it may run everywhere again.
+  /// By the thread itself, once it runs: it may run where it might before.
   func settle() {
     #if os(Linux)
-      guard let set = allowed else { return }
+      guard let before = allowed, let affinity = Affinity.shared else { return }
       allowed = nil
-      _ = Affinity.shared?.set(thread, set)
+      // Every CPU, so that it gets those that its control group is given later; else only if it was kept to some.
+      var every = cpu_set_t()
+      withUnsafeMutableBytes(of: &every) { bytes in for index in bytes.indices { bytes[index] = .max } }
+      _ = affinity.set(thread, every)
+      guard let now = affinity.get(thread) else { return }
+      let isAsBefore = withUnsafeBytes(of: now) { now in
+        withUnsafeBytes(of: before) { before in now.elementsEqual(before) }
+      }
+      if !isAsBefore { _ = affinity.set(thread, before) }
     #endif
   }
 }

@@ -168,7 +168,10 @@ struct LaneKernelTests {
             let matrix = StridedMatrix(
               base: a.baseAddress ?? empty.assumingMemoryBound(to: T.self), rowCount: rowCount, columnCount: depth,
               rowStride: isTransposed ? 1 : depth, columnStride: isTransposed ? rowCount : 1)
-            let rows = (0..<lanes).map { (addend.baseAddress ?? empty) + $0 * rowCount * MemoryLayout<T>.stride }
+            // The last row is the first lane's.
+            let rows = (0..<lanes).reversed().map {
+              (addend.baseAddress ?? empty) + $0 * rowCount * MemoryLayout<T>.stride
+            }
             body(matrix, rows, &c, &maximum)
           }
         }

@@ -229,8 +229,8 @@ public struct AttentionMask: Sendable {
   /// - Parameters:
   ///   - element: The type that the query is computed in: Float, also for types of two bytes, or Double.
   ///   - body: Called for some queries by some keys, from several threads at once, and once more where weights or scores are
-  ///     asked for: the same scores must give the same. It sees scores after scale and
-  ///     softcap, also of keys that are masked, whose results are not used; −inf as a result forbids.
+  ///     asked for, or a value is not finite: the same scores must give the same. It sees scores after scale and softcap, also
+  ///     of keys that are masked, whose results are not used; −inf as a result forbids.
   /// - Returns: The mask.
   public static func scores<Element: AttentionElement>(
     _ element: Element.Type, _ body: @escaping @Sendable (inout AttentionScoreTile<Element>) -> Void

@@ -155,10 +155,21 @@ struct LaneTiles<Element: AttentionElement>: TileKernels {
   func attend(_ tile: Call.Tile, split: Int, _ scratch: Scratch) {
     attend(tile, split: split, lookingForHazards: false, scratch)
     // Hazard: a masked key has weight 0, but 0·NaN is NaN. A value that is not finite leaves its mark in every result that
-    // it meets, so that values need not be looked through, which are more and further away.
-    if isHiding, !call.kernels.isFinite(vectorCount(tile) * lanes * call.shape.valueWidth, scratch.result) {
+    // it meets. So values, which mostly are more and further away, are looked through only where there is one; and if there
+    // is such a value, the tile is computed once more, with care.
+    let resultCount = vectorCount(tile) * lanes * call.shape.valueWidth
+    if isHiding, !call.kernels.isFinite(resultCount, scratch.result), !hasFiniteValues(tile, split: split, scratch) {
       attend(tile, split: split, lookingForHazards: true, scratch)
     }
+  }
+
+  private func hasFiniteValues(_ tile: Call.Tile, split: Int, _ scratch: Scratch) -> Bool {
+    var isFinite = true
+    call.forEachKeyTile(tile, split: split) { part, _ in
+      isFinite =
+        isFinite && call.isFinite(matrix(call.value, tile, part, width: call.shape.valueWidth, packedAt: scratch.value))
+    }
+    return isFinite
   }
 
   private func attend(_ tile: Call.Tile, split: Int, lookingForHazards: Bool, _ scratch: Scratch) {

@@ -79,11 +79,11 @@ extension Kernels {
     table.pointee.unpack(&arguments)
   }
 
-  /// c[rows, lanes] ← f(c·rescale + a[rows, depth]·b[depth, lanes] + bias); without `rescale` c is only written. With `addend`,
-  /// a row of a.rowCount elements for each lane, c ← a·b + addendᵀ, as biases are added.
+  /// c[rows, lanes] ← f(c·rescale + a[rows, depth]·b[depth, lanes] + bias); without `rescale` c is only written. With
+  /// `addend`, a row of a.rowCount elements for each lane, c ← a·b + addendᵀ, as biases are added.
   ///
-  /// One of a's strides is 1. `maximum` is raised to the largest of each lane of a·b, or of a·b + addendᵀ. What is `next`, and what comes after
-  /// it, is prefetched on the way.
+  /// One of a's strides is 1. `maximum` is raised to the largest of each lane of a·b, or of a·b + addendᵀ. What is `next`,
+  /// and what comes after it, is prefetched on the way.
   @_specialize(where Element == Float)
   @_specialize(where Element == Double)
   package func multiply(

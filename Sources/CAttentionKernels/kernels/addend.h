@@ -7,7 +7,8 @@
 _Static_assert(SQUARES == 4, "vectors of four times 16 bytes are expected; elsewhere nothing of this is used");
 #endif
 
-// Rows of the product that are made ready at most, before they are added: a multiple of every block's.
+// Rows of the product that are made ready at most, before they are added: whole squares and whole blocks, so that neither
+// goes round the end.
 #define ADDEND_ROWS 48
 
 typedef struct NAME(addend) {
@@ -96,15 +97,15 @@ static inline INLINE T *NAME(ready_rows)(NAME(addend) *p, ptrdiff_t first, ptrdi
 
 // sum += what is ready, as `biased`.
 static inline INLINE void NAME(add_ready)(const int rows, const int vectors, V sum[][PRODUCT_PANEL], const T *ready) {
-  // Only beside a score that is not finite a sum may not be what `biased` gives. They are added up, which takes no place from
-  // the products.
+  // Only where a score is not finite may a sum not be what `biased` gives. Scores are added up to find one: infinities and
+  // NaN stay in the total. One that merely overflows costs time, no more.
   V total[PANEL];
   UNROLL for (int v = 0; v < vectors; v++) total[v] = sum[0][v];
   UNROLL for (int i = 1; i < rows; i++)
     UNROLL for (int v = 0; v < vectors; v++) total[v] += sum[i][v];
-  U is_nan = {};
-  UNROLL for (int v = 0; v < vectors; v++) is_nan |= (U)(total[v] - total[v] != 0);
-  if (__builtin_expect(__builtin_reduce_or(is_nan) != 0, false)) {
+  U is_special = {};
+  UNROLL for (int v = 0; v < vectors; v++) is_special |= (U)(total[v] - total[v] != 0);
+  if (__builtin_expect(__builtin_reduce_or(is_special) != 0, false)) {
     UNROLL for (int i = 0; i < rows; i++)
       UNROLL for (int v = 0; v < vectors; v++)
         sum[i][v] = NAME(biased)(sum[i][v], NAME(load)(ready + (i * PANEL + v) * LANES));

@@ -3,8 +3,8 @@
 
 #include "CAttentionKernels.h"
 
-// What is wanted next is brought to the second-level cache beside a product. A line at a time, for lines that are asked
-// for all at once hold up the product's own loads until they have come.
+// What is wanted next is brought to the second-level cache beside a product. Two lines at a time, for lines that are
+// asked for all at once hold up the product's own loads until they have come.
 
 // Rows handed out to the blocks of a product, of which there are at least as many.
 typedef struct attn_spread {

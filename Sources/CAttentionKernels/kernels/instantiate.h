@@ -9,7 +9,7 @@
 //   F32_POWERS with F32_POWER_BITS, F32_POWER_COEFFICIENTS and F32_FMA_ABOVE; F32_LOAD_TAIL, F32_STORE_TAIL, F32_ZERO_BYTES
 //   and F32_HIDE; and the same with F64,
 // HAS_FLOAT16 where instructions convert it, BLOCK_IN_ASSEMBLY where the product of a block is block_x86.h's, and
-// ADDEND_BESIDE_PRODUCT where addend.h has room beside it.
+// ADDEND_BESIDE_PRODUCT where the steps of a product leave room for addend.h's.
 // The kernels see
 //   T           the element type                V, U   vectors of T and of unsigned integers as wide
 //   NAME(x)     attn_<type>_x__<isa>            B      vectors of LANES bytes

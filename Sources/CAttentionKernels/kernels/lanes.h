@@ -10,6 +10,12 @@
 
 // Rows of A that fill the registers beside `vectors` of B.
 #define ROWS(vectors) (ACCUMULATORS / (vectors) > 16 ? 16 : ACCUMULATORS / (vectors))
+#ifdef ADDEND_BESIDE_PRODUCT
+_Static_assert(
+    ADDEND_ROWS % LANES == 0 && ADDEND_ROWS % ROWS(1) == 0 && ADDEND_ROWS % ROWS(2) == 0 && ADDEND_ROWS % ROWS(3) == 0 &&
+        ADDEND_ROWS >= 16 + 2 * LANES,
+    "squares and blocks are not to go round the ring's end, and those ahead not to meet those in use");
+#endif
 
 // Blocks that prefetch for themselves. Smaller ones have as many loads as the CPU takes.
 #define PREFETCHES(rows, vectors) (VECTOR_BYTES == 64 && (vectors) > 1 && (rows) == ROWS(vectors))
