@@ -1,5 +1,4 @@
 import Dispatch
-import Synchronization
 
 /// Runs the pieces of one call on several threads: the seam behind which threads live.
 public protocol ParallelExecutor: Sendable {
@@ -26,25 +25,13 @@ public struct DispatchExecutor: ParallelExecutor {
       for piece in 0..<max(pieceCount, 0) { body(piece, 0) }
       return
     }
-    let next = PieceCounter()
+    let pieces = PieceQueue(pieceCount: pieceCount, workerCount: width)
     withSharedBody(body) { body in
       DispatchQueue.concurrentPerform(iterations: width) { worker in
-        body.run(pieceCount: pieceCount, claimedFrom: next, worker: worker)
+        body.run(pieces, worker: worker)
       }
     }
   }
-}
-
-/// Hands out piece numbers, each once.
-final class PieceCounter: Sendable {
-  private let next = Atomic<Int>(0)
-
-  func claim(of count: Int) -> Int? {
-    let piece = next.wrappingAdd(1, ordering: .relaxed).oldValue
-    return piece < count ? piece : nil
-  }
-
-  func isExhausted(at count: Int) -> Bool { next.load(ordering: .relaxed) >= count }
 }
 
 /// The body of one `execute`, as several threads share it for the length of the call.
@@ -57,9 +44,10 @@ struct SharedBody: @unchecked Sendable {
 
   // Never inlined: what it holds of the closure is released when it returns, not later.
   @inline(never)
-  func run(pieceCount: Int, claimedFrom counter: PieceCounter, worker: Int) {
+  func run(_ pieces: PieceQueue, worker: Int) {
     environment.run {
-      while let piece = counter.claim(of: pieceCount) { body.pointee(piece, worker) }
+      var share = worker
+      while let piece = pieces.take(from: &share) { body.pointee(piece, worker) }
     }
   }
 }

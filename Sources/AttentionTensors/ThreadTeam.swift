@@ -30,8 +30,7 @@ public final class ThreadTeam: ParallelExecutor, @unchecked Sendable {
   /// One call of `execute`.
   private final class Job: @unchecked Sendable {
     // Sendable: `freeSeatCount` and `nextSeat` are only touched under the team's lock.
-    let counter = PieceCounter()
-    let pieceCount: Int
+    let pieces: PieceQueue
     private let body: SharedBody
     /// Workers that are inside `body`; changed under the lock, read anywhere.
     let activeCount = Atomic<Int>(0)
@@ -39,12 +38,12 @@ public final class ThreadTeam: ParallelExecutor, @unchecked Sendable {
     var nextSeat = 1
 
     init(pieceCount: Int, width: Int, body: SharedBody) {
-      self.pieceCount = pieceCount
+      pieces = PieceQueue(pieceCount: pieceCount, workerCount: width)
       self.body = body
       freeSeatCount = width - 1
     }
 
-    func work(seat: Int) { body.run(pieceCount: pieceCount, claimedFrom: counter, worker: seat) }
+    func work(seat: Int) { body.run(pieces, worker: seat) }
   }
 
   private let lock = ExclusionLock()
@@ -155,7 +154,7 @@ public final class ThreadTeam: ParallelExecutor, @unchecked Sendable {
 
   /// Under the lock: a place in the first job that still has pieces.
   private func takeSeat() -> (Job, Int)? {
-    for job in jobs where job.freeSeatCount > 0 && !job.counter.isExhausted(at: job.pieceCount) {
+    for job in jobs where job.freeSeatCount > 0 && !job.pieces.isEmpty {
       job.freeSeatCount -= 1
       job.activeCount.add(1, ordering: .relaxed)
       defer { job.nextSeat += 1 }
