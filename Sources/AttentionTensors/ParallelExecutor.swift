@@ -45,9 +45,11 @@ struct SharedBody: @unchecked Sendable {
   // Never inlined: what it holds of the closure is released when it returns, not later.
   @inline(never)
   func run(_ pieces: PieceQueue, worker: Int) {
+    // Once: its references are counted where all threads count them.
+    let body = body.pointee
     environment.run {
       var share = worker
-      while let piece = pieces.take(from: &share) { body.pointee(piece, worker) }
+      while let piece = pieces.take(from: &share) { body(piece, worker) }
     }
   }
 }
