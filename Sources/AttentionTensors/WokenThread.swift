@@ -6,9 +6,9 @@
 
 /// A thread that sleeps, to be woken on another CPU than the one that wakes it.
 ///
-/// A virtual machine's Linux takes a CPU that has halted for one that its host may have given away. It then leaves the woken
-/// thread waiting behind the one that woke it, and both share a CPU until the scheduler evens that out, 4 to some 50 ms later.
-/// Where nothing is known of CPUs, nothing is done.
+/// In a virtual machine Linux was seen to leave a woken thread waiting behind the one that woke it, on one CPU, for 16 ms and
+/// more while another idled; a CPU that has halted probably looks to it like one that its host has given away
+/// (Benchmarks/NOTES.md). Where nothing is known of CPUs, nothing is done.
 final class WokenThread {
   #if os(Linux)
     private let thread = pthread_self()
