@@ -3,7 +3,7 @@
 # make help    the rest
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo model test test-sanitized test-debug test-browser test-neon test-tokenizer test-server fuzz runner bench tune compare regressions \
+.PHONY: help setup demo model test test-sanitized test-debug test-browser test-neon test-startup test-tokenizer test-server fuzz runner bench tune compare regressions \
   examples docs format lint
 
 SOURCES := Package.swift Sources Tests Benchmarks Examples
@@ -54,6 +54,10 @@ test-browser: setup ## open the page of `attend map --html` in headless Chromium
 
 fuzz: setup ## ten minutes for each fuzzer: safetensors files, and problems of attention against the reference
 	@Tests/Fuzz/run $(SECONDS)
+
+test-startup: setup ## start the command thousands of times, with OpenBLAS's threads at their most unlucky, and as a static executable (Linux)
+	@swift build -c release --product attend
+	@Tests/startup/run $(ATTEND) $(STARTS)
 
 test-neon: ## run the NEON kernels under qemu, against the C library (Debian, Ubuntu)
 	@Tests/neon/run

@@ -6,16 +6,29 @@
 // Builds with DYNAMIC_ARCH export the two functions that choose; calling them again with
 // OPENBLAS_CORETYPE set makes them choose anew.
 //
-// Hazard: the kernel table is NULL in between and setenv races with getenv, so this runs as a
-// constructor, before main and before any thread of the program. A process that loads this code with
-// dlopen while another thread is inside OpenBLAS can crash: set ATTENTION_OPENBLAS_AS_FOUND there.
+// Hazard: the kernel table is NULL in between, so no other thread may call OpenBLAS meanwhile.
+// - OpenBLAS's own workers do: they start when OpenBLAS is loaded, and each allocates a buffer at its start, for which
+//   it looks at the table. One to three of 100 starts crashed. So the workers are stopped (and joined) first, and
+//   started again afterwards, as OpenBLAS itself does around a fork.
+// - Threads of the program do not exist yet: this runs as a constructor, before main. A process that loads this code
+//   with dlopen while another thread is inside OpenBLAS can crash: set ATTENTION_OPENBLAS_AS_FOUND there.
+//
+// Hazard: in a static executable Swift finds the arguments of the command line in front of `environ`, and setenv moves
+// `environ` elsewhere (swiftlang/swift#76080). So the variable is shown to OpenBLAS in an array of our own.
 
 #define _GNU_SOURCE
 #include "COpenBLASStartup.h"
 
 #include <dlfcn.h>
+#include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
+#if defined(__APPLE__)
+#include <crt_externs.h>
+#define environ (*_NSGetEnviron())
+#else
+#include <unistd.h>
+#endif
 
 static char core_as_found[64];
 static const char *decision = "left as found: this OpenBLAS cannot choose again";
@@ -49,8 +62,36 @@ static const char *better_core(const char *core) {
   return NULL;
 }
 
+// A function that OpenBLAS exports without declaring it.
+typedef void (*Function)(void);
+
+static Function exported(const char *name) { return (Function)dlsym(RTLD_DEFAULT, name); }
+
+// Makes OpenBLAS choose its kernels anew, as if OPENBLAS_CORETYPE were `core`. False if there is no memory for it.
+static bool choose_again(const char *core, Function quit, Function init) {
+  size_t count = 0;
+  while (environ && environ[count]) count++;
+  char **own = calloc(count + 2, sizeof *own);
+  char *variable = malloc(sizeof "OPENBLAS_CORETYPE=" + strlen(core));
+  bool has_memory = own && variable;
+  if (has_memory) {
+    strcpy(variable, "OPENBLAS_CORETYPE=");
+    strcat(variable, core);
+    own[0] = variable;
+    if (count) memcpy(own + 1, environ, count * sizeof *own);
+    char **const found = environ;
+    environ = own;
+    quit();
+    init();
+    environ = found;
+  }
+  free(variable);
+  free(own);
+  return has_memory;
+}
+
 static void choose_kernels(void) {
-  const char *(*core_name)(void) = (const char *(*)(void))dlsym(RTLD_DEFAULT, "openblas_get_corename");
+  const char *(*core_name)(void) = (const char *(*)(void))exported("openblas_get_corename");
   if (!core_name) return;
   strncpy(core_as_found, core_name(), sizeof core_as_found - 1);
   if (getenv("OPENBLAS_CORETYPE")) {
@@ -61,20 +102,34 @@ static void choose_kernels(void) {
     decision = "left as found: ATTENTION_OPENBLAS_AS_FOUND is set";
     return;
   }
-  void (*quit)(void) = (void (*)(void))dlsym(RTLD_DEFAULT, "gotoblas_dynamic_quit");
-  void (*init)(void) = (void (*)(void))dlsym(RTLD_DEFAULT, "gotoblas_dynamic_init");
+  Function quit = exported("gotoblas_dynamic_quit"), init = exported("gotoblas_dynamic_init");
   if (!quit || !init) return;
   const char *core = better_core(core_as_found);
   if (!core) {
     decision = "left as found: it suits this CPU";
     return;
   }
-  setenv("OPENBLAS_CORETYPE", core, 1);
-  quit();
-  init();
-  unsetenv("OPENBLAS_CORETYPE");
-  decision = strcmp(core_name(), core_as_found) ? "chosen anew before main: the core found was older than this CPU"
-                                                : "left as found: choosing anew changed nothing";
+  // Builds without threads and with OpenMP's have no workers of their own.
+  int (*threading)(void) = (int (*)(void))exported("openblas_get_parallel");
+  bool has_workers = threading && threading() == 1;
+  Function stop = exported("blas_thread_shutdown_"), start = exported("blas_thread_init");
+  if (has_workers && !(stop && start)) {
+    decision = "left as found: the threads of this OpenBLAS cannot be stopped meanwhile";
+    return;
+  }
+  const int *workers_run = dlsym(RTLD_DEFAULT, "blas_server_avail");
+  if (workers_run && !*workers_run) has_workers = false;
+  if (has_workers) stop();
+  const bool has_chosen = choose_again(core, quit, init);
+  // OpenBLAS would start them on demand too, but openblas_set_num_threads of 0.3.21 adds threads without looking whether
+  // the others run.
+  if (has_workers) start();
+  if (!has_chosen)
+    decision = "left as found: no memory was left to choose anew";
+  else if (strcmp(core_name(), core_as_found))
+    decision = "chosen anew before main: the core found was older than this CPU";
+  else
+    decision = "left as found: choosing anew changed nothing";
 }
 
 __attribute__((constructor)) static void start(void) {
