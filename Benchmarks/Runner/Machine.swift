@@ -52,7 +52,7 @@ struct Machine: Encodable {
         peak = max(peak, operations / seconds * 1e-9)
         let all = secondsTaken {
           // Pieces of equal length, one for each thread.
-          context.executor.execute(pieceCount: context.threadCount, width: context.threadCount) { _, _ in
+          context.execute(pieceCount: context.threadCount, width: context.threadCount) { _, _ in
             _ = peaks_run_fma(8)
           }
         }
@@ -95,7 +95,7 @@ struct Machine: Encodable {
     let best = (0..<times).map { _ in
       secondsTaken {
         for index in buffers.indices {
-          context.executor.execute(pieceCount: pieceCount, width: context.threadCount) { piece, _ in
+          context.execute(pieceCount: pieceCount, width: context.threadCount) { piece, _ in
             let floats = shared.value[index].assumingMemoryBound(to: Float.self)
             let length = floats.count / pieceCount
             // NaN compares as false, too: what matters is that the sum is needed.

@@ -58,7 +58,7 @@ final class UnfusedAttention<Element: AttentionElement> {
     let flagsPerBatch = (self.flags?.shape[0] ?? 1) > 1 ? queryCount * keyCount : 0
     let bias = bias.map { UncheckedSendable($0.base) }
     let rowsPerPiece = max(1, (1 << 16) / max(keyCount, 1))
-    context.executor.execute(
+    context.execute(
       pieceCount: (rowCount + rowsPerPiece - 1) / rowsPerPiece, width: context.threadCount
     ) { piece, _ in
       for row in piece * rowsPerPiece..<min((piece + 1) * rowsPerPiece, rowCount) {

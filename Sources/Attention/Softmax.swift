@@ -93,7 +93,7 @@ private func runRows<Element: AttentionElement>(
   let rowByteCount = (byteCount / width + 63) / 64 * 64
   try withScratch(byteCount: width * rowByteCount) { memory in
     let (source, scratches) = (UncheckedSendable(x.base), UncheckedSendable(memory))
-    context.executor.execute(pieceCount: pieceCount, width: width) { piece, worker in
+    context.execute(pieceCount: pieceCount, width: width) { piece, worker in
       let scratch = (scratches.value + worker * rowByteCount).assumingMemoryBound(to: Element.self)
       for row in piece * rowsPerPiece..<min((piece + 1) * rowsPerPiece, rowCount) {
         body(kernels, row, source.value + x.offset(ofRow: row), scratch)

@@ -146,7 +146,7 @@ package func runProducts<Element: BLASElement>(
     let scratchByteCount = packed.scratchByteCount(depth: depth)
     try withScratch(byteCount: width * scratchByteCount) { memory in
       let scratches = UncheckedSendable(memory)
-      context.executor.execute(pieceCount: cut.pieceCount, width: width) { piece, worker in
+      context.execute(pieceCount: cut.pieceCount, width: width) { piece, worker in
         let scratch = packed.scratch(at: scratches.value + worker * scratchByteCount, depth: depth)
         forEachBlock(piece, unless: { $0.rowStride == 1 || $0.columnStride == 1 }) { a, b, c, cStride in
           packed.multiply(alpha: alpha, a, b, mode, into: c, stride: cStride, scratch)
@@ -155,7 +155,7 @@ package func runProducts<Element: BLASElement>(
     }
     return
   }
-  context.executor.execute(pieceCount: cut.pieceCount, width: width) { piece, _ in
+  context.execute(pieceCount: cut.pieceCount, width: width) { piece, _ in
     OpenBLAS.withOneThread {
       forEachBlock(piece, unless: { $0.blasLayout != nil }) { a, b, c, cStride in
         withPacked(b, unless: { $0.blasLayout != nil }) { b in

@@ -98,7 +98,7 @@ public struct Linear<Element: BLASElement>: Sendable {
     let base = UncheckedSendable(result.base)
     try withScratch(byteCount: width * scratchByteCount) { memory in
       let memory = UncheckedSendable(memory)
-      context.executor.execute(pieceCount: cut.pieceCount, width: width) { piece, worker in
+      context.execute(pieceCount: cut.pieceCount, width: width) { piece, worker in
         let (rows, panels) = cut.part(piece)
         if rows.isEmpty || panels.isEmpty { return }
         weight.multiply(

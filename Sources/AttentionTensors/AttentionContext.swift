@@ -54,6 +54,12 @@ public struct AttentionContext: Sendable {
     }
   }
 
+  /// Runs the pieces of one call on ``executor``, floating-point exceptions untrapped. Every call of an executor in this
+  /// package goes through here.
+  package func execute(pieceCount: Int, width: Int, _ body: (_ piece: Int, _ worker: Int) -> Void) {
+    FloatingPointEnvironment.withoutTraps { executor.execute(pieceCount: pieceCount, width: width, body) }
+  }
+
   private static func clamped(_ count: Int) -> Int { min(max(count, 1), threadLimit) }
 
   private static func choice<Choice>(

@@ -1,3 +1,5 @@
+internal import CAttentionKernels
+
 #if canImport(Glibc)
   import Glibc
 #elseif canImport(Musl)
@@ -28,6 +30,19 @@ struct FloatingPointEnvironment: Sendable {
     var inside = environment
     fegetenv(&before)
     fesetenv(&inside)
+    body()
+    fesetenv(&before)
+  }
+
+  /// Runs `body` with floating-point exceptions untrapped, and the thread's own environment back afterwards.
+  ///
+  /// Kernels compute −∞ − −∞ in lanes whose results are not used, where a test for it would cost more than the subtraction. A
+  /// program that traps invalid operations, to find those in its own code, must not die of them.
+  @inline(__always)
+  static func withoutTraps(_ body: () -> Void) {
+    guard attn_traps_exceptions() else { return body() }
+    var before = fenv_t()
+    feholdexcept(&before)
     body()
     fesetenv(&before)
   }

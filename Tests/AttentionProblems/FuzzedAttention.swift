@@ -6,6 +6,7 @@ import AttentionTestSupport
 public struct FuzzedAttention: CustomStringConvertible {
   private var reference = ReferenceAttention()
   private var parts: [MaskPart] = []
+  private let places: ReferencePlaces
   private var names: [String] = []
   private let placements: [Placement]
   private let output: Placement
@@ -45,6 +46,7 @@ public struct FuzzedAttention: CustomStringConvertible {
     reference.scale = bytes.element(of: [nil, nil, nil, 0, -0.5, 1, 3, 1e-6])
     placements = (0..<3).map { _ in Placement(&bytes) }
     output = Placement(&bytes, isWritten: true)
+    places = ReferencePlaces(L: reference.L, S: reference.S)
     let partCount = bytes.choice(5)
     for _ in 0..<partCount { addPart(&bytes) }
     fillValues(&bytes)
@@ -67,7 +69,7 @@ public struct FuzzedAttention: CustomStringConvertible {
       let alignment = bytes.element(of: [AttentionMask.Alignment.bottomRight, .topLeft])
       func bound(_ bytes: inout FuzzBytes) -> Int? { bytes.flag() ? bytes.byte() % 90 : nil }
       let (left, right) = (bound(&bytes), bytes.flag() ? 0 : bound(&bytes))
-      parts.append(.band(alignment, left: left, right: right, L: L, S: S))
+      parts.append(.band(alignment, left: left, right: right, places))
       names.append("band \(alignment) \(left as Int?) \(right as Int?)")
     case 1:
       let lengths = (0..<B).map { _ in bytes.byte() % (S + 1) }
@@ -76,6 +78,7 @@ public struct FuzzedAttention: CustomStringConvertible {
     case 2:
       let counts = (0..<B).map { _ in bytes.byte() % (S + 1) }
       parts.append(.leftPadding(counts))
+      places.paddings.append(counts)
       names.append("padding \(counts)")
     case 3:
       let shape = shape(&bytes)
@@ -98,19 +101,21 @@ public struct FuzzedAttention: CustomStringConvertible {
     switch kind {
     case 0: parts.append(.queryLengths((0..<B).map { _ in bytes.byte() % (L + 1) }))
     case 1: parts.append(.offsets((0..<B).map { _ in bytes.byte() - 100 }))
-    case 2: parts.append(.keepingFirst(bytes.byte() % 20, left: bytes.byte() % 90, L: L, S: S))
-    case 3: parts.append(.prefix((0..<B).map { _ in bytes.byte() % (S + 1) }, L: L, S: S))
-    case 4: parts.append(.chunks(1 + bytes.byte(), L: L, S: S))
+    case 2: parts.append(.keepingFirst(bytes.byte() % 20, left: bytes.byte() % 90, places))
+    case 3: parts.append(.prefix((0..<B).map { _ in bytes.byte() % (S + 1) }, places))
+    case 4: parts.append(.chunks(1 + bytes.byte(), places))
     case 5:
       let count = 1 + bytes.choice(5)
+      let (queries, keys) = (cuts(L, count), cuts(S, count))
+      // The first documents of a mask have the diagonals.
+      if places.documents == nil { places.documents = (queries, keys) }
       parts.append(
         .documents(
-          queries: cuts(L, count), keys: cuts(S, count), left: bytes.flag() ? bytes.byte() % 40 : nil,
-          right: bytes.flag() ? 0 : nil))
+          queries: queries, keys: keys, left: bytes.flag() ? bytes.byte() % 40 : nil, right: bytes.flag() ? 0 : nil))
     case 6:
       parts.append(
         .blocks(B: bytes.flag() ? 1 : B, H: bytes.flag() ? 1 : H, L: L, S: S, blockLength: 16 << bytes.choice(3)))
-    case 7: parts.append(.alibi(slopes: (0..<H).map { _ in Double(bytes.byte()) / 256 }, L: L, S: S))
+    case 7: parts.append(.alibi(slopes: (0..<H).map { _ in Double(bytes.byte()) / 256 }, places))
     default:
       // What a function forbids is told by its weight alone, which may be 0 where a NaN is attended, too.
       if !reference.value.contains(where: \.isNaN) { parts.append(.function()) }

@@ -12,14 +12,14 @@ public struct MaskPart {
   /// The same for the library, whose biases have an element type.
   public var mask: (any AttentionElement.Type) throws -> AttentionMask
 
-  /// Keys from `left` before to `right` behind the diagonal, of L queries and S keys; nil: without bound.
+  /// Keys from `left` before to `right` behind the diagonal; nil: without bound.
   public static func band(
-    _ alignment: AttentionMask.Alignment, left: Int?, right: Int?, L: Int, S: Int
+    _ alignment: AttentionMask.Alignment, left: Int?, right: Int?, _ places: ReferencePlaces
   ) -> MaskPart {
-    let offset = alignment == .bottomRight ? S - L : 0
-    return MaskPart(
+    MaskPart(
       attends: { _, _, i, j in
-        j >= i + offset - (left ?? 1 << 30) && j <= i + offset + (right ?? 1 << 30)
+        let place = places.key(i, alignment)
+        return j >= place - (left ?? 1 << 30) && j <= place + (right ?? 1 << 30)
       },
       mask: { _ in
         left == nil && right == 0 ? .causal(alignment) : .window(left: left, right: right, alignment: alignment)
@@ -43,20 +43,22 @@ public struct MaskPart {
     MaskPart(attends: { b, _, i, j in j <= i + offsets[b] }, mask: { _ in .causal(.offsets(offsets)) })
   }
 
-  public static func keepingFirst(_ count: Int, left: Int, L: Int, S: Int) -> MaskPart {
+  public static func keepingFirst(_ count: Int, left: Int, _ places: ReferencePlaces) -> MaskPart {
     MaskPart(
-      attends: { _, _, i, j in j <= i + S - L && (j < count || j >= i + S - L - left) },
+      attends: { _, _, i, j in j <= places.key(i) && (j < count || j >= places.key(i) - left) },
       mask: { _ in .window(left: left, keepingFirst: count) })
   }
 
-  public static func prefix(_ lengths: [Int], L: Int, S: Int) -> MaskPart {
-    MaskPart(attends: { b, _, i, j in j < lengths[b] || j <= i + S - L }, mask: { _ in .prefix(lengths) })
+  public static func prefix(_ lengths: [Int], _ places: ReferencePlaces) -> MaskPart {
+    MaskPart(attends: { b, _, i, j in j < lengths[b] || j <= places.key(i) }, mask: { _ in .prefix(lengths) })
   }
 
-  public static func chunks(_ length: Int, L: Int, S: Int) -> MaskPart {
-    func chunk(_ x: Int) -> Int { Int((Double(x) / Double(length)).rounded(.down)) }
-    return MaskPart(
-      attends: { _, _, i, j in chunk(i + S - L) == chunk(j) }, mask: { _ in .chunks(length: length) })
+  public static func chunks(_ length: Int, _ places: ReferencePlaces) -> MaskPart {
+    MaskPart(
+      attends: { b, _, i, j in
+        func chunk(_ x: Int) -> Int { Int((Double(x - places.firstKey(b, i)) / Double(length)).rounded(.down)) }
+        return chunk(places.key(i)) == chunk(j)
+      }, mask: { _ in .chunks(length: length) })
   }
 
   /// Packed documents, each with a diagonal of its own.
@@ -87,9 +89,9 @@ public struct MaskPart {
       })
   }
 
-  public static func alibi(slopes: [Double], L: Int, S: Int) -> MaskPart {
+  public static func alibi(slopes: [Double], _ places: ReferencePlaces) -> MaskPart {
     MaskPart(
-      bias: { _, h, i, j in -slopes[h] * Double(abs(i + S - L - j)) }, mask: { _ in .alibi(slopes: slopes) })
+      bias: { _, h, i, j in -slopes[h] * Double(abs(places.key(i) - j)) }, mask: { _ in .alibi(slopes: slopes) })
   }
 
   /// A function of scores that forbids some, too.

@@ -380,6 +380,109 @@ struct CacheTests {
     for count in [Int.min, -1] { _ = try filled(.window(7, 0)).mask(queryCount: count) }
   }
 
+  @Test(
+    "left padding and key lengths count from the first token, also where a window has forgotten it",
+    arguments: [0, 1, 3])
+  func positionsBesideWindows(keepingFirst first: Int) throws {
+    let tokens = try Tokens<Float>(batchCount: 2, count: 60)
+    for length in [1, 4, 7] {
+      let cache = try cache(.window(length, first), batchCount: 2, Float.self)
+      var token = 0
+      while token < 60 {
+        let count = min(token % 3 + 1, 60 - token)
+        let new = try tokens.slice(token..<token + count)
+        try cache.append(key: new.key, value: new.value)
+        token += count
+        let seen = try tokens.slice(0..<token)
+        // Padding within the first tokens, within the window, before and after it.
+        for padding in [[0, 2], [1, 30], [min(5, token), max(0, token - 2)], [token, max(0, token - 1)]] {
+          let mask = AttentionMask.leftPadding(padding.map { min($0, token) })
+            .intersection(.keyLengths([token, max(0, token - 1)]))
+          let output = try scaledDotProductAttention(query: new.query, cache: cache, mask: mask)
+          let expected = try scaledDotProductAttention(
+            query: new.query, key: seen.key, value: seen.value,
+            mask: .window(left: length - 1, keepingFirst: first).intersection(mask))
+          let difference = mismatch(
+            output.array, expected.array.map(Double.init), tolerance: 2e-6,
+            "window \(length) keeping \(first), token \(token), padding \(padding)")
+          #expect(difference == nil)
+        }
+      }
+      #expect(throws: AttentionError.self) {
+        try scaledDotProductAttention(query: tokens.slice(59..<60).query, cache: cache, mask: .leftPadding([61, 0]))
+      }
+      #expect(throws: AttentionError.self) {
+        try scaledDotProductAttention(query: tokens.slice(59..<60).query, cache: cache, mask: .leftPadding([1]))
+      }
+      // Diagonals of one's own count from a token that is gone.
+      for alignment in [AttentionMask.Alignment.topLeft, .offsets([59, 59])] {
+        #expect(throws: AttentionError.self) {
+          try scaledDotProductAttention(
+            query: tokens.slice(59..<60).query, cache: cache, mask: .causal(alignment))
+        }
+      }
+    }
+  }
+
+  @Test("a window of one token, whatever the padding, gives each token its own value; through layers too")
+  func windowOfOne() throws {
+    let cache = try KeyValueCache<Float>(.window(length: 1), batchCount: 1, headCount: 1, width: 1)
+    for t in 0..<6 {
+      let x = try Tensor<Float>([Float(t)], shape: [1, 1, 1, 1])
+      try cache.append(key: x, value: x)
+      let output = try scaledDotProductAttention(query: x, cache: cache, mask: .leftPadding([min(2, t + 1)]))
+      #expect(output.array == [t < 2 ? 0 : Float(t)])
+    }
+    let layer = try MultiHeadAttention<Float>(configuration: .init(embeddingWidth: 8, headCount: 2, window: 3), seed: 1)
+    let x = try Tensor<Float>(uniform: -1..<1, shape: [2, 20, 8], seed: 2)
+    let mask = AttentionMask.leftPadding([3, 0])
+    let whole = try layer(x, mask: .causal.intersection(mask))
+    let own = try KeyValueCache<Float>(.window(length: 3), batchCount: 2, headCount: 2, width: 4)
+    for t in 0..<20 {
+      let output = try layer.forward(
+        x.slice(t..<t + 1, axis: 1), cache: own, mask: .leftPadding([min(3, t + 1), 0])
+      ).output
+      let expected = try whole.slice(t..<t + 1, axis: 1).array
+      let difference = mismatch(output.array, expected.map(Double.init), tolerance: 2e-6, "token \(t)")
+      #expect(difference == nil)
+    }
+  }
+
+  @Test("samples of several lengths: the default alignment is each sample's own", arguments: kinds)
+  func raggedAlignment(kind: KeyValueCacheKind) throws {
+    let tokens = try Tokens<Float>(batchCount: 2, count: 12)
+    let batched = try cache(kind, batchCount: 2, Float.self)
+    let counts = [9, 6]
+    var rest = try tokens.slice(0..<9)
+    try batched.append(key: rest.key, value: rest.value, counts: counts)
+    var masks: [AttentionMask] = [.window(left: 1, right: 0), .alibi(headCount: 4), .causal]
+    if case .window = kind {
+      if case .window(_, let first) = kind, first > 0 { masks = [.causal] }
+    } else {
+      masks += [.chunks(length: 4), .window(left: 1, keepingFirst: 1)]
+    }
+    for mask in masks {
+      let output = try scaledDotProductAttention(query: rest.query, cache: batched, mask: mask)
+      for (sample, count) in counts.enumerated() {
+        func one(_ x: Tensor<Float>) throws -> Tensor<Float> {
+          try x.slice(sample..<sample + 1, axis: 0).slice(0..<count, axis: 2)
+        }
+        let alone = try cache(kind, Float.self)
+        try alone.append(key: one(rest.key), value: one(rest.value))
+        let expected = try scaledDotProductAttention(query: one(rest.query), cache: alone, mask: mask)
+        let difference = mismatch(
+          try one(output).array, expected.array.map(Double.init), tolerance: 2e-6, "\(kind) \(sample)")
+        #expect(difference == nil)
+      }
+    }
+    rest = try tokens.slice(9..<10)
+    try batched.append(key: rest.key, value: rest.value)
+    if case .growing = kind {
+      let output = try scaledDotProductAttention(query: rest.query, cache: batched, mask: .window(left: 1, right: 0))
+      #expect(try output.slice(1..<2, axis: 0).array.contains { $0 != 0 })
+    }
+  }
+
   @Test("what does not fit is an error, and leaves the cache as it was")
   func errors() throws {
     func make(_ kind: KeyValueCache<Float>.Kind, _ batchCount: Int = 1, _ width: Int = 4) throws -> KeyValueCache<Float>

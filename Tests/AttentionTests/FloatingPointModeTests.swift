@@ -102,4 +102,45 @@ struct FloatingPointModeTests {
       #expect(try attend().allSatisfy { abs($0 - tiny) < tiny * 1e-4 })
     }
   }
+
+  #if arch(x86_64)
+    @Test("finite inputs raise nothing that a program traps, on any path")
+    func traps() async {
+      await #expect(processExitsWith: .success) {
+        let x = try Tensor<Float>(uniform: -1..<1, shape: [2, 4, 130, 24], seed: 1)
+        let y = try Tensor<Double>(uniform: -1..<1, shape: [2, 4, 130, 24], seed: 1)
+        var flags = try Tensor<Bool>(repeating: true, shape: [130, 130])
+        for key in 0..<130 { flags[3, key] = false }
+        let layer = try MultiHeadAttention<Float>(
+          configuration: .init(embeddingWidth: 24, headCount: 4, rotary: RotaryEmbedding(width: 6)), seed: 1)
+        // Invalid operations, division by zero, overflow: their masks in MXCSR.
+        let traps: UInt32 = 0x680
+        var mode = fenv_t()
+        fegetenv(&mode)
+        mode.__mxcsr &= ~traps
+        fesetenv(&mode)
+        for path in AttentionContext.everyPath {
+          for threads in [1, 3] {
+            var context = path
+            context.threadCount = threads
+            for mask in [AttentionMask.none, .causal, .attending(flags), .keyLengths([0, 7]), .alibi(headCount: 4)] {
+              for count in [1, 130] {
+                let (query, wide) = (try x.slice(0..<count, axis: 2), try y.slice(0..<count, axis: 2))
+                let flagged = count == 1 ? AttentionMask.causal : mask
+                _ = try scaledDotProductAttention(
+                  query: query, key: x, value: x, mask: flagged, softcap: 5, returning: [.weights, .logSumExp],
+                  context: context)
+                _ = try scaledDotProductAttention(query: wide, key: y, value: y, mask: flagged, context: context)
+              }
+            }
+            _ = try softmax(x, context: context)
+            _ = try layer(Tensor<Float>(uniform: -1..<1, shape: [2, 9, 24], seed: 2), mask: .causal, context: context)
+          }
+        }
+        // Still trapped afterwards.
+        fegetenv(&mode)
+        guard mode.__mxcsr & traps == 0 else { exit(1) }
+      }
+    }
+  #endif
 }

@@ -58,6 +58,78 @@ struct MaskTests {
     }
   }
 
+  @Test(
+    "rules beside packed documents are what they are for each document alone", arguments: AttentionContext.everyPath,
+    [
+      AttentionMask.causal, .causal(.topLeft), .window(left: 1, right: 2), .chunks(length: 2),
+      .alibi(slopes: [1, 0.25]), .alibi(slopes: [1, 0.25], alignment: .topLeft),
+      .causal.intersection(.alibi(slopes: [1, 0.25])), .window(left: 1, keepingFirst: 0),
+    ])
+  func besideDocuments(context: AttentionContext, rule: AttentionMask) throws {
+    // As many queries as keys, fewer, more; and none.
+    let (queryOffsets, keyOffsets) = ([0, 2, 3, 8, 8], [0, 3, 6, 10, 12])
+    let query = try Tensor<Float>(uniform: -1..<1, shape: [1, 2, 9, 8], seed: 1)
+    let key = try Tensor<Float>(uniform: -1..<1, shape: [1, 2, 14, 8], seed: 2)
+    let value = try Tensor<Float>(uniform: -1..<1, shape: [1, 2, 14, 8], seed: 3)
+    let packed = try scaledDotProductAttention(
+      query: query, key: key, value: value, mask: .documents(queryOffsets, keyOffsets: keyOffsets).intersection(rule),
+      context: context)
+    for document in 0..<4 {
+      let queries = queryOffsets[document]..<queryOffsets[document + 1]
+      let keys = keyOffsets[document]..<keyOffsets[document + 1]
+      let alone = try scaledDotProductAttention(
+        query: query.slice(queries, axis: 2), key: key.slice(keys, axis: 2), value: value.slice(keys, axis: 2),
+        mask: rule, context: context)
+      let own = try packed.slice(queries, axis: 2).array
+      let difference = mismatch(own, alone.array.map(Double.init), tolerance: 1e-6, "document \(document)")
+      #expect(difference == nil)
+    }
+    #expect(try packed.slice(8..<9, axis: 2).array.allSatisfy { $0 == 0 })
+  }
+
+  @Test("distances beside documents: the first query of two weighs its keys as it does alone")
+  func distancesBesideDocuments() throws {
+    let zeros = try Tensor<Float>(repeating: 0, shape: [1, 1, 6, 1])
+    let output = try scaledDotProductAttention(
+      query: zeros.slice(0..<3, axis: 2), key: zeros, value: Tensor<Float>([0, 1, 0, 0, 1, 0], shape: [1, 1, 6, 1]),
+      mask: .documents([0, 2, 3], keyOffsets: [0, 3, 6]).intersection(.alibi(slopes: [1])))
+    #expect(abs(output.array[0] - 0.576117) < 1e-5)
+  }
+
+  @Test("chunks begin at a sample's own first token")
+  func chunksAfterPadding() throws {
+    let mask = AttentionMask.causal.intersection(.chunks(length: 4)).intersection(.leftPadding([2, 0, 7]))
+    #expect(
+      try mask.drawing(queryCount: 8, keyCount: 8, batchCount: 3) == """
+        · · · · · · · ·
+        · · · · · · · ·
+        · · ● · · · · ·
+        · · ● ● · · · ·
+        · · ● ● ● · · ·
+        · · ● ● ● ● · ·
+        · · · · · · ● ·
+        · · · · · · ● ●
+
+        ● · · · · · · ·
+        ● ● · · · · · ·
+        ● ● ● · · · · ·
+        ● ● ● ● · · · ·
+        · · · · ● · · ·
+        · · · · ● ● · ·
+        · · · · ● ● ● ·
+        · · · · ● ● ● ●
+
+        · · · · · · · ·
+        · · · · · · · ·
+        · · · · · · · ·
+        · · · · · · · ·
+        · · · · · · · ·
+        · · · · · · · ·
+        · · · · · · · ·
+        · · · · · · · ●
+        """)
+  }
+
   @Test("a function of scores is the built-in that it imitates", arguments: [1, 3, 90])
   func functions(queryCount: Int) throws {
     let scenario = Scenario(B: 2, H: 4, Hk: 2, L: queryCount, S: 130, mask: .alibi)

@@ -52,6 +52,62 @@ struct PartialTests {
     #expect(both.logSumExp.array.allSatisfy { $0 == -.infinity })
   }
 
+  @Test(
+    "parts of one weight are averaged, however large their log-sum-exps",
+    arguments: [0, 30, 1e6, 1e12, 1e17, 1e30, -1e17])
+  func largeLogSumExp(size: Double) throws {
+    func average<Element: AttentionElement>(_: Element.Type, _ values: [Element]) throws -> Element {
+      let parts = try values.map {
+        try AttentionPartial(
+          output: Tensor<Element>([$0], shape: [1, 1]), logSumExp: Tensor<Element>([Element(size)], shape: [1]))
+      }
+      let merged = try AttentionPartial.merged(parts)
+      let one = try parts.dropFirst().reduce(parts[0]) { try $0.merged(with: $1) }
+      #expect(merged.logSumExp.array[0].isFinite)
+      // Merged one after another, a part weighs less than it must where ln 2 is lost beside the maximum: by at most that.
+      #expect(one.output.array[0] >= values.min()! && one.output.array[0] <= values.max()!)
+      return merged.output.array[0]
+    }
+    #expect(try average(Double.self, [1, 3]) == 2)
+    #expect(try average(Float.self, [1, 3]) == 2)
+    #expect(abs(try average(Double.self, [1, 2, 6]) - 3) < 1e-14)
+    // Of opposite signs and near the greatest number: no sum of them is one.
+    let most = Float.greatestFiniteMagnitude
+    #expect(try average(Float.self, [most, most]) == most)
+  }
+
+  @Test(
+    "rows whose scores are all the least number, split in two, are the whole", arguments: AttentionContext.everyPath)
+  func leastScores(context: AttentionContext) throws {
+    let x = try Tensor<Float>(repeating: 0, shape: [1, 1, 3, 4])
+    let value = try Tensor<Float>(uniform: -1..<1, shape: [1, 1, 40, 4], seed: 3)
+    let key = try Tensor<Float>(repeating: 0, shape: [1, 1, 40, 4])
+    let bias = try Tensor<Float>(repeating: -.greatestFiniteMagnitude, shape: [1, 40])
+    func part(_ keys: Range<Int>) throws -> AttentionPartial<Float> {
+      try AttentionPartial(
+        scaledDotProductAttention(
+          query: x, key: key.slice(keys, axis: 2), value: value.slice(keys, axis: 2),
+          mask: .bias(bias.slice(keys, axis: 1)), returning: .logSumExp, context: context))
+    }
+    let merged = try part(0..<20).merged(with: part(20..<40))
+    #expect(mismatch(merged.output.array, try part(0..<40).output.array.map(Double.init), tolerance: 1e-6) == nil)
+  }
+
+  @Test("a result knows its layout: where heads are as many as queries, the shapes do not tell")
+  func layoutOfResults() throws {
+    let x = try Tensor<Float>(uniform: -1..<1, shape: [1, 3, 3, 4], seed: 1)
+    func result(_ keys: Range<Int>) throws -> AttentionResult<Float> {
+      try scaledDotProductAttention(
+        query: x, key: x.slice(keys, axis: 1), value: x.slice(keys, axis: 1), layout: .lengthFirst,
+        returning: .logSumExp)
+    }
+    let merged = try AttentionPartial(result(0..<1)).merged(with: AttentionPartial(result(1..<3)))
+    #expect(mismatch(merged.output.array, try result(0..<3).output.array.map(Double.init), tolerance: 1e-6) == nil)
+    #expect(merged.layout == .lengthFirst)
+    #expect(try AttentionPartial(result(0..<1), layout: .lengthFirst).layout == .lengthFirst)
+    #expect(throws: AttentionError.self) { try AttentionPartial(result(0..<1), layout: .headsFirst) }
+  }
+
   @Test("NaN stays NaN, in its row alone")
   func nan() throws {
     var x = try Tensor<Float>(uniform: -1..<1, shape: [1, 1, 4, 8], seed: 1)

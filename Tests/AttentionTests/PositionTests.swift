@@ -86,6 +86,15 @@ struct PositionTests {
         (0, 1.0), (1, 0.7498942093324559), (9, 0.0706631081870968), (14, 0.011627211527177573),
         (20, 0.0009730085108210396), (29, 5.9284342641541385e-05), (31, 3.33380358040831e-05),
       ])
+    // gpt-oss's, whose ramp is not rounded: angles of pairs 9 to 17 differ by up to 76 % from those of a rounded one.
+    check(
+      try RotaryEmbedding(
+        width: 64, base: 150_000, scaling: .yarn(factor: 32, trainedLength: 4096, roundsRamp: false)), length: 1,
+      [
+        (0, 1.0), (8, 0.050813274815461475), (9, 0.03170569618466377), (12, 0.006794959489732219),
+        (16, 0.00045648391922324086), (17, 0.00012931870124506317), (18, 3.8308812373753384e-05),
+        (31, 3.0235114281192144e-07),
+      ])
     let yarn = try RotaryEmbedding(width: 64, scaling: .yarn(factor: 4, trainedLength: 2048))
     #expect(abs(yarn.magnitude - 1.138629436111989) < 1e-15)
     #expect(abs(try yarn.table(.startingAt(0), count: 1, as: Double.self).cosines[0, 0, 0] - yarn.magnitude) < 1e-15)

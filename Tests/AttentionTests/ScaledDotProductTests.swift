@@ -3,6 +3,14 @@ import AttentionProblems
 import AttentionTestSupport
 import Testing
 
+#if canImport(Glibc)
+  import Glibc
+#elseif canImport(Musl)
+  import Musl
+#elseif canImport(Darwin)
+  import Darwin
+#endif
+
 @Suite("Scaled dot-product attention agrees with the reference")
 struct ScaledDotProductTests {
   /// Output, weights and log-sum-exp of both element types on every path, against the reference in Double.
@@ -92,6 +100,103 @@ struct ScaledDotProductTests {
         Scenario(B: 1, H: 4, Hk: 2, L: L, S: S, E: 16, Ev: 16, mask: mask, softcap: softcap, hasSinks: true))
     }
     try check(Scenario(L: 70, S: 70, mask: mask, softcap: softcap))
+  }
+
+  static let counts = [(1, 1), (1, 2), (1, 700), (3, 40), (5, 2600), (40, 3), (130, 300)]
+
+  @Test("the mean of values near the greatest number is finite", arguments: AttentionContext.everyPath, counts)
+  func largeValues(context: AttentionContext, counts: (L: Int, S: Int)) throws {
+    try largeValues(Float.self, Float.self, size: 2e38, context, counts)
+    try largeValues(Float.self, BFloat16.self, size: 2e38, context, counts)
+    try largeValues(Double.self, Double.self, size: 1.5e308, context, counts)
+  }
+
+  private func largeValues<Element: AttentionStorage, Value: AttentionStorage>(
+    _: Element.Type, _: Value.Type, size: Double, _ context: AttentionContext, _ counts: (L: Int, S: Int)
+  ) throws where Value.Arithmetic == Element.Arithmetic {
+    let (L, S) = counts
+    let query = try Tensor<Element>(repeating: Element(nearest: 0), shape: [1, 2, L, 5])
+    let key = try Tensor<Value>(repeating: Value(nearest: 0), shape: [1, 2, S, 5])
+    // A column of large values, one of both signs, one of small ones.
+    let values = (0..<2 * S).flatMap { (j: Int) -> [Double] in [size, j % 2 == 0 ? size : -size, Double(j % 5) / 8] }
+    let value = try Tensor<Value>(values.map { Value(nearest: $0) }, shape: [1, 2, S, 3])
+    let stored: [Double] = value.array.map { $0.asDouble }
+    for isCausal in [false, true] {
+      let result = try scaledDotProductAttention(
+        query: query, key: key, value: value, mask: isCausal ? .causal : .none, returning: [.logSumExp, .weights],
+        context: context)
+      let output: [Double] = result.output.array.map { $0.asDouble }
+      for head in 0..<2 {
+        for i in 0..<L {
+          let attended = isCausal ? max(0, min(S, i + S - L + 1)) : S
+          for column in 0..<3 {
+            // Each over the count first: their sum is no number.
+            let attendedValues = (0..<attended).map { stored[(head * S + $0) * 3 + column] }
+            let mean = attendedValues.reduce(0.0) { $0 + $1 / Double(attended) }
+            let got = output[(head * L + i) * 3 + column]
+            let bound = column < 2 ? size * 4e-6 : 1e-6
+            if !(abs(got - mean) <= bound) {
+              Issue.record(
+                "\(Value.self) L\(L) S\(S) causal \(isCausal) [\(head), \(i), \(column)]: \(mean) expected; got \(got)")
+              return
+            }
+          }
+          let sum = result.logSumExp!.array[head * L + i].asDouble
+          #expect(attended == 0 ? sum == -.infinity : abs(sum - log(Double(attended))) < 1e-5)
+        }
+      }
+    }
+  }
+
+  @Test(
+    "large values beside masked NaN and attended infinities: each row as it is alone",
+    arguments: AttentionContext.everyPath)
+  func largeValuesAndHazards(context: AttentionContext) throws {
+    for (L, S) in [(1, 60), (2, 3000), (50, 60)] {
+      let zeros = try Tensor<Float>(repeating: 0, shape: [1, 1, S, 4])
+      let query = try Tensor<Float>(repeating: 0, shape: [1, 1, L, 4])
+      var value = try Tensor<Float>(repeating: 3e38, shape: [1, 1, S, 2])
+      // Masked for all.
+      value[0, 0, 7, 0] = .nan
+      value[0, 0, 9, 1] = .infinity
+      // Attended by the last query alone.
+      value[0, 0, S - 1, 1] = .infinity
+      var flags = try Tensor<Bool>(repeating: true, shape: [L, S])
+      for i in 0..<L {
+        flags[i, 7] = false
+        flags[i, 9] = false
+      }
+      let output = try scaledDotProductAttention(
+        query: query, key: zeros, value: value, mask: .causal.intersection(.attending(flags)), context: context)
+      for i in 0..<L {
+        #expect(abs(output[0, 0, i, 0] / 3e38 - 1) < 1e-5, "L\(L) S\(S) row \(i)")
+        #expect(i == L - 1 ? output[0, 0, i, 1] == .infinity : abs(output[0, 0, i, 1] / 3e38 - 1) < 1e-5)
+      }
+    }
+  }
+
+  @Test(
+    "a score in range whose product is not: the query is scaled first", arguments: AttentionContext.everyPath,
+    [1, 3, 70])
+  func scaleFirst(context: AttentionContext, L: Int) throws {
+    func attend<Element: AttentionStorage>(_: Element.Type, _ size: Double, keyCount: Int) throws -> [Double] {
+      let query = try Tensor<Element>(repeating: Element(nearest: size), shape: [1, 1, L, 128])
+      let key = try Tensor<Element>(repeating: Element(nearest: size), shape: [1, 1, keyCount, 128])
+      let value = try Tensor<Element>(repeating: Element(nearest: 7), shape: [1, 1, keyCount, 3])
+      let result = try scaledDotProductAttention(
+        query: query, key: key, value: value, returning: [.logSumExp, .rawScores], context: context)
+      #expect(result.rawScores!.array.allSatisfy { $0.isFinite })
+      #expect(result.logSumExp!.array.allSatisfy { $0.isFinite })
+      return result.output.array.map(\.asDouble)
+    }
+    for keyCount in [1, 50] {
+      for output in [
+        try attend(Float.self, 2e18, keyCount: keyCount), try attend(BFloat16.self, 2e18, keyCount: keyCount),
+        try attend(Double.self, 1.2e153, keyCount: keyCount),
+      ] {
+        #expect(output.allSatisfy { abs($0 - 7) < 1e-5 })
+      }
+    }
   }
 
   @Test("no batch, no heads, no queries", arguments: [[0, 2, 3, 4], [2, 0, 3, 4], [2, 2, 0, 4]])

@@ -8,7 +8,8 @@ struct Scenario: CustomTestStringConvertible, Sendable {
   enum Mask: Sendable, CaseIterable {
     case none, causal, causalTopLeft, window, windowTopLeft, oneSidedWindow, keyLengths, leftPadding, boolean,
       booleanPerHead, booleanPerKey, bias, biasPerQuery, biasWithInfinities, everything, queryLengths, offsets,
-      keepingFirst, prefix, chunks, documents, causalDocuments, blocks, alibi, function, everythingElse
+      keepingFirst, prefix, chunks, documents, causalDocuments, blocks, alibi, function, everythingElse, paddedChunks,
+      documentsWithDistances, documentsWithChunks
   }
 
   var B = 2
@@ -66,9 +67,15 @@ struct Scenario: CustomTestStringConvertible, Sendable {
   }
 
   private var parts: [MaskPart] {
+    let places = ReferencePlaces(L: L, S: S)
     func band(_ alignment: AttentionMask.Alignment, _ left: Int?, _ right: Int?) -> MaskPart {
-      .band(alignment, left: left, right: right, L: L, S: S)
+      .band(alignment, left: left, right: right, places)
     }
+    func documents(left: Int? = nil, right: Int? = nil) -> MaskPart {
+      places.documents = (cuts(L), cuts(S))
+      return .documents(queries: cuts(L), keys: cuts(S), left: left, right: right)
+    }
+    let alibi = MaskPart.alibi(slopes: AttentionMask.alibiSlopes(headCount: H), places)
     func boolean(_ shape: [Int], _ share: Double) -> MaskPart {
       .boolean(shape, trueShare: share, seed: seed &+ UInt64(shape.count))
     }
@@ -94,19 +101,25 @@ struct Scenario: CustomTestStringConvertible, Sendable {
     case .biasWithInfinities: return [bias([B, 1, L, S], infinities: 0.4)]
     case .queryLengths: return [.queryLengths((0..<B).map { max(0, L - 2 - 3 * $0) })]
     case .offsets: return [.offsets((0..<B).map { S - L - 4 + 9 * $0 })]
-    case .keepingFirst: return [.keepingFirst(3, left: 6, L: L, S: S)]
-    case .prefix: return [.prefix((0..<B).map { min(S, 3 + 6 * $0) }, L: L, S: S)]
-    case .chunks: return [.chunks(7, L: L, S: S)]
-    case .documents: return [.documents(queries: cuts(L), keys: cuts(S), left: nil, right: nil)]
-    case .causalDocuments: return [.documents(queries: cuts(L), keys: cuts(S), left: 20, right: 0)]
+    case .keepingFirst: return [.keepingFirst(3, left: 6, places)]
+    case .prefix: return [.prefix((0..<B).map { min(S, 3 + 6 * $0) }, places)]
+    case .chunks: return [.chunks(7, places)]
+    case .documents: return [documents()]
+    case .causalDocuments: return [documents(left: 20, right: 0)]
     case .blocks: return [.blocks(B: B, H: H, L: L, S: S, blockLength: 16)]
-    case .alibi: return [.alibi(slopes: AttentionMask.alibiSlopes(headCount: H), L: L, S: S)]
+    case .alibi: return [alibi]
     case .function: return [.function()]
+    case .paddedChunks:
+      places.paddings = [(0..<B).map { min(S, 2 + 5 * $0) }]
+      return [leftPadding, .chunks(4, places), band(.bottomRight, nil, 0)]
+    case .documentsWithDistances:
+      return [documents(), band(.bottomRight, nil, 0), band(.topLeft, 50, 30), alibi]
+    case .documentsWithChunks: return [documents(), .chunks(7, places)]
     case .everythingElse:
       return [
-        .queryLengths((0..<B).map { max(0, L - $0) }), .keepingFirst(5, left: 60, L: L, S: S),
-        .prefix((0..<B).map { _ in min(S, 80) }, L: L, S: S), .blocks(B: 1, H: H, L: L, S: S, blockLength: 64),
-        .alibi(slopes: AttentionMask.alibiSlopes(headCount: H), L: L, S: S), .function(),
+        .queryLengths((0..<B).map { max(0, L - $0) }), .keepingFirst(5, left: 60, places),
+        .prefix((0..<B).map { _ in min(S, 80) }, places), .blocks(B: 1, H: H, L: L, S: S, blockLength: 64),
+        alibi, .function(),
         bias([1, H, 1, S], infinities: 0.1), .keyLengths((0..<B).map { max(0, S - 5 * $0) }),
       ]
     case .everything:

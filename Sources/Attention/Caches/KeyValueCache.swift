@@ -228,8 +228,8 @@ public final class KeyValueCache<Element: AttentionStorage> {
 
   // MARK: Reading
 
-  /// Where queries stand among the keys that are there, for masks of one's own: ``AttentionMask/alibi(slopes:alignment:)``
-  /// and others of positions.
+  /// Where queries stand among the keys that are there, for masks over ``tensors()``. Calls with a cache need it only for
+  /// diagonals of your own: there the default alignment already puts each sample's last query at its last key.
   /// - Parameter queryCount: L: the tokens appended last, or as many of the last ones for every sample.
   /// - Returns: The key at which query 0 of each sample stands.
   public func alignment(queryCount: Int) -> AttentionMask.Alignment {
@@ -271,8 +271,11 @@ public final class KeyValueCache<Element: AttentionStorage> {
     return false
   }
 
-  /// Keys and values for a call with `queryCount` queries, under the cache's mask and another.
-  func inputs(queryCount: Int, mask: AttentionMask) throws -> (key: AttentionInput, value: AttentionInput) {
+  /// Keys and values for a call with `queryCount` queries, and its mask: the cache's and another.
+  /// - Throws: `AttentionError` for queries that are not there any more, and where the other mask cannot be meant so.
+  func inputs(
+    queryCount: Int, mask other: AttentionMask
+  ) throws -> (key: AttentionInput, value: AttentionInput, mask: AttentionMask) {
     let (stored, counts) = (storedCounts, queryCounts(queryCount))
     try requireArgument(
       zip(stored, counts).allSatisfy { $0 >= $1 }, Self.subject,
@@ -284,15 +287,41 @@ public final class KeyValueCache<Element: AttentionStorage> {
           "queries whose window of \(length) is still there expected; got \(counts[sample]), more than were appended last"
         )
       }
-      // Positions count from the first token that there ever was; here rows behind the kept ones have moved.
+    }
+    let (key, value) = try storage.inputs(keyCount: stored.max() ?? 0)
+    return (key, value, try mask(queryCount: queryCount).intersection(placed(other, queryCount: queryCount)))
+  }
+
+  /// A mask whose positions count tokens from the first one of each sample, for the keys that are there.
+  ///
+  /// A window that has forgotten tokens holds the first ones and the last ones, one after another: position p is key p among
+  /// the first, and key p − forgotten after them.
+  private func placed(_ mask: AttentionMask, queryCount: Int) throws -> AttentionMask {
+    if !mask.countsPositions { return mask }
+    var mask = mask
+    let alignment = alignment(queryCount: queryCount)
+    if case .window(_, let first) = kind {
       let isAbsolute = mask.rules.contains(where: \.countsFromTheStart)
       let isDistant = !mask.distances.isEmpty || mask.rules.contains(where: \.looksBack)
       try requireArgument(
         !isAbsolute && (first == 0 || !isDistant), Self.subject,
         "no rule of positions (prefix, chunks, documents\(first == 0 ? "" : ", windows, ALiBi")) beside a window that "
           + "forgets\(first == 0 ? "" : " and keeps the first tokens") expected")
+      let hasForgotten = forgotten.contains { $0 > 0 }
+      try requireArgument(
+        !hasForgotten || mask.alignments.allSatisfy { $0 == .bottomRight || $0 == alignment }, Self.subject,
+        "the default alignment, or the cache's \(alignment), expected beside a window that has forgotten tokens; "
+          + "got \(mask.alignments)")
+      func keys(_ positions: [Int], _ name: String) throws -> [Int] {
+        try requireShape(
+          positions.count == batchCount && zip(positions, lengths).allSatisfy { (0...$1).contains($0) }, Self.subject,
+          "for each of \(batchCount) samples a \(name) up to its tokens, \(lengths), expected; got \(positions)")
+        return zip(positions, forgotten).map { $0 <= first ? $0 : max(first, $0 - $1) }
+      }
+      mask.leftPaddings = try mask.leftPaddings.map { try keys($0, "left padding") }
+      mask.keyLengths = try mask.keyLengths.map { try keys($0, "key length") }
     }
-    return try storage.inputs(keyCount: stored.max() ?? 0)
+    return alignment == .bottomRight ? mask : mask.replacingBottomRight(by: alignment)
   }
 
   /// Keys `[B, Hk, S, E]` and values `[B, Hk, S, Ev]` that are there, copied; 0 behind a sample's end.

@@ -5,8 +5,11 @@ public import AttentionTensors
 /// - Parameters:
 ///   - query: `[B, H, L, E]`: the queries of the tokens appended last.
 ///   - cache: Keys and values. Where samples took fewer than L tokens, the queries behind them give 0.
-///   - mask: Restricts the cache's further; its tensors see the S keys that are there. Beside a windowed cache no rule that
-///     counts from the first token: prefix, chunks, documents; where it keeps first tokens, no window nor ALiBi either.
+///   - mask: Restricts the cache's further. Its lengths and paddings count each sample's tokens from the first one that there
+///     ever was; bottom-right, the default alignment, is each sample's own last query at its own last key. Its tensors, block
+///     masks and functions see the S keys that are there. Beside a windowed cache no rule that counts from the first
+///     token: prefix, chunks, documents, and once it has forgotten tokens no other alignment; where it keeps first
+///     tokens, no window nor ALiBi either.
 ///   - scale: Default 1/√E.
 ///   - softcap: Bounds scores; nil: no bound.
 ///   - sinks: `[H]`; nil: none.
@@ -25,10 +28,9 @@ public func scaledDotProductAttention<Element: AttentionStorage, Cached: Attenti
       .shapeMismatch, AttentionShape.subject, "a query of rank 2, 3 or 4 expected; got \(query.shape)")
   }
   let queryCount = input.shape[2]
-  let (key, value) = try cache.inputs(queryCount: queryCount, mask: mask)
+  let (key, value, mask) = try cache.inputs(queryCount: queryCount, mask: mask)
   let problem = try AttentionProblem<Element.Arithmetic>(
-    query: input, rank: query.rank, key: key, value: value,
-    mask: cache.mask(queryCount: queryCount).intersection(mask),
+    query: input, rank: query.rank, key: key, value: value, mask: mask,
     AttentionOptions(scale: scale, softcap: softcap, sinks: sinks, layout: layout))
   return try withExtendedLifetime(cache) {
     try problem.result(Element.self, returning: extras, context: context)

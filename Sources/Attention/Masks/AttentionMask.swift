@@ -16,7 +16,8 @@ public import AttentionTensors
 /// Scores pass through, in this order: scale, softcap, ``scores(_:_:)``, ``alibi(slopes:alignment:)``,
 /// ``bias(_:)``, then everything that forbids, then sinks and the softmax.
 public struct AttentionMask: Sendable {
-  /// Where the diagonal lies if there are more keys than queries, or fewer.
+  /// Where the diagonal lies if there are more keys than queries, or fewer. Beside ``documents(_:keyOffsets:left:right:)``
+  /// each document has its own diagonal, with its own queries and keys; only ``offsets(_:)`` are for the whole row.
   public enum Alignment: Sendable, Hashable {
     /// Query 0 stands at key 0: key j of query i is on the diagonal if j = i. PyTorch's `is_causal`.
     case topLeft
@@ -24,15 +25,6 @@ public struct AttentionMask: Sendable {
     case bottomRight
     /// Query 0 of element b of the batch stands at key `offsets[b]`: j = i + offsets[b]. For caches of several lengths.
     case offsets([Int])
-
-    /// The key at which query 0 stands.
-    func offset(batch: Int, queryCount: Int, keyCount: Int) -> Int {
-      switch self {
-      case .topLeft: 0
-      case .bottomRight: keyCount - queryCount
-      case .offsets(let offsets): offsets[batch]
-      }
-    }
   }
 
   /// A rule that leaves every query an interval of keys, or two.
@@ -135,9 +127,10 @@ public struct AttentionMask: Sendable {
     AttentionMask(rules: [.prefix(lengths, alignment)])
   }
 
-  /// Keys of the query's own chunk: positions are cut every `length` keys, and the query's is its key on the diagonal.
+  /// Keys of the query's own chunk: keys are cut every `length`, and the query's chunk is that of its key on the diagonal.
   ///
-  /// Together with ``causal`` this is chunked attention as in Llama 4.
+  /// The first chunk begins where the sequence does: after the sample's ``leftPadding(_:)``, at the first key of the query's
+  /// document, else at key 0. Together with ``causal`` this is chunked attention as in Llama 4.
   public static func chunks(length: Int, alignment: Alignment = .bottomRight) -> AttentionMask {
     AttentionMask(rules: [.chunks(length: length, alignment)])
   }
@@ -228,8 +221,8 @@ public struct AttentionMask: Sendable {
   ///
   /// - Parameters:
   ///   - element: The type that the query is computed in: Float, also for types of two bytes, or Double.
-  ///   - body: Called for some queries by some keys, from several threads at once, and once more where weights or scores are
-  ///     asked for, or a value is not finite: the same scores must give the same. It sees scores after scale and softcap, also
+  ///   - body: Called for some queries by some keys, from several threads at once, and again where weights or scores are
+  ///     asked for, or a result is not finite: the same scores must give the same. It sees scores after scale and softcap, also
   ///     of keys that are masked, whose results are not used; −inf as a result forbids.
   /// - Returns: The mask.
   public static func scores<Element: AttentionElement>(
@@ -255,6 +248,26 @@ public struct AttentionMask: Sendable {
     result.biases += other.biases
     result.distances += other.distances
     result.functions += other.functions
+    return result
+  }
+
+  /// True if some part counts keys; tensors, block masks and functions take the keys as they are.
+  var countsPositions: Bool {
+    !rules.isEmpty || !distances.isEmpty || !leftPaddings.isEmpty || !keyLengths.isEmpty
+  }
+
+  /// The alignments of all rules and distances.
+  var alignments: [Alignment] { rules.compactMap(\.alignment) + distances.map(\.alignment) }
+
+  /// This mask with another alignment wherever it is bottom-right; beside documents, each of which has its own diagonal,
+  /// as it is.
+  func replacingBottomRight(by alignment: Alignment) -> AttentionMask {
+    if rules.contains(where: { if case .documents = $0 { true } else { false } }) { return self }
+    var result = self
+    result.rules = rules.map { $0.alignment == .bottomRight ? $0.aligned(alignment) : $0 }
+    result.distances = distances.map {
+      $0.alignment == .bottomRight ? Distances(slopes: $0.slopes, alignment: alignment) : $0
+    }
     return result
   }
 

@@ -72,7 +72,7 @@ public struct BlockMask: Sendable {
     parts.withUnsafeMutableBufferPointer { parts in
       let parts = UncheckedSendable(parts)
       let target = UncheckedSendable(states.mutableBase)
-      context.executor.execute(pieceCount: lineCount, width: context.threadCount) { line, _ in
+      context.execute(pieceCount: lineCount, width: context.threadCount) { line, _ in
         let (plane, row) = line.quotientAndRemainder(dividingBy: rowCount)
         let (batch, head) = plane.quotientAndRemainder(dividingBy: headCount)
         var own: [UInt8] = []

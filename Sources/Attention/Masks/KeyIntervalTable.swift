@@ -44,6 +44,7 @@ final class KeyIntervalTable: Sendable {
     let differs = hasRanges || !mask.queryLengths.isEmpty || mask.rules.contains(where: \.differsByBatch)
     let batchCount = differs ? shape.batchCount : min(shape.batchCount, 1)
     var parts = [try part(batchCount * shape.queryCount)]
+    let places = QueryPlaces(mask, keyCount: keyCount, shape: shape)
     let isSingle = !mask.rules.contains { if case .keeping = $0 { true } else { false } }
     for batch in 0..<batchCount {
       let whole = hasRanges ? range(batch) : 0..<keyCount
@@ -53,12 +54,12 @@ final class KeyIntervalTable: Sendable {
         if isSingle {
           bounds(parts[0])[place] = KeyIntervals.Bounds(
             mask.rules.reduce(whole) {
-              intersection($0, $1.interval(batch: batch, query: query, keyCount: keyCount, shape: shape))
+              intersection($0, $1.interval(batch: batch, query: query, keyCount: keyCount, places))
             })
           continue
         }
         let intervals = mask.rules.reduce([whole]) { old, rule in
-          let more = rule.intervals(batch: batch, query: query, keyCount: keyCount, shape: shape)
+          let more = rule.intervals(batch: batch, query: query, keyCount: keyCount, places)
           return joined(old.flatMap { a in more.map { intersection(a, $0) } })
         }
         // The last one is the first layer's: there is one in every row.
@@ -165,6 +166,17 @@ extension AttentionMask.Rule {
     }
   }
 
+  /// The same rule along another diagonal; documents have their own.
+  func aligned(_ alignment: AttentionMask.Alignment) -> AttentionMask.Rule {
+    switch self {
+    case .band(_, let left, let right): .band(alignment, left: left, right: right)
+    case .keeping(let first, _, let left): .keeping(first: first, alignment, left: left)
+    case .prefix(let lengths, _): .prefix(lengths, alignment)
+    case .chunks(let length, _): .chunks(length: length, alignment)
+    case .documents: self
+    }
+  }
+
   /// True if keys' own positions matter, not how far they are from the query.
   var countsFromTheStart: Bool {
     switch self {
@@ -188,15 +200,15 @@ extension AttentionMask.Rule {
   }
 
   /// The keys of one query, as far as this rule goes: one interval.
-  fileprivate func interval(batch: Int, query: Int, keyCount: Int, shape: AttentionShape) -> Range<Int> {
-    func diagonal(_ alignment: AttentionMask.Alignment) -> Int {
-      query + alignment.offset(batch: batch, queryCount: shape.queryCount, keyCount: keyCount)
-    }
+  fileprivate func interval(batch: Int, query: Int, keyCount: Int, _ places: QueryPlaces) -> Range<Int> {
     // A bound beyond every key is none; it must not overflow either. The diagonal lies within ±2^33.
     func band(_ diagonal: Int, _ left: Int?, _ right: Int?, in keys: Range<Int>) -> Range<Int> {
       let low = left.map { max(keys.lowerBound, diagonal - min($0, 1 << 34)) } ?? keys.lowerBound
       let high = right.map { min(keys.upperBound, diagonal + min($0, 1 << 34) + 1) } ?? keys.upperBound
       return low < high ? low..<high : 0..<0
+    }
+    func diagonal(_ alignment: AttentionMask.Alignment) -> Int {
+      places.key(ofQuery: query, batch: batch, alignment)
     }
     switch self {
     case .band(let alignment, let left, let right):
@@ -206,27 +218,21 @@ extension AttentionMask.Rule {
     case .prefix(let lengths, let alignment):
       return 0..<min(keyCount, max(lengths[batch], diagonal(alignment) + 1))
     case .chunks(let length, let alignment):
-      let at = diagonal(alignment)
+      let first = places.firstKey(ofQuery: query, batch: batch)
+      let at = diagonal(alignment) - first
       // Rounded down, also below 0.
       let length = min(length, 1 << 33)
-      let low = (at / length - (at % length < 0 ? 1 : 0)) * length
+      let low = first + (at / length - (at % length < 0 ? 1 : 0)) * length
       let high = min(low + length, keyCount)
       return max(low, 0) < high ? max(low, 0)..<high : 0..<0
     case .documents(let queries, let keys, let left, let right):
-      // The last document that begins at or before the query; empty ones before it do not count.
-      var (low, high) = (0, queries.count - 1)
-      if query >= queries[high] { return 0..<0 }
-      while high - low > 1 {
-        let middle = (low + high) / 2
-        if queries[middle] <= query { low = middle } else { high = middle }
-      }
-      let own = keys[low]..<keys[low + 1]
-      return band(query - queries[low + 1] + own.upperBound, left, right, in: own)
+      guard let own = QueryPlaces.document(ofQuery: query, queries) else { return 0..<0 }
+      return band(query - queries[own + 1] + keys[own + 1], left, right, in: keys[own]..<keys[own + 1])
     }
   }
 
-  fileprivate func intervals(batch: Int, query: Int, keyCount: Int, shape: AttentionShape) -> [Range<Int>] {
-    let last = interval(batch: batch, query: query, keyCount: keyCount, shape: shape)
+  fileprivate func intervals(batch: Int, query: Int, keyCount: Int, _ places: QueryPlaces) -> [Range<Int>] {
+    let last = interval(batch: batch, query: query, keyCount: keyCount, places)
     if case .keeping(let first, _, _) = self { return [0..<min(first, keyCount), last] }
     return [last]
   }

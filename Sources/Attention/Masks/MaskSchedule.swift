@@ -9,13 +9,15 @@ struct MaskSchedule<Element: AttentionElement> {
     let isMasked: Bool
   }
 
-  /// What to add to scores: −slope[head]·|query + offset − key|.
+  /// What to add to scores: −slope[head]·|key at which the query stands − key|.
   struct Distances {
     let slopes: [Element]
-    /// For each element of the batch, or one for all.
-    private let offsets: [Int]
+    private let alignment: AttentionMask.Alignment
+    private let places: QueryPlaces
 
-    init(_ distances: AttentionMask.Distances, keyCount: Int, shape: AttentionShape) throws(AttentionError) {
+    init(
+      _ distances: AttentionMask.Distances, _ places: QueryPlaces, shape: AttentionShape
+    ) throws(AttentionError) {
       try distances.alignment.check(shape)
       try requireShape(
         distances.slopes.count == shape.headCount, AttentionShape.subject,
@@ -24,12 +26,11 @@ struct MaskSchedule<Element: AttentionElement> {
       try requireArgument(
         slopes.allSatisfy(\.isFinite), AttentionShape.subject,
         "slopes that are finite as \(Element.self) expected; got \(distances.slopes)")
-      offsets = (0..<(distances.alignment.differsByBatch ? shape.batchCount : 1)).map {
-        distances.alignment.offset(batch: $0, queryCount: shape.queryCount, keyCount: keyCount)
-      }
+      alignment = distances.alignment
+      self.places = places
     }
 
-    func offset(batch: Int) -> Int { offsets.count == 1 ? offsets[0] : offsets[batch] }
+    func key(ofQuery query: Int, batch: Int) -> Int { places.key(ofQuery: query, batch: batch, alignment) }
   }
 
   let keyCount: Int
@@ -116,8 +117,13 @@ struct MaskSchedule<Element: AttentionElement> {
         "a block mask that broadcasts to [B, H, L, S] = \(target) expected; got "
           + "\([block.batchCount, block.headCount, block.queryCount, block.keyCount])")
     }
-    distances = try mask.distances.map { distances throws(AttentionError) in
-      try Distances(distances, keyCount: maskedKeyCount, shape: shape)
+    if mask.distances.isEmpty {
+      distances = []
+    } else {
+      let places = QueryPlaces(mask, keyCount: maskedKeyCount, shape: shape)
+      distances = try mask.distances.map { distances throws(AttentionError) in
+        try Distances(distances, places, shape: shape)
+      }
     }
     functions = try mask.functions.map { function throws(AttentionError) in
       try checkType("a function of scores", function.dataType, allowingHalves: false)

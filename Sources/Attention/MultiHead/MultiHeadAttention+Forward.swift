@@ -125,8 +125,7 @@ extension MultiHeadAttention {
     do {
       var mask = mask
       if let window = configuration.window, !cache.hasWindow(within: window) {
-        mask = mask.intersection(
-          .window(left: window - 1, right: nil, alignment: cache.alignment(queryCount: x.shape[1])))
+        mask = mask.intersection(.window(left: window - 1, right: nil))
       }
       let result = try scaledDotProductAttention(
         query: heads(q, configuration.headCount), cache: cache, mask: mask, scale: configuration.scale,
@@ -252,7 +251,7 @@ extension MultiHeadAttention {
     let (shape, strides, width) = (x.shape, x.strides, x.shape[3])
     let base = UncheckedSendable(x.base)
     let work = 4 * Double(shape.reduce(1, *))
-    context.executor.execute(
+    context.execute(
       pieceCount: shape[0] * shape[1], width: work < ProductCut.leastSharedWork ? 1 : context.threadCount
     ) { piece, _ in
       let (batch, token) = piece.quotientAndRemainder(dividingBy: shape[1])

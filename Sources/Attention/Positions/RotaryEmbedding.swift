@@ -31,9 +31,12 @@ public struct RotaryEmbedding: Sendable, Hashable {
     /// `base · (factor · n / trained − (factor − 1))^(R / (R − 2))`. As in Hugging Face's `dynamic`.
     case dynamicNTK(factor: Double, trainedLength: Int)
     /// Low frequencies over `factor`, high ones as they are, a ramp between; and cosines and sines times `magnitude`,
-    /// default `0.1 · ln(factor) + 1`. Source: Peng et al. 2023 (arXiv:2309.00071), §3.2 to 3.4.
+    /// default `0.1 · ln(factor) + 1`. The ramp goes from the pair that turns `fastTurns` times over the trained length to the
+    /// one that turns `slowTurns` times: from and to whole pairs, or, where `roundsRamp` is false, exactly (Hugging Face's
+    /// `truncate: false`, as gpt-oss has it). Source: Peng et al. 2023 (arXiv:2309.00071), §3.2 to 3.4.
     case yarn(
-      factor: Double, trainedLength: Int, fastTurns: Double = 32, slowTurns: Double = 1, magnitude: Double? = nil)
+      factor: Double, trainedLength: Int, fastTurns: Double = 32, slowTurns: Double = 1, magnitude: Double? = nil,
+      roundsRamp: Bool = true)
     /// Waves longer than trained / low over `factor`, those shorter than trained / high as they are, a ramp
     /// between. Llama 3.1's.
     case llama3(factor: Double, lowFrequencyFactor: Double, highFrequencyFactor: Double, trainedLength: Int)
@@ -70,7 +73,7 @@ public struct RotaryEmbedding: Sendable, Hashable {
       try require(
         factor >= 1 && factor.isFinite && length > 0 && width > 2,
         "a factor from 1, a length from 1 and a width from 4 expected; got \(factor), \(length), \(width)")
-    case .yarn(let factor, let length, let fast, let slow, let magnitude):
+    case .yarn(let factor, let length, let fast, let slow, let magnitude, _):
       try require(
         factor >= 1 && factor.isFinite && length > 0 && slow > 0 && fast >= slow && fast.isFinite
           && (magnitude ?? 1).isFinite,
@@ -101,13 +104,14 @@ public struct RotaryEmbedding: Sendable, Hashable {
       if length <= trained { return angles(base: base) }
       let growth = factor * Double(length) / Double(trained) - (factor - 1)
       return angles(base: base * growth.raised(to: Double(width) / Double(width - 2)))
-    case .yarn(let factor, let trained, let fast, let slow, _):
+    case .yarn(let factor, let trained, let fast, let slow, _, let roundsRamp):
       // The pair that turns so often over the trained length.
       func pair(turning turns: Double) -> Double {
         Double(width) * (Double(trained) / (turns * 2 * .pi)).naturalLogarithm / (2 * base.naturalLogarithm)
       }
-      let low = max(pair(turning: fast).rounded(.down), 0)
-      var high = min(pair(turning: slow).rounded(.up), Double(width - 1))
+      let (first, last) = (pair(turning: fast), pair(turning: slow))
+      let low = max(roundsRamp ? first.rounded(.down) : first, 0)
+      var high = min(roundsRamp ? last.rounded(.up) : last, Double(width - 1))
       if low == high { high += 0.001 }
       return zip(pairs, angles(base: base)).map { pair, angle in
         let ramp = min(max((Double(pair) - low) / (high - low), 0), 1)
@@ -124,9 +128,9 @@ public struct RotaryEmbedding: Sendable, Hashable {
     }
   }
 
-  /// By what cosines and sines are multiplied: 1 but for ``Scaling/yarn(factor:trainedLength:fastTurns:slowTurns:magnitude:)``.
+  /// By what cosines and sines are multiplied: 1 but for ``Scaling/yarn(factor:trainedLength:fastTurns:slowTurns:magnitude:roundsRamp:)``.
   public var magnitude: Double {
-    guard case .yarn(let factor, _, _, _, let magnitude) = scaling else { return 1 }
+    guard case .yarn(let factor, _, _, _, let magnitude, _) = scaling else { return 1 }
     return magnitude ?? (0.1 * factor.naturalLogarithm + 1)
   }
 

@@ -79,7 +79,7 @@ public struct RotaryTable<Element: AttentionElement>: Sendable {
     let pieces = (tokenCount + tokens - 1) / tokens
     let work = 8 * Double(shape[0] * headCount * tokenCount * width)
     let threads = work < ProductCut.leastSharedWork ? 1 : context.threadCount
-    context.executor.execute(pieceCount: shape[0] * pieces, width: threads) { piece, _ in
+    context.execute(pieceCount: shape[0] * pieces, width: threads) { piece, _ in
       let (batch, part) = piece.quotientAndRemainder(dividingBy: pieces)
       withUnsafeTemporaryAllocation(of: Element.self, capacity: width) { row in
         let row = row.baseAddress!

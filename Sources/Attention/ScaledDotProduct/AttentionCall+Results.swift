@@ -22,7 +22,7 @@ struct AttentionOutputs<Element> {
 }
 
 extension AttentionCall {
-  /// Adds what another part of the keys gave: both are brought to the greater maximum.
+  /// Adds what another part of the keys gave: means are averaged by their sums, brought to the greater maximum.
   func merge(_ part: RowState<Element>, into whole: RowState<Element>, _ tile: Tile) {
     // A row that has attended to nothing has sum 0; to nothing but NaN, sum NaN and maximum −inf.
     for row in 0..<tile.rowCount where part.sum[row] != 0 {
@@ -34,23 +34,30 @@ extension AttentionCall {
       func factor(_ maximum: Element) -> Element {
         maximum == most ? 1 : Element(nearest: (maximum - most).asDouble.exponential)
       }
-      let ours =
-        whole.maximum[row] == -.infinity ? 0 : factor(whole.maximum[row])
-      let theirs = factor(part.maximum[row])
-      for column in 0..<shape.valueWidth { target[column] = target[column] * ours + source[column] * theirs }
-      whole.sum[row] = whole.sum[row] * ours + part.sum[row] * theirs
+      let ours = whole.sum[row] == 0 ? 0 : whole.sum[row] * factor(whole.maximum[row])
+      let theirs = part.sum[row] * factor(part.maximum[row])
+      let sum = ours + theirs
+      let (ourShare, theirShare) = (ours / sum, theirs / sum)
+      for column in 0..<shape.valueWidth {
+        target[column] = target[column] * ourShare + source[column] * theirShare
+      }
+      whole.sum[row] = sum
       whole.maximum[row] = whole.maximum[row].isNaN ? .nan : most
     }
   }
 
-  /// Divides by the sums and writes the output and the log-sum-exp.
+  /// result ← result / sum: the mean of the values; 0 for a row that attends to nothing. Not of rows that are means already.
+  func divideBySums(_ tile: Tile, _ state: RowState<Element>, unless isMean: (_ row: Int) -> Bool) {
+    for row in 0..<tile.rowCount where !isMean(row) {
+      let result = state.result + row * shape.valueWidth
+      kernels.scale(shape.valueWidth, result, state.sum[row] == 0 ? 0 : 1 / state.sum[row], result)
+    }
+  }
+
+  /// Writes the output and the log-sum-exp.
   func finish(_ tile: Tile, _ state: RowState<Element>) {
     tile.forEachRow(0..<tile.rowCount) { row, head, query in
-      // A row that attends to nothing: result 0, sum 0, maximum −inf.
-      let factor = state.sum[row] == 0 ? 0 : 1 / state.sum[row]
-      let source = state.result + row * shape.valueWidth
-      kernels.scale(shape.valueWidth, source, factor, source)
-      writeOutput(source, tile, head: head, query: query)
+      writeOutput(state.result + row * shape.valueWidth, tile, head: head, query: query)
     }
     writeLogSumExp(tile, maximum: state.maximum, sum: state.sum)
   }

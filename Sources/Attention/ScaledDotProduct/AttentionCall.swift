@@ -295,10 +295,10 @@ final class AttentionCall<Element: AttentionElement>: @unchecked Sendable {
     position: UnsafeMutablePointer<Element>, _ body: () -> Void
   ) {
     for distances in schedule.distances {
-      let offset = distances.offset(batch: tile.batch) - keys.lowerBound
       tile.forEachRow(rows) { row, head, query in
         slope[row - rows.lowerBound] = distances.slopes[head]
-        position[row - rows.lowerBound] = Element(query + offset)
+        position[row - rows.lowerBound] = Element(
+          distances.key(ofQuery: query, batch: tile.batch) - keys.lowerBound)
       }
       body()
     }

@@ -42,7 +42,7 @@ struct AttentionDriver<Tiles: TileKernels> {
       func driver(_ worker: Int) -> AttentionDriver { worker == 0 ? self : others[worker - 1] }
       if plan.splitCount == 1 {
         let runCount = (plan.pieceCount + plan.piecesPerRun - 1) / plan.piecesPerRun
-        context.executor.execute(pieceCount: runCount, width: width) { run, worker in
+        context.execute(pieceCount: runCount, width: width) { run, worker in
           Tiles.onWorker {
             let own = driver(worker)
             let ownScratch = scratch(worker)
@@ -53,13 +53,13 @@ struct AttentionDriver<Tiles: TileKernels> {
         }
         return
       }
-      context.executor.execute(pieceCount: plan.pieceCount, width: width) { piece, worker in
+      context.execute(pieceCount: plan.pieceCount, width: width) { piece, worker in
         Tiles.onWorker {
           let (index, split) = piece.quotientAndRemainder(dividingBy: plan.splitCount)
           driver(worker).attend(index, split: split, into: partial(index, split), scratch(worker))
         }
       }
-      context.executor.execute(pieceCount: plan.pieceCount / plan.splitCount, width: width) { index, worker in
+      context.execute(pieceCount: plan.pieceCount / plan.splitCount, width: width) { index, worker in
         Tiles.onWorker {
           let own = driver(worker)
           let tile = own.call.tile(index)
@@ -127,7 +127,7 @@ struct AttentionDriver<Tiles: TileKernels> {
     try withScratch(byteCount: width * scratchByteCount) { memory in
       let scratches = UncheckedSendable(memory)
       let scores = UncheckedSendable(scores)
-      context.executor.execute(pieceCount: plan.pieceCount / plan.splitCount, width: width) { index, worker in
+      context.execute(pieceCount: plan.pieceCount / plan.splitCount, width: width) { index, worker in
         Tiles.onWorker {
           var carver = Carver(base: scratches.value + worker * scratchByteCount)
           let scratch = tiles.scratch(&carver)

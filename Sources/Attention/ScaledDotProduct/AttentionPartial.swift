@@ -7,7 +7,8 @@ public import AttentionTensors
 ///     let far = try AttentionPartial(scaledDotProductAttention(…, returning: .logSumExp))
 ///     let output = try near.merged(with: far).output
 ///
-/// `O = Σ exp(lseₖ − lse) · Oₖ`, `lse = ln Σ exp(lseₖ)`. Associative and commutative up to rounding; a part without
+/// `O = Σ wₖ · Oₖ` with `wₖ = exp(lseₖ − m) / Σ exp(lseₖ − m)`, m the greatest of the lseₖ, and `lse = m + ln Σ exp(lseₖ − m)`: the
+/// weights sum to 1 however large the log-sum-exps are. Associative and commutative up to rounding; a part without
 /// keys (output 0, log-sum-exp −inf) changes nothing. Give sinks to one part alone.
 /// Source: Milakov and Gimelshein 2018 (arXiv:1805.02867), §3.1; Dao 2023 (arXiv:2307.08691), §3.1.
 public struct AttentionPartial<Element: AttentionElement>: Sendable {
@@ -33,12 +34,18 @@ public struct AttentionPartial<Element: AttentionElement>: Sendable {
   }
 
   /// A part from a call's result, which must have been asked for its log-sum-exp.
-  /// - Throws: `AttentionError` where it was not.
-  public init(_ result: AttentionResult<Element>, layout: AttentionLayout = .headsFirst) throws(AttentionError) {
+  /// - Parameters:
+  ///   - result: Output and log-sum-exp.
+  ///   - layout: The layout of the call; nil: as the result says.
+  /// - Throws: `AttentionError` where there is no log-sum-exp, or the result says another layout.
+  public init(_ result: AttentionResult<Element>, layout: AttentionLayout? = nil) throws(AttentionError) {
     guard let logSumExp = result.logSumExp else {
       throw AttentionError(.invalidArgument, "AttentionPartial", "a result with its log-sum-exp expected; got none")
     }
-    try self.init(output: result.output, logSumExp: logSumExp, layout: layout)
+    try requireArgument(
+      layout == nil || layout == result.layout, "AttentionPartial",
+      "the layout of the result, \(result.layout), expected; got \(layout ?? result.layout)")
+    try self.init(output: result.output, logSumExp: logSumExp, layout: result.layout)
   }
 
   /// This part and another, as if their keys had been attended to at once.
@@ -75,9 +82,12 @@ public struct AttentionPartial<Element: AttentionElement>: Sendable {
             let most = own.contains(where: \.isNaN) ? Double.nan : own.max()!
             var total = most
             if most != -.infinity {
-              total = most + own.reduce(0) { $0 + ($1 - most).exponential }.naturalLogarithm
-              for (part, sum) in zip(outputs, own) where sum != -.infinity {
-                let weight = Element(nearest: (sum - total).exponential)
+              // Divided by their sum, not brought to the total: beside a large maximum the sum's logarithm is rounded away.
+              let weights = own.map { ($0 - most).exponential }
+              let sum = weights.reduce(0, +)
+              total = most + sum.naturalLogarithm
+              for (index, part) in outputs.enumerated() where own[index] != -.infinity {
+                let weight = Element(nearest: weights[index] / sum)
                 for i in 0..<shape[3] { view.base[place + i] += weight * part.base[place + i] }
               }
             }

@@ -178,7 +178,7 @@ package struct AttentionProblem<Element: AttentionElement> {
       try tensor.map { try $0.reshaped(Array($0.shape.suffix(rank))) }
     }
     return AttentionResult(
-      output: output, logSumExp: try ranked(logSumExp, rank - 1), weights: try ranked(weights, rank),
+      output: output, layout: layout, logSumExp: try ranked(logSumExp, rank - 1), weights: try ranked(weights, rank),
       rawScores: try ranked(raw, rank), cappedScores: try ranked(capped, rank), maskedScores: try ranked(masked, rank))
   }
 

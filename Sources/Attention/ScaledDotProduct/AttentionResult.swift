@@ -22,6 +22,8 @@ public struct AttentionExtras: OptionSet, Sendable {
 public struct AttentionResult<Element: AttentionStorage>: Sendable {
   /// `[B, H, L, Ev]`, in the query's layout, rank and type.
   public let output: Tensor<Element>
+  /// The order of the output's axes. What else there is has its heads first in either layout.
+  public let layout: AttentionLayout
   /// `[B, H, L]`; −inf for a query that attends to nothing, the sink where there is one. Nil unless asked for.
   public let logSumExp: Tensor<Element.Arithmetic>?
   /// `[B, H, L, S]`; rows sum to 1, less a sink's share, or are 0 for a query that attends to nothing. Nil unless

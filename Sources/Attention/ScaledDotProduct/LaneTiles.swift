@@ -24,7 +24,7 @@ struct LaneTiles<Element: AttentionElement>: TileKernels {
   struct Scratch {
     /// Panels of queries, each `[E, lanes]`, scaled.
     let query: UnsafeMutablePointer<Element>
-    /// Panels of unnormalised results, each `[Ev, lanes]`.
+    /// Panels of results, each `[Ev, lanes]`: means of the values when they are multiplied by `factor`.
     let result: UnsafeMutablePointer<Element>
     /// For each vector of rows: whether the panel that begins there has a result yet.
     let isStarted: UnsafeMutablePointer<Bool>
@@ -42,6 +42,7 @@ struct LaneTiles<Element: AttentionElement>: TileKernels {
     let newMaximum: UnsafeMutablePointer<Element>
     /// Sums that nobody reads.
     let discarded: UnsafeMutablePointer<Element>
+    let normalized: NormalizedRows<Element>
     /// For each lane of a panel.
     let rescale: UnsafeMutablePointer<Element>
     let begin: UnsafeMutablePointer<Element>
@@ -76,7 +77,7 @@ struct LaneTiles<Element: AttentionElement>: TileKernels {
       finiteValue: carver.take(isHiding ? keyCount * shape.valueWidth : 0),
       maximum: carver.take(rowCount), sum: carver.take(rowCount), factor: carver.take(rowCount),
       newMaximum: carver.take(panelRowCount),
-      discarded: carver.take(call.outputs.weights == nil ? 0 : rowCount),
+      discarded: carver.take(rowCount), normalized: NormalizedRows(&carver, rowCount: rowCount),
       rescale: carver.take(panelRowCount), begin: carver.take(panelRowCount), end: carver.take(panelRowCount),
       rows: carver.take(rowCount), targets: carver.take(rowCount), converted: carver.take(convertedCount),
       slope: carver.take(schedule.distances.isEmpty ? 0 : panelRowCount),
@@ -153,14 +154,10 @@ struct LaneTiles<Element: AttentionElement>: TileKernels {
   // MARK: Attending
 
   func attend(_ tile: Call.Tile, split: Int, _ scratch: Scratch) {
-    attend(tile, split: split, lookingForHazards: false, scratch)
-    // Hazard: a masked key has weight 0, but 0·NaN is NaN. A value that is not finite leaves its mark in every result that
-    // it meets. So values, which mostly are more and further away, are looked through only where there is one; and if there
-    // is such a value, the tile is computed once more, with care.
-    let resultCount = vectorCount(tile) * lanes * call.shape.valueWidth
-    if isHiding, !call.kernels.isFinite(resultCount, scratch.result), !hasFiniteValues(tile, split: split, scratch) {
-      attend(tile, split: split, lookingForHazards: true, scratch)
-    }
+    forEachCare(
+      isHiding: isHiding, hasFiniteValues: { hasFiniteValues(tile, split: split, scratch) },
+      hasFiniteResult: { call.kernels.isFinite(vectorCount(tile) * lanes * call.shape.valueWidth, scratch.result) }
+    ) { attend(tile, split: split, $0, scratch) }
   }
 
   private func hasFiniteValues(_ tile: Call.Tile, split: Int, _ scratch: Scratch) -> Bool {
@@ -172,19 +169,22 @@ struct LaneTiles<Element: AttentionElement>: TileKernels {
     return isFinite
   }
 
-  private func attend(_ tile: Call.Tile, split: Int, lookingForHazards: Bool, _ scratch: Scratch) {
-    let vectorCount = vectorCount(tile)
+  /// Computes the result, and the factors by which its rows become means of the values.
+  private func attend(_ tile: Call.Tile, split: Int, _ care: TileCare, _ scratch: Scratch) {
+    let laneCount = vectorCount(tile) * lanes
+    if care.normalizesWeights { findNormalizedRows(tile, scratch) }
     call.startRows(tile, split: split, maximum: scratch.maximum, sum: scratch.sum)
-    for lane in tile.rowCount..<vectorCount * lanes {
+    for lane in tile.rowCount..<laneCount {
       scratch.maximum[lane] = -.infinity
       scratch.sum[lane] = 0
     }
-    scratch.isStarted.update(repeating: false, count: vectorCount)
+    if care.normalizesWeights { scratch.normalized.restoreMaxima(rowCount: tile.rowCount, scratch.maximum) }
+    scratch.isStarted.update(repeating: false, count: vectorCount(tile))
     packQueries(tile, scratch)
     call.forEachKeyTile(tile, split: split) { part, layer in
       let key = matrix(call.key, tile, part, width: call.shape.width, packedAt: scratch.key)
       let value = matrix(call.value, tile, part, width: call.shape.valueWidth, packedAt: scratch.value)
-      let hasHazards = lookingForHazards && !call.isFinite(value)
+      let hasHazards = care.leavesOutHazards && !call.isFinite(value)
       forEachPanel(tile) { panel in
         forEachPiece(tile, panel, part, layer) { piece in
           let rows = piece.keys.lowerBound - part.lowerBound..<piece.keys.upperBound - part.lowerBound
@@ -193,11 +193,42 @@ struct LaneTiles<Element: AttentionElement>: TileKernels {
           let forbidden =
             isHazardous ? call.forbidden(scratch.scores, count: rows.count * piece.panel.stride) : nil
           softmax(piece, knowsMaximum: knowsMaximum, sum: scratch.sum, scratch)
+          if care.normalizesWeights { normalize(piece, scratch) }
           accumulate(piece, tile, value.rows(rows), isHazardous: isHazardous, forbidden, scratch)
         }
       }
     }
     forEachPanel(tile) { start($0, scratch) }
+    if care.normalizesWeights { scratch.normalized.restoreSums(rowCount: tile.rowCount, scratch.sum) }
+    invertSums(tile, scratch.sum, scratch)
+    if care.normalizesWeights {
+      for row in 0..<tile.rowCount where scratch.normalized.contains(row) { scratch.factor[row] = 1 }
+    }
+  }
+
+  private func findNormalizedRows(_ tile: Call.Tile, _ scratch: Scratch) {
+    let width = call.shape.valueWidth
+    scratch.normalized.factor.update(repeating: 1, count: vectorCount(tile) * lanes)
+    scratch.discarded.update(repeating: 0, count: vectorCount(tile) * lanes)
+    // 1 for rows with a result that is not finite.
+    forEachPanel(tile) { panel in
+      for row in panel.rows {
+        let result = scratch.result + panel.firstRow * width + row - panel.firstRow
+        if !(0..<width).allSatisfy({ result[$0 * panel.stride].isFinite }) { scratch.discarded[row] = 1 }
+      }
+    }
+    scratch.normalized.find(rowCount: tile.rowCount, maximum: scratch.maximum, sum: scratch.sum) {
+      scratch.discarded[$0] == 0
+    }
+  }
+
+  /// weights ← weights · their row's factor.
+  private func normalize(_ piece: Piece, _ scratch: Scratch) {
+    let factor = scratch.normalized.factor + piece.panel.rows.lowerBound
+    for key in 0..<piece.keys.count {
+      let weights = scratch.scores + key * piece.panel.stride
+      for lane in 0..<piece.panel.vectorCount * lanes { weights[lane] *= factor[lane] }
+    }
   }
 
   /// True if some query may not attend to some key.
@@ -292,7 +323,6 @@ struct LaneTiles<Element: AttentionElement>: TileKernels {
   func store(_ tile: Call.Tile, _ scratch: Scratch, into state: RowState<Element>) {
     state.maximum.update(from: scratch.maximum, count: tile.rowCount)
     state.sum.update(from: scratch.sum, count: tile.rowCount)
-    scratch.factor.update(repeating: 1, count: vectorCount(tile) * lanes)
     for row in 0..<tile.rowCount {
       scratch.targets[row] = UnsafeMutableRawPointer(state.result + row * call.shape.valueWidth)
     }
@@ -300,7 +330,6 @@ struct LaneTiles<Element: AttentionElement>: TileKernels {
   }
 
   func finish(_ tile: Call.Tile, _ scratch: Scratch) {
-    invertSums(tile, scratch.sum, scratch)
     let isConverted = call.outputs.half != nil
     let byteStride =
       isConverted

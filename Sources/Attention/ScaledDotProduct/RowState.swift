@@ -4,7 +4,8 @@ internal import AttentionTensors
 struct RowState<Element: AttentionElement> {
   let maximum: UnsafeMutablePointer<Element>
   let sum: UnsafeMutablePointer<Element>
-  /// Σ exp(score − maximum) · value, `[rows, Ev]`.
+  /// `[rows, Ev]`: Σ exp(score − maximum) · value while a tile goes through its keys, then divided by the sum: the mean
+  /// of the values, which does not overflow where states are merged.
   let result: UnsafeMutablePointer<Element>
 
   init(_ carver: inout Carver, rowCount: Int, valueWidth: Int) {

@@ -7,7 +7,7 @@ internal import AttentionTensors
 protocol RowProducts: Sendable {
   associatedtype Element: AttentionElement
 
-  /// True if the products read a matrix of keys, values or queries where it lies.
+  /// True if the products read a matrix of keys or values where it lies.
   static func reads(_ matrix: StridedMatrix<Element>) -> Bool
 
   /// True if they read keys and values of two bytes where they lie.
@@ -15,9 +15,9 @@ protocol RowProducts: Sendable {
 
   static func onWorker(_ body: () -> Void)
 
-  /// scores[R, N] ← scale · Q[R, E] · K[N, E]ᵀ.
+  /// scores[R, N] ← Q[R, E] · K[N, E]ᵀ.
   static func computeScores(
-    _ kernels: Kernels<Element>, query: StridedMatrix<Element>, key: StoredMatrix<Element>, scale: Element,
+    _ kernels: Kernels<Element>, query: StridedMatrix<Element>, key: StoredMatrix<Element>,
     into scores: UnsafeMutablePointer<Element>, stride: Int)
 
   /// result[R, Ev] += weights[R, N] · V[N, Ev].
@@ -35,10 +35,10 @@ enum OpenBLASProducts<Element: AttentionElement>: RowProducts {
   static func onWorker(_ body: () -> Void) { OpenBLAS.withOneThread(body) }
 
   static func computeScores(
-    _: Kernels<Element>, query: StridedMatrix<Element>, key: StoredMatrix<Element>, scale: Element,
+    _: Kernels<Element>, query: StridedMatrix<Element>, key: StoredMatrix<Element>,
     into scores: UnsafeMutablePointer<Element>, stride: Int
   ) {
-    multiply(alpha: scale, query, key.native.transposed, .replacing, into: scores, stride: stride)
+    multiply(query, key.native.transposed, .replacing, into: scores, stride: stride)
   }
 
   static func accumulateValues(
@@ -58,15 +58,10 @@ enum FewRowProducts<Element: AttentionElement>: RowProducts {
   static func onWorker(_ body: () -> Void) { body() }
 
   static func computeScores(
-    _ kernels: Kernels<Element>, query: StridedMatrix<Element>, key: StoredMatrix<Element>, scale: Element,
+    _ kernels: Kernels<Element>, query: StridedMatrix<Element>, key: StoredMatrix<Element>,
     into scores: UnsafeMutablePointer<Element>, stride: Int
   ) {
-    if scale == 0 {
-      // Whatever the query and the key hold: 0·NaN is NaN.
-      for row in 0..<query.rowCount { (scores + row * stride).update(repeating: 0, count: key.rowCount) }
-    } else {
-      kernels.dotRows(query: query, key: key, factor: scale, into: scores, stride: stride)
-    }
+    kernels.dotRows(query: query, key: key, factor: 1, into: scores, stride: stride)
   }
 
   static func accumulateValues(
@@ -87,15 +82,15 @@ struct RowTiles<Products: RowProducts>: TileKernels {
   init(_ call: Call) { self.call = call }
 
   struct Scratch {
-    /// Queries packed row by row, where their strides are no matrix's.
+    /// Queries times the scale, row by row.
     let query: UnsafeMutablePointer<Element>
     /// One key tile packed, where the products cannot read its strides.
     let key: UnsafeMutablePointer<Element>
     let value: UnsafeMutablePointer<Element>
     let scores: UnsafeMutablePointer<Element>
     let scoreStride: Int
-    /// Sum, maximum and unnormalised result of every row.
     let state: RowState<Element>
+    let normalized: NormalizedRows<Element>
     let rescale: UnsafeMutablePointer<Element>
     let begin: UnsafeMutablePointer<Int64>
     let end: UnsafeMutablePointer<Int64>
@@ -119,6 +114,7 @@ struct RowTiles<Products: RowProducts>: TileKernels {
       key: carver.take(keyCount * call.shape.width), value: carver.take(keyCount * call.shape.valueWidth),
       scores: carver.take(rowCount * scoreStride), scoreStride: scoreStride,
       state: RowState(&carver, rowCount: rowCount, valueWidth: call.shape.valueWidth),
+      normalized: NormalizedRows(&carver, rowCount: rowCount),
       rescale: carver.take(rowCount), begin: carver.take(rowCount), end: carver.take(rowCount),
       biasRow: carver.take(keyCount), booleanRow: carver.take(keyCount), slope: carver.take(rowCount),
       position: carver.take(rowCount), heads: carver.take(rowCount), queries: carver.take(rowCount))
@@ -127,14 +123,36 @@ struct RowTiles<Products: RowProducts>: TileKernels {
   static func onWorker(_ body: () -> Void) { Products.onWorker(body) }
 
   func attend(_ tile: Call.Tile, split: Int, _ scratch: Scratch) {
+    forEachCare(
+      isHiding: call.schedule.isRagged || call.schedule.hidesWithinIntervals,
+      hasFiniteValues: { hasFiniteValues(tile, split: split, scratch) },
+      hasFiniteResult: { call.kernels.isFinite(tile.rowCount * call.shape.valueWidth, scratch.state.result) }
+    ) { attend(tile, split: split, $0, scratch) }
+  }
+
+  private func hasFiniteValues(_ tile: Call.Tile, split: Int, _ scratch: Scratch) -> Bool {
+    var isFinite = true
+    call.forEachKeyTile(tile, split: split) { keys, _ in
+      isFinite = isFinite && call.isFinite(nativeValues(tile, keys, scratch))
+    }
+    return isFinite
+  }
+
+  private func attend(_ tile: Call.Tile, split: Int, _ care: TileCare, _ scratch: Scratch) {
     let state = scratch.state
     let valueWidth = call.shape.valueWidth
+    if care.normalizesWeights {
+      scratch.normalized.find(rowCount: tile.rowCount, maximum: state.maximum, sum: state.sum) {
+        call.kernels.isFinite(valueWidth, state.result + $0 * valueWidth)
+      }
+    }
     call.startRows(tile, split: split, maximum: state.maximum, sum: state.sum)
+    if care.normalizesWeights { scratch.normalized.restoreMaxima(rowCount: tile.rowCount, state.maximum) }
     state.result.update(repeating: 0, count: tile.rowCount * valueWidth)
     let queries = queryMatrix(tile, scratch)
     forEachBlock(tile, split: split) { block in
       computeScores(block, tile, queries, scratch)
-      let values = blockValues(block, tile, scratch)
+      let values = blockValues(block, tile, care, scratch)
       let forbidden =
         values.isHazardous ? call.forbidden(scratch.scores, count: block.rows.count * scratch.scoreStride) : nil
       let first = block.rows.lowerBound
@@ -147,8 +165,16 @@ struct RowTiles<Products: RowProducts>: TileKernels {
         let result = state.result + (first + row) * valueWidth
         call.kernels.scale(valueWidth, result, scratch.rescale[row], result)
       }
+      if care.normalizesWeights {
+        for row in 0..<block.rows.count where scratch.normalized.contains(first + row) {
+          let weights = scratch.scores + row * scratch.scoreStride
+          call.kernels.scale(block.keys.count, weights, scratch.normalized.factor[first + row], weights)
+        }
+      }
       accumulate(block, tile, values, forbidden, scratch)
     }
+    if care.normalizesWeights { scratch.normalized.restoreSums(rowCount: tile.rowCount, state.sum) }
+    call.divideBySums(tile, state) { care.normalizesWeights && scratch.normalized.contains($0) }
   }
 
   func store(_ tile: Call.Tile, _ scratch: Scratch, into state: RowState<Element>) {
@@ -213,21 +239,17 @@ struct RowTiles<Products: RowProducts>: TileKernels {
     }
   }
 
-  /// The tile's queries as one matrix: in place if their strides are a matrix's, else packed.
+  /// The tile's queries times the scale, as one matrix. The scale comes first: q·k may overflow where scale·q·k does not.
   private func queryMatrix(_ tile: Call.Tile, _ scratch: Scratch) -> StridedMatrix<Element> {
     let width = call.shape.width
-    if tile.heads.count == 1 && call.query.half == nil {
-      let row = call.query.row(batch: tile.batch, head: tile.heads.lowerBound, index: tile.queries.lowerBound)
-      let matrix = StridedMatrix(
-        base: row.assumingMemoryBound(to: Element.self),
-        rowCount: tile.queries.count, columnCount: width,
-        rowStride: call.query.lengthStride, columnStride: call.query.widthStride)
-      if let layout = matrix.blasLayout, !layout.isTransposed, Products.reads(matrix) { return matrix }
-    }
     tile.forEachRow(0..<tile.rowCount) { row, head, query in
-      call.query.copyRow(
-        call.kernels, count: width, from: call.query.row(batch: tile.batch, head: head, index: query),
-        to: scratch.query + row * width)
+      let target = scratch.query + row * width
+      let source = call.query.row(batch: tile.batch, head: head, index: query)
+      if call.query.half == nil && call.query.widthStride == 1 {
+        return call.kernels.scale(width, source.assumingMemoryBound(to: Element.self), call.scale, target)
+      }
+      call.query.copyRow(call.kernels, count: width, from: source, to: target)
+      call.kernels.scale(width, target, call.scale, target)
     }
     return StridedMatrix(
       base: scratch.query, rowCount: tile.rowCount, columnCount: width, rowStride: width, columnStride: 1)
@@ -252,14 +274,21 @@ struct RowTiles<Products: RowProducts>: TileKernels {
   private func computeScores(
     _ block: Block, _ tile: Call.Tile, _ queries: StridedMatrix<Element>, _ scratch: Scratch
   ) {
-    Products.computeScores(
-      call.kernels, query: queries.rows(block.rows),
-      key: stored(call.key, tile, block.keys, width: call.shape.width)
-        ?? StoredMatrix(
-          call.matrix(
-            call.key, tile, block.keys, width: call.shape.width, packedAt: scratch.key, unless: Products.reads),
-          next: next(call.key, tile, block.keys)),
-      scale: call.scale, into: scratch.scores, stride: scratch.scoreStride)
+    if call.scale == 0 {
+      // Whatever the query and the key hold: 0·NaN is NaN.
+      for row in 0..<block.rows.count {
+        (scratch.scores + row * scratch.scoreStride).update(repeating: 0, count: block.keys.count)
+      }
+    } else {
+      Products.computeScores(
+        call.kernels, query: queries.rows(block.rows),
+        key: stored(call.key, tile, block.keys, width: call.shape.width)
+          ?? StoredMatrix(
+            call.matrix(
+              call.key, tile, block.keys, width: call.shape.width, packedAt: scratch.key, unless: Products.reads),
+            next: next(call.key, tile, block.keys)),
+        into: scratch.scores, stride: scratch.scoreStride)
+    }
     if let cap = call.softcap {
       for row in 0..<block.rows.count {
         call.kernels.softcap(block.keys.count, scratch.scores + row * scratch.scoreStride, cap)
@@ -335,16 +364,21 @@ struct RowTiles<Products: RowProducts>: TileKernels {
     var isHazardous = false
   }
 
-  private func blockValues(_ block: Block, _ tile: Call.Tile, _ scratch: Scratch) -> BlockValues {
-    let valueWidth = call.shape.valueWidth
-    let isHiding = block.isRagged || (block.layer.isMasked && call.schedule.hidesWithinIntervals)
-    if !isHiding, let values = stored(call.value, tile, block.keys, width: valueWidth) {
+  private func blockValues(_ block: Block, _ tile: Call.Tile, _ care: TileCare, _ scratch: Scratch) -> BlockValues {
+    let isHiding =
+      care.leavesOutHazards && (block.isRagged || (block.layer.isMasked && call.schedule.hidesWithinIntervals))
+    if !isHiding, let values = stored(call.value, tile, block.keys, width: call.shape.valueWidth) {
       return BlockValues(stored: values)
     }
-    let values = call.matrix(
-      call.value, tile, block.keys, width: valueWidth, packedAt: scratch.value, unless: Products.reads)
+    let values = nativeValues(tile, block.keys, scratch)
     return BlockValues(
       native: values, next: next(call.value, tile, block.keys), isHazardous: isHiding && !call.isFinite(values))
+  }
+
+  /// Values in the type that is computed with.
+  private func nativeValues(_ tile: Call.Tile, _ keys: Range<Int>, _ scratch: Scratch) -> StridedMatrix<Element> {
+    call.matrix(
+      call.value, tile, keys, width: call.shape.valueWidth, packedAt: scratch.value, unless: Products.reads)
   }
 
   /// result += weights · V.

@@ -14,7 +14,7 @@ protocol TileKernels: Sendable {
   /// Work on a thread that runs these kernels.
   static func onWorker(_ body: () -> Void)
 
-  /// maximum, sum and result of every row over one part of the keys, from nothing.
+  /// maximum, sum and mean of every row over one part of the keys, from nothing.
   func attend(_ tile: AttentionCall<Element>.Tile, split: Int, _ scratch: Scratch)
 
   /// Copies what `attend` found, to be merged.
@@ -35,4 +35,35 @@ protocol TileKernels: Sendable {
   /// The scores over one part of the keys, where they are attended.
   func writeScores(
     _ scores: UnsafeMutablePointer<Element>, _ tile: AttentionCall<Element>.Tile, split: Int, _ scratch: Scratch)
+}
+
+/// What a pass over the keys of a tile takes care of beside the ordinary.
+///
+/// Both cases are rare and leave a trace: a result that is not finite. So a tile is computed without care first.
+struct TileCare {
+  /// Hazard: a masked key has weight 0, but 0·NaN is NaN. Values that are not finite are left out of the product where some
+  /// row does not attend to them, and added to those rows that do.
+  var leavesOutHazards = false
+  /// Hazard: Σ exp(score − maximum) · value overflows where the values are large: see ``NormalizedRows``.
+  var normalizesWeights = false
+}
+
+extension TileKernels {
+  /// Calls `body` with what it shall take care of, until its result is finite or nothing is left to be taken care of.
+  ///
+  /// Each row has the bits that it has where no other row needs care.
+  func forEachCare(
+    isHiding: Bool, hasFiniteValues: () -> Bool, hasFiniteResult: () -> Bool, _ body: (TileCare) -> Void
+  ) {
+    var care = TileCare()
+    body(care)
+    if hasFiniteResult() { return }
+    if isHiding && !hasFiniteValues() {
+      care.leavesOutHazards = true
+      body(care)
+      if hasFiniteResult() { return }
+    }
+    care.normalizesWeights = true
+    body(care)
+  }
 }

@@ -137,7 +137,7 @@ public struct SentenceEncoder: Sendable {
       var inner = context
       inner.threadCount = 1
       let failure = FirstError()
-      context.executor.execute(pieceCount: batches.count, width: context.threadCount) { piece, _ in
+      context.execute(pieceCount: batches.count, width: context.threadCount) { piece, _ in
         if failure.isSet { return }
         do { try run(batches[piece], inner) } catch { failure.set(error) }
       }

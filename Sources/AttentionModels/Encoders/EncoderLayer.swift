@@ -19,7 +19,7 @@ struct LayerNorm: Sendable {
       // Blocks of some 45 µs.
       let block = max(1, Self.blockCount / width)
       let isShared = rowCount >= 2 * block
-      context.executor.execute(
+      context.execute(
         pieceCount: (rowCount + block - 1) / block, width: isShared ? context.threadCount : 1
       ) { piece, _ in
         let rows = piece * block..<min((piece + 1) * block, rowCount)

@@ -1,0 +1,56 @@
+internal import AttentionTensors
+
+/// Where the queries of a call stand among its keys: what diagonals, distances and chunks are measured from.
+///
+/// A query stands on its mask's diagonal, as an `Alignment` says. Beside ``AttentionMask/documents(_:keyOffsets:left:right:)``
+/// each document has a diagonal of its own, as if it were alone: `.bottomRight` puts a document's last query at its last
+/// key, `.topLeft` its first query at its first key.
+struct QueryPlaces {
+  private let queryCount: Int
+  private let keyCount: Int
+  /// Offsets of packed documents: where each begins, and where the last one ends. Nil: no documents.
+  private let documents: (queries: [Int], keys: [Int])?
+  /// The first key of each sample that is no padding. Nil: key 0.
+  private let firstKeys: [Int]?
+
+  init(_ mask: AttentionMask, keyCount: Int, shape: AttentionShape) {
+    queryCount = shape.queryCount
+    self.keyCount = keyCount
+    documents =
+      mask.rules.lazy.compactMap {
+        if case .documents(let queries, let keys, _, _) = $0 { (queries, keys) } else { nil }
+      }.first
+    firstKeys =
+      mask.leftPaddings.isEmpty
+      ? nil : (0..<shape.batchCount).map { batch in mask.leftPaddings.map { $0[batch] }.max()! }
+  }
+
+  /// The key at which a query stands; it may lie before the first key or after the last.
+  func key(ofQuery query: Int, batch: Int, _ alignment: AttentionMask.Alignment) -> Int {
+    if case .offsets(let offsets) = alignment { return query + offsets[batch] }
+    if let documents, let own = Self.document(ofQuery: query, documents.queries) {
+      return alignment == .topLeft
+        ? query - documents.queries[own] + documents.keys[own]
+        : query - documents.queries[own + 1] + documents.keys[own + 1]
+    }
+    return alignment == .topLeft ? query : query + keyCount - queryCount
+  }
+
+  /// The first key of the query's sequence: of its document, or after its sample's left padding.
+  func firstKey(ofQuery query: Int, batch: Int) -> Int {
+    let first = firstKeys?[batch] ?? 0
+    guard let documents, let own = Self.document(ofQuery: query, documents.queries) else { return first }
+    return max(first, documents.keys[own])
+  }
+
+  /// The last document that begins at or before a query; empty ones before it do not count. Nil after the end of all.
+  static func document(ofQuery query: Int, _ offsets: [Int]) -> Int? {
+    var (low, high) = (0, offsets.count - 1)
+    if query >= offsets[high] { return nil }
+    while high - low > 1 {
+      let middle = (low + high) / 2
+      if offsets[middle] <= query { low = middle } else { high = middle }
+    }
+    return low
+  }
+}

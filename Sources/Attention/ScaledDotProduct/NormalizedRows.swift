@@ -1,0 +1,44 @@
+internal import AttentionTensors
+
+/// The rows of a tile whose weights are divided by their sum before they are multiplied by values, and what an earlier pass
+/// over the keys found of them.
+///
+/// Σ exp(score − maximum) · value overflows where the values are large, though their mean does not. Such a result is
+/// computed once more from normalised weights. The other rows of its tile go through the pass as they did before, so that
+/// they keep their bits.
+struct NormalizedRows<Element: AttentionElement> {
+  /// By what each row's weights are multiplied: 1 / sum; 1: the row is an ordinary one.
+  let factor: UnsafeMutablePointer<Element>
+  private let maximum: UnsafeMutablePointer<Element>
+  private let sum: UnsafeMutablePointer<Element>
+
+  init(_ carver: inout Carver, rowCount: Int) {
+    factor = carver.take(rowCount)
+    maximum = carver.take(rowCount)
+    sum = carver.take(rowCount)
+  }
+
+  func contains(_ row: Int) -> Bool { factor[row] != 1 }
+
+  /// Takes the rows whose result is not finite though their sum is, with the maximum and sum that a pass found.
+  func find(
+    rowCount: Int, maximum: UnsafePointer<Element>, sum: UnsafePointer<Element>, hasFiniteResult: (_ row: Int) -> Bool
+  ) {
+    for row in 0..<rowCount {
+      let isOne = sum[row] > 0 && sum[row].isFinite && !hasFiniteResult(row)
+      factor[row] = isOne ? 1 / sum[row] : 1
+      self.maximum[row] = maximum[row]
+      self.sum[row] = sum[row]
+    }
+  }
+
+  /// Before a pass: these rows' maxima are known. The same blocks give scores of the same bits, none of which exceeds them.
+  func restoreMaxima(rowCount: Int, _ maximum: UnsafeMutablePointer<Element>) {
+    for row in 0..<rowCount where contains(row) { maximum[row] = self.maximum[row] }
+  }
+
+  /// After a pass, which has added these rows' weights once more.
+  func restoreSums(rowCount: Int, _ sum: UnsafeMutablePointer<Element>) {
+    for row in 0..<rowCount where contains(row) { sum[row] = self.sum[row] }
+  }
+}
