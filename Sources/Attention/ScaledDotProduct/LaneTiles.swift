@@ -154,10 +154,16 @@ struct LaneTiles<Element: AttentionElement>: TileKernels {
   // MARK: Attending
 
   func attend(_ tile: Call.Tile, split: Int, _ scratch: Scratch) {
-    forEachCare(
+    attend(tile, split: split, TileCare(), scratch)
+    if hasFiniteResult(tile, scratch) { return }
+    repeatWithCare(
       isHiding: isHiding, hasFiniteValues: { hasFiniteValues(tile, split: split, scratch) },
-      hasFiniteResult: { call.kernels.isFinite(vectorCount(tile) * lanes * call.shape.valueWidth, scratch.result) }
+      hasFiniteResult: { hasFiniteResult(tile, scratch) }
     ) { attend(tile, split: split, $0, scratch) }
+  }
+
+  private func hasFiniteResult(_ tile: Call.Tile, _ scratch: Scratch) -> Bool {
+    call.kernels.isFinite(vectorCount(tile) * lanes * call.shape.valueWidth, scratch.result)
   }
 
   private func hasFiniteValues(_ tile: Call.Tile, split: Int, _ scratch: Scratch) -> Bool {

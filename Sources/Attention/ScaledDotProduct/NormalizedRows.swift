@@ -9,13 +9,15 @@ internal import AttentionTensors
 struct NormalizedRows<Element: AttentionElement> {
   /// By what each row's weights are multiplied: 1 / sum; 1: the row is an ordinary one.
   let factor: UnsafeMutablePointer<Element>
-  private let maximum: UnsafeMutablePointer<Element>
-  private let sum: UnsafeMutablePointer<Element>
+  private let capacity: Int
+
+  // One pointer for three arrays: every closure of a tile copies its scratch.
+  private var maximum: UnsafeMutablePointer<Element> { factor + capacity }
+  private var sum: UnsafeMutablePointer<Element> { factor + 2 * capacity }
 
   init(_ carver: inout Carver, rowCount: Int) {
-    factor = carver.take(rowCount)
-    maximum = carver.take(rowCount)
-    sum = carver.take(rowCount)
+    factor = carver.take(3 * rowCount)
+    capacity = rowCount
   }
 
   func contains(_ row: Int) -> Bool { factor[row] != 1 }

@@ -123,11 +123,17 @@ struct RowTiles<Products: RowProducts>: TileKernels {
   static func onWorker(_ body: () -> Void) { Products.onWorker(body) }
 
   func attend(_ tile: Call.Tile, split: Int, _ scratch: Scratch) {
-    forEachCare(
+    attend(tile, split: split, TileCare(), scratch)
+    if hasFiniteResult(tile, scratch) { return }
+    repeatWithCare(
       isHiding: call.schedule.isRagged || call.schedule.hidesWithinIntervals,
       hasFiniteValues: { hasFiniteValues(tile, split: split, scratch) },
-      hasFiniteResult: { call.kernels.isFinite(tile.rowCount * call.shape.valueWidth, scratch.state.result) }
+      hasFiniteResult: { hasFiniteResult(tile, scratch) }
     ) { attend(tile, split: split, $0, scratch) }
+  }
+
+  private func hasFiniteResult(_ tile: Call.Tile, _ scratch: Scratch) -> Bool {
+    call.kernels.isFinite(tile.rowCount * call.shape.valueWidth, scratch.state.result)
   }
 
   private func hasFiniteValues(_ tile: Call.Tile, split: Int, _ scratch: Scratch) -> Bool {

@@ -49,15 +49,15 @@ struct TileCare {
 }
 
 extension TileKernels {
-  /// Calls `body` with what it shall take care of, until its result is finite or nothing is left to be taken care of.
+  /// After a pass without care whose result is not finite: calls `body` with what it shall take care of, until the result is
+  /// finite or nothing is left to be taken care of.
   ///
   /// Each row has the bits that it has where no other row needs care.
-  func forEachCare(
+  @inline(never)
+  func repeatWithCare(
     isHiding: Bool, hasFiniteValues: () -> Bool, hasFiniteResult: () -> Bool, _ body: (TileCare) -> Void
   ) {
     var care = TileCare()
-    body(care)
-    if hasFiniteResult() { return }
     if isHiding && !hasFiniteValues() {
       care.leavesOutHazards = true
       body(care)

@@ -186,23 +186,15 @@ static void NAME(mask)(ptrdiff_t count, void *elements, const uint8_t *attend) {
 
 static bool NAME(is_finite)(ptrdiff_t count, const void *elements) {
   const T *x = elements;
-  // x − x is 0 for a finite x, else NaN; and NaN stays in a sum.
-  V sum = (V){}, sum2 = sum;
+  // 0·x is 0 for a finite x, else NaN; and NaN stays in a sum.
+  const V zero = (V){};
+  V sum[4] = {zero, zero, zero, zero};
   ptrdiff_t i = 0;
-  for (; i + 2 * LANES <= count; i += 2 * LANES) {
-    V v = NAME(load)(x + i), w = NAME(load)(x + i + LANES);
-    sum += v - v;
-    sum2 += w - w;
-  }
-  for (; i + LANES <= count; i += LANES) {
-    V v = NAME(load)(x + i);
-    sum += v - v;
-  }
-  if (i < count) {
-    V v = NAME(load_tail)(x + i, count - i, 0);
-    sum += v - v;
-  }
-  T total = NAME(reduce_add)(sum + sum2);
+  for (; i + 4 * LANES <= count; i += 4 * LANES)
+    UNROLL for (int v = 0; v < 4; v++) sum[v] = FMA(NAME(load)(x + i + v * LANES), zero, sum[v]);
+  for (; i + LANES <= count; i += LANES) sum[0] = FMA(NAME(load)(x + i), zero, sum[0]);
+  if (i < count) sum[1] = FMA(NAME(load_tail)(x + i, count - i, 0), zero, sum[1]);
+  T total = NAME(reduce_add)((sum[0] + sum[1]) + (sum[2] + sum[3]));
   return total == total;
 }
 
