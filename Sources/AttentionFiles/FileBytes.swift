@@ -87,6 +87,14 @@ func systemError(_ path: String, _ what: String) -> AttentionError {
   AttentionError(.inputOutput, path, "\(what): \(String(cString: strerror(errno)))")
 }
 
+/// What often stands in a file's place after a download: for people; nil where it is neither.
+package func whatElse(_ bytes: UnsafeRawBufferPointer) -> String? {
+  let start = String(decoding: bytes.prefix(64).drop { $0 <= 0x20 }, as: UTF8.self).lowercased()
+  if start.hasPrefix("version https://git-lfs") { return "a git-lfs pointer to it: fetch it with git lfs pull" }
+  if start.hasPrefix("<!doctype html") || start.hasPrefix("<html") { return "a page of HTML: the download went wrong" }
+  return nil
+}
+
 /// The lines of a text, without their ends.
 /// - Throws: `AttentionError` where a line is no UTF-8.
 package func splitLines(_ bytes: [UInt8], name: String) throws(AttentionError) -> [String] {

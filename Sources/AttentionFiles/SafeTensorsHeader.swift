@@ -30,6 +30,7 @@ struct SafeTensorsHeader {
 
   init(file: UnsafeRawBufferPointer, path: String) throws(AttentionError) {
     func fail(_ message: String) -> AttentionError { AttentionError(.invalidFile, path, message) }
+    if let other = whatElse(file) { throw fail("a safetensors file expected; it is \(other)") }
     guard file.count >= 8 else { throw fail("8 bytes of header length expected; the file has \(file.count)") }
     let length = UInt64(littleEndian: file.loadUnaligned(as: UInt64.self))
     guard length <= UInt64(Self.byteLimit) else {

@@ -44,6 +44,10 @@ struct SafeTensorsHeaderParser {
   private mutating func parseMetadata() throws(AttentionError) -> [String: String] {
     var metadata: [String: String] = [:]
     try parseObject { parser, name throws(AttentionError) in
+      parser.skipBlanks()
+      guard parser.position < parser.bytes.count, parser.bytes[parser.position] == UInt8(ascii: "\"") else {
+        throw parser.fail("__metadata__: a string expected for \"\(name)\", at byte \(parser.position) of the header")
+      }
       let value = try parser.parseString()
       guard metadata.updateValue(value, forKey: name) == nil else {
         throw parser.fail("the name \"\(name)\" appears twice in __metadata__")

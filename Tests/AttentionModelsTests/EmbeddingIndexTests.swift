@@ -1,3 +1,4 @@
+import AttentionFiles
 import AttentionModels
 import AttentionProblems
 import AttentionTensors
@@ -52,6 +53,114 @@ struct EmbeddingIndexTests {
         }
       }
     }
+  }
+
+  /// The tiny model without its last module: vectors as long as they come.
+  private func plainModel(similarity: String?) throws -> SentenceEncoder {
+    let copy = try ModelCopy()
+    try copy.write(
+      #"[{"type": "x.Transformer", "path": ""}, {"type": "x.Pooling", "path": "1_Pooling"}]"#, to: "modules.json")
+    if let similarity {
+      try copy.write("{\"similarity_fn_name\": \"\(similarity)\"}", to: "config_sentence_transformers.json")
+    }
+    return try SentenceEncoder(directory: copy.path, loading: .copied)
+  }
+
+  @Test("the cosine counts by default, whether a model normalises or not; the product where its settings say so")
+  func similarity() throws {
+    var generator = TestGenerator(seed: 11)
+    let (texts, queries) = (generator.texts(400), generator.texts(5))
+    let expected = try EmbeddingIndex(texts: texts, encoder: model).search(model.embed(queries), limit: 20)
+    for name in [nil, "cosine"] as [String?] {
+      let plain = try plainModel(similarity: name)
+      let index = try EmbeddingIndex(texts: texts, encoder: plain)
+      try index.write(to: folder("plain.index"))
+      let vectors = try plain.embed(queries)
+      for index in [index, try EmbeddingIndex(path: folder("plain.index"))] {
+        try index.check(plain)
+        for (found, expected) in zip(try index.search(vectors, limit: 20), expected) {
+          #expect(found.map(\.position) == expected.map(\.position))
+          #expect(mismatch(found.map(\.score), expected.map { Double($0.score) }, tolerance: 1e-5) == nil)
+        }
+        // As the model gives them.
+        #expect(try sameBits(index.vector(3).array, plain.embed([texts[3]]).array))
+      }
+    }
+    let product = try plainModel(similarity: "dot")
+    let index = try EmbeddingIndex(texts: texts, encoder: product)
+    let found = try index.search(product.embed(queries), limit: 20)
+    for (matches, query) in zip(found, try rows(product.embed(queries))) {
+      let exact = try scores(index, query).sorted(by: >).prefix(20)
+      #expect(mismatch(matches.map(\.score), Array(exact), tolerance: 1e-4 * abs(exact[0])) == nil)
+    }
+    #expect(found.map { $0.map(\.position) } != expected.map { $0.map(\.position) })
+    expectError("similarity_fn_name", "got", "euclidean") {
+      _ = try EmbeddingIndex(texts: texts, encoder: plainModel(similarity: "euclidean"))
+    }
+  }
+
+  @Test("a vector that is cut is compared by its cosine too")
+  func truncated() throws {
+    let copy = try ModelCopy()
+    try copy.write(#"{"truncate_dim": 7}"#, to: "config_sentence_transformers.json")
+    let short = try SentenceEncoder(directory: copy.path)
+    let index = try EmbeddingIndex(texts: ["the rain", "a house", "her sister"], encoder: short)
+    let best = try index.search(short.embed(["a house"]), limit: 1)[0][0]
+    #expect(index.width == 7 && best.position == 1 && abs(best.score - 1) < 1e-5)
+  }
+
+  @Test("what lies beyond the model's limit is counted as cut, or found in chunks of which a line's best counts")
+  func chunks() throws {
+    let filler = String(repeating: "the of and to in that ", count: 12)
+    let lines = ["her sister", filler + "a single man of large fortune", "the rain", filler + filler, "", "a letter"]
+    let cut = try EmbeddingIndex(lines: lines, encoder: model)
+    #expect(cut.cutCount == 2 && cut.count == 5)
+    let query = try model.embed(["a single man of large fortune"], prompt: .query)
+    let index = try EmbeddingIndex(lines: lines, encoder: model, chunking: .init(overlap: 6))
+    #expect(index.cutCount == 0 && index.count > 5)
+    try index.write(to: folder("chunks.index"))
+    for index in [index, try EmbeddingIndex(path: folder("chunks.index"))] {
+      let found = try index.search(query, limit: 10)[0]
+      #expect(found[0].line == 2)
+      // Every line once, with its best chunk.
+      #expect(found.map(\.line).sorted() == [1, 2, 3, 4, 6])
+      let all = try (0..<index.count).map { position in
+        zip(try index.vector(position).array, query.array).reduce(0) { $0 + $1.0 * $1.1 }
+      }
+      for match in found {
+        let chunks = try model.chunks(of: lines[match.line - 1], overlap: 6, prompt: .document)
+        let places = (0..<index.count).filter { chunks.contains(index.text($0)) }
+        #expect(abs(match.score - places.map { all[$0] }.max()!) < 1e-5, "line \(match.line)")
+      }
+    }
+    try cut.write(to: folder("cut.index"))
+    #expect(try EmbeddingIndex(path: folder("cut.index")).cutCount == 2)
+  }
+
+  @Test("chunks hold every word in order, fit the limit, and overlap", arguments: [0, 1, 7, 14])
+  func chunkWords(overlap: Int) throws {
+    var generator = TestGenerator(seed: UInt64(overlap))
+    for _ in 0..<30 {
+      let text = generator.text(wordCount: 0...120)
+      let words = text.split(separator: " ")
+      let chunks = try model.chunks(of: text, overlap: overlap)
+      if try !model.isCut(text) {
+        #expect(chunks == [text])
+        continue
+      }
+      var end = 0
+      for chunk in chunks {
+        let own = chunk.split(separator: " ")
+        #expect(try own.count == 1 || !model.isCut(chunk))
+        // It begins at most `overlap` tokens, and so words, back.
+        let start = try #require((max(0, end - overlap)...end).first { words[$0...].starts(with: own) })
+        end = start + own.count
+      }
+      #expect(end == words.count)
+    }
+    expectError("overlap", "15") { _ = try model.chunks(of: "a", overlap: 15) }
+    expectError("overlap", "-1") { _ = try model.chunks(of: "a", overlap: -1) }
+    #expect(try model.chunks(of: String(repeating: "wxyz", count: 60)).count == 1)
   }
 
   @Test("of equal texts the earlier come first, wherever they stand", arguments: [1, 2, 3])

@@ -153,20 +153,16 @@ struct ModelFolderTests {
   }
 
   static let poolingFiles: [(json: String, message: String)] = [
+    (#"{"pooling_mode_mean_tokens": false}"#, "one way of pooling expected; got none"),
+    ("{}", "one way of pooling expected; got none"),
     (
-      #"{"pooling_mode_cls_token": true, "pooling_mode_mean_tokens": true}"#,
-      "one way of pooling expected; got cls, mean"
-    ),
-    (#"{"pooling_mode_mean_tokens": false}"#, "one way of pooling expected; got "),
-    ("{}", "one way of pooling expected"),
-    (
-      #"{"pooling_mode": "lasttoken"}"#,
-      "pooling_mode one of cls, max, mean, mean_sqrt_len_tokens expected; got \"lasttoken\""
+      #"{"pooling_mode": "middle"}"#,
+      "pooling_mode one of cls, lasttoken, max, mean, mean_sqrt_len_tokens, weightedmean expected; got \"middle\""
     ),
     (#"{"pooling_mode": 7}"#, "pooling_mode"), (#"{"pooling_mode_mean_tokens": "yes"}"#, "pooling_mode_mean_tokens"),
   ]
 
-  @Test("the pooling's settings: none, two, unknown ones", arguments: poolingFiles)
+  @Test("the pooling's settings: none, unknown ones", arguments: poolingFiles)
   func poolings(json: String, message: String) throws {
     try copy.write(json, to: "1_Pooling/config.json")
     expectError(copy("1_Pooling/config.json"), message) { try load() }

@@ -15,6 +15,10 @@ struct PoolingTests {
       case .cls: column[0]
       case .max: column.max()!
       case .meanSquareRoot: column.reduce(0, +) / Double(column.count).squareRoot()
+      case .weightedMean:
+        column.enumerated().reduce(0) { $0 + Double($1.offset + 1) * $1.element }
+          / Double(column.count * (column.count + 1) / 2)
+      case .lastToken: column.last!
       }
     }
     if !isNormalized { return vector }
@@ -48,6 +52,7 @@ struct PoolingTests {
     arguments: [
       (Pooling.mean, "mean", "mean_tokens"), (.cls, "cls", "cls_token"), (.max, "max", "max_tokens"),
       (.meanSquareRoot, "mean_sqrt_len_tokens", "mean_sqrt_len_tokens"),
+      (.weightedMean, "weightedmean", "weightedmean_tokens"), (.lastToken, "lasttoken", "lasttoken"),
     ])
   func names(pooling: Pooling, newer: String, older: String) throws {
     let copy = try ModelCopy()

@@ -10,14 +10,20 @@ final class EmbeddingJob: @unchecked Sendable {
   private let ended = Atomic<Bool>(false)
 
   let texts: [String]
+  /// What stands before each text.
+  let prompt: SentenceEncoder.ResolvedPrompt
   /// Tokens of the texts so far, those of texts that are taken left out.
   private var sequences: [[Int32]] = []
   /// Texts that a batch has taken.
   private(set) var takenCount = 0
   var vectors: [[Float]] = []
 
-  init(_ texts: [String], _ continuation: CheckedContinuation<[[Float]], any Error>) {
+  init(
+    _ texts: [String], _ prompt: SentenceEncoder.ResolvedPrompt,
+    _ continuation: CheckedContinuation<[[Float]], any Error>
+  ) {
     self.texts = texts
+    self.prompt = prompt
     self.continuation = continuation
   }
 
@@ -37,7 +43,7 @@ final class EmbeddingJob: @unchecked Sendable {
 
   /// The tokens of a text that is not taken: made when they are first asked for.
   func tokens(_ index: Int, _ encoder: SentenceEncoder) -> [Int32] {
-    while sequences.count <= index { sequences.append(encoder.tokens(texts[sequences.count])) }
+    while sequences.count <= index { sequences.append(encoder.tokens(texts[sequences.count], after: prompt).ids) }
     return sequences[index]
   }
 
@@ -209,7 +215,10 @@ final class EmbeddingQueue: @unchecked Sendable {
     let shares = takeBatch(encoder)
     let taken = shares.reduce(0) { $0 + $1.sequences.count }
     do {
-      let vectors = try encoder.embed(tokens: shares.flatMap(\.sequences), context: options.context) {
+      let sequences = shares.flatMap { share in
+        share.sequences.map { TokenSequence(ids: $0, promptTokenCount: share.job.prompt.tokenCount) }
+      }
+      let vectors = try encoder.embed(sequences, context: options.context) {
         // Between layers: nobody waits for the result any more.
         if shares.allSatisfy({ $0.job.isEnded }) { throw CancellationError() }
       }

@@ -1,12 +1,21 @@
 internal import AttentionTensors
 internal import Foundation
 
-/// What sentence-transformers' files say of pooling and lengths.
+/// What sentence-transformers' files say of pooling, lengths, prompts and similarity.
 struct EmbeddingSettings {
-  var pooling = Pooling.mean
+  var poolings = [Pooling.mean]
+  /// Whether the tokens of a prompt count among those that are pooled.
+  var poolsPrompt = true
   var isNormalized = false
   /// Tokens of a text at most; nil: as many as the model has positions.
   var maximumLength: Int?
+  /// Whether the tokenizer makes small letters, whatever its own files say.
+  var lowercases = false
+  /// Columns of a vector that are kept; nil: all.
+  var truncatedWidth: Int?
+  var prompts = EmbeddingPrompts()
+  /// As the settings name it; nil: they do not.
+  var similarityName: String?
   /// Where the encoder's files lie in the folder; empty: beside the settings.
   var encoderPath = ""
 
@@ -15,71 +24,144 @@ struct EmbeddingSettings {
     let type: String
   }
   private struct PoolingFile: Decodable {
-    let pooling_mode: String?
+    /// A name, or several.
+    struct Modes: Decodable {
+      let names: [String]
+      init(from decoder: any Decoder) throws {
+        let container = try decoder.singleValueContainer()
+        names = try (try? container.decode([String].self)) ?? [container.decode(String.self)]
+      }
+    }
+    let pooling_mode: Modes?
     let pooling_mode_cls_token: Bool?
     let pooling_mode_mean_tokens: Bool?
     let pooling_mode_max_tokens: Bool?
     let pooling_mode_mean_sqrt_len_tokens: Bool?
+    let pooling_mode_weightedmean_tokens: Bool?
+    let pooling_mode_lasttoken: Bool?
+    let include_prompt: Bool?
   }
   private struct Lengths: Decodable {
     let max_seq_length: Double?
     let model_max_length: Double?
+    /// The name before transformers 3.
+    let max_len: Double?
+    let do_lower_case: Bool?
   }
+  private struct Model: Decodable {
+    let prompts: [String: String?]?
+    let default_prompt_name: String?
+    let similarity_fn_name: String?
+    let truncate_dim: Int?
+  }
+
+  /// The mean, as it is.
+  init() {}
 
   /// Without `modules.json`: the mean, not normalised, as sentence-transformers takes a plain model.
   init(folder: ModelFolder) throws(AttentionError) {
+    if let modules: [Module] = try folder.json("modules.json") { try read(modules, folder) }
+    try readModel(folder)
+    let encoder = ModelFolder(path: encoderPath.isEmpty ? folder.path : folder.path(encoderPath))
+    try readLengths(encoder)
+  }
+
+  private mutating func read(_ modules: [Module], _ folder: ModelFolder) throws(AttentionError) {
     let path = folder.path("modules.json")
-    let modules: [Module] = try folder.json("modules.json") ?? []
+    var names: [String] = []
     for module in modules {
       let place = module.path ?? ""
       try requireFile(
         !place.hasPrefix("/") && !place.split(separator: "/").contains(".."), path,
         "paths inside of the folder expected; got \"\(place)\"")
       // Older and newer releases have other paths before the name.
-      switch module.type.split(separator: ".").last {
+      let name = module.type.split(separator: ".").last.map(String.init) ?? ""
+      switch name {
       case "Transformer": encoderPath = place
       case "Normalize": isNormalized = true
-      case "Pooling":
-        let name = place.isEmpty ? "config.json" : "\(place)/config.json"
-        pooling = try Self.pooling(folder.required(name), folder.path(name))
+      case "Pooling": try readPooling(folder, place.isEmpty ? "config.json" : "\(place)/config.json")
       default:
         throw AttentionError(
           .unsupported, path, "modules Transformer, Pooling and Normalize expected; got \"\(module.type)\"")
       }
+      names.append(name)
     }
-    let encoder = ModelFolder(path: encoderPath.isEmpty ? folder.path : folder.path(encoderPath))
-    for name in ["sentence_bert_config.json", "tokenizer_config.json"] where maximumLength == nil {
-      let lengths: Lengths? = try encoder.json(name)
-      // Hugging Face writes 1e30 where it has no limit.
-      guard let length = lengths?.max_seq_length ?? lengths?.model_max_length, length < 1e9 else { continue }
-      try requireFile(
-        length >= 1, encoder.path(name),
-        "\(lengths?.max_seq_length == nil ? "model_max_length" : "max_seq_length") from 1 expected; got \(length)")
-      maximumLength = Int(length)
+    // One after another, each once: what follows would compute something else, or nothing.
+    guard names == ["Transformer", "Pooling"] || names == ["Transformer", "Pooling", "Normalize"] else {
+      throw AttentionError(
+        .unsupported, path,
+        "modules Transformer, Pooling and, at the end, Normalize expected; got \(names.isEmpty ? "none" : names.joined(separator: ", "))"
+      )
     }
   }
 
-  private static func pooling(_ file: PoolingFile, _ path: String) throws(AttentionError) -> Pooling {
-    let names: [String: Pooling] = [
-      "mean": .mean, "cls": .cls, "max": .max, "mean_sqrt_len_tokens": .meanSquareRoot,
+  private mutating func readPooling(_ folder: ModelFolder, _ name: String) throws(AttentionError) {
+    let path = folder.path(name)
+    let file: PoolingFile = try folder.required(name)
+    poolsPrompt = file.include_prompt ?? true
+    let known: [String: Pooling] = [
+      "mean": .mean, "cls": .cls, "max": .max, "mean_sqrt_len_tokens": .meanSquareRoot, "weightedmean": .weightedMean,
+      "lasttoken": .lastToken,
     ]
-    if let name = file.pooling_mode {
-      guard let pooling = names[name] else {
-        throw AttentionError(
-          .unsupported, path,
-          "pooling_mode one of \(names.keys.sorted().joined(separator: ", ")) expected; got \"\(name)\"")
-      }
-      return pooling
-    }
-    let modes: [(Bool?, Pooling)] = [
-      (file.pooling_mode_cls_token, .cls), (file.pooling_mode_mean_tokens, .mean),
-      (file.pooling_mode_max_tokens, .max), (file.pooling_mode_mean_sqrt_len_tokens, .meanSquareRoot),
+    // Without a mode the flags of older releases, whose vectors follow one another in this order.
+    let flags = [
+      ("cls", file.pooling_mode_cls_token), ("max", file.pooling_mode_max_tokens),
+      ("mean", file.pooling_mode_mean_tokens), ("mean_sqrt_len_tokens", file.pooling_mode_mean_sqrt_len_tokens),
+      ("weightedmean", file.pooling_mode_weightedmean_tokens), ("lasttoken", file.pooling_mode_lasttoken),
     ]
-    let chosen = modes.filter { $0.0 == true }.map(\.1)
-    guard chosen.count == 1 else {
+    poolings = try (file.pooling_mode?.names ?? flags.filter { $0.1 == true }.map(\.0)).map {
+      name throws(AttentionError) in
+      if let pooling = known[name] { return pooling }
       throw AttentionError(
-        .unsupported, path, "one way of pooling expected; got \(chosen.map(\.rawValue).joined(separator: ", "))")
+        .unsupported, path,
+        "pooling_mode one of \(known.keys.sorted().joined(separator: ", ")) expected; got \"\(name)\"")
     }
-    return chosen[0]
+    guard !poolings.isEmpty else {
+      throw AttentionError(.unsupported, path, "one way of pooling expected; got none")
+    }
+  }
+
+  private mutating func readModel(_ folder: ModelFolder) throws(AttentionError) {
+    let name = "config_sentence_transformers.json"
+    guard let file: Model = try folder.json(name) else { return }
+    let path = folder.path(name)
+    prompts.texts = (file.prompts ?? [:]).mapValues { $0 ?? "" }
+    prompts.defaultName = file.default_prompt_name
+    if let own = file.default_prompt_name, prompts.texts[own] == nil {
+      throw AttentionError(
+        .invalidFile, path,
+        "default_prompt_name: one of the prompts \(prompts.texts.keys.sorted()) expected; got \"\(own)\"")
+    }
+    similarityName = file.similarity_fn_name
+    let similarities = ["cosine", "dot", "euclidean", "manhattan"]
+    if let similarityName, !similarities.contains(similarityName) {
+      throw AttentionError(
+        .unsupported, path,
+        "similarity_fn_name one of \(similarities.joined(separator: ", ")) expected; got \"\(similarityName)\"")
+    }
+    truncatedWidth = file.truncate_dim
+    try requireFile(
+      file.truncate_dim.map { $0 >= 1 } ?? true, path,
+      "truncate_dim from 1 expected; got \(file.truncate_dim ?? 0)")
+  }
+
+  private mutating func readLengths(_ encoder: ModelFolder) throws(AttentionError) {
+    // The names that sentence-transformers has saved its settings under, of which it reads the first that is there.
+    let kinds = ["bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet"]
+    let own = kinds.map { "sentence_\($0)_config.json" }.first(where: encoder.contains)
+    for name in [own, "tokenizer_config.json"].compactMap({ $0 }) {
+      guard let lengths: Lengths = try encoder.json(name) else { continue }
+      if name == own, lengths.do_lower_case == true { lowercases = true }
+      let all = [
+        ("max_seq_length", lengths.max_seq_length), ("model_max_length", lengths.model_max_length),
+        ("max_len", lengths.max_len),
+      ]
+      // Hugging Face writes 1e30 where it has no limit.
+      guard maximumLength == nil, let (member, found) = all.first(where: { $0.1 != nil }), let length = found,
+        length < 1e9
+      else { continue }
+      try requireFile(length >= 1, encoder.path(name), "\(member) from 1 expected; got \(length)")
+      maximumLength = Int(length)
+    }
   }
 }

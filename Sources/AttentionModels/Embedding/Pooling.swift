@@ -10,23 +10,44 @@ public enum Pooling: String, Sendable, Hashable, CaseIterable {
   case max
   /// Their sum over the root of their number.
   case meanSquareRoot
+  /// Their mean, the state of token i (from 1) weighing i times as much as the first.
+  case weightedMean
+  /// That of the last token.
+  case lastToken
 
-  /// The vector of `count` states of `width`, one after another; zeros where there is none.
-  func apply(_ states: UnsafePointer<Float>, count: Int, width: Int, into vector: UnsafeMutablePointer<Float>) {
-    guard count > 0 else { return vector.update(repeating: 0, count: width) }
-    vector.update(from: states, count: width)
-    if self == .cls { return }
-    for row in 1..<count {
-      let state = states + row * width
-      if self == .max {
+  /// The vector of the states in `rows`, `width` each, one after another from row 0 on; zeros where there is none.
+  func apply(
+    _ states: UnsafePointer<Float>, rows: Range<Int>, width: Int, into vector: UnsafeMutablePointer<Float>
+  ) {
+    guard let first = rows.first else { return vector.update(repeating: 0, count: width) }
+    func state(_ row: Int) -> UnsafePointer<Float> { states + row * width }
+    switch self {
+    case .cls: vector.update(from: state(first), count: width)
+    case .lastToken: vector.update(from: state(rows.upperBound - 1), count: width)
+    case .max:
+      vector.update(from: state(first), count: width)
+      for row in rows.dropFirst() {
+        let state = state(row)
         for i in 0..<width { vector[i] = Swift.max(vector[i], state[i]) }
-      } else {
+      }
+    case .mean, .meanSquareRoot:
+      vector.update(from: state(first), count: width)
+      for row in rows.dropFirst() {
+        let state = state(row)
         for i in 0..<width { vector[i] += state[i] }
       }
+      let factor = 1 / (self == .mean ? Float(rows.count) : Float(rows.count).squareRoot())
+      for i in 0..<width { vector[i] *= factor }
+    case .weightedMean:
+      vector.update(repeating: 0, count: width)
+      var sum: Float = 0
+      for row in rows {
+        let (state, weight) = (state(row), Float(row + 1))
+        for i in 0..<width { vector[i] += weight * state[i] }
+        sum += weight
+      }
+      for i in 0..<width { vector[i] /= sum }
     }
-    if self == .max { return }
-    let factor = 1 / (self == .mean ? Float(count) : Float(count).squareRoot())
-    for i in 0..<width { vector[i] *= factor }
   }
 
   /// x ← x / ‖x‖; zeros stay.

@@ -16,15 +16,39 @@ public struct SentenceEncoder: Sendable {
   public let tokenizer: WordPieceTokenizer
   /// Tokens to hidden states.
   public let encoder: BertEncoder
-  /// Hidden states to one vector.
-  public let pooling: Pooling
-  /// Whether vectors have length 1, so that their product is the cosine of their angle.
+  /// Hidden states to one vector: the results of these, one after another.
+  public let poolings: [Pooling]
+  /// Whether vectors are brought to length 1, so that their product is the cosine of their angle; before they are cut to
+  /// ``truncatedWidth``.
   public let isNormalized: Bool
   /// Tokens of a text at most; what follows is left out.
   public let maximumLength: Int
+  /// Columns of a vector that are kept, the first ones; nil: all.
+  public let truncatedWidth: Int?
+  /// The prompts that the model's settings name, by their names.
+  public var prompts: [String: String] { settings.prompts.texts }
+  /// The prompt that ``EmbeddingPrompt/automatic`` takes; nil: none.
+  public var defaultPromptName: String? { settings.prompts.defaultName }
+  /// By what the model's settings compare vectors, `similarity_fn_name`; ``EmbeddingSimilarity/cosine`` where they say nothing.
+  /// - Throws: `AttentionError` where they name a similarity that ``EmbeddingIndex`` does not compute.
+  public var similarity: EmbeddingSimilarity {
+    get throws(AttentionError) {
+      guard let name = settings.similarityName else { return .cosine }
+      if let similarity = EmbeddingSimilarity(rawValue: name) { return similarity }
+      throw AttentionError(
+        .unsupported, "similarity_fn_name", "one of cosine, dot expected for a search; got \"\(name)\"")
+    }
+  }
+
+  private let settings: EmbeddingSettings
+
+  /// The first of ``poolings``: most models have one.
+  public var pooling: Pooling { poolings[0] }
 
   /// The width of vectors.
-  public var width: Int { encoder.configuration.hiddenWidth }
+  public var width: Int { min(pooledWidth, truncatedWidth ?? .max) }
+
+  private var pooledWidth: Int { encoder.configuration.hiddenWidth * poolings.count }
 
   /// A model of parts.
   ///
@@ -39,7 +63,17 @@ public struct SentenceEncoder: Sendable {
     tokenizer: WordPieceTokenizer, encoder: BertEncoder, pooling: Pooling = .mean, isNormalized: Bool = true,
     maximumLength: Int? = nil
   ) throws(AttentionError) {
-    let length = maximumLength ?? encoder.configuration.positionCount
+    var settings = EmbeddingSettings()
+    settings.poolings = [pooling]
+    settings.isNormalized = isNormalized
+    settings.maximumLength = maximumLength
+    try self.init(tokenizer: tokenizer, encoder: encoder, settings)
+  }
+
+  private init(
+    tokenizer: WordPieceTokenizer, encoder: BertEncoder, _ settings: EmbeddingSettings
+  ) throws(AttentionError) {
+    let length = settings.maximumLength ?? encoder.configuration.positionCount
     try requireArgument(
       tokenizer.leastLength <= length && length <= encoder.configuration.positionCount,
       "SentenceEncoder",
@@ -51,22 +85,25 @@ public struct SentenceEncoder: Sendable {
         + "\(tokenizer.vocabularySize)")
     self.tokenizer = tokenizer
     self.encoder = encoder
-    self.pooling = pooling
-    self.isNormalized = isNormalized
-    self.maximumLength = length
+    self.settings = settings
+    poolings = settings.poolings
+    isNormalized = settings.isNormalized
+    maximumLength = length
+    truncatedWidth = settings.truncatedWidth
   }
 
   /// The model of a folder: `config.json`, `model.safetensors`, `tokenizer.json` or `vocab.txt`, and, where
-  /// sentence-transformers has saved it, `modules.json` and the pooling's configuration.
+  /// sentence-transformers has saved it, `modules.json`, the pooling's configuration, and `config_sentence_transformers.json`
+  /// with prompts, similarity and `truncate_dim`.
   ///
   /// - Parameters:
   ///   - directory: The path of the folder.
   ///   - loading: Whether weights are mapped or read. Mapped files must not change while the model lives.
-  /// - Throws: `AttentionError` that names the file and what is wrong with it.
+  /// - Throws: `AttentionError` that names the file and what is wrong with it, or what of it is not supported.
   public init(directory: String, loading: SafeTensorsFile.Loading = .mapped) throws {
     let outer = ModelFolder(path: directory)
     try outer.check()
-    let settings = try EmbeddingSettings(folder: outer)
+    var settings = try EmbeddingSettings(folder: outer)
     let folder = ModelFolder(path: settings.encoderPath.isEmpty ? directory : outer.path(settings.encoderPath))
     let configuration = try BertConfiguration(folder: folder)
     let weights = folder.path("model.safetensors")
@@ -76,29 +113,65 @@ public struct SentenceEncoder: Sendable {
         .notFound, weights,
         others.isEmpty ? "no such file" : "weights in one safetensors file expected; there is \(others[0])")
     }
+    settings.maximumLength = settings.maximumLength.map { min($0, configuration.positionCount) }
     try self.init(
-      tokenizer: WordPieceTokenizer(folder: folder),
+      tokenizer: WordPieceTokenizer(folder: folder, lowercases: settings.lowercases),
       encoder: BertEncoder(
         configuration: configuration, weights: SafeTensorsFile(path: weights, loading: loading)),
-      pooling: settings.pooling, isNormalized: settings.isNormalized,
-      maximumLength: settings.maximumLength.map { min($0, configuration.positionCount) })
+      settings)
   }
 
-  /// The tokens of a text, as ``embed(_:context:)`` sees them.
-  public func tokens(_ text: String) -> [Int32] { tokenizer.encode(text, maximumLength: maximumLength) }
+  // MARK: Tokens
+
+  /// The tokens of a text, as ``embed(_:prompt:context:)`` sees them, the model's default prompt in front.
+  public func tokens(_ text: String) -> [Int32] {
+    tokens(text, after: ResolvedPrompt(text: settings.prompts.first([]), tokenCount: 0)).ids
+  }
+
+  /// Whether a text has more tokens, its prompt's counted, than ``maximumLength``: the rest is left out of its vector.
+  /// - Throws: `AttentionError` for a prompt that the model does not have.
+  public func isCut(_ text: String, prompt: EmbeddingPrompt = .automatic) throws(AttentionError) -> Bool {
+    tokens(text, after: try resolve(prompt)).isCut
+  }
+
+  /// A prompt, and how many tokens at the front of a text are not pooled for it.
+  struct ResolvedPrompt: Sendable {
+    let text: String
+    let tokenCount: Int
+  }
+
+  func resolve(_ prompt: EmbeddingPrompt) throws(AttentionError) -> ResolvedPrompt {
+    let text = try settings.prompts.text(prompt)
+    if text.isEmpty || settings.poolsPrompt { return ResolvedPrompt(text: text, tokenCount: 0) }
+    // Those around the text that come before it count too.
+    let own = tokens("", after: ResolvedPrompt(text: text, tokenCount: 0)).ids
+    return ResolvedPrompt(text: text, tokenCount: own.count - tokenizer.suffixLength)
+  }
+
+  func tokens(_ text: String, after prompt: ResolvedPrompt) -> (ids: [Int32], isCut: Bool) {
+    tokenizer.encode(prompt.text + text, cutTo: maximumLength)
+  }
+
+  // MARK: Vectors
 
   /// A vector for each text.
   ///
   /// - Parameters:
   ///   - texts: Any texts, also empty ones; what is longer than ``maximumLength`` is cut.
+  ///   - prompt: What is put before each text.
   ///   - context: Threads, instruction set, algorithm.
   /// - Returns: `[texts, width]`, in the order of the texts.
-  /// - Throws: `AttentionError` where memory is lacking or the context asks for what this machine lacks.
-  public func embed(_ texts: [String], context: AttentionContext = .default) throws -> Tensor<Float> {
-    try embed(tokens: texts.map(tokens), context: context)
+  /// - Throws: `AttentionError` for a prompt that the model does not have, where memory is lacking, or the context asks for
+  ///   what this machine lacks.
+  public func embed(
+    _ texts: [String], prompt: EmbeddingPrompt = .automatic, context: AttentionContext = .default
+  ) throws -> Tensor<Float> {
+    let prompt = try resolve(prompt)
+    let sequences = texts.map { TokenSequence(ids: tokens($0, after: prompt).ids, promptTokenCount: prompt.tokenCount) }
+    return try embed(sequences, context: context)
   }
 
-  /// ``embed(_:context:)`` of texts that are tokenized already.
+  /// ``embed(_:prompt:context:)`` of texts that are tokenized already.
   ///
   /// - Parameters:
   ///   - sequences: The ids of each text.
@@ -110,21 +183,26 @@ public struct SentenceEncoder: Sendable {
     tokens sequences: [[Int32]], context: AttentionContext = .default,
     checkpoint: @Sendable () throws -> Void = {}
   ) throws -> Tensor<Float> {
+    try embed(
+      sequences.map { TokenSequence(ids: $0, promptTokenCount: 0) }, context: context, checkpoint: checkpoint)
+  }
+
+  func embed(
+    _ sequences: [TokenSequence], context: AttentionContext, checkpoint: @Sendable () throws -> Void = {}
+  ) throws -> Tensor<Float> {
     // Here, where a sequence has the caller's number.
-    try encoder.check(sequences)
-    let batches = TokenBatch.batches(lengths: sequences.map(\.count))
+    try encoder.check(sequences.map(\.ids))
+    let batches = TokenBatch.batches(lengths: sequences.map(\.ids.count))
     let width = width
     return try Tensor(shape: [sequences.count, width]) { target in
       guard let vectors = target.baseAddress.map(UncheckedSendable.init) else { return }
       func run(_ batch: TokenBatch, _ context: AttentionContext) throws {
         let states = try encoder.hiddenStates(
-          batch.indices.map { sequences[$0] }, context: context, checkpoint: checkpoint)
+          batch.indices.map { sequences[$0].ids }, context: context, checkpoint: checkpoint)
         var state = states.base
         for index in batch.indices {
-          let vector = vectors.value + index * width
-          pooling.apply(state, count: sequences[index].count, width: width, into: vector)
-          if isNormalized { Pooling.normalize(vector, width: width) }
-          state += sequences[index].count * width
+          pool(state, sequences[index], into: vectors.value + index * width)
+          state += sequences[index].ids.count * encoder.configuration.hiddenWidth
         }
         withExtendedLifetime(states) {}
       }
@@ -145,19 +223,44 @@ public struct SentenceEncoder: Sendable {
     }
   }
 
+  /// The vector of a text whose hidden states lie one after another: pooled, normalised, cut.
+  private func pool(_ states: UnsafePointer<Float>, _ sequence: TokenSequence, into vector: UnsafeMutablePointer<Float>)
+  {
+    let width = encoder.configuration.hiddenWidth
+    let rows = min(sequence.promptTokenCount, sequence.ids.count)..<sequence.ids.count
+    func pool(into whole: UnsafeMutablePointer<Float>) {
+      for (index, pooling) in poolings.enumerated() {
+        pooling.apply(states, rows: rows, width: width, into: whole + index * width)
+      }
+      if isNormalized { Pooling.normalize(whole, width: pooledWidth) }
+    }
+    if self.width == pooledWidth { return pool(into: vector) }
+    withUnsafeTemporaryAllocation(of: Float.self, capacity: pooledWidth) { whole in
+      pool(into: whole.baseAddress!)
+      vector.update(from: whole.baseAddress!, count: self.width)
+    }
+  }
+
   /// The attention weights of a text, and its words.
   ///
   /// - Parameters:
   ///   - text: Any text.
   ///   - context: Threads, instruction set, algorithm.
   /// - Returns: The tokens, and for each layer `[H, L, L]`: how much each token (row) attends to each.
-  /// - Throws: As ``embed(_:context:)``.
+  /// - Throws: As ``embed(_:prompt:context:)``.
   public func attentions(
     for text: String, context: AttentionContext = .default
   ) throws -> (tokens: [String], layers: [Tensor<Float>]) {
     let ids = tokens(text)
     return (ids.map(tokenizer.token), try encoder.trace(ids, context: context).attentions)
   }
+}
+
+/// A text as the encoder sees it.
+struct TokenSequence {
+  let ids: [Int32]
+  /// Tokens at its front that are a prompt's, and not pooled.
+  let promptTokenCount: Int
 }
 
 /// Sequences that go through the encoder together.

@@ -107,17 +107,20 @@ public final class TextEmbedder: Sendable {
 
   /// A vector for each text, in their order.
   ///
-  /// - Parameter texts: Any texts, also empty ones; what is longer than the model's limit is cut.
+  /// - Parameters:
+  ///   - texts: Any texts, also empty ones; what is longer than the model's limit is cut.
+  ///   - prompt: What is put before each text.
   /// - Returns: As many vectors of ``width``.
-  /// - Throws: `CancellationError` where the task is cancelled; `AttentionError` of code `busy` where too many texts wait, or
-  ///   where memory is lacking.
-  public func embed(_ texts: [String]) async throws -> [[Float]] {
+  /// - Throws: `CancellationError` where the task is cancelled; `AttentionError` of code `busy` where too many texts wait, for a
+  ///   prompt that the model does not have, or where memory is lacking.
+  public func embed(_ texts: [String], prompt: EmbeddingPrompt = .automatic) async throws -> [[Float]] {
     try Task.checkCancellation()
+    let prompt = try model.resolve(prompt)
     if texts.isEmpty { return [] }
     let slot = JobSlot()
     return try await withTaskCancellationHandler {
       try await withCheckedThrowingContinuation { continuation in
-        let job = EmbeddingJob(texts, continuation)
+        let job = EmbeddingJob(texts, prompt, continuation)
         do { try queue.add(job) } catch { job.end(.failure(error)) }
         slot.set(job)
       }
@@ -129,7 +132,9 @@ public final class TextEmbedder: Sendable {
   /// The vector of one text.
   /// - Returns: A vector of ``width``.
   /// - Throws: As for several texts.
-  public func embed(_ text: String) async throws -> [Float] { try await embed([text])[0] }
+  public func embed(_ text: String, prompt: EmbeddingPrompt = .automatic) async throws -> [Float] {
+    try await embed([text], prompt: prompt)[0]
+  }
 }
 
 /// A job that may be cancelled before it is there.

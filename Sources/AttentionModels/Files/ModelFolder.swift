@@ -34,6 +34,9 @@ struct ModelFolder {
     guard contains(name) else { return nil }
     let bytes = try bytes(name)
     do { return try JSONDecoder().decode(Value.self, from: Data(bytes)) } catch {
+      if let other = bytes.withUnsafeBytes(whatElse) {
+        throw AttentionError(.invalidFile, path(name), "JSON expected; it is \(other)")
+      }
       throw AttentionError(.invalidFile, path(name), describe(error))
     }
   }

@@ -18,7 +18,7 @@ struct WeightLoader {
   /// The tensor of that name and shape as Float, contiguous: a view of the file where it is that already. Wrong ones are told
   /// by ``finish(ignoring:)``; until then zeros stand in for them, which are not contiguous and take no memory.
   mutating func tensor(_ name: String, _ shape: [Int]) throws -> Tensor<Float> {
-    let name = prefix + name
+    let name = stored(prefix + name)
     wanted.insert(name)
     guard let entry = file.entry(name) else {
       problems.append("\(name) \(shape) is missing")
@@ -34,6 +34,16 @@ struct WeightLoader {
       problems.append("\(name) is \(entry.dataType.rawValue), real numbers expected")
       return try zeros(shape)
     }
+  }
+
+  /// The name that the file has: norms of the first BERT checkpoints have a gamma and a beta for weight and bias.
+  private func stored(_ name: String) -> String {
+    for (newer, older) in [(".LayerNorm.weight", ".LayerNorm.gamma"), (".LayerNorm.bias", ".LayerNorm.beta")]
+    where name.hasSuffix(newer) && file.entry(name) == nil {
+      let other = name.dropLast(newer.count) + older
+      if file.entry(String(other)) != nil { return String(other) }
+    }
+    return name
   }
 
   /// - Throws: `AttentionError` with every tensor that is missing, of another shape, or unknown.

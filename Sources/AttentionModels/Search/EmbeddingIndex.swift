@@ -3,11 +3,15 @@ internal import AttentionFiles
 public import AttentionTensors
 internal import Foundation
 
-/// Texts with their vectors, to be searched by the product of vectors: exact, every text is compared.
+/// Texts with their vectors, to be searched: exact, every text is compared.
 ///
 ///     let index = try EmbeddingIndex(lines: lines, encoder: encoder)
 ///     try index.write(to: "lines.index")
-///     let matches = try index.search(encoder.embed(["who is tall and handsome"]), limit: 5)[0]
+///     let query = try encoder.embed(["who is tall and handsome"], prompt: .query)
+///     let matches = try index.search(query, limit: 5)[0]
+///
+/// Vectors are compared as the model's settings say: by the cosine of their angle, or by their product. Texts are embedded with
+/// the model's prompt for documents, if it has one.
 ///
 /// A file of an index is a safetensors file, and mapped: opening one of a million texts takes no time.
 ///
@@ -17,19 +21,32 @@ internal import Foundation
 /// | `text.bytes`, `text.ends` | U8: the texts, one after another; I64 `[N]`: where each ends |
 /// | `lines` | I64 `[N]`: the line of each text, from 1 |
 /// | `probe` | F32 `[d]`: the vector of a fixed text, by which a model is known |
+/// | `inverse.lengths` | F32 `[N]`: 1 / ‖vector‖, where the cosine is asked for and vectors are not of length 1 |
+///
+/// Its metadata say how many texts were cut (`cut`).
 ///
 /// Cost of a search: 2·N·d operations for each query, at the speed of the memory for a few; and some 10 ns a score on one thread.
 public struct EmbeddingIndex: Sendable {
   /// A text that was found.
   public struct Match: Sendable, Hashable {
-    /// The product of both vectors: of normalised ones, the cosine of their angle.
+    /// The cosine of the angle of both vectors; their product, where the model's settings say so.
     public let score: Float
     /// The place of the text, from 0.
     public let position: Int
     /// The line that the text stood in, from 1.
     public let line: Int
-    /// The text.
+    /// The text; of a line in chunks, the chunk that counted.
     public let text: String
+  }
+
+  /// How texts that are longer than the model's limit are cut into several.
+  public struct Chunking: Sendable, Hashable {
+    /// Tokens of a chunk that the next one repeats at most, so that what a cut would part stands together in one of them;
+    /// nil: an eighth of a chunk.
+    public var overlap: Int?
+
+    /// Chunks of as many tokens as the model takes, with some in common.
+    public init(overlap: Int? = nil) { self.overlap = overlap }
   }
 
   private let vectors: Tensor<Float>
@@ -37,6 +54,12 @@ public struct EmbeddingIndex: Sendable {
   private let ends: Tensor<Int64>
   private let lines: Tensor<Int64>
   private let probe: Tensor<Float>
+  /// 1 / ‖vector‖ for each text, by which products become cosines; nil: products are compared as they are.
+  private let inverseLengths: Tensor<Float>?
+  /// True if texts that follow one another may be chunks of one line, of which the best counts.
+  private let hasChunks: Bool
+  /// Texts that were longer than the model's limit when the index was made: what follows is not in their vectors.
+  public let cutCount: Int
 
   private static let format = "swift-attention index 1"
   private static let probeText = "The same text, to know a model by."
@@ -52,18 +75,21 @@ public struct EmbeddingIndex: Sendable {
   /// - Parameters:
   ///   - lines: The lines.
   ///   - encoder: Makes vectors of them.
+  ///   - chunking: How lines beyond the model's limit become several texts, of which a line's best counts; nil: they are cut,
+  ///     and ``cutCount`` tells how many.
   ///   - context: Threads, instruction set, algorithm.
   ///   - progress: Called now and then with the number of texts that are done and of all.
   /// - Throws: `AttentionError` where memory is lacking; what `progress` throws.
   public init(
-    lines: some Sequence<String>, encoder: SentenceEncoder, context: AttentionContext = .default,
-    progress: (Int, Int) throws -> Void = { _, _ in }
+    lines: some Sequence<String>, encoder: SentenceEncoder, chunking: Chunking? = nil,
+    context: AttentionContext = .default, progress: (Int, Int) throws -> Void = { _, _ in }
   ) throws {
     var texts: [String] = []
     var numbers: [Int64] = []
     for (index, line) in lines.enumerated() where !line.allSatisfy(\.isWhitespace) {
-      texts.append(line)
-      numbers.append(Int64(index + 1))
+      let parts = try chunking.map { try encoder.chunks(of: line, overlap: $0.overlap, prompt: .document) } ?? [line]
+      texts += parts
+      numbers += parts.map { _ in Int64(index + 1) }
     }
     try self.init(texts: texts, lines: numbers, encoder: encoder, context: context, progress: progress)
   }
@@ -84,10 +110,19 @@ public struct EmbeddingIndex: Sendable {
     try requireArgument(
       texts.count <= Self.countLimit, "EmbeddingIndex", "at most \(Self.countLimit) texts expected; got \(texts.count)")
     var vectors = try Tensor<Float>(uninitializedShape: [texts.count, encoder.width])
+    let prompt = try encoder.resolve(.document)
+    let similarity = try encoder.similarity
+    hasChunks = Self.hasRepetitions(lines)
+    var cutCount = 0
     try progress(0, texts.count)
-    for first in stride(from: 0, to: texts.count, by: Self.chunkLength) {
-      let range = first..<min(first + Self.chunkLength, texts.count)
-      let part = try encoder.embed(Array(texts[range]), context: context)
+    for first in stride(from: 0, to: texts.count, by: Self.reportLength) {
+      let range = first..<min(first + Self.reportLength, texts.count)
+      let sequences = texts[range].map { text in
+        let (ids, isCut) = encoder.tokens(text, after: prompt)
+        if isCut { cutCount += 1 }
+        return TokenSequence(ids: ids, promptTokenCount: prompt.tokenCount)
+      }
+      let part = try encoder.embed(sequences, context: context)
       try vectors.withMutableView { view in try view.withSlice(range, axis: 0) { try $0.copy(from: part) } }
       try progress(range.upperBound, texts.count)
     }
@@ -105,15 +140,36 @@ public struct EmbeddingIndex: Sendable {
           "vectors of finite numbers expected; the model gives others for \"\(text.prefix(40))\"")
       }
     }
+    // Vectors of length 1 have the cosine for product already, if all of them is there.
+    let isProduct = similarity == .dot || (encoder.isNormalized && encoder.truncatedWidth == nil)
+    inverseLengths = isProduct ? nil : try Self.inverseLengths(vectors)
     self.vectors = vectors
     self.bytes = try Tensor(bytes, shape: [bytes.count])
     self.ends = try Tensor(ends, shape: [ends.count])
     self.lines = try Tensor(lines, shape: [lines.count])
-    probe = try encoder.embed([Self.probeText], context: context).reshaped([encoder.width])
+    self.cutCount = cutCount
+    probe = try encoder.embed([Self.probeText], prompt: .none, context: context).reshaped([encoder.width])
   }
 
   /// Texts that are embedded between two reports of progress.
-  private static let chunkLength = 1024
+  private static let reportLength = 1024
+
+  /// 1 / ‖x‖ for each row x, with PyTorch's floor.
+  private static func inverseLengths(_ vectors: Tensor<Float>) throws -> Tensor<Float> {
+    let (count, width) = (vectors.shape[0], vectors.shape[1])
+    return try Tensor(shape: [count]) { target in
+      try vectors.withUnsafeBufferPointer { vectors in
+        for row in 0..<count {
+          let sum = vectors[row * width..<(row + 1) * width].reduce(0) { $0 + $1 * $1 }
+          target[row] = 1 / max(sum.squareRoot(), 1e-12)
+        }
+      }
+    }
+  }
+
+  private static func hasRepetitions(_ lines: some Sequence<Int64>) -> Bool {
+    zip(lines, lines.dropFirst()).contains { $0 == $1 }
+  }
 
   /// An index that ``write(to:)`` has written; mapped.
   /// - Throws: `AttentionError` where the file is none, or contradicts itself.
@@ -127,9 +183,20 @@ public struct EmbeddingIndex: Sendable {
     ends = try file.tensor("text.ends", as: Int64.self)
     lines = try file.tensor("lines", as: Int64.self)
     probe = try file.tensor("probe", as: Float.self)
+    hasChunks = Self.hasRepetitions(lines.array)
+    inverseLengths =
+      file.entry("inverse.lengths") == nil ? nil : try file.tensor("inverse.lengths", as: Float.self)
+    let cut = file.metadata["cut"] ?? "0"
+    guard let cutCount = Int(cut), cutCount >= 0 else {
+      throw AttentionError(.invalidFile, path, "cut: a number from 0 expected; got \"\(cut)\"")
+    }
+    self.cutCount = cutCount
     let isWhole =
       vectors.rank == 2 && vectors.shape[0] <= Self.countLimit && ends.shape == [vectors.shape[0]]
       && lines.shape == ends.shape && bytes.rank == 1 && probe.shape == [vectors.shape[1]]
+    try requireFile(
+      inverseLengths.map { $0.shape == ends.shape } ?? true, path,
+      "inverse.lengths \(ends.shape) expected; got \(inverseLengths?.shape ?? [])")
     try requireFile(
       isWhole, path,
       "vectors [N, d], text.ends and lines [N], text.bytes of rank 1 and probe [d] expected; got \(vectors.shape), "
@@ -158,15 +225,17 @@ public struct EmbeddingIndex: Sendable {
   public func write(to path: String) throws {
     var writer = SafeTensorsWriter()
     writer.metadata["format"] = Self.format
+    writer.metadata["cut"] = "\(cutCount)"
     try writer.add("vectors", vectors)
     try writer.add("text.bytes", bytes)
     try writer.add("text.ends", ends)
     try writer.add("lines", lines)
     try writer.add("probe", probe)
+    if let inverseLengths { try writer.add("inverse.lengths", inverseLengths) }
     try writer.write(to: path)
   }
 
-  /// Texts.
+  /// Texts; a line in chunks counts as many.
   public var count: Int { vectors.shape[0] }
   /// The width of vectors.
   public var width: Int { vectors.shape[1] }
@@ -180,7 +249,7 @@ public struct EmbeddingIndex: Sendable {
     }
   }
 
-  /// The vector of a text by its place, `[d]`.
+  /// The vector of a text by its place, `[d]`, as the model gives it.
   /// - Throws: `AttentionError` where there is no such place.
   public func vector(_ position: Int) throws -> Tensor<Float> { try vectors.select(position, axis: 0) }
 
@@ -190,17 +259,17 @@ public struct EmbeddingIndex: Sendable {
     try requireArgument(
       encoder.width == width, "EmbeddingIndex",
       "a model of width \(width) expected, as the index has it; got \(encoder.width)")
-    let own = try encoder.embed([Self.probeText], context: context)
+    let own = try encoder.embed([Self.probeText], prompt: .none, context: context)
     // What instruction sets differ in is less; NaN is no match.
     try requireArgument(
       (0..<width).allSatisfy { abs(own[0, $0] - probe[$0]) < 1e-3 }, "EmbeddingIndex",
       "the model that the index was made with expected; this one gives other vectors")
   }
 
-  /// The best texts for each query, best first; of equal ones the earlier first.
+  /// The best texts for each query, best first; of equal ones the earlier first. Of a line in chunks the best one counts.
   ///
   /// - Parameters:
-  ///   - queries: `[Q, d]`: vectors of the index's model.
+  ///   - queries: `[Q, d]`: vectors of the index's model, embedded with ``EmbeddingPrompt/query``.
   ///   - limit: Texts for each query at most.
   ///   - context: Threads, instruction set, algorithm.
   /// - Returns: A list for each query.
@@ -218,21 +287,57 @@ public struct EmbeddingIndex: Sendable {
         return try search(queries.slice(range, axis: 0), limit: limit, context: context)
       }
     }
+    let lengths = try inverseLengths.map { _ in try Self.inverseLengths(queries.contiguous()) }
     var best = Array(repeating: BestScores(limit: min(limit, count)), count: queries.shape[0])
+    var bestOfLines = Array(repeating: BestOfLine(), count: hasChunks ? queries.shape[0] : 0)
     for first in stride(from: 0, to: count, by: Self.blockLength) {
       let block = try vectors.slice(first..<min(first + Self.blockLength, count), axis: 0)
       let scores = try matmul(queries, block.transposed(), context: context)
-      try scores.withUnsafeBufferPointer { scores in
+      if let inverseLengths, let lengths {
         for query in best.indices {
-          for i in 0..<block.shape[0] { best[query].add(scores[query * block.shape[0] + i], first + i) }
+          let row = scores.mutableBase + query * block.shape[0]
+          for i in 0..<block.shape[0] { row[i] *= lengths.base[query] * inverseLengths.base[first + i] }
         }
       }
+      try scores.withUnsafeBufferPointer { scores in
+        for query in best.indices {
+          let row = query * block.shape[0]
+          if hasChunks {
+            for i in 0..<block.shape[0] {
+              if let done = bestOfLines[query].add(scores[row + i], first + i, line: lines.base[first + i]) {
+                best[query].add(done.score, done.position)
+              }
+            }
+          } else {
+            for i in 0..<block.shape[0] { best[query].add(scores[row + i], first + i) }
+          }
+        }
+      }
+    }
+    for query in bestOfLines.indices {
+      if let done = bestOfLines[query].best { best[query].add(done.score, done.position) }
     }
     return best.map { list in
       list.sorted.map {
         Match(score: $0.score, position: $0.position, line: Int(lines[$0.position]), text: text($0.position))
       }
     }
+  }
+}
+
+/// The best chunk of the line at hand.
+private struct BestOfLine {
+  private(set) var best: (score: Float, position: Int)?
+  private var line: Int64 = 0
+
+  /// Gives the best of the line before where another one begins. NaN is never the best, of equal ones the earlier is.
+  mutating func add(_ score: Float, _ position: Int, line: Int64) -> (score: Float, position: Int)? {
+    if line == self.line, let best {
+      if score > best.score || best.score.isNaN { self.best = (score, position) }
+      return nil
+    }
+    defer { (best, self.line) = ((score, position), line) }
+    return best
   }
 }
 

@@ -57,6 +57,15 @@ enum BertCharacters {
     }
   }
 
+  /// Part of a word, `\w` of regular expressions: a letter, a mark, a digit, or what joins them.
+  static func isOfWord(_ scalar: Unicode.Scalar) -> Bool {
+    if scalar.properties.isAlphabetic || scalar.properties.isJoinControl { return true }
+    switch scalar.properties.generalCategory {
+    case .nonspacingMark, .spacingMark, .enclosingMark, .decimalNumber, .connectorPunctuation: return true
+    default: return false
+    }
+  }
+
   /// The order of a mark behind its letter; 0: a letter.
   static func combiningClass(_ scalar: Unicode.Scalar) -> UInt8 {
     scalar.value < 0x300 || !isAssigned(scalar, by: 9) ? 0 : scalar.properties.canonicalCombiningClass.rawValue

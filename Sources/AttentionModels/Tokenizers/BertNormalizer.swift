@@ -11,6 +11,11 @@ struct BertNormalizer: Sendable, Hashable {
   /// Whether letters become small ones.
   var lowercases = true
 
+  /// A text in normal form.
+  func normalized(_ text: String) -> String {
+    String(String.UnicodeScalarView(normalize(text.unicodeScalars.compactMap(cleaned))))
+  }
+
   /// Brings the scalars of a piece of text into normal form, those that ASCII bytes interrupt aside.
   ///
   /// Steps, in Hugging Face's order: clean, separate, decompose (NFD) and strip, lowercase.

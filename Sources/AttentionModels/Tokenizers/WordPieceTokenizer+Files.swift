@@ -13,9 +13,17 @@ extension WordPieceTokenizer {
     try self.init(folder: folder)
   }
 
-  init(folder: ModelFolder) throws(AttentionError) {
-    if let file: TokenizerFile = try folder.json("tokenizer.json") {
+  /// `lowercases`: whether letters become small ones even where the folder's files leave them as they are.
+  init(folder: ModelFolder, lowercases: Bool = false) throws(AttentionError) {
+    let settings = try TokenizerSettings(folder)
+    if let kind: TokenizerKind = try folder.json("tokenizer.json") {
       let path = folder.path("tokenizer.json")
+      // Before the rest, which another kind has in another form.
+      guard kind.model?.type ?? "WordPiece" == "WordPiece" else {
+        throw AttentionError(
+          .unsupported, path, "model of type \"WordPiece\" expected; got \"\(kind.model?.type ?? "")\"")
+      }
+      let file: TokenizerFile = try folder.required("tokenizer.json")
       var parts = try file.parts(path)
       if file.hasGaps, folder.contains("vocab.txt") {
         // JSON's keys are strings of Swift, of which two that look alike, é in one scalar or two, are one. Lines are not.
@@ -25,9 +33,11 @@ extension WordPieceTokenizer {
         }
         try requireFile(
           isSame && tokens.count <= parts.tokens.count, folder.path("vocab.txt"), "the vocabulary of \(path) expected")
-        let specials = Set(parts.specialTokens.map(\.id))
+        let specials = Set(parts.addedTokens.map(\.id))
         for (id, token) in tokens.enumerated() where !specials.contains(Int32(id)) { parts.tokens[id] = token }
       }
+      try settings.change(&parts, path)
+      if lowercases { parts.normalizer.lowercases = true }
       try self.init(parts, name: path)
       return
     }
@@ -35,14 +45,20 @@ extension WordPieceTokenizer {
       throw AttentionError(.notFound, folder.path, "tokenizer.json or vocab.txt expected")
     }
     let path = folder.path("vocab.txt")
-    let settings: TokenizerSettings = try folder.json("tokenizer_config.json") ?? TokenizerSettings()
-    try self.init(settings.parts(vocabulary: Self.vocabulary(folder), path), name: path)
+    var parts = WordPieceTokenizer.Parts(tokens: try Self.vocabulary(folder))
+    try settings.complete(&parts, path)
+    if lowercases { parts.normalizer.lowercases = true }
+    try self.init(parts, name: path)
   }
 
   /// The lines of `vocab.txt`: a token each, whatever it holds.
   private static func vocabulary(_ folder: ModelFolder) throws(AttentionError) -> [String] {
     let path = folder.path("vocab.txt")
-    let lines = try splitLines(folder.bytes("vocab.txt"), name: path)
+    let bytes = try folder.bytes("vocab.txt")
+    if let other = bytes.withUnsafeBytes(whatElse) {
+      throw AttentionError(.invalidFile, path, "a token in each line expected; it is \(other)")
+    }
+    let lines = try splitLines(bytes, name: path)
     try requireFile(lines.count <= idLimit, path, "\(idLimit) tokens at most expected; got \(lines.count)")
     return lines
   }
@@ -51,10 +67,15 @@ extension WordPieceTokenizer {
   fileprivate static let idLimit = 1 << 24
 }
 
-/// `tokenizer_config.json`, as far as BERT's tokenizer reads it.
-private struct TokenizerSettings: Decodable {
+/// What `tokenizer_config.json` and the files beside it say of BERT's tokenizer.
+private struct TokenizerSettings {
+  private let file: File
+  private let path: String
+  /// Tokens that were added to the vocabulary.
+  private let added: [WordPieceTokenizer.AddedToken]
+
   /// A token, or a record of it.
-  struct Token: Decodable {
+  private struct Token: Decodable {
     let content: String
     init(from decoder: any Decoder) throws {
       enum Key: String, CodingKey { case content }
@@ -65,37 +86,162 @@ private struct TokenizerSettings: Decodable {
       }
     }
   }
-  var do_lower_case: Bool?
-  var strip_accents: Bool?
-  var tokenize_chinese_chars: Bool?
-  var unk_token: Token?
-  var cls_token: Token?
-  var sep_token: Token?
-  var pad_token: Token?
-  var mask_token: Token?
 
-  func parts(vocabulary tokens: [String], _ path: String) throws(AttentionError) -> WordPieceTokenizer.Parts {
-    var parts = WordPieceTokenizer.Parts(tokens: tokens)
-    let lowercases = do_lower_case ?? true
-    parts.normalizer.lowercases = lowercases
-    parts.normalizer.stripsAccents = strip_accents ?? lowercases
-    parts.normalizer.separatesIdeographs = tokenize_chinese_chars ?? true
-    parts.unknownToken = unk_token?.content ?? "[UNK]"
-    // By bytes: strings that look alike are equal.
-    let ids = Dictionary(tokens.enumerated().map { (Array($1.utf8), Int32($0)) }, uniquingKeysWith: { $1 })
+  private struct Names: Decodable {
+    var unk_token: Token?
+    var cls_token: Token?
+    var sep_token: Token?
+    var pad_token: Token?
+    var mask_token: Token?
+  }
+
+  private struct File: Decodable {
+    struct AddedToken: Decodable {
+      let content: String
+      let single_word: Bool?
+      let normalized: Bool?
+      let special: Bool?
+    }
+    var tokenizer_class: String?
+    var do_lower_case: Bool?
+    var strip_accents: Bool?
+    var tokenize_chinese_chars: Bool?
+    var truncation_side: String?
+    var added_tokens_decoder: [String: AddedToken]?
+  }
+
+  private var names = Names()
+
+  /// Classes that are BERT's tokenizer by another name.
+  private static let classes = ["Bert", "DistilBert", "Electra", "MobileBert", "RetriBert"]
+  /// Classes that take `tokenizer.json` as it is, whatever the settings say of letters and names.
+  private static let plainClasses = ["PreTrainedTokenizerFast", "TokenizersBackend"]
+
+  private var isPlain: Bool { file.tokenizer_class.map(Self.plainClasses.contains) ?? false }
+
+  init(_ folder: ModelFolder) throws(AttentionError) {
+    let name = "tokenizer_config.json"
+    path = folder.path(name)
+    file = try folder.json(name) ?? File()
+    let known = Self.classes.flatMap { ["\($0)Tokenizer", "\($0)TokenizerFast"] } + Self.plainClasses
+    if let own = file.tokenizer_class, !known.contains(own) {
+      throw AttentionError(
+        .unsupported, path, "tokenizer_class \"BertTokenizer\", or one that is like it, expected; got \"\(own)\"")
+    }
+    let sides = ["left", "right"]
+    if let side = file.truncation_side, !sides.contains(side) {
+      throw AttentionError(.invalidFile, path, "truncation_side left or right expected; got \"\(side)\"")
+    }
+    // Older releases keep the names in a file of their own.
+    let older: Names = try folder.json("special_tokens_map.json") ?? Names()
+    names = try folder.json(name) ?? Names()
+    names.unk_token = names.unk_token ?? older.unk_token
+    names.cls_token = names.cls_token ?? older.cls_token
+    names.sep_token = names.sep_token ?? older.sep_token
+    names.pad_token = names.pad_token ?? older.pad_token
+    names.mask_token = names.mask_token ?? older.mask_token
+
+    var added: [WordPieceTokenizer.AddedToken] = []
+    for (number, token) in file.added_tokens_decoder ?? [:] {
+      guard let id = Int32(number), id >= 0 else {
+        throw AttentionError(.invalidFile, path, "added_tokens_decoder: ids from 0 expected; got \"\(number)\"")
+      }
+      added.append(
+        WordPieceTokenizer.AddedToken(
+          content: token.content, id: id, isSingleWord: token.single_word ?? false,
+          isNormalized: token.normalized ?? (token.special != true)))
+    }
+    // The oldest form: names and ids. Such tokens are looked for in the normalised text.
+    let oldest: [String: Int32] = try folder.json("added_tokens.json") ?? [:]
+    for (content, id) in oldest where !added.contains(where: { $0.id == id }) {
+      try requireFile(id >= 0, folder.path("added_tokens.json"), "ids from 0 expected; got \(id)")
+      let isSpecial = [names.unk_token, names.cls_token, names.sep_token, names.pad_token, names.mask_token]
+        .contains { $0?.content == content }
+      added.append(WordPieceTokenizer.AddedToken(content: content, id: id, isNormalized: !isSpecial))
+    }
+    self.added = added.sorted { $0.id < $1.id }
+  }
+
+  /// The parts of a tokenizer whose vocabulary they have already.
+  func complete(_ parts: inout WordPieceTokenizer.Parts, _ path: String) throws(AttentionError) {
+    parts.normalizer.lowercases = file.do_lower_case ?? true
+    parts.normalizer.stripsAccents = file.strip_accents ?? parts.normalizer.lowercases
+    parts.normalizer.separatesIdeographs = file.tokenize_chinese_chars ?? true
+    parts.cutsFront = file.truncation_side == "left"
+    parts.unknownToken = names.unk_token?.content ?? "[UNK]"
+    try add(&parts)
+    let ids = Self.ids(parts)
     func id(_ token: Token?, _ other: String) throws(AttentionError) -> Int32 {
       let name = token?.content ?? other
       if let id = ids[Array(name.utf8)] { return id }
       throw AttentionError(.invalidFile, path, "the token \"\(name)\" expected in the vocabulary")
     }
-    parts.prefix = [try id(cls_token, "[CLS]")]
-    parts.suffix = [try id(sep_token, "[SEP]")]
-    let specials =
-      [unk_token?.content ?? "[UNK]", cls_token?.content ?? "[CLS]", sep_token?.content ?? "[SEP]"]
-      + [pad_token?.content ?? "[PAD]", mask_token?.content ?? "[MASK]"]
-    parts.specialTokens = specials.compactMap { name in ids[Array(name.utf8)].map { (name, $0) } }
-    return parts
+    parts.prefix = [try id(names.cls_token, "[CLS]")]
+    parts.suffix = [try id(names.sep_token, "[SEP]")]
+    let specials = [
+      names.unk_token?.content ?? "[UNK]", names.cls_token?.content ?? "[CLS]", names.sep_token?.content ?? "[SEP]",
+      names.pad_token?.content ?? "[PAD]", names.mask_token?.content ?? "[MASK]",
+    ]
+    for name in specials {
+      guard let id = ids[Array(name.utf8)], !parts.addedTokens.contains(where: { $0.id == id }) else { continue }
+      parts.addedTokens.append(WordPieceTokenizer.AddedToken(content: name, id: id))
+    }
   }
+
+  /// What the settings change of a `tokenizer.json`, as transformers lets them.
+  func change(_ parts: inout WordPieceTokenizer.Parts, _ path: String) throws(AttentionError) {
+    parts.cutsFront = file.truncation_side == "left"
+    try add(&parts)
+    if isPlain { return }
+    if let lowercases = file.do_lower_case, lowercases != parts.normalizer.lowercases {
+      parts.normalizer.lowercases = lowercases
+      parts.normalizer.stripsAccents = lowercases
+    }
+    if let strips = file.strip_accents { parts.normalizer.stripsAccents = strips }
+    if let separates = file.tokenize_chinese_chars { parts.normalizer.separatesIdeographs = separates }
+    if let unknown = names.unk_token { parts.unknownToken = unknown.content }
+    let ids = Self.ids(parts)
+    func replace(_ token: Token?, _ place: inout [Int32]) throws(AttentionError) {
+      guard let token, place.count == 1 else { return }
+      guard let id = ids[Array(token.content.utf8)] else {
+        throw AttentionError(
+          .invalidFile, self.path, "tokens of the vocabulary expected; got \"\(token.content)\"")
+      }
+      place = [id]
+    }
+    try replace(names.cls_token, &parts.prefix)
+    try replace(names.sep_token, &parts.suffix)
+  }
+
+  /// Puts the added tokens among the others, and makes room for their ids.
+  private func add(_ parts: inout WordPieceTokenizer.Parts) throws(AttentionError) {
+    for token in added {
+      // Gaps take memory.
+      let limit = min(WordPieceTokenizer.idLimit, max(1 << 20, 2 * (parts.tokens.count + added.count)))
+      try requireFile(
+        Int(token.id) < limit, path, "ids of added tokens below \(limit) expected; got \(token.id)")
+      while parts.tokens.count <= Int(token.id) { parts.tokens.append(nil) }
+      // tokenizer.json knows its own tokens best.
+      if parts.addedTokens.contains(where: { $0.id == token.id }) { continue }
+      parts.addedTokens.append(token)
+    }
+  }
+
+  /// Ids by the bytes of their tokens: strings that look alike are equal.
+  private static func ids(_ parts: WordPieceTokenizer.Parts) -> [[UInt8]: Int32] {
+    var ids: [[UInt8]: Int32] = [:]
+    for (id, token) in parts.tokens.enumerated() {
+      if let token { ids[Array(token.utf8)] = Int32(id) }
+    }
+    for token in parts.addedTokens { ids[Array(token.content.utf8)] = token.id }
+    return ids
+  }
+}
+
+/// What kind of model a `tokenizer.json` is for.
+private struct TokenizerKind: Decodable {
+  struct Model: Decodable { let type: String? }
+  let model: Model?
 }
 
 /// `tokenizer.json`, as far as BERT's tokenizer is concerned.
@@ -118,8 +264,6 @@ private struct TokenizerFile: Decodable {
     let id: Int32
     let content: String
     let single_word: Bool?
-    let lstrip: Bool?
-    let rstrip: Bool?
     let normalized: Bool?
   }
   struct Special: Decodable {
@@ -188,12 +332,11 @@ private struct TokenizerFile: Decodable {
     parts.tokens = Array(repeating: nil, count: most + 1)
     for (token, id) in model.vocab { parts.tokens[Int(id)] = token }
     for token in added {
-      guard token.single_word != true, token.lstrip != true, token.rstrip != true, token.normalized != true else {
-        throw AttentionError(
-          .unsupported, path,
-          "added tokens without single_word, lstrip, rstrip and normalized expected; got \"\(token.content)\"")
-      }
-      parts.specialTokens.append((token.content, token.id))
+      // White space beside a token belongs to it by lstrip and rstrip; it separates words anyway.
+      parts.addedTokens.append(
+        WordPieceTokenizer.AddedToken(
+          content: token.content, id: token.id, isSingleWord: token.single_word ?? false,
+          isNormalized: token.normalized ?? false))
     }
     try around(&parts, path)
     return parts
@@ -225,7 +368,7 @@ private struct TokenizerFile: Decodable {
       throw AttentionError(
         .unsupported, path, "post_processor TemplateProcessing or BertProcessing expected; got \"\(post.type)\"")
     }
-    let specials = Set(parts.specialTokens.map(\.id))
+    let specials = Set(parts.addedTokens.map(\.id))
     for id in parts.prefix + parts.suffix {
       let isThere = parts.tokens.indices.contains(Int(id)) && (parts.tokens[Int(id)] != nil || specials.contains(id))
       try requireFile(

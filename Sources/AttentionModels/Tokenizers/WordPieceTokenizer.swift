@@ -7,8 +7,8 @@ internal import AttentionTensors
 ///     tokenizer.encode("Unbelievable!")          // [101, 23653, 999, 102]
 ///     tokenizer.encode("Unbelievable!").map(tokenizer.token)   // ["[CLS]", "unbelievable", "!", "[SEP]"]
 ///
-/// Ids are those of Hugging Face's `tokenizers` (0.23) for every text: all scalars were compared. Special tokens that
-/// stand in the text, such as `[SEP]`, are taken for themselves, as there.
+/// Ids are those of Hugging Face's `tokenizers` (0.23) for every text: all scalars were compared. Special and added tokens
+/// that stand in the text, such as `[SEP]`, are taken for themselves, as there.
 ///
 /// Cost: linear in the text, and no further than the word with the last token that is wanted. Safe to use from several threads at once.
 /// Source: Devlin et al. 2018 (arXiv:1810.04805); Schuster and Nakajima 2012, "Japanese and Korean voice search".
@@ -21,11 +21,23 @@ public struct WordPieceTokenizer: Sendable {
     var unknownToken = "[UNK]"
     var continuationPrefix = "##"
     var wordLimit = 100
-    /// Tokens that are taken for themselves wherever the raw text holds them.
-    var specialTokens: [(content: String, id: Int32)] = []
+    /// Tokens that are taken for themselves wherever the text holds them: special ones, and those that were added later.
+    var addedTokens: [AddedToken] = []
+    /// Whether a text that is too long loses its first tokens instead of its last ones.
+    var cutsFront = false
     /// What stands before and behind every text.
     var prefix: [Int32] = []
     var suffix: [Int32] = []
+  }
+
+  /// A token that no normalisation or splitting takes apart.
+  struct AddedToken: Sendable, Hashable {
+    var content: String
+    var id: Int32
+    /// Whether it counts only where no letter, digit or underscore touches it.
+    var isSingleWord = false
+    /// Whether it is looked for in the normalised text, in normal form itself; else in the raw one.
+    var isNormalized = false
   }
 
   private let parts: Parts
@@ -35,7 +47,10 @@ public struct WordPieceTokenizer: Sendable {
   /// Where pieces behind the first one of a word begin; nil: there are none.
   private let continuation: Int32?
   private let unknown: Int32
-  private let specials: PieceTrie
+  /// Added tokens that are looked for in the raw text, by their places in `parts.addedTokens`.
+  private let rawTokens: PieceTrie
+  /// Those that are looked for in the normalised text; nil: there are none.
+  private let normalizedTokens: PieceTrie?
   private let classes: [ByteClass]
 
   /// What an ASCII byte is.
@@ -46,7 +61,7 @@ public struct WordPieceTokenizer: Sendable {
   init(_ parts: Parts, name: String) throws(AttentionError) {
     self.parts = parts
     var names = parts.tokens
-    for (token, id) in parts.specialTokens { names[Int(id)] = token }
+    for token in parts.addedTokens { names[Int(token.id)] = token.content }
     self.names = names
     var pieces = PieceTrie()
     for (id, token) in parts.tokens.enumerated() {
@@ -58,9 +73,20 @@ public struct WordPieceTokenizer: Sendable {
       throw AttentionError(.invalidFile, name, "the unknown token \"\(parts.unknownToken)\" expected in the vocabulary")
     }
     unknown = pieces.value(node)
-    var specials = PieceTrie()
-    for (token, id) in parts.specialTokens where !token.isEmpty { specials.insert(token.utf8, id) }
-    self.specials = specials
+    var rawTokens = PieceTrie()
+    var normalizedTokens: PieceTrie?
+    for (place, token) in parts.addedTokens.enumerated() {
+      if !token.isNormalized {
+        if !token.content.isEmpty { rawTokens.insert(token.content.utf8, Int32(place)) }
+        continue
+      }
+      let content = parts.normalizer.normalized(token.content)
+      if content.isEmpty { continue }
+      if normalizedTokens == nil { normalizedTokens = PieceTrie() }
+      normalizedTokens!.insert(content.utf8, Int32(place))
+    }
+    self.rawTokens = rawTokens
+    self.normalizedTokens = normalizedTokens
     classes = (0..<256).map { value in
       guard value < 128 else { return .beyondASCII }
       let scalar = Unicode.Scalar(UInt8(value))
@@ -81,20 +107,31 @@ public struct WordPieceTokenizer: Sendable {
   /// The least length that holds the tokens around a text and one between them.
   public var leastLength: Int { parts.prefix.count + parts.suffix.count + 1 }
 
+  /// Tokens behind every text.
+  var suffixLength: Int { parts.suffix.count }
+
   /// The ids of a text, with those around it: `[CLS] … [SEP]`.
   ///
   /// - Parameters:
   ///   - text: Any text; an empty one has the tokens around it alone.
-  ///   - maximumLength: Tokens at most, those around counted; the text's last ones are left out. Nil: all.
+  ///   - maximumLength: Tokens at most, those around counted; the text's last ones are left out, or its first ones where
+  ///     `truncation_side` is left. Nil: all.
   /// - Returns: The ids.
   public func encode(_ text: String, maximumLength: Int? = nil) -> [Int32] {
+    encode(text, cutTo: maximumLength ?? .max).ids
+  }
+
+  /// The same, and whether tokens were left out.
+  func encode(_ text: String, cutTo maximumLength: Int) -> (ids: [Int32], isCut: Bool) {
     let around = parts.prefix.count + parts.suffix.count
+    let limit = max(maximumLength, around) - around
     var text = text
     return text.withUTF8 { bytes in
-      var run = Run(tokenizer: self, limit: max(maximumLength ?? .max, around) - around)
-      run.ids = parts.prefix
+      // One more than fits tells that something is left out.
+      var run = Run(tokenizer: self, limit: parts.cutsFront || limit == .max ? .max : limit + 1)
       run.encode(bytes)
-      return run.ids.prefix(parts.prefix.count + run.limit) + parts.suffix
+      let ids = parts.cutsFront ? run.ids.suffix(limit) : run.ids.prefix(limit)
+      return (parts.prefix + ids + parts.suffix, run.ids.count > limit)
     }
   }
 
@@ -118,18 +155,58 @@ public struct WordPieceTokenizer: Sendable {
 
     private static let pendingLimit = 64
 
-    private var isFull: Bool { ids.count - tokenizer.parts.prefix.count >= limit }
+    private var isFull: Bool { ids.count >= limit }
 
     mutating func encode(_ bytes: UnsafeBufferPointer<UInt8>) {
-      let lowercases = tokenizer.parts.normalizer.lowercases
+      guard let normalizedTokens = tokenizer.normalizedTokens else { return encodeWords(bytes, tokenizer.rawTokens) }
+      // What lies between tokens of the raw text is normalised as a whole, and looked through for the others.
+      forEachPart(of: bytes, between: tokenizer.rawTokens) { run, part in
+        var text = run.tokenizer.parts.normalizer.normalized(String(decoding: part, as: UTF8.self))
+        text.withUTF8 { bytes in
+          run.forEachPart(of: bytes, between: normalizedTokens) { $0.encodeWords($1, nil) }
+        }
+      }
+    }
+
+    /// Calls `body` for what lies between added tokens, and takes those for themselves.
+    private mutating func forEachPart(
+      of bytes: UnsafeBufferPointer<UInt8>, between tokens: PieceTrie,
+      _ body: (inout Run, UnsafeBufferPointer<UInt8>) -> Void
+    ) {
+      var start = 0
       var index = 0
       while index < bytes.count, !isFull {
-        let byte = bytes[index]
-        if let (end, id) = special(bytes, index) {
-          endWord()
-          ids.append(id)
+        guard let (end, token) = token(bytes, index, tokens) else {
+          index += 1
+          continue
+        }
+        if token.isSingleWord && !standsAlone(bytes, index..<end) {
           index = end
           continue
+        }
+        if start < index { body(&self, UnsafeBufferPointer(rebasing: bytes[start..<index])) }
+        ids.append(token.id)
+        (start, index) = (end, end)
+      }
+      if start < bytes.count, !isFull { body(&self, UnsafeBufferPointer(rebasing: bytes[start...])) }
+    }
+
+    /// Splits a text into words and these into pieces, and takes added tokens for themselves. Normal form stays as it is.
+    private mutating func encodeWords(_ bytes: UnsafeBufferPointer<UInt8>, _ tokens: PieceTrie?) {
+      let lowercases = tokenizer.parts.normalizer.lowercases
+      var index = 0
+      /// Where what looked like a token, but touches a word, ends.
+      var tokenFreeEnd = 0
+      while index < bytes.count, !isFull {
+        let byte = bytes[index]
+        if index >= tokenFreeEnd, let tokens, let (end, token) = token(bytes, index, tokens) {
+          if !token.isSingleWord || standsAlone(bytes, index..<end) {
+            endWord()
+            ids.append(token.id)
+            index = end
+            continue
+          }
+          tokenFreeEnd = end
         }
         switch tokenizer.classes[Int(byte)] {
         case .letter:
@@ -158,17 +235,32 @@ public struct WordPieceTokenizer: Sendable {
       endWord()
     }
 
-    /// The longest special token that begins here, its end and id.
-    private func special(_ bytes: UnsafeBufferPointer<UInt8>, _ start: Int) -> (Int, Int32)? {
+    /// The longest added token that begins here, and its end.
+    private func token(
+      _ bytes: UnsafeBufferPointer<UInt8>, _ start: Int, _ tokens: PieceTrie
+    ) -> (Int, AddedToken)? {
       var node = PieceTrie.root
       var index = start
       var found: (Int, Int32)?
-      while index < bytes.count, let next = tokenizer.specials.step(node, bytes[index]) {
+      while index < bytes.count, let next = tokens.step(node, bytes[index]) {
         node = next
         index += 1
-        if tokenizer.specials.value(node) >= 0 { found = (index, tokenizer.specials.value(node)) }
+        if tokens.value(node) >= 0 { found = (index, tokens.value(node)) }
       }
-      return found
+      return found.map { ($0, tokenizer.parts.addedTokens[Int($1)]) }
+    }
+
+    /// True if no letter, digit, mark or underscore touches a part of the text.
+    private func standsAlone(_ bytes: UnsafeBufferPointer<UInt8>, _ part: Range<Int>) -> Bool {
+      if part.upperBound < bytes.count, BertCharacters.isOfWord(scalar(bytes, part.upperBound)) { return false }
+      if part.lowerBound == 0 { return true }
+      var before = part.lowerBound - 1
+      while bytes[before] & 0xc0 == 0x80 { before -= 1 }
+      return !BertCharacters.isOfWord(scalar(bytes, before))
+    }
+
+    private func scalar(_ bytes: UnsafeBufferPointer<UInt8>, _ index: Int) -> Unicode.Scalar {
+      bytes[index] < 0x80 ? Unicode.Scalar(bytes[index]) : decode(bytes, index).0
     }
 
     /// The scalar at `index` of valid UTF-8.
