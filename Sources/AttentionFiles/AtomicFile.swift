@@ -60,11 +60,33 @@ package func writeAtomically(
 private func writeAll(_ bytes: UnsafeRawBufferPointer, to descriptor: CInt, _ path: String) throws(AttentionError) {
   var written = 0
   while written < bytes.count {
-    let count = write(descriptor, bytes.baseAddress! + written, min(bytes.count - written, transferLimit))
+    let count = writeWithoutSignal(
+      descriptor, bytes.baseAddress! + written, min(bytes.count - written, transferLimit))
     if count >= 0 {
       written += count
     } else if errno != EINTR {
       throw systemError(path, "cannot be written")
     }
   }
+}
+
+/// `write`, but a file beyond the process's limit is an error, EFBIG, and no signal that ends the process.
+private func writeWithoutSignal(_ descriptor: CInt, _ bytes: UnsafeRawPointer, _ byteCount: Int) -> Int {
+  var signals = sigset_t()
+  var before = sigset_t()
+  sigemptyset(&signals)
+  sigaddset(&signals, SIGXFSZ)
+  pthread_sigmask(SIG_BLOCK, &signals, &before)
+  let count = write(descriptor, bytes, byteCount)
+  let error = errno
+  if count < 0 && error == EFBIG {
+    // It waits for this thread: taken here, it does not come when it is let in again.
+    var pending = sigset_t()
+    sigpending(&pending)
+    var signal: CInt = 0
+    if sigismember(&pending, SIGXFSZ) == 1 { sigwait(&signals, &signal) }
+  }
+  pthread_sigmask(SIG_SETMASK, &before, nil)
+  errno = error
+  return count
 }

@@ -97,18 +97,31 @@ package func whatElse(_ bytes: UnsafeRawBufferPointer) -> String? {
 
 /// The lines of a text, without their ends.
 /// - Throws: `AttentionError` where a line is no UTF-8.
-package func splitLines(_ bytes: [UInt8], name: String) throws(AttentionError) -> [String] {
+package func splitLines(_ bytes: [UInt8], name: String, firstLine: Int = 1) throws(AttentionError) -> [String] {
   var lines: [String] = []
   for part in bytes.split(separator: UInt8(ascii: "\n"), omittingEmptySubsequences: false) {
     let line = part.last == UInt8(ascii: "\r") ? part.dropLast() : part
     guard let text = String(validating: line, as: UTF8.self) else {
-      throw AttentionError(.invalidFile, name, "UTF-8 expected; line \(lines.count + 1) is not")
+      throw AttentionError(.invalidFile, name, "UTF-8 expected; line \(firstLine + lines.count) is not")
     }
     lines.append(text)
   }
   // What follows the last line end is a line only if there is something.
   if bytes.isEmpty || bytes.last == UInt8(ascii: "\n") { lines.removeLast() }
   return lines
+}
+
+/// The first bytes of a regular file, at most `count`; nil where there is none.
+package func firstBytes(of path: String, count: Int) -> [UInt8]? {
+  // Not to wait for a writer, where the path is a pipe.
+  let descriptor = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK)
+  guard descriptor >= 0 else { return nil }
+  defer { close(descriptor) }
+  var status = stat()
+  guard fstat(descriptor, &status) == 0, status.st_mode & S_IFMT == S_IFREG else { return nil }
+  var bytes = [UInt8](repeating: 0, count: count)
+  let got = read(descriptor, &bytes, count)
+  return got < 0 ? nil : Array(bytes.prefix(got))
 }
 
 /// The bytes of a regular file of at most `byteLimit` bytes.

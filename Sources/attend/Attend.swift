@@ -15,13 +15,16 @@ struct Attend: ParsableCommand {
     ])
 
   static func main() {
+    Terminal.openClosedStreams()
+    // Beyond a limit of file size a write must fail, and be told, not end the process.
+    signal(SIGXFSZ, SIG_IGN)
     do {
       var command = try parseAsRoot()
       try command.run()
       try flushOutput()
     } catch let error as AttentionError {
       // What a file or an argument says is printed there.
-      FileHandle.standardError.write(Data("Error: \(error.description.printable)\n".utf8))
+      Terminal.tell("Error: \(error.description.printable)\n")
       exit(withError: ExitCode(1))
     } catch {
       exit(withError: error)

@@ -1,7 +1,6 @@
 internal import AttentionBLAS
 internal import AttentionFiles
 public import AttentionTensors
-internal import Foundation
 
 /// Texts with their vectors, to be searched: exact, every text is compared.
 ///
@@ -213,10 +212,8 @@ public struct EmbeddingIndex: Sendable {
 
   /// True if the file begins as safetensors files do, and no text does: ``init(path:)`` tells whether it is a right one.
   public static func isIndex(path: String) -> Bool {
-    guard let file = FileHandle(forReadingAtPath: path) else { return false }
-    defer { try? file.close() }
     // The header's length in 8 bytes, of which the last four are 0, and the header.
-    guard let start = try? file.read(upToCount: 9), start.count == 9 else { return false }
+    guard let start = firstBytes(of: path, count: 9), start.count == 9 else { return false }
     return start[4..<8].allSatisfy { $0 == 0 } && start[8] == UInt8(ascii: "{")
   }
 

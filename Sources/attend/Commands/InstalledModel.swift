@@ -37,12 +37,45 @@ struct InstalledModel {
 
   var isInstalled: Bool { FileManager.default.fileExists(atPath: path + "/model.safetensors") }
 
-  /// A folder that is there, or the installed model of that name.
+  /// A folder that is there, of a Hugging Face cache its snapshot; or the installed model of that name; or the snapshot of that
+  /// name in the Hugging Face cache.
   static func resolve(_ model: String) throws -> String {
+    if isFolder(model) { return try snapshot(in: model) ?? model }
+    if let known = all.first(where: { $0.name == model }) { return try known.installedPath }
+    if let cached = cachedFolder(model), isFolder(cached) { return try snapshot(in: cached) ?? cached }
+    return model
+  }
+
+  private static func isFolder(_ path: String) -> Bool {
     var isFolder: ObjCBool = false
-    let isThere = FileManager.default.fileExists(atPath: model, isDirectory: &isFolder) && isFolder.boolValue
-    guard let known = all.first(where: { $0.name == model }), !isThere else { return model }
-    return try known.installedPath
+    return FileManager.default.fileExists(atPath: path, isDirectory: &isFolder) && isFolder.boolValue
+  }
+
+  /// Where huggingface_hub keeps a model by the name of "owner/model".
+  private static func cachedFolder(_ name: String) -> String? {
+    let parts = name.split(separator: "/", omittingEmptySubsequences: false)
+    guard parts.count <= 2, parts.allSatisfy({ !$0.isEmpty && !$0.hasPrefix(".") }) else { return nil }
+    let environment = ProcessInfo.processInfo.environment
+    let home = environment["HF_HOME"] ?? (environment["XDG_CACHE_HOME"] ?? NSHomeDirectory() + "/.cache") + "/huggingface"
+    let cache = environment["HF_HUB_CACHE"] ?? home + "/hub"
+    return "\(cache)/models--\(parts.joined(separator: "--"))"
+  }
+
+  /// The snapshot of a folder as huggingface_hub keeps it: of its branch main, else the only one; nil: it is no such folder.
+  private static func snapshot(in folder: String) throws -> String? {
+    let snapshots = "\(folder)/snapshots"
+    guard isFolder(snapshots), !FileManager.default.fileExists(atPath: "\(folder)/config.json") else { return nil }
+    let names = try FileManager.default.contentsOfDirectory(atPath: snapshots).filter { isFolder("\(snapshots)/\($0)") }
+    let main = try? String(contentsOfFile: "\(folder)/refs/main", encoding: .utf8)
+    if let main = main?.trimmingCharacters(in: .whitespacesAndNewlines), names.contains(main) {
+      return "\(snapshots)/\(main)"
+    }
+    guard names.count == 1 else {
+      throw AttentionError(
+        .notFound, folder,
+        "a snapshot of the branch main, or a single one, expected; there are \(names.count) in \(snapshots)")
+    }
+    return "\(snapshots)/\(names[0])"
   }
 
   /// Where it is installed.

@@ -9,12 +9,13 @@ struct Map: ParsableCommand {
   static let configuration = CommandConfiguration(
     abstract: "Draw which token attends to which, in a stored layer or in a whole model.",
     discussion: """
-      With --model, INPUTS are texts. Without it, they are one safetensors file with the weights and inputs of a layer \
+      With --model, INPUTS are texts, or - for lines of standard input. Without it, they are one safetensors file with the \
+      weights and inputs of a layer, or - for such a file on standard input \
       ("tokens" in its metadata gives the words), whose stored results are compared with. The attention weights of one \
       sentence are drawn as a heat map: rows look, columns are looked at.
       """)
 
-  @Argument(help: ArgumentHelp("A safetensors file, or texts.", valueName: "inputs"))
+  @Argument(parsing: .allUnrecognized, help: ArgumentHelp("A safetensors file, or texts.", valueName: "inputs"))
   var inputs: [String]
 
   @Option(
@@ -51,7 +52,8 @@ struct Map: ParsableCommand {
 
   @OptionGroup var options: ContextOptions
 
-  func validate() throws {
+  mutating func validate() throws {
+    inputs = try checkedTexts(inputs)
     if inputs.isEmpty || (model == nil && inputs.count > 1) {
       throw ValidationError(
         model == nil ? "one file expected; got \(inputs.count)" : "at least one text expected")
@@ -79,7 +81,12 @@ struct Map: ParsableCommand {
     let context = try options.context()
     if let model { return try draw(model: model, context) }
     let file = inputs[0]
-    let stored = try SafeTensorsFile(path: file)
+    guard file == "-" || FileManager.default.fileExists(atPath: file) else {
+      throw AttentionError(
+        .notFound, file,
+        "no such file; for a text, name a model, for instance: attend map --model \(InstalledModel.miniLM.name) \"…\"")
+    }
+    let stored = try openTensors(file)
     guard let layer = try openCase(stored) as? LayerCase, layer.query.rank == 3 else {
       throw AttentionError(.invalidFile, file, "a stored multi-head attention over a batch of sentences expected")
     }
@@ -110,14 +117,16 @@ struct Map: ParsableCommand {
     }
   }
 
-  /// Weights of a page at most, some 6 bytes each: they grow with the square of a text's length.
-  private static let pageWeightLimit = 4_000_000
+  /// Weights of a page at most, some 8 bytes each: they grow with the square of a text's length. 256 tokens, the most that
+  /// all-MiniLM-L6-v2 takes, are 4.7 million.
+  private static let pageWeightLimit = 10_000_000
 
   private func draw(model: String, _ context: AttentionContext) throws {
     let encoder = try SentenceEncoder(directory: InstalledModel.resolve(model))
     guard encoder.encoder.configuration.layerCount > 0 else {
       throw AttentionError(.unsupported, model, "a model with layers expected")
     }
+    let inputs = try inputs.flatMap { $0 == "-" ? try lines(of: $0) : [$0] }
     try check("sentence", sentence, inputs.count)
     if html != nil {
       let heads = encoder.encoder.configuration.layerCount * encoder.encoder.configuration.headCount
@@ -201,7 +210,7 @@ struct Map: ParsableCommand {
   }
 
   private func draw(_ shown: AttentionMap.Sentence, layer: Int, row: Int?) {
-    let style = TerminalHeatMap.Style(isColoured: color ?? (isatty(STDOUT_FILENO) == 1))
+    let style = TerminalHeatMap.Style(isColoured: color ?? Terminal.isColoured)
     print("sentence \(sentence), \(headName(shown, layer))\n")
     let matrix = shown.matrix(layer: layer, head: head)
     print(TerminalHeatMap(rows: shown.rows, columns: shown.columns, weights: matrix, style: style).text)
@@ -214,7 +223,7 @@ struct Map: ParsableCommand {
     var lines = ["\"\(shown.rows[query])\" looks at"]
     let row = matrix[query]
     let most = max(row.max() ?? 1, .leastNormalMagnitude)
-    let width = shown.columns.map(\.count).max() ?? 0
+    let width = shown.columns.map(\.columnCount).max() ?? 0
     for (word, weight) in zip(shown.columns, row) {
       let share = weight / most
       let bar = String(repeating: "█", count: share.isFinite ? Int((40 * share).rounded()) : 0)

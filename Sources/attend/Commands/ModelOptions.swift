@@ -7,7 +7,8 @@ import Foundation
 struct ModelOptions: ParsableArguments {
   @Option(
     help: ArgumentHelp(
-      "A Hugging Face folder of a BERT model, or the name of one that `attend fetch-model` has installed.",
+      "A Hugging Face folder of a BERT model, or the name of one that `attend fetch-model` has installed or that is in the "
+        + "Hugging Face cache.",
       valueName: "folder"))
   var model = InstalledModel.miniLM.name
 
@@ -16,38 +17,69 @@ struct ModelOptions: ParsableArguments {
 
 /// Texts from arguments, files or standard input.
 struct TextOptions: ParsableArguments {
-  @Argument(help: ArgumentHelp("Texts (default: lines of standard input).", valueName: "text"))
+  @Argument(
+    parsing: .allUnrecognized,
+    help: ArgumentHelp("Texts; - for lines of standard input (default: -).", valueName: "text"))
   var texts: [String] = []
 
-  @Option(help: ArgumentHelp("Read texts from this file, one a line; may be repeated.", valueName: "path"))
+  @Option(
+    help: ArgumentHelp(
+      "Read texts from this file or pipe, one a line, or from - for standard input; may be repeated.",
+      valueName: "path"))
   var file: [String] = []
 
-  func read() throws -> [String] {
-    if texts.isEmpty && file.isEmpty { return try lines(FileHandle.standardInput) }
-    return texts + (try file.flatMap(lines(of:)))
+  mutating func validate() throws { texts = try checkedTexts(texts) }
+
+  /// Calls `body` with texts as they come, at most `limit` at once.
+  func forEachBatch(limit: Int, _ body: ([String]) throws -> Void) throws {
+    func forward(_ path: String) throws {
+      let reader = try LineReader(path: path)
+      while let lines = try reader.next(limit: limit) { try body(lines) }
+    }
+    var given: [String] = []
+    for text in texts {
+      if text != "-" {
+        given.append(text)
+        continue
+      }
+      if !given.isEmpty { try body(given) }
+      given = []
+      try forward("-")
+    }
+    if !given.isEmpty { try body(given) }
+    for path in file { try forward(path) }
+    if texts.isEmpty && file.isEmpty { try forward("-") }
   }
 
-  private func lines(_ input: FileHandle) throws -> [String] {
-    let data: Data?
-    do { data = try input.readToEnd() } catch {
-      throw AttentionError(.inputOutput, "standard input", "cannot be read")
-    }
-    return try splitLines(Array(data ?? Data()), name: "standard input")
+  func read() throws -> [String] {
+    var all: [String] = []
+    try forEachBatch(limit: .max) { all += $0 }
+    return all
   }
 }
 
-/// Bytes of a text file at most.
-private let textByteLimit = 1 << 32
-
-/// The lines of a text file.
-/// - Throws: `AttentionError` where it cannot be read or is no UTF-8.
-func lines(of path: String) throws -> [String] {
-  try splitLines(readFile(path, byteLimit: textByteLimit), name: path)
+/// Texts without the -- before those that are certain to be texts.
+/// - Throws: `ValidationError` where one of the others looks like an option that does not exist: a minus sign and a word.
+func checkedTexts(_ texts: [String]) throws -> [String] {
+  let arguments = CommandLine.arguments
+  var (doubtful, certain) = (texts[...], texts[texts.endIndex...])
+  if let terminator = arguments.firstIndex(of: "--") {
+    let certainCount = min(arguments.count - terminator - 1, texts.count)
+    (doubtful, certain) = (texts.dropLast(certainCount), texts.suffix(certainCount))
+    if doubtful.last == "--" { doubtful.removeLast() }
+  }
+  let isOption = /--?[A-Za-z][A-Za-z0-9-]*(=.*)?/
+  if let text = doubtful.first(where: { (try? isOption.wholeMatch(in: $0)) != nil }) {
+    throw ValidationError("Unknown option '\(text)'. For a text that looks like one, write -- before the texts.")
+  }
+  return Array(doubtful + certain)
 }
 
 /// Throws unless an output is another file than every input.
 func requireOther(_ option: String, _ output: String?, than inputs: [String]) throws {
   func place(_ path: String) -> String { URL(fileURLWithPath: path).resolvingSymlinksInPath().path }
+  // Standard input is no file.
+  let inputs = inputs.filter { $0 != "-" }
   if let output, inputs.contains(where: { place($0) == place(output) }) {
     throw ValidationError("\(option): another path than the input's expected; got \"\(output)\"")
   }

@@ -41,7 +41,4 @@ extension String {
     }
     return String(String.UnicodeScalarView(scalars))
   }
-
-  func padded(to width: Int) -> String { self + String(repeating: " ", count: Swift.max(0, width - count)) }
-  func leftPadded(to width: Int) -> String { String(repeating: " ", count: Swift.max(0, width - count)) + self }
 }

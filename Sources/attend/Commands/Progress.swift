@@ -4,7 +4,7 @@ import Foundation
 struct ProgressLine {
   private let what: String
   private let start = ContinuousClock.now
-  private let isShown = isatty(STDERR_FILENO) == 1
+  private let isShown = Terminal.hasProgress
 
   init(_ what: String) { self.what = what }
 
@@ -17,6 +17,6 @@ struct ProgressLine {
       line += String(format: ", %.0f/s, %.0f s left", rate, Double(count - done) / rate)
     }
     // The rest of an older, longer line is wiped; the last report is wiped as a whole.
-    FileHandle.standardError.write(Data((done == count ? "\r" : line).appending("\u{1b}[K").utf8))
+    Terminal.tell((done == count ? "\r" : line) + "\u{1b}[K")
   }
 }

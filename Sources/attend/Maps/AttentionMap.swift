@@ -15,6 +15,13 @@ struct AttentionMap {
     var layerCount: Int { layers.count }
     var headCount: Int { layers[0].count }
 
+    /// With weights to five decimals, which is what a page shows and half as long.
+    var rounded: Sentence {
+      Sentence(
+        rows: rows, columns: columns,
+        layers: layers.map { $0.map { $0.map { $0.map { ($0 * 1e5).rounded() / 1e5 } } } })
+    }
+
     /// The weights of one head; nil: the mean over heads.
     func matrix(layer: Int, head: Int?) -> [[Float]] {
       let weights = layers[layer]

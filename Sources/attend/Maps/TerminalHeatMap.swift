@@ -33,7 +33,7 @@ struct TerminalHeatMap {
 
   /// The drawing, with a line break at its end.
   var text: String {
-    let width = rows.map(\.count).max() ?? 0
+    let width = rows.map(\.columnCount).max() ?? 0
     let most = max(weights.joined().max() ?? 0, .leastNormalMagnitude)
     var lines = header(indent: width + 2)
     for (token, row) in zip(rows, weights) {
@@ -54,7 +54,8 @@ struct TerminalHeatMap {
       let letters = labels.map { label in
         // Bottom-aligned: the label ends at its column.
         let index = line - (height - label.count)
-        return index >= 0 ? "\(label[index]) " : "  "
+        // Two columns a letter, whether it takes one or both.
+        return (index >= 0 ? String(label[index]) : "").padded(to: 2)
       }
       return String(repeating: " ", count: indent) + letters.joined()
     }

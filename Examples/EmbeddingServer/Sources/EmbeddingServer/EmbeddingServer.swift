@@ -8,7 +8,7 @@ import Logging
 @main
 struct EmbeddingServer: AsyncParsableCommand {
   static let configuration = CommandConfiguration(
-    commandName: "EmbeddingServer", abstract: "Serve sentence embeddings over HTTP: POST /embed, GET /health.")
+    commandName: "EmbeddingServer", abstract: "Serve sentence embeddings over HTTP: POST /embed, POST /v1/embeddings, GET /health.")
 
   @Option(help: ArgumentHelp("A Hugging Face folder of a BERT model.", valueName: "dir"))
   var model: String
@@ -53,7 +53,9 @@ struct EmbeddingServer: AsyncParsableCommand {
     let application = Application(
       router: service.router(),
       // The timeout also ends a connection whose client stops in the middle of a request.
-      server: .http1(configuration: .init(additionalChannelHandlers: [ClientWatch()], idleTimeout: .seconds(60))),
+      server: .http1(configuration: .init(
+          additionalChannelHandlers: [ConnectionRulesInstaller(bodyLimit: bodyLimit), ClientWatch()],
+          idleTimeout: .seconds(60))),
       configuration: .init(address: .hostname(host, port: port)),
       onServerRunning: { channel in
         let port = channel.localAddress?.port ?? port
@@ -65,4 +67,5 @@ struct EmbeddingServer: AsyncParsableCommand {
   }
 }
 
-private func printToStandardError(_ line: String) { FileHandle.standardError.write(Data("\(line)\n".utf8)) }
+/// Where standard error is closed, nobody can be told.
+private func printToStandardError(_ line: String) { try? FileHandle.standardError.write(contentsOf: Data("\(line)\n".utf8)) }

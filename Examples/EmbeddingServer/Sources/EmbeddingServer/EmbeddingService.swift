@@ -3,7 +3,7 @@ import Foundation
 import Hummingbird
 import NIOCore
 
-/// What the server does, without its sockets: `POST /embed` and `GET /health`.
+/// What the server does, without its sockets: `POST /embed`, `POST /v1/embeddings` and `GET /health`.
 struct EmbeddingService: Sendable {
   let embedder: TextEmbedder
   /// What answers call the model.
@@ -12,26 +12,59 @@ struct EmbeddingService: Sendable {
   let textLimit: Int
 
   func router() -> Router<ConnectionContext> {
-    let router = Router(context: ConnectionContext.self)
+    let router = Router(context: ConnectionContext.self, options: .autoGenerateHeadEndpoints)
+    router.add(middleware: HeadAnswers())
     router.add(middleware: ErrorAnswers())
-    router.post("embed") { request, context in try await embed(request, context) }
+    router.post("embed") { request, context in
+      try await embed(EmbeddingRequest.embed(json: body(of: request), limit: textLimit), context)
+    }
+    router.post("v1/embeddings") { request, context in
+      try await embed(EmbeddingRequest.openAI(json: body(of: request), limit: textLimit), context)
+    }
     router.get("health") { _, _ in try health() }
     return router
   }
 
-  private func embed(_ request: Request, _ context: ConnectionContext) async throws -> Response {
-    let texts = try await texts(of: request)
-    let vectors = try await ClientWatch.of(context.channel).whileConnected { try await embedder.embed(texts) }
-    return Response(json: try EmbeddingAnswer(model: name, width: embedder.width, vectors: vectors).encoded())
+  private func embed(_ request: EmbeddingRequest, _ context: ConnectionContext) async throws -> Response {
+    let model = embedder.model
+    if let dimensions = request.dimensions, !(1...model.width).contains(dimensions) {
+      throw RequestError(.badRequest, "dimensions from 1 to \(model.width) expected; got \(dimensions)")
+    }
+    if request.normalizes == false, model.isNormalized {
+      throw RequestError(.badRequest, "normalize true expected: this model brings its vectors to length 1")
+    }
+    if request.refusesCuts {
+      for (index, text) in request.texts.enumerated() where try model.isCut(text, prompt: request.prompt) {
+        throw RequestError(
+          .contentTooLarge, "texts of at most \(model.maximumLength) tokens expected; text \(index) has more")
+      }
+    }
+    var vectors = try await ClientWatch.of(context.channel).whileConnected {
+      try await embedder.embed(request.texts, prompt: request.prompt)
+    }
+    if let dimensions = request.dimensions { vectors = vectors.map { Array($0.prefix(dimensions)) } }
+    if request.dimensions != nil || (request.normalizes == true && !model.isNormalized) {
+      vectors = vectors.map(Self.normalized)
+    }
+    var tokenCount = 0
+    if case .openAI = request.form { tokenCount = request.texts.reduce(0) { $0 + model.tokens($1).count } }
+    let answer = EmbeddingAnswer(model: name, vectors: vectors, tokenCount: tokenCount)
+    return Response(json: try answer.encoded(request.form))
   }
 
-  private func texts(of request: Request) async throws -> [String] {
+  /// x / ‖x‖; zeros stay.
+  private static func normalized(_ vector: [Float]) -> [Float] {
+    let length = vector.reduce(0) { $0 + $1 * $1 }.squareRoot()
+    return length > 0 ? vector.map { $0 / length } : vector
+  }
+
+  private func body(of request: Request) async throws -> Data {
     let tooLarge = RequestError(.contentTooLarge, "a body of at most \(bodyLimit) bytes expected")
     // Told at once where the client says what it is about to send.
     if let length = request.headers[.contentLength].flatMap({ Int($0) }), length > bodyLimit { throw tooLarge }
-    let body: ByteBuffer
-    do { body = try await request.body.collect(upTo: bodyLimit) } catch is NIOTooManyBytesError { throw tooLarge }
-    return try EmbeddingRequest.texts(json: Data(body.readableBytesView), limit: textLimit)
+    do {
+      return Data(try await request.body.collect(upTo: bodyLimit).readableBytesView)
+    } catch is NIOTooManyBytesError { throw tooLarge }
   }
 
   private struct Health: Encodable {

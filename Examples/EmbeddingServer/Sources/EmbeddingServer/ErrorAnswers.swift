@@ -13,7 +13,17 @@ struct RequestError: Error {
   }
 }
 
-/// Answers every error with `{"error":"…"}`.
+/// Answers to `HEAD` have the header of those to `GET`, and no body.
+struct HeadAnswers: RouterMiddleware {
+  func handle(
+    _ request: Request, context: ConnectionContext, next: (Request, ConnectionContext) async throws -> Response
+  ) async throws -> Response {
+    let response = try await next(request, context)
+    return request.method == .head ? response.createHeadResponse() : response
+  }
+}
+
+/// Answers every error with `{"error":"…"}`, under `/v1` with `{"error":{"message":"…"}}`, as OpenAI's clients read it.
 struct ErrorAnswers: RouterMiddleware {
   func handle(
     _ request: Request, context: ConnectionContext, next: (Request, ConnectionContext) async throws -> Response
@@ -26,21 +36,35 @@ struct ErrorAnswers: RouterMiddleware {
     } catch {
       let answer = describe(error, request)
       if answer.status == .internalServerError { context.logger.error("\(error)") }
+      let isOpenAI = request.uri.path.hasPrefix("/v1/")
       return Response(
         status: answer.status, headers: answer.status == .serviceUnavailable ? [.retryAfter: "1"] : [:],
-        json: try ByteBuffer(json: ["error": answer.message]))
+        json: isOpenAI
+          ? try ByteBuffer(json: ["error": OpenAIError(answer)]) : try ByteBuffer(json: ["error": answer.message]))
+    }
+  }
+
+  private struct OpenAIError: Encodable {
+    let message: String
+    let type: String
+
+    init(_ error: RequestError) {
+      message = error.message
+      type = error.status.kind == .clientError ? "invalid_request_error" : "server_error"
     }
   }
 
   private func describe(_ error: any Error, _ request: Request) -> RequestError {
     switch error {
     case let error as RequestError: error
+    // A prompt that the model does not have.
+    case let error as AttentionError where error.code == .invalidArgument: RequestError(.badRequest, error.message)
     case let error as AttentionError where [.busy, .outOfMemory].contains(error.code):
       RequestError(.serviceUnavailable, error.message)
     // Nobody reads it: the client has closed the connection, or the server is being stopped by force.
     case is CancellationError: RequestError(.serviceUnavailable, "the connection was closed")
     case let error as any HTTPResponseError where error.status == .notFound:
-      RequestError(.notFound, "POST /embed or GET /health expected; got \(request.method) \(request.uri.path)")
+      RequestError(.notFound, "POST /embed, POST /v1/embeddings or GET /health expected; got \(request.method) \(request.uri.path)")
     case let error as any HTTPResponseError: RequestError(error.status, error.status.reasonPhrase)
     default: RequestError(.internalServerError, "internal error")
     }

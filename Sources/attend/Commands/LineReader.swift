@@ -1,0 +1,118 @@
+import AttentionFiles
+import AttentionTensors
+import Foundation
+
+/// The lines of a file, a pipe or standard input, as they come.
+final class LineReader {
+  private let name: String
+  private let descriptor: CInt
+  private var buffer: [UInt8] = []
+  /// Line ends in the buffer.
+  private var endCount = 0
+  private var lineCount = 0
+  private var byteCount = 0
+  private var isAtEnd = false
+
+  /// Bytes of a text at most.
+  private static let byteLimit = 1 << 32
+  private static let readLength = 1 << 16
+
+  /// - Parameter path: A file or a pipe; "-": standard input.
+  /// - Throws: `AttentionError` where it cannot be opened, is something else, or is a pipe that no program writes to.
+  init(path: String) throws(AttentionError) {
+    name = path == "-" ? "standard input" : path
+    if path == "-" {
+      descriptor = STDIN_FILENO
+      return
+    }
+    try requireArgument(
+      !path.isEmpty && !path.utf8.contains(0), "path", "a path that is not empty and holds no NUL expected")
+    // Not to wait for a program that opens the other end of a pipe.
+    descriptor = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK)
+    guard descriptor >= 0 else { throw Self.systemError(path, "cannot be opened") }
+    var status = stat()
+    guard fstat(descriptor, &status) == 0 else { throw Self.systemError(path, "cannot be examined") }
+    let kind = status.st_mode & S_IFMT
+    guard [S_IFREG, S_IFIFO, S_IFCHR].contains(kind) else {
+      throw AttentionError(.inputOutput, path, "a regular file or a pipe expected")
+    }
+    if kind == S_IFIFO {
+      // Without a writer a pipe is at its end; with one that has written nothing yet it is not ready.
+      try fill()
+      if isAtEnd { throw AttentionError(.inputOutput, path, "a pipe that a program writes to expected; none does") }
+    }
+    _ = fcntl(descriptor, F_SETFL, fcntl(descriptor, F_GETFL) & ~O_NONBLOCK)
+  }
+
+  deinit { if descriptor != STDIN_FILENO { close(descriptor) } }
+
+  /// At most `limit` lines: waits for the first one, and takes more only as far as they are there already. Nil at the end.
+  /// - Throws: `AttentionError` where reading fails, or a line is no UTF-8.
+  func next(limit: Int) throws(AttentionError) -> [String]? {
+    while !isAtEnd, endCount == 0 || (endCount < limit && isReadable) { try fill() }
+    if buffer.isEmpty { return nil }
+    var end = buffer.count
+    if endCount >= limit {
+      var rest = limit
+      end = buffer.firstIndex { byte in
+        if byte == UInt8(ascii: "\n") { rest -= 1 }
+        return rest == 0
+      }! + 1
+    } else if !isAtEnd {
+      end = buffer.lastIndex(of: UInt8(ascii: "\n"))! + 1
+    }
+    let lines = try splitLines(Array(buffer[..<end]), name: name, firstLine: lineCount + 1)
+    lineCount += lines.count
+    endCount -= buffer[..<end].count { $0 == UInt8(ascii: "\n") }
+    buffer.removeFirst(end)
+    return lines
+  }
+
+  /// All lines that are left.
+  func rest() throws(AttentionError) -> [String] {
+    while !isAtEnd { try fill() }
+    return try next(limit: .max) ?? []
+  }
+
+  /// All bytes that are left.
+  func restOfBytes() throws(AttentionError) -> [UInt8] {
+    while !isAtEnd { try fill() }
+    return buffer
+  }
+
+  private var isReadable: Bool {
+    var request = pollfd(fd: descriptor, events: Int16(POLLIN), revents: 0)
+    return poll(&request, 1, 0) == 1
+  }
+
+  private func fill() throws(AttentionError) {
+    var part = [UInt8](repeating: 0, count: Self.readLength)
+    let count = read(descriptor, &part, part.count)
+    if count < 0 {
+      if errno == EINTR || errno == EAGAIN { return }
+      throw Self.systemError(name, "cannot be read")
+    }
+    if count == 0 { isAtEnd = true }
+    byteCount += count
+    guard byteCount <= Self.byteLimit else {
+      throw AttentionError(.invalidFile, name, "at most \(Self.byteLimit) bytes expected; there are more")
+    }
+    endCount += part[..<count].count { $0 == UInt8(ascii: "\n") }
+    buffer += part[..<count]
+  }
+
+  private static func systemError(_ name: String, _ what: String) -> AttentionError {
+    AttentionError(.inputOutput, name, "\(what): \(String(cString: strerror(errno)))")
+  }
+}
+
+/// The lines of a text file, a pipe, or of standard input as "-".
+/// - Throws: `AttentionError` where it cannot be read or is no UTF-8.
+func lines(of path: String) throws(AttentionError) -> [String] { try LineReader(path: path).rest() }
+
+/// A safetensors file, or "-" for one on standard input.
+func openTensors(_ path: String, loading: SafeTensorsFile.Loading = .mapped) throws -> SafeTensorsFile {
+  path == "-"
+    ? try SafeTensorsFile(bytes: LineReader(path: path).restOfBytes(), name: "standard input")
+    : try SafeTensorsFile(path: path, loading: loading)
+}
