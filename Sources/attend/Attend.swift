@@ -19,7 +19,7 @@ struct Attend: ParsableCommand {
     // Beyond a limit of file size a write must fail, and be told, not end the process.
     signal(SIGXFSZ, SIG_IGN)
     do {
-      var command = try parseAsRoot()
+      var command = try parseAsRoot(TextArgument.marked(Array(CommandLine.arguments.dropFirst())))
       try command.run()
       try flushOutput()
     } catch let error as AttentionError {

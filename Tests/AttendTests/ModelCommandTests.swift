@@ -107,8 +107,15 @@ struct ModelCommandTests {
   @Test("wrong input is an error that names it, and no file is written")
   func errors() throws {
     let bytes = try folder.write([0x61, 0x0a, 0xff, 0xfe, 0x0a], to: "bytes.txt")
+    _ = try lines([String](repeating: "the house", count: 1), "long.txt")
     let cases: [(arguments: [String], status: Int32, says: String)] = [
-      (["embed", "--model", Self.model, "a"], 64, "--json and --output"),
+      (["embed", "--model", Self.model, "a", "--json", "--output", folder("x")], 64, "--json and --output"),
+      (["embed", "--model", Self.model, "--jsn", "a"], 64, "Unknown option '--jsn'"),
+      (["embed", "--model", Self.model, "--prompt", "nosuch", "a"], 1, "nosuch"),
+      (["search", "--model", Self.model, "-", "--json"], 64, "a query expected"),
+      (["search", "--model", Self.model, bytes, "a", "--overlap", "3"], 64, "--chunks"),
+      (["search", "--model", Self.model, "--chunks", "--overlap", "15", folder("long.txt"), "a"], 1, "overlap"),
+      (["map", "a text of some words"], 1, "--model"),
       (["embed", "--model", Self.model, "--json", "--file", bytes], 1, "line 2 is not"),
       (["embed", "--model", Self.model, "--json", "--file", folder("none")], 1, "none"),
       (["embed", "--model", folder("none"), "--json", "a"], 1, "config.json"),
@@ -124,6 +131,158 @@ struct ModelCommandTests {
       #expect(command.status == status && command.errors.contains(says), "\(arguments): \(command.errors)")
     }
     #expect(!FileManager.default.fileExists(atPath: folder("no")))
+  }
+
+  private func shell(_ line: String, _ arguments: String..., input: String = "") throws -> Command {
+    try Command.shell("cd '\(folder.path)'; \(line)", "attend", arguments, input: input)
+  }
+
+  @Test("without options people see the beginning of each vector")
+  func shown() throws {
+    let shown = try attend("embed", "a good man", "-5 degrees", "- an item", "--- a rule", "-o dear", "-7")
+    #expect(shown.status == 0, "\(shown.errors)")
+    #expect(
+      shown.lines.filter { $0.hasPrefix("\"") } == [
+        "\"a good man\"", "\"-5 degrees\"", "\"- an item\"", "\"--- a rule\"", "\"-o dear\"", "\"-7\"",
+      ])
+    #expect(shown.lines.filter { $0.contains("48 numbers, length 1.000: ") }.count == 6)
+    // After -- a text may look like an option.
+    let certain = try attend("embed", "a", "--", "--json", "-o", "--")
+    #expect(
+      certain.lines.filter { $0.hasPrefix("\"") } == ["\"a\"", "\"--json\"", "\"-o\"", "\"--\""], "\(certain.errors)")
+  }
+
+  @Test("- and pipes stand for files")
+  func pipes() throws {
+    let text = "her sister\nthe rain\n"
+    let expected = try attend("embed", "--json", "her sister", "the rain").output
+    #expect(try attend("embed", "--json", "-", input: text).output == expected)
+    #expect(try attend("embed", "--json", "--file", "-", input: text).output == expected)
+    #expect(try attend("embed", "--json", "--file", "/dev/stdin", input: text).output == expected)
+    #expect(try attend("tokenize", "-", input: text).output == attend("tokenize", "her sister", "the rain").output)
+    #expect(try attend("map", "-", "--sentence", "1", input: text).output.contains("rain"))
+    let found = try attend("search", "-", "the rain", "--top", "1", "--json", input: text)
+    #expect(try objects(found).count == 1 && found.output.contains("\"line\":2"), "\(found.errors)")
+    let named = try shell(
+      "mkfifo pipe; exec 3<&0; cat <&3 > pipe & \"$0\" search --model '\(Self.model)' pipe 'the rain' --top 1",
+      input: text)
+    #expect(named.output.contains("1.000  2  the rain"), "\(named.errors)")
+    // Nobody writes: an error, not a wait without end.
+    let silent = try shell("mkfifo silent; timeout 60 \"$0\" search --model '\(Self.model)' silent x")
+    #expect(silent.status == 1 && silent.errors.contains("silent: a pipe that a program writes to"), "\(silent.errors)")
+    let layer = "\(packageFolder)/Examples/Data/minilm-layer0.safetensors"
+    let stored = try shell("\"$0\" map - --json < '\(layer)'")
+    #expect(stored.status == 0 && stored.output.contains("\"weights\""), "\(stored.errors)")
+  }
+
+  @Test("texts are answered as they come")
+  func streams() throws {
+    // The second text is written when the first one's answer has been read.
+    let command = try shell(
+      """
+      mkfifo in out; "$0" embed --json --model '\(Self.model)' < in > out & exec 3> in 4< out
+      echo 'her sister' >&3; read -r first <&4; echo 'the rain' >&3; exec 3>&-; read -r second <&4
+      printf '%s\\n%s\\n' "$first" "$second"
+      """)
+    #expect(try command.output == attend("embed", "--json", "her sister", "the rain").output, "\(command.errors)")
+  }
+
+  @Test("words that the shell has parted are one query, quoted texts one each")
+  func queries() throws {
+    let file = try lines(["the rain", "a letter to the house"])
+    let one = try objects(attend("search", file, "a", "letter", "to", "the", "house", "--json"))
+    #expect(one.map { $0["query"] as? String } == ["a letter to the house"])
+    let two = try objects(attend("search", file, "--json", "a letter", "rain"))
+    #expect(two.map { $0["query"] as? String } == ["a letter", "rain"])
+  }
+
+  @Test("what lies beyond the model's limit is told, or found in chunks")
+  func chunks() throws {
+    let filler = String(repeating: "the of and to in that ", count: 12)
+    let file = try lines(["her sister", filler + "a single man of large fortune"])
+    let cut = try attend("search", file, "a single man", "--json")
+    #expect(
+      cut.errors.contains("1 of 2 lines are longer than the model's 32 tokens") && cut.errors.contains("--chunks"))
+    let whole = try attend("search", file, "a single man of large fortune", "--chunks", "--overlap", "8", "--json")
+    let matches = try #require(objects(whole)[0]["matches"] as? [[String: Any]])
+    #expect(whole.errors.isEmpty && matches.map { $0["line"] as? Int }.sorted { $0! < $1! } == [1, 2])
+    #expect(try attend("embed", "--json", filler + filler).errors.contains("1 of 1 texts are longer"))
+  }
+
+  @Test("a closed standard error, and a limit of file size, are no reason to die")
+  func closedStreams() throws {
+    for command in ["embed --json --model nosuch hi", "search nosuch x", "map nosuch"] {
+      let closed = try shell("\"$0\" \(command) 2>&-; echo $?")
+      #expect(closed.output == "1\n", "\(command): \(closed.output)")
+    }
+    let limited = try shell(
+      "ulimit -f 1; \"$0\" embed --model '\(Self.model)' a b c d e f g h --output out 2>&1 | cat; ls -A")
+    #expect(limited.output.contains("out: cannot be written"), "\(limited.output)")
+    #expect(!limited.output.contains("partial") && limited.lines.count == 1, "\(limited.output)")
+  }
+
+  @Test("colour is for terminals that want it", .enabled(if: FileManager.default.fileExists(atPath: "/usr/bin/script")))
+  func colour() throws {
+    func drawn(_ environment: String) throws -> String {
+      try shell("\(environment) script -qc \"$0 map --model '\(Self.model)' man\" /dev/null").output
+    }
+    #expect(try drawn("env -u NO_COLOR TERM=xterm").contains("\u{1b}[48;5;"))
+    #expect(try !drawn("NO_COLOR=1 TERM=xterm").contains("\u{1b}["))
+    #expect(try !drawn("env -u NO_COLOR TERM=dumb").contains("\u{1b}["))
+  }
+
+  /// A copy of the model's folder.
+  private func copyModel(to name: String) throws {
+    let target = folder(name)
+    try FileManager.default.createDirectory(
+      atPath: URL(fileURLWithPath: target).deletingLastPathComponent().path, withIntermediateDirectories: true)
+    try FileManager.default.copyItem(atPath: Self.model, toPath: target)
+  }
+
+  @Test("wide characters keep the columns of a map together")
+  func wideCharacters() throws {
+    try copyModel(to: "wide")
+    for name in ["tokenizer.json", "vocab.txt"] {
+      let path = folder("wide/\(name)")
+      let text = try String(contentsOfFile: path, encoding: .utf8)
+      try text.replacingOccurrences(
+        of: name == "vocab.txt" ? "\nwife\n" : "\"wife\"", with: name == "vocab.txt" ? "\n愛\n" : "\"愛\""
+      )
+      .write(toFile: path, atomically: true, encoding: .utf8)
+    }
+    let map = try Command("attend", ["map", "--model", folder("wide"), "--no-color", "愛 man 愛"])
+    #expect(map.status == 0, "\(map.errors)")
+    func width(_ text: some StringProtocol) -> Int { text.reduce(0) { $0 + ($1 == "愛" ? 2 : 1) } }
+    // Below the title, the columns' labels; each letter takes two columns.
+    let head = map.lines.dropFirst().prefix { !$0.contains("→") && !$0.contains("[CLS]") }
+    #expect(head.count == 5 && Set(head.map(width)) == [7 + 2 * 5], "\(map.output)")
+    let rows = map.lines.filter { $0.hasPrefix("   愛  ") }
+    #expect(rows.count == 2, "\(map.output)")
+  }
+
+  @Test("a folder of the Hugging Face cache is its snapshot")
+  func snapshots() throws {
+    try copyModel(to: "hub/models--owner--tiny/snapshots/0123abcd")
+    let (cached, revision) = (folder("hub/models--owner--tiny"), "0123abcd")
+    let expected = try attend("embed", "--json", "a man").output
+    func embed(_ model: String, _ environment: [String: String] = [:]) throws -> Command {
+      try Command("attend", ["embed", "--json", "--model", model, "a man"], environment: environment)
+    }
+    #expect(try embed(cached).output == expected)
+    #expect(try embed("owner/tiny", ["HF_HUB_CACHE": folder("hub")]).output == expected)
+    // Two of them: the branch main says which.
+    try copyModel(to: "hub/models--owner--tiny/snapshots/other")
+    #expect(try embed(cached).errors.contains("there are 2"))
+    try FileManager.default.createDirectory(atPath: "\(cached)/refs", withIntermediateDirectories: true)
+    try revision.write(toFile: "\(cached)/refs/main", atomically: true, encoding: .utf8)
+    #expect(try embed(cached).output == expected)
+  }
+
+  @Test("a page of a text as long as a model takes")
+  func longPage() throws {
+    let text = String(repeating: "the man and his sister walk in the rain ", count: 30)
+    let page = try attend("map", text, "--html", folder("long.html"))
+    #expect(page.status == 0, "\(page.errors)")
   }
 
   @Test("a model that is not installed is asked for by name, and a download that fails leaves nothing installed")

@@ -92,7 +92,8 @@ struct Embed: ParsableCommand {
     let length = vector.reduce(0) { $0 + Double($1) * Double($1) }.squareRoot()
     let numbers = vector.prefix(Self.shownCount).map { String(format: "%.4f", $0) }.joined(separator: " ")
     let rest = vector.count > Self.shownCount ? " …" : ""
-    print("\"\(text.printable)\"\n  \(vector.count) numbers, length \(String(format: "%.3f", length)): \(numbers)\(rest)")
+    print(
+      "\"\(text.printable)\"\n  \(vector.count) numbers, length \(String(format: "%.3f", length)): \(numbers)\(rest)")
   }
 }
 

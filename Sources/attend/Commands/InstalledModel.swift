@@ -56,7 +56,8 @@ struct InstalledModel {
     let parts = name.split(separator: "/", omittingEmptySubsequences: false)
     guard parts.count <= 2, parts.allSatisfy({ !$0.isEmpty && !$0.hasPrefix(".") }) else { return nil }
     let environment = ProcessInfo.processInfo.environment
-    let home = environment["HF_HOME"] ?? (environment["XDG_CACHE_HOME"] ?? NSHomeDirectory() + "/.cache") + "/huggingface"
+    let home =
+      environment["HF_HOME"] ?? (environment["XDG_CACHE_HOME"] ?? NSHomeDirectory() + "/.cache") + "/huggingface"
     let cache = environment["HF_HUB_CACHE"] ?? home + "/hub"
     return "\(cache)/models--\(parts.joined(separator: "--"))"
   }

@@ -16,6 +16,8 @@ final class LineReader {
   /// Bytes of a text at most.
   private static let byteLimit = 1 << 32
   private static let readLength = 1 << 16
+  /// How long a pipe may be without a program that writes to it.
+  private static let writerDelay = Duration.seconds(2)
 
   /// - Parameter path: A file or a pipe; "-": standard input.
   /// - Throws: `AttentionError` where it cannot be opened, is something else, or is a pipe that no program writes to.
@@ -37,8 +39,15 @@ final class LineReader {
       throw AttentionError(.inputOutput, path, "a regular file or a pipe expected")
     }
     if kind == S_IFIFO {
-      // Without a writer a pipe is at its end; with one that has written nothing yet it is not ready.
+      // Without a writer a pipe is at its end; with one that has written nothing yet it is not ready. A writer that the same
+      // line of shell has started may be a moment late.
+      let deadline = ContinuousClock.now + Self.writerDelay
       try fill()
+      while isAtEnd, ContinuousClock.now < deadline {
+        usleep(10_000)
+        isAtEnd = false
+        try fill()
+      }
       if isAtEnd { throw AttentionError(.inputOutput, path, "a pipe that a program writes to expected; none does") }
     }
     _ = fcntl(descriptor, F_SETFL, fcntl(descriptor, F_GETFL) & ~O_NONBLOCK)
@@ -54,10 +63,11 @@ final class LineReader {
     var end = buffer.count
     if endCount >= limit {
       var rest = limit
-      end = buffer.firstIndex { byte in
-        if byte == UInt8(ascii: "\n") { rest -= 1 }
-        return rest == 0
-      }! + 1
+      end =
+        buffer.firstIndex { byte in
+          if byte == UInt8(ascii: "\n") { rest -= 1 }
+          return rest == 0
+        }! + 1
     } else if !isAtEnd {
       end = buffer.lastIndex(of: UInt8(ascii: "\n"))! + 1
     }

@@ -15,8 +15,8 @@ struct Map: ParsableCommand {
       sentence are drawn as a heat map: rows look, columns are looked at.
       """)
 
-  @Argument(parsing: .allUnrecognized, help: ArgumentHelp("A safetensors file, or texts.", valueName: "inputs"))
-  var inputs: [String]
+  @Argument(help: ArgumentHelp("A safetensors file, or texts.", valueName: "inputs"))
+  var arguments: [TextArgument]
 
   @Option(
     help: ArgumentHelp(
@@ -33,7 +33,7 @@ struct Map: ParsableCommand {
   var head: Int?
 
   @Option(help: ArgumentHelp("Show as bars where this token looks.", valueName: "word"))
-  var token: String?
+  var token: TextArgument?
 
   @Option(help: ArgumentHelp("Write the heat map as a picture instead.", valueName: "out"))
   var svg: String?
@@ -52,8 +52,7 @@ struct Map: ParsableCommand {
 
   @OptionGroup var options: ContextOptions
 
-  mutating func validate() throws {
-    inputs = try checkedTexts(inputs)
+  func validate() throws {
     if inputs.isEmpty || (model == nil && inputs.count > 1) {
       throw ValidationError(
         model == nil ? "one file expected; got \(inputs.count)" : "at least one text expected")
@@ -64,6 +63,8 @@ struct Map: ParsableCommand {
     }
     if let svg { try requireOther("--html", html, than: [svg]) }
   }
+
+  private var inputs: [String] { arguments.map(\.text) }
 
   private struct Facts: Encodable {
     let sentence: Int
@@ -150,7 +151,7 @@ struct Map: ParsableCommand {
     let layer = layer ?? shown.layerCount - 1
     try check("layer", layer, shown.layerCount)
     if let head { try check("head", head, shown.headCount) }
-    let row = try token.map { try self.row(of: $0, in: shown) }
+    let row = try token.map { try self.row(of: $0.text, in: shown) }
     let files = try pictures(map, shown, layer: layer, origin: origin, row: row)
     for (path, bytes) in files {
       try writeAtomically(to: path) { append in try bytes.withUnsafeBytes { try append($0) } }

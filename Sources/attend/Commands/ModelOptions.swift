@@ -17,18 +17,14 @@ struct ModelOptions: ParsableArguments {
 
 /// Texts from arguments, files or standard input.
 struct TextOptions: ParsableArguments {
-  @Argument(
-    parsing: .allUnrecognized,
-    help: ArgumentHelp("Texts; - for lines of standard input (default: -).", valueName: "text"))
-  var texts: [String] = []
+  @Argument(help: ArgumentHelp("Texts; - for lines of standard input (default: -).", valueName: "text"))
+  var texts: [TextArgument] = []
 
   @Option(
     help: ArgumentHelp(
       "Read texts from this file or pipe, one a line, or from - for standard input; may be repeated.",
       valueName: "path"))
   var file: [String] = []
-
-  mutating func validate() throws { texts = try checkedTexts(texts) }
 
   /// Calls `body` with texts as they come, at most `limit` at once.
   func forEachBatch(limit: Int, _ body: ([String]) throws -> Void) throws {
@@ -37,7 +33,7 @@ struct TextOptions: ParsableArguments {
       while let lines = try reader.next(limit: limit) { try body(lines) }
     }
     var given: [String] = []
-    for text in texts {
+    for text in texts.map(\.text) {
       if text != "-" {
         given.append(text)
         continue
@@ -58,21 +54,29 @@ struct TextOptions: ParsableArguments {
   }
 }
 
-/// Texts without the -- before those that are certain to be texts.
-/// - Throws: `ValidationError` where one of the others looks like an option that does not exist: a minus sign and a word.
-func checkedTexts(_ texts: [String]) throws -> [String] {
-  let arguments = CommandLine.arguments
-  var (doubtful, certain) = (texts[...], texts[texts.endIndex...])
-  if let terminator = arguments.firstIndex(of: "--") {
-    let certainCount = min(arguments.count - terminator - 1, texts.count)
-    (doubtful, certain) = (texts.dropLast(certainCount), texts.suffix(certainCount))
-    if doubtful.last == "--" { doubtful.removeLast() }
+/// A text on the command line, which may begin with a minus sign.
+///
+/// The parser takes whatever begins with one for an option, or for none that it knows. So what cannot be an option's name is
+/// marked before it is parsed, and freed of the mark here.
+struct TextArgument: ExpressibleByArgument {
+  let text: String
+
+  init?(argument: String) { text = argument.first == Self.mark ? String(argument.dropFirst()) : argument }
+
+  /// Of Unicode's private use.
+  private static let mark: Character = "\u{f8ff}"
+
+  /// Arguments in which texts are told from options: a minus sign or two, a word, and what it is set to.
+  static func marked(_ arguments: [String]) -> [String] {
+    let isOption = /--?[A-Za-z][A-Za-z0-9-]*(=.*)?/
+    let end = arguments.firstIndex(of: "--") ?? arguments.endIndex
+    let marked = arguments[..<end].map { argument in
+      let isText =
+        argument.hasPrefix("-") && argument != "-" && (try? isOption.wholeMatch(in: argument)) == nil
+      return isText ? "\(mark)\(argument)" : argument
+    }
+    return marked + arguments[end...]
   }
-  let isOption = /--?[A-Za-z][A-Za-z0-9-]*(=.*)?/
-  if let text = doubtful.first(where: { (try? isOption.wholeMatch(in: $0)) != nil }) {
-    throw ValidationError("Unknown option '\(text)'. For a text that looks like one, write -- before the texts.")
-  }
-  return Array(doubtful + certain)
 }
 
 /// Throws unless an output is another file than every input.

@@ -14,8 +14,8 @@ struct Search: ParsableCommand {
   @Argument(help: ArgumentHelp("A text file, or an index.", valueName: "file"))
   var file: String
 
-  @Argument(parsing: .allUnrecognized, help: ArgumentHelp("What to look for.", valueName: "query"))
-  var queries: [String] = []
+  @Argument(help: ArgumentHelp("What to look for.", valueName: "query"))
+  var queries: [TextArgument] = []
 
   @Option(help: ArgumentHelp("Write the index, so that it need not be made again.", valueName: "index"))
   var save: String?
@@ -37,9 +37,8 @@ struct Search: ParsableCommand {
   @OptionGroup var model: ModelOptions
   @OptionGroup var options: ContextOptions
 
-  mutating func validate() throws {
+  func validate() throws {
     try requireOther("--save", save, than: [file])
-    queries = try checkedTexts(queries)
     if let overlap {
       if !chunks { throw ValidationError("--overlap: only with --chunks") }
       if overlap < 0 { throw ValidationError("--overlap: a number from 0 expected; got \(overlap)") }
@@ -69,6 +68,7 @@ struct Search: ParsableCommand {
       if !json { print("index of \(index.count) lines written to \(save)") }
     }
     if !queries.isEmpty {
+      let queries = queries.map(\.text)
       // Several words that the shell has parted are one query; where one of them holds a space, each was meant.
       let areWords = queries.allSatisfy { !$0.contains(where: \.isWhitespace) }
       return try answer(areWords ? [queries.joined(separator: " ")] : queries, index, encoder, context)

@@ -29,7 +29,8 @@ struct MapPage {
       encoder.nonConformingFloatEncodingStrategy = .convertToString(
         positiveInfinity: "inf", negativeInfinity: "-inf", nan: "nan")
       let content = Content(
-        origin: origin, sentences: map.sentences.map(\.rounded), sentence: sentence, layer: layer, head: head ?? -1, token: token ?? -1
+        origin: origin, sentences: map.sentences.map(\.rounded), sentence: sentence, layer: layer, head: head ?? -1,
+        token: token ?? -1
       )
       // A word of the file must not end the script that holds it.
       // By bytes: some characters join with the "<" behind them.

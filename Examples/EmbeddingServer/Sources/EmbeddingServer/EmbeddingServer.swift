@@ -8,7 +8,8 @@ import Logging
 @main
 struct EmbeddingServer: AsyncParsableCommand {
   static let configuration = CommandConfiguration(
-    commandName: "EmbeddingServer", abstract: "Serve sentence embeddings over HTTP: POST /embed, POST /v1/embeddings, GET /health.")
+    commandName: "EmbeddingServer",
+    abstract: "Serve sentence embeddings over HTTP: POST /embed, POST /v1/embeddings, GET /health.")
 
   @Option(help: ArgumentHelp("A Hugging Face folder of a BERT model.", valueName: "dir"))
   var model: String
@@ -53,7 +54,8 @@ struct EmbeddingServer: AsyncParsableCommand {
     let application = Application(
       router: service.router(),
       // The timeout also ends a connection whose client stops in the middle of a request.
-      server: .http1(configuration: .init(
+      server: .http1(
+        configuration: .init(
           additionalChannelHandlers: [ConnectionRulesInstaller(bodyLimit: bodyLimit), ClientWatch()],
           idleTimeout: .seconds(60))),
       configuration: .init(address: .hostname(host, port: port)),
@@ -68,4 +70,6 @@ struct EmbeddingServer: AsyncParsableCommand {
 }
 
 /// Where standard error is closed, nobody can be told.
-private func printToStandardError(_ line: String) { try? FileHandle.standardError.write(contentsOf: Data("\(line)\n".utf8)) }
+private func printToStandardError(_ line: String) {
+  try? FileHandle.standardError.write(contentsOf: Data("\(line)\n".utf8))
+}

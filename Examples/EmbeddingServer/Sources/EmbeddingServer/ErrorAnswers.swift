@@ -64,7 +64,9 @@ struct ErrorAnswers: RouterMiddleware {
     // Nobody reads it: the client has closed the connection, or the server is being stopped by force.
     case is CancellationError: RequestError(.serviceUnavailable, "the connection was closed")
     case let error as any HTTPResponseError where error.status == .notFound:
-      RequestError(.notFound, "POST /embed, POST /v1/embeddings or GET /health expected; got \(request.method) \(request.uri.path)")
+      RequestError(
+        .notFound, "POST /embed, POST /v1/embeddings or GET /health expected; got \(request.method) \(request.uri.path)"
+      )
     case let error as any HTTPResponseError: RequestError(error.status, error.status.reasonPhrase)
     default: RequestError(.internalServerError, "internal error")
     }
