@@ -1,11 +1,44 @@
 import Attention
 import AttentionFiles
 import AttentionTestSupport
+import Foundation
 import Testing
 
-/// The README's code, compiled and run.
+/// What the README's examples say, run; and the examples themselves, compiled as they stand.
 @Suite("README")
 struct ReadmeTests {
+  /// Each block of Swift, as somebody would copy it into `main.swift`.
+  private static let examples: [String] = {
+    let text = (try? String(contentsOfFile: "\(packageFolder)/README.md", encoding: .utf8)) ?? ""
+    return text.components(separatedBy: "```swift\n").dropFirst().map { $0.components(separatedBy: "```")[0] }
+  }()
+
+  #if os(Linux)
+    @Test("every example compiles as it stands", arguments: examples)
+    func compiles(example: String) throws {
+      let folder = try TemporaryFolder()
+      _ = try folder.write(Array(example.utf8), to: "main.swift")
+      let products = URL(fileURLWithPath: CommandLine.arguments[0]).deletingLastPathComponent().path
+      var arguments = ["swiftc", "-typecheck", "-swift-version", "6", "-I", "\(products)/Modules"]
+      let maps =
+        ["CAttentionKernels", "COpenBLASStartup"].map { "\(products)/\($0).build/module.modulemap" }
+        + ["COpenBLAS", "CLAPACKE"].map { "\(packageFolder)/Sources/\($0)/module.modulemap" }
+      for map in maps { arguments += ["-Xcc", "-fmodule-map-file=\(map)"] }
+      let process = Process()
+      process.executableURL = URL(fileURLWithPath: "/usr/bin/env")
+      process.arguments = arguments + [folder("main.swift")]
+      let errors = Pipe()
+      process.standardError = errors
+      try process.run()
+      let complaint = String(decoding: errors.fileHandleForReading.readDataToEndOfFile(), as: UTF8.self)
+      process.waitUntilExit()
+      #expect(process.terminationStatus == 0, "\(complaint)")
+    }
+  #endif
+
+  @Test("there are examples")
+  func present() { #expect(Self.examples.count >= 5) }
+
   @Test("the first example gives its result")
   func firstExample() throws {
     let query = try Tensor<Float>(uniform: -1..<1, shape: [1, 8, 128, 64], seed: 1)  // [batch, heads, length, width]
@@ -25,7 +58,6 @@ struct ReadmeTests {
     try writer.write(to: path)
     let x = try Tensor<Float>(uniform: -1..<1, shape: [2, 16, 24], seed: 2)
 
-    // A layer with PyTorch's weights, on the sentences of a batch, each with a length of its own.
     let file = try SafeTensorsFile(path: path)
     var state: [String: Tensor<Float>] = [:]
     for entry in file.entries { state[entry.name] = try file.tensor(entry.name) }
@@ -39,7 +71,6 @@ struct ReadmeTests {
 
   @Test("masks compose")
   func masks() throws {
-    // Masks are values that compose: the last 512 keys, of those before each length.
     let mask = AttentionMask.causal
       .intersection(.window(left: 511, right: 0))
       .intersection(.keyLengths([16, 12]))
@@ -51,7 +82,6 @@ struct ReadmeTests {
   func cache() throws {
     let key = try Tensor<Float>(uniform: -1..<1, shape: [1, 8, 5, 64], seed: 1)
     let (query, value) = (key, key)
-    // Generating: the cache makes its own mask; in BFloat16 it takes half the memory and half the time.
     let cache = try KeyValueCache<BFloat16>(.growing, batchCount: 1, headCount: 8, width: 64)
     try cache.append(key: key, value: value)
     let next = try scaledDotProductAttention(query: query, cache: cache)
