@@ -58,6 +58,10 @@ struct CacheArticleTests {
     try batch.append(key: prompts, value: prompts, counts: [5, 3])  // [2, 2, 5, 8]
     print(batch.lengths)  // [5, 3]
     print(try batch.mask(queryCount: 5).drawing(queryCount: 5, keyCount: 5, batchCount: 2))
+    let newest = try Tensor<Float>(uniform: -1..<1, shape: [2, 8, 5, 8], seed: 5)
+    let padded = try scaledDotProductAttention(
+      query: newest, cache: batch, mask: .leftPadding([1, 0]).intersection(.window(left: 2, right: 0)))
+    #expect(padded.shape == [2, 8, 5, 8])
     #expect(batch.lengths == [5, 3])
 
     let words = try Tensor<Float>(uniform: -1..<1, shape: [1, 2, 40, 8], seed: 1)

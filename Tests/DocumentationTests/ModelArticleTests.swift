@@ -18,10 +18,18 @@ struct ModelArticleTests {
     #expect(vectors.shape == [2, 48] && abs(cosine) <= 1.0001)
 
     let index = try EmbeddingIndex(texts: ["It rains.", "She is happy.", "A letter came."], encoder: encoder)
-    for match in try index.search(encoder.embed(["a happy sister"]), limit: 2)[0] {
+    for match in try index.search(encoder.embed(["a happy sister"], prompt: .query), limit: 2)[0] {
       print(match.score, match.text)
     }
     #expect(try index.search(encoder.embed(["She is happy."]), limit: 1)[0][0].position == 1)
+
+    let query = try encoder.embed(["who is happy?"], prompt: .query)
+    let document = try encoder.embed(["She is happy."], prompt: .document)
+    #expect(query.shape == document.shape)
+
+    let long = try EmbeddingIndex(lines: ["It rains."], encoder: encoder, chunking: .init(overlap: 8))
+    print(long.count, long.cutCount)  // 1 0
+    #expect(long.count == 1 && long.cutCount == 0)
 
     let (tokens, layers) = try encoder.attentions(for: "She is happy.")
     print(tokens.count, layers[0].shape)  // tokens; heads, tokens, tokens
@@ -41,7 +49,6 @@ struct ModelArticleTests {
   @Test("the README's sentences")
   func readme() async throws {
     let modelFolder = URL(fileURLWithPath: folder)
-    // Sentences: a model from its Hugging Face folder, called from any number of tasks at once.
     let model = try await TextEmbedder(directory: modelFolder)
     let vectors = try await model.embed(["A man is eating.", "Someone has lunch."])
     #expect(vectors.count == 2)

@@ -120,7 +120,7 @@ public struct AttentionMask: Sendable {
 
   /// A prefix to which every query attends, and after it keys up to the diagonal: prefix language models.
   /// - Parameters:
-  ///   - lengths: The prefix of each element of the batch.
+  ///   - lengths: The prefix of each element of the batch: keys from key 0 on, padding included.
   ///   - alignment: Which diagonal.
   /// - Returns: The mask.
   public static func prefix(_ lengths: [Int], alignment: Alignment = .bottomRight) -> AttentionMask {
