@@ -113,12 +113,12 @@ package func splitLines(_ bytes: [UInt8], name: String, firstLine: Int = 1) thro
 
 /// The first bytes of a regular file, at most `count`; nil where there is none.
 package func firstBytes(of path: String, count: Int) -> [UInt8]? {
-  // Not to wait for a writer, where the path is a pipe.
+  // Before it is opened: a pipe's writer would take this for its reader, and die when it is gone.
+  var status = stat()
+  guard stat(path, &status) == 0, status.st_mode & S_IFMT == S_IFREG else { return nil }
   let descriptor = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK)
   guard descriptor >= 0 else { return nil }
   defer { close(descriptor) }
-  var status = stat()
-  guard fstat(descriptor, &status) == 0, status.st_mode & S_IFMT == S_IFREG else { return nil }
   var bytes = [UInt8](repeating: 0, count: count)
   let got = read(descriptor, &bytes, count)
   return got < 0 ? nil : Array(bytes.prefix(got))

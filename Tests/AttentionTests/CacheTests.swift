@@ -483,6 +483,29 @@ struct CacheTests {
     }
   }
 
+  @Test("documents beside a cache: each query sees its own document, up to itself")
+  func documents() throws {
+    let tokens = try Tokens<Float>(count: 10)
+    let cache = try cache(.growing, Float.self)
+    for part in [0..<6, 6..<10] {
+      let new = try tokens.slice(part)
+      try cache.append(key: new.key, value: new.value)
+    }
+    // The tokens of the second document that come after the queries' are nobody's yet.
+    for keyOffsets in [[0, 8, 10], [0, 7, 10], [0, 9, 10]] {
+      let output = try scaledDotProductAttention(
+        query: tokens.slice(6..<10).query, cache: cache, mask: .documents([0, 2, 4], keyOffsets: keyOffsets))
+      var flags = try Tensor<Bool>(repeating: false, shape: [4, 10])
+      for i in 0..<4 {
+        for j in 0..<10 { flags[i, j] = j <= 6 + i && (j < keyOffsets[1]) == (i < 2) }
+      }
+      let expected = try scaledDotProductAttention(
+        query: tokens.slice(6..<10).query, key: tokens.key, value: tokens.value, mask: .attending(flags))
+      let difference = mismatch(output.array, expected.array.map(Double.init), tolerance: 2e-6, "\(keyOffsets)")
+      #expect(difference == nil)
+    }
+  }
+
   @Test("what does not fit is an error, and leaves the cache as it was")
   func errors() throws {
     func make(_ kind: KeyValueCache<Float>.Kind, _ batchCount: Int = 1, _ width: Int = 4) throws -> KeyValueCache<Float>

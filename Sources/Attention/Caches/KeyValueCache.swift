@@ -234,10 +234,13 @@ public final class KeyValueCache<Element: AttentionStorage> {
   /// - Returns: The key at which query 0 of each sample stands.
   public func alignment(queryCount: Int) -> AttentionMask.Alignment {
     let queryCount = max(queryCount, 0)
-    let counts = queryCounts(queryCount)
-    let offsets = zip(storedCounts, counts).map { $0 - $1 }
+    let offsets = offsets(queryCount: queryCount)
     let keyCount = storedCounts.max() ?? 0
     return offsets.allSatisfy { $0 == keyCount - queryCount } ? .bottomRight : .offsets(offsets)
+  }
+
+  private func offsets(queryCount: Int) -> [Int] {
+    zip(storedCounts, queryCounts(queryCount)).map { $0 - $1 }
   }
 
   /// The mask for queries of the tokens appended last: those before each and itself, as far as the window goes.
@@ -289,7 +292,10 @@ public final class KeyValueCache<Element: AttentionStorage> {
       }
     }
     let (key, value) = try storage.inputs(keyCount: stored.max() ?? 0)
-    return (key, value, try mask(queryCount: queryCount).intersection(placed(other, queryCount: queryCount)))
+    var own = mask(queryCount: queryCount)
+    // Documents of the other mask have diagonals of their own, which are not for this one.
+    if other.hasDocuments { own = own.replacingBottomRight(by: .offsets(offsets(queryCount: queryCount))) }
+    return (key, value, try own.intersection(placed(other, queryCount: queryCount)))
   }
 
   /// A mask whose positions count tokens from the first one of each sample, for the keys that are there.

@@ -256,13 +256,15 @@ public struct AttentionMask: Sendable {
     !rules.isEmpty || !distances.isEmpty || !leftPaddings.isEmpty || !keyLengths.isEmpty
   }
 
+  var hasDocuments: Bool { rules.contains { if case .documents = $0 { true } else { false } } }
+
   /// The alignments of all rules and distances.
   var alignments: [Alignment] { rules.compactMap(\.alignment) + distances.map(\.alignment) }
 
   /// This mask with another alignment wherever it is bottom-right; beside documents, each of which has its own diagonal,
   /// as it is.
   func replacingBottomRight(by alignment: Alignment) -> AttentionMask {
-    if rules.contains(where: { if case .documents = $0 { true } else { false } }) { return self }
+    if hasDocuments { return self }
     var result = self
     result.rules = rules.map { $0.alignment == .bottomRight ? $0.aligned(alignment) : $0 }
     result.distances = distances.map {
