@@ -11,7 +11,7 @@ struct SettingsVariant: Sendable, CustomTestStringConvertible {
   let name: String
   let prompt: String?
   /// The files that differ from the tiny model's; nil: it is gone.
-  let files: [(name: String, content: Data?)]
+  let files: [(name: String, content: String?)]
   /// Embeddings that are appended, of tokens 10, 11 …
   let growth: Int
   /// Whether the tensors' names are those of Google's checkpoints.
@@ -30,11 +30,17 @@ struct SettingsVariant: Sendable, CustomTestStringConvertible {
       let files = variant["files"] as? [String: Any] ?? [:]
       return SettingsVariant(
         name: name, prompt: variant["prompt"] as? String,
-        files: files.sorted { $0.key < $1.key }.map {
-          ($0, $1 is NSNull ? nil : try? JSONSerialization.data(withJSONObject: $1, options: .fragmentsAllowed))
-        }, growth: variant["grow"] as? Int ?? 0, hasOlderNames: variant["older_names"] as? Bool ?? false)
+        files: files.sorted { $0.key < $1.key }.map { ($0, json($1)) }, growth: variant["grow"] as? Int ?? 0,
+        hasOlderNames: variant["older_names"] as? Bool ?? false)
     }
     return (texts, all.sorted { $0.name < $1.name })
+  }
+
+  /// Nil: null, for a file that is gone.
+  private static func json(_ value: Any) -> String? {
+    guard !(value is NSNull), let data = try? JSONSerialization.data(withJSONObject: value, options: .fragmentsAllowed)
+    else { return nil }
+    return String(decoding: data, as: UTF8.self)
   }
 
   /// The folder of the variant.
