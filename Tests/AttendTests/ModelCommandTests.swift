@@ -152,6 +152,20 @@ struct ModelCommandTests {
       certain.lines.filter { $0.hasPrefix("\"") } == ["\"a\"", "\"--json\"", "\"-o\"", "\"--\""], "\(certain.errors)")
   }
 
+  @Test("signs at the front of values and texts, and the lines before a wrong one, are not lost")
+  func signs() throws {
+    #expect(try attend("tokenize", "\u{f8ff} man").output == attend("tokenize", "--", "\u{f8ff} man").output)
+    #expect(try attend("tokenize", "\u{f8ff} man").output.contains("man 94"))
+    #expect(try attend("map", "a man", "--token=a\nb").status == 64)
+    #expect(try attend("search", lines(["a"]), "a", "--top=-1").errors.contains("--top"))
+    let file = try lines(["her sister"], "-a file")
+    let found = try shell("\"$0\" search --model '\(Self.model)' '-a file' sister --json")
+    #expect(found.output.contains("her sister"), "\(found.errors) \(file)")
+    let bytes = try folder.write([0x61, 0x0a, 0x62, 0x0a, 0xff, 0x0a, 0x63], to: "mixed.txt")
+    let mixed = try attend("embed", "--json", "--file", bytes)
+    #expect(mixed.status == 1 && mixed.lines.count == 2 && mixed.errors.contains("line 3 is not"), "\(mixed.errors)")
+  }
+
   @Test("- and pipes stand for files")
   func pipes() throws {
     let text = "her sister\nthe rain\n"

@@ -161,6 +161,17 @@ struct EmbeddingIndexTests {
     expectError("overlap", "15") { _ = try model.chunks(of: "a", overlap: 15) }
     expectError("overlap", "-1") { _ = try model.chunks(of: "a", overlap: -1) }
     #expect(try model.chunks(of: String(repeating: "wxyz", count: 60)).count == 1)
+    // Without spaces, at signs and ideographs: no part is cut, and a new part brings something new, or there would be more of them.
+    for text in [
+      String(repeating: "a.b,", count: 60), String(repeating: "愛", count: 100),
+      "a b c d e f g h " + String(repeating: "x.", count: 40) + " u v",
+      String(repeating: "\u{1} ", count: 500) + "the man "
+        + String(repeating: "x.", count: 60),
+    ] {
+      let chunks = try model.chunks(of: text, overlap: 14)
+      #expect(chunks.count < 20 && chunks.count > 1)
+      for chunk in chunks { #expect(try !model.isCut(chunk)) }
+    }
   }
 
   @Test("of equal texts the earlier come first, wherever they stand", arguments: [1, 2, 3])

@@ -65,7 +65,8 @@ struct PartialTests {
       let one = try parts.dropFirst().reduce(parts[0]) { try $0.merged(with: $1) }
       #expect(merged.logSumExp.array[0].isFinite)
       // Merged one after another, a part weighs less than it must where ln 2 is lost beside the maximum: by at most that.
-      #expect(one.output.array[0] >= values.min()! && one.output.array[0] <= values.max()!)
+      let rounding = 4 * Element.ulpOfOne * values.map(\.magnitude).max()!
+      #expect(one.output.array[0] >= values.min()! - rounding && one.output.array[0] <= values.max()!)
       return merged.output.array[0]
     }
     #expect(try average(Double.self, [1, 3]) == 2)
@@ -73,7 +74,7 @@ struct PartialTests {
     #expect(abs(try average(Double.self, [1, 2, 6]) - 3) < 1e-14)
     // Of opposite signs and near the greatest number: no sum of them is one.
     let most = Float.greatestFiniteMagnitude
-    #expect(try average(Float.self, [most, most]) == most)
+    for count in 2...9 { #expect(try average(Float.self, [Float](repeating: most, count: count)) > 0.99999 * most) }
   }
 
   @Test(

@@ -148,6 +148,24 @@ struct ScaledDotProductTests {
     }
   }
 
+  @Test("the mean of the greatest number is finite, whatever rounding does", arguments: AttentionContext.everyPath)
+  func greatestValues(context: AttentionContext) throws {
+    for (L, S) in [(1, 50), (3, 5000), (8, 50), (64, 300), (150, 700)] {
+      let most = Float.greatestFiniteMagnitude
+      let query = try Tensor<Float>(uniform: -1..<1, shape: [1, 2, L, 8], seed: 1)
+      let key = try Tensor<Float>(uniform: -1..<1, shape: [1, 2, S, 8], seed: 2)
+      let value = try Tensor<Float>((0..<2 * S * 2).map { $0 % 2 == 0 ? most : -most }, shape: [1, 2, S, 2])
+      for mask in [AttentionMask.none, .causal] {
+        let output = try scaledDotProductAttention(query: query, key: key, value: value, mask: mask, context: context)
+        let isRight = output.array.enumerated().allSatisfy { index, x in
+          let sign: Float = index % 2 == 0 ? 1 : -1
+          return (x == 0 && L > S) || (x * sign).isFinite && x * sign > 0.9999 * most
+        }
+        #expect(isRight, "L\(L) S\(S)")
+      }
+    }
+  }
+
   @Test(
     "large values beside masked NaN and attended infinities: each row as it is alone",
     arguments: AttentionContext.everyPath)

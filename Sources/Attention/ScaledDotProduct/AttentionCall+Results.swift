@@ -39,7 +39,10 @@ extension AttentionCall {
       let sum = ours + theirs
       let (ourShare, theirShare) = (ours / sum, theirs / sum)
       for column in 0..<shape.valueWidth {
-        target[column] = target[column] * ourShare + source[column] * theirShare
+        let mean = target[column] * ourShare + source[column] * theirShare
+        // Rounded shares may sum to a little more than 1.
+        let isRounding = mean.isInfinite && target[column].isFinite && source[column].isFinite
+        target[column] = isRounding ? (mean < 0 ? -1 : 1) * Element.greatestFiniteMagnitude : mean
       }
       whole.sum[row] = sum
       whole.maximum[row] = whole.maximum[row].isNaN ? .nan : most

@@ -90,6 +90,13 @@ public struct AttentionPartial<Element: AttentionElement>: Sendable {
                 let weight = Element(nearest: weights[index] / sum)
                 for i in 0..<shape[3] { view.base[place + i] += weight * part.base[place + i] }
               }
+              // Rounded weights may sum to a little more than 1.
+              for i in 0..<shape[3] where view.base[place + i].isInfinite {
+                let isFinite = outputs.indices.allSatisfy {
+                  own[$0] == -.infinity || outputs[$0].base[place + i].isFinite
+                }
+                if isFinite { view.base[place + i] = (view.base[place + i] < 0 ? -1 : 1) * .greatestFiniteMagnitude }
+              }
             }
             logSumExp.mutableBase[row] = Element(nearest: total)
             row += 1

@@ -208,7 +208,15 @@ struct LaneTiles<Element: AttentionElement>: TileKernels {
     if care.normalizesWeights { scratch.normalized.restoreSums(rowCount: tile.rowCount, scratch.sum) }
     invertSums(tile, scratch.sum, scratch)
     if care.normalizesWeights {
-      for row in 0..<tile.rowCount where scratch.normalized.contains(row) { scratch.factor[row] = 1 }
+      forEachPanel(tile) { panel in
+        for row in panel.rows where scratch.normalized.contains(row) {
+          scratch.factor[row] = NormalizedRows<Element>.meanFactor
+          let result = scratch.result + panel.firstRow * call.shape.valueWidth + row - panel.firstRow
+          for column in 0..<call.shape.valueWidth {
+            result[column * panel.stride] = NormalizedRows.saturated(result[column * panel.stride])
+          }
+        }
+      }
     }
   }
 

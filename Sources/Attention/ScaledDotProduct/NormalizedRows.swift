@@ -4,10 +4,10 @@ internal import AttentionTensors
 /// over the keys found of them.
 ///
 /// Σ exp(score − maximum) · value overflows where the values are large, though their mean does not. Such a result is
-/// computed once more from normalised weights. The other rows of its tile go through the pass as they did before, so that
-/// they keep their bits.
+/// computed once more from normalised weights: half the mean, since rounded weights may sum to a little more than 1. The other
+/// rows of its tile go through the pass as they did before, so that they keep their bits.
 struct NormalizedRows<Element: AttentionElement> {
-  /// By what each row's weights are multiplied: 1 / sum; 1: the row is an ordinary one.
+  /// By what each row's weights are multiplied: 1 / (2 · sum); 1: the row is an ordinary one.
   let factor: UnsafeMutablePointer<Element>
   private let capacity: Int
 
@@ -28,10 +28,20 @@ struct NormalizedRows<Element: AttentionElement> {
   ) {
     for row in 0..<rowCount {
       let isOne = sum[row] > 0 && sum[row].isFinite && !hasFiniteResult(row)
-      factor[row] = isOne ? 1 / sum[row] : 1
+      factor[row] = isOne ? 1 / sum[row] / 2 : 1
       self.maximum[row] = maximum[row]
       self.sum[row] = sum[row]
     }
+  }
+
+  /// What a row's half mean is to be multiplied by, when it is brought within half of the greatest number.
+  static var meanFactor: Element { 2 }
+
+  /// An element of a half mean, of which rounding may have made more than half of the greatest number. Infinity that is
+  /// attended to stays.
+  static func saturated(_ half: Element) -> Element {
+    let most = Element.greatestFiniteMagnitude / 2
+    return half.isFinite ? min(max(half, -most), most) : half
   }
 
   /// Before a pass: these rows' maxima are known. The same blocks give scores of the same bits, none of which exceeds them.

@@ -181,6 +181,14 @@ struct RowTiles<Products: RowProducts>: TileKernels {
     }
     if care.normalizesWeights { scratch.normalized.restoreSums(rowCount: tile.rowCount, state.sum) }
     call.divideBySums(tile, state) { care.normalizesWeights && scratch.normalized.contains($0) }
+    if care.normalizesWeights {
+      for row in 0..<tile.rowCount where scratch.normalized.contains(row) {
+        let result = state.result + row * valueWidth
+        for column in 0..<valueWidth {
+          result[column] = NormalizedRows.saturated(result[column]) * NormalizedRows<Element>.meanFactor
+        }
+      }
+    }
   }
 
   func store(_ tile: Call.Tile, _ scratch: Scratch, into state: RowState<Element>) {

@@ -1,10 +1,11 @@
 public import AttentionTensors
 
 extension SentenceEncoder {
-  /// A text in parts of at most ``maximumLength`` tokens each, its prompt's counted, cut between words.
+  /// A text in parts of at most ``maximumLength`` tokens each, its prompt's counted, cut between words; within a word only
+  /// where it is longer than a part, at signs and ideographs.
   ///
-  /// Each part begins with the last words of the one before, as many as fit `overlap` tokens. A single word that is longer than
-  /// the model's limit is a part of its own, and cut.
+  /// Each part begins with the last words of the one before, as many as fit `overlap` tokens. Letters without such a place that
+  /// are more than the model's limit are a part of their own, and cut.
   ///
   /// - Parameters:
   ///   - text: Any text.
@@ -22,9 +23,10 @@ extension SentenceEncoder {
       overlap >= 0 && 2 * overlap < max(room, 1), "SentenceEncoder",
       "an overlap from 0 to less than half of the \(max(room, 0)) tokens of a part expected; got \(overlap)")
     if !tokens(text, after: resolved).isCut { return [text] }
-    let words = text.split(whereSeparator: \.isWhitespace)
     let around = tokenizer.encode("").count
-    let counts = words.map { tokenizer.encode(String($0)).count - around }
+    func count(_ word: Substring) -> Int { tokenizer.encode(String(word)).count - around }
+    let words = text.split(whereSeparator: \.isWhitespace).flatMap { count($0) > room ? Self.pieces(of: $0) : [$0] }
+    let counts = words.map(count)
     var parts: [String] = []
     var first = 0
     while first < words.count {
@@ -35,14 +37,35 @@ extension SentenceEncoder {
       }
       parts.append(String(text[words[first].startIndex..<words[end - 1].endIndex]))
       if end == words.count { break }
-      // Back by the words that fit the overlap, but on by one at least.
+      // Back by the words that fit the overlap, as long as the next word fits beside them: each part brings something new.
       var (next, common) = (end, 0)
-      while next - 1 > first, common + counts[next - 1] <= overlap {
+      while next - 1 > first, common + max(counts[next - 1], 1) <= overlap,
+        common + max(counts[next - 1], 1) + counts[end] <= room
+      {
         next -= 1
-        common += counts[next]
+        common += max(counts[next], 1)
       }
       first = next
     }
     return parts
+  }
+
+  /// A word between its signs and ideographs, each of which is a piece of its own.
+  private static func pieces(of word: Substring) -> [Substring] {
+    var pieces: [Substring] = []
+    var start = word.startIndex
+    var index = start
+    while index < word.endIndex {
+      let next = word.index(after: index)
+      let scalar = word[index].unicodeScalars.first!
+      if BertCharacters.isPunctuation(scalar) || BertCharacters.isIdeograph(scalar) {
+        if start < index { pieces.append(word[start..<index]) }
+        pieces.append(word[index..<next])
+        start = next
+      }
+      index = next
+    }
+    if start < word.endIndex { pieces.append(word[start...]) }
+    return pieces
   }
 }

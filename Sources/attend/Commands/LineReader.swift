@@ -16,6 +16,8 @@ final class LineReader {
   /// Bytes of a text at most.
   private static let byteLimit = 1 << 32
   private static let readLength = 1 << 16
+  /// Milliseconds until a stream that does not wait is looked at again.
+  private static let patience: CInt = 1000
   /// How long a pipe may be without a program that writes to it.
   private static let writerDelay = Duration.seconds(2)
 
@@ -48,7 +50,7 @@ final class LineReader {
         isAtEnd = false
         try fill()
       }
-      if isAtEnd { throw AttentionError(.inputOutput, path, "a pipe that a program writes to expected; none does") }
+      if isAtEnd { throw AttentionError(.inputOutput, path, "a pipe that a program writes to expected; nothing came") }
     }
     _ = fcntl(descriptor, F_SETFL, fcntl(descriptor, F_GETFL) & ~O_NONBLOCK)
   }
@@ -71,17 +73,37 @@ final class LineReader {
     } else if !isAtEnd {
       end = buffer.lastIndex(of: UInt8(ascii: "\n"))! + 1
     }
-    let lines = try splitLines(Array(buffer[..<end]), name: name, firstLine: lineCount + 1)
+    let lines: [String]
+    do {
+      lines = try splitLines(Array(buffer[..<end]), name: name, firstLine: lineCount + 1)
+    } catch {
+      // What comes before a wrong line is given first.
+      end = validLength(of: buffer[..<end])
+      if end == 0 { throw error }
+      lines = try splitLines(Array(buffer[..<end]), name: name, firstLine: lineCount + 1)
+    }
     lineCount += lines.count
     endCount -= buffer[..<end].count { $0 == UInt8(ascii: "\n") }
+    byteCount -= end
     buffer.removeFirst(end)
     return lines
+  }
+
+  /// The bytes of the lines before the first one that is no UTF-8.
+  private func validLength(of bytes: ArraySlice<UInt8>) -> Int {
+    var start = bytes.startIndex
+    while let end = bytes[start...].firstIndex(of: UInt8(ascii: "\n")),
+      String(validating: bytes[start..<end], as: UTF8.self) != nil
+    { start = end + 1 }
+    return start - bytes.startIndex
   }
 
   /// All lines that are left.
   func rest() throws(AttentionError) -> [String] {
     while !isAtEnd { try fill() }
-    return try next(limit: .max) ?? []
+    var lines: [String] = []
+    while let next = try next(limit: .max) { lines += next }
+    return lines
   }
 
   /// All bytes that are left.
@@ -99,7 +121,13 @@ final class LineReader {
     var part = [UInt8](repeating: 0, count: Self.readLength)
     let count = read(descriptor, &part, part.count)
     if count < 0 {
-      if errno == EINTR || errno == EAGAIN { return }
+      if errno == EINTR { return }
+      if errno == EAGAIN {
+        // Somebody has made the stream one that does not wait.
+        var request = pollfd(fd: descriptor, events: Int16(POLLIN), revents: 0)
+        _ = poll(&request, 1, Self.patience)
+        return
+      }
       throw Self.systemError(name, "cannot be read")
     }
     if count == 0 { isAtEnd = true }

@@ -33,7 +33,7 @@ struct Map: ParsableCommand {
   var head: Int?
 
   @Option(help: ArgumentHelp("Show as bars where this token looks.", valueName: "word"))
-  var token: TextArgument?
+  var token: String?
 
   @Option(help: ArgumentHelp("Write the heat map as a picture instead.", valueName: "out"))
   var svg: String?
@@ -151,7 +151,7 @@ struct Map: ParsableCommand {
     let layer = layer ?? shown.layerCount - 1
     try check("layer", layer, shown.layerCount)
     if let head { try check("head", head, shown.headCount) }
-    let row = try token.map { try self.row(of: $0.text, in: shown) }
+    let row = try token.map { try self.row(of: $0, in: shown) }
     let files = try pictures(map, shown, layer: layer, origin: origin, row: row)
     for (path, bytes) in files {
       try writeAtomically(to: path) { append in try bytes.withUnsafeBytes { try append($0) } }

@@ -66,16 +66,27 @@ struct TextArgument: ExpressibleByArgument {
   /// Of Unicode's private use.
   private static let mark: Character = "\u{f8ff}"
 
-  /// Arguments in which texts are told from options: a minus sign or two, a word, and what it is set to.
+  /// Options without a value: what follows them may be a text.
+  private static let flags = [
+    "--json", "--json-lines", "--chunks", "--color", "--no-color", "--path", "--force", "--forward", "--help", "-h",
+    "--version",
+  ]
+
+  /// Arguments in which texts are told from options (a minus sign or two, a word, and what it is set to) and their values.
   static func marked(_ arguments: [String]) -> [String] {
-    let isOption = /--?[A-Za-z][A-Za-z0-9-]*(=.*)?/
-    let end = arguments.firstIndex(of: "--") ?? arguments.endIndex
-    let marked = arguments[..<end].map { argument in
-      let isText =
-        argument.hasPrefix("-") && argument != "-" && (try? isOption.wholeMatch(in: argument)) == nil
-      return isText ? "\(mark)\(argument)" : argument
+    func isOption(_ argument: String) -> Bool {
+      (try? /--?[A-Za-z][A-Za-z0-9-]*(=[\s\S]*)?/.wholeMatch(in: argument)) != nil
     }
-    return marked + arguments[end...]
+    let end = arguments.firstIndex(of: "--") ?? arguments.endIndex
+    return arguments.indices.map { index in
+      let argument = arguments[index]
+      // One that begins with the mark loses one.
+      if argument.first == mark { return "\(mark)\(argument)" }
+      if index >= end || !argument.hasPrefix("-") || argument == "-" || isOption(argument) { return argument }
+      let before = index > 0 ? arguments[index - 1] : ""
+      let isValue = isOption(before) && !before.contains("=") && !flags.contains(before)
+      return isValue ? argument : "\(mark)\(argument)"
+    }
   }
 }
 

@@ -12,7 +12,7 @@ struct Search: ParsableCommand {
       """)
 
   @Argument(help: ArgumentHelp("A text file, or an index.", valueName: "file"))
-  var file: String
+  var fileArgument: TextArgument
 
   @Argument(help: ArgumentHelp("What to look for.", valueName: "query"))
   var queries: [TextArgument] = []
@@ -48,6 +48,8 @@ struct Search: ParsableCommand {
     }
     if top < 1 { throw ValidationError("--top: a number from 1 expected; got \(top)") }
   }
+
+  private var file: String { fileArgument.text }
 
   private struct Line: Encodable {
     struct Match: Encodable {
@@ -93,7 +95,8 @@ struct Search: ParsableCommand {
       lines: try lines(of: file), encoder: encoder, chunking: chunks ? .init(overlap: overlap) : nil, context: context
     ) { progress.report($0, of: $1) }
     tellOfCuts(
-      index.cutCount, of: index.count, "lines", encoder, advice: chunks ? "" : " --chunks searches all of them.")
+      index.cutCount, of: index.count, chunks ? "chunks" : "lines", encoder,
+      advice: chunks ? "" : " --chunks searches all of them.")
     return index
   }
 

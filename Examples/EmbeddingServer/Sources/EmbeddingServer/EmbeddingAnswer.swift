@@ -20,6 +20,9 @@ struct EmbeddingAnswer {
   let tokenCount: Int
 
   func encoded(_ form: Form) throws -> ByteBuffer {
+    guard vectors.allSatisfy({ $0.allSatisfy(\.isFinite) }) else {
+      throw RequestError(.internalServerError, "the model gave what is no number")
+    }
     var buffer = ByteBuffer()
     let width = vectors.first?.count ?? 0
     // Some 12 bytes a number: one allocation for all of them.
@@ -30,18 +33,18 @@ struct EmbeddingAnswer {
       buffer.writeString("{\"model\":")
       buffer.writeImmutableBuffer(name)
       buffer.writeString(",\"width\":\(width),\"vectors\":")
-      try writeList(to: &buffer) { buffer, index in try write(vectors[index], to: &buffer) }
+      writeList(to: &buffer) { buffer, index in write(vectors[index], to: &buffer) }
       buffer.writeString("}")
-    case .bare: try writeList(to: &buffer) { buffer, index in try write(vectors[index], to: &buffer) }
+    case .bare: writeList(to: &buffer) { buffer, index in write(vectors[index], to: &buffer) }
     case .openAI(let isBase64):
       buffer.writeString("{\"object\":\"list\",\"data\":")
-      try writeList(to: &buffer) { buffer, index in
+      writeList(to: &buffer) { buffer, index in
         buffer.writeString("{\"object\":\"embedding\",\"index\":\(index),\"embedding\":")
         if isBase64 {
           let bytes = vectors[index].flatMap { withUnsafeBytes(of: $0.bitPattern.littleEndian, Array.init) }
           buffer.writeString("\"\(Data(bytes).base64EncodedString())\"")
         } else {
-          try write(vectors[index], to: &buffer)
+          write(vectors[index], to: &buffer)
         }
         buffer.writeString("}")
       }
@@ -52,19 +55,18 @@ struct EmbeddingAnswer {
     return buffer
   }
 
-  private func writeList(to buffer: inout ByteBuffer, _ write: (inout ByteBuffer, Int) throws -> Void) rethrows {
+  private func writeList(to buffer: inout ByteBuffer, _ write: (inout ByteBuffer, Int) -> Void) {
     for index in vectors.indices {
       buffer.writeInteger(UInt8(ascii: index == 0 ? "[" : ","))
-      try write(&buffer, index)
+      write(&buffer, index)
     }
     buffer.writeInteger(UInt8(ascii: "]"))
   }
 
   /// A finite number's `description` is the shortest decimal that reads back as the same `Float`, and valid JSON.
-  private func write(_ vector: [Float], to buffer: inout ByteBuffer) throws {
+  private func write(_ vector: [Float], to buffer: inout ByteBuffer) {
     buffer.writeInteger(UInt8(ascii: "["))
     for (index, value) in vector.enumerated() {
-      guard value.isFinite else { throw RequestError(.internalServerError, "the model gave \(value)") }
       if index > 0 { buffer.writeInteger(UInt8(ascii: ",")) }
       buffer.writeString(value.description)
     }

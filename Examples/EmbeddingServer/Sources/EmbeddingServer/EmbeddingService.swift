@@ -27,6 +27,11 @@ struct EmbeddingService: Sendable {
 
   private func embed(_ request: EmbeddingRequest, _ context: ConnectionContext) async throws -> Response {
     let model = embedder.model
+    if case .named(let name) = request.prompt, model.prompts[name] == nil {
+      throw RequestError(
+        .badRequest, "prompt_name one of \(model.prompts.keys.sorted()), the model's prompts, expected; got \"\(name)\""
+      )
+    }
     if let dimensions = request.dimensions, !(1...model.width).contains(dimensions) {
       throw RequestError(.badRequest, "dimensions from 1 to \(model.width) expected; got \(dimensions)")
     }

@@ -57,8 +57,6 @@ struct ErrorAnswers: RouterMiddleware {
   private func describe(_ error: any Error, _ request: Request) -> RequestError {
     switch error {
     case let error as RequestError: error
-    // A prompt that the model does not have.
-    case let error as AttentionError where error.code == .invalidArgument: RequestError(.badRequest, error.message)
     case let error as AttentionError where [.busy, .outOfMemory].contains(error.code):
       RequestError(.serviceUnavailable, error.message)
     // Nobody reads it: the client has closed the connection, or the server is being stopped by force.
