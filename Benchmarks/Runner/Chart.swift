@@ -21,8 +21,8 @@ struct Chart: ParsableCommand {
     do { chart = try JSONDecoder().decode(BarChart.self, from: input) } catch {
       throw ValidationError("a chart as --help shows it expected on standard input: \(describe(error))")
     }
-    guard chart.series.count <= 3 else {
-      throw ValidationError("three series at most expected; got \(chart.series.count)")
+    guard chart.series.count <= BarChart.seriesLimit else {
+      throw ValidationError("\(BarChart.seriesLimit) series at most expected; got \(chart.series.count)")
     }
     for group in chart.groups where group.values.count != chart.series.count || group.notes.count != chart.series.count
     {

@@ -48,10 +48,12 @@ struct Request: Decodable {
   let transposed: Bool
   /// Also compare with the same call in Double.
   var error: Bool
+  /// Where the inputs and the last call's output go, as safetensors, for the other side to take and compare.
+  let save: String?
 
   private enum CodingKeys: String, CodingKey {
     case op, batch, heads, keyValueHeads = "kv_heads", queries, keys, width, valueWidth = "value_width", dtype, mask,
-      cache, window, pass, algorithm, threads, iterations, seed, transposed, error, rotation, fresh
+      cache, window, pass, algorithm, threads, iterations, seed, transposed, error, rotation, fresh, save
   }
 
   init(from decoder: any Decoder) throws {
@@ -80,6 +82,7 @@ struct Request: Decodable {
     seed = try field(.seed, 1)
     transposed = try field(.transposed, false)
     error = try field(.error, false)
+    save = try fields.decodeIfPresent(String.self, forKey: .save)
     func check(_ key: CodingKeys, _ value: Int, from least: Int) throws {
       // The product of any three is an Int.
       let most = 1 << 20

@@ -1,4 +1,5 @@
 import Attention
+import AttentionFiles
 import AttentionTestSupport
 import AttentionTensors
 
@@ -28,6 +29,18 @@ extension Workload {
       maxError: slot.comparison {
         try scaledDotProductAttention(
           query: wide(query), key: wide(key), value: wide(value), mask: RequestedMask(request, Double.self).mask)
+      },
+      tensors: {
+        var writer = SafeTensorsWriter()
+        for (name, tensor) in [("query", query), ("key", key), ("value", value), ("output", slot.tensor)] {
+          try writer.add(name, tensor)
+        }
+        if let bias = mask.bias { try writer.add("bias", bias) }
+        if let flags = mask.attends { try writer.add("attends", flags) }
+        if let lengths = mask.keyLengths {
+          try writer.add("key_lengths", Tensor(lengths.map(Int64.init), shape: [lengths.count]))
+        }
+        return writer
       }
     ) { algorithm, context in
       let index = turn % pairs.count
@@ -108,6 +121,10 @@ struct RequestedMask<Element: AttentionElement> {
   private(set) var share = 1.0
   /// `[1, 1, L, S]`, where the mask has one.
   private(set) var bias: Tensor<Element>?
+  /// `[1, 1, L, S]`, where the mask is boolean.
+  private(set) var attends: Tensor<Bool>?
+  /// `[B]`, where the mask has them.
+  private(set) var keyLengths: [Int]?
 
   init(_ request: Request, _: Element.Type) throws {
     let isCausal = request.mask == .causal || request.mask == .causalTopLeft
@@ -126,7 +143,8 @@ struct RequestedMask<Element: AttentionElement> {
       // One key in ten is off.
       var generator = SeededGenerator(seed: request.seed &+ 77)
       let attends = (0..<request.queries * request.keys).map { _ in generator.nextUnit() >= 0.1 }
-      mask = .attending(try Tensor(attends, shape: [1, 1, request.queries, request.keys]))
+      self.attends = try Tensor(attends, shape: [1, 1, request.queries, request.keys])
+      mask = .attending(self.attends!)
     case .bias:
       bias = try random([1, 1, request.queries, request.keys], request, 78)
       mask = .bias(bias!)
@@ -135,6 +153,7 @@ struct RequestedMask<Element: AttentionElement> {
       let lengths = (0..<request.batch).map { _ in
         Int.random(in: (request.keys + 1) / 2...request.keys, using: &generator)
       }
+      keyLengths = lengths
       mask = .keyLengths(lengths)
       share = Double(lengths.reduce(0, +)) / Double(request.batch * request.keys)
     }

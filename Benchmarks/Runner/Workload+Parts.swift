@@ -1,5 +1,6 @@
 import Attention
 import AttentionBLAS
+import AttentionFiles
 import AttentionTensors
 
 extension Workload {
@@ -19,6 +20,14 @@ extension Workload {
         let exact = try MultiHeadAttention(
           stateDictionary: layer.stateDictionary().mapValues(wide), headCount: request.heads)
         return try exact(wide(x), mask: RequestedMask(request, Double.self).mask)
+      },
+      tensors: {
+        var writer = try layer.stateDictionary().sorted { $0.key < $1.key }.reduce(into: SafeTensorsWriter()) {
+          try $0.add($1.key, $1.value)
+        }
+        try writer.add("input", x)
+        try writer.add("output", slot.tensor)
+        return writer
       }
     ) { _, context in slot.tensor = try layer(x, mask: mask.mask, context: context) }
   }
@@ -34,7 +43,14 @@ extension Workload {
     let slot = Slot(try Tensor<Element>(repeating: .nan, shape: batch + [request.queries, columns]))
     return Workload(
       operationCount: 2 * Double(batch.first ?? 1) * Double(request.queries) * Double(columns) * Double(depth),
-      checksum: slot.checksum, maxError: slot.comparison { try matmul(wide(a), wide(b)) }
+      checksum: slot.checksum, maxError: slot.comparison { try matmul(wide(a), wide(b)) },
+      tensors: {
+        var writer = SafeTensorsWriter()
+        for (name, tensor) in [("first", a), ("second", stored), ("output", slot.tensor)] {
+          try writer.add(name, tensor)
+        }
+        return writer
+      }
     ) { _, context in
       try slot.tensor.withMutableView { try matmul(a, b, .replacing, into: &$0, context: context) }
     }
@@ -47,7 +63,13 @@ extension Workload {
     return Workload(
       // As is usual: a maximum, a subtraction, an exponential, a sum and a division.
       operationCount: 5 * Double(x.count),
-      checksum: slot.checksum, maxError: slot.comparison { try Attention.softmax(wide(x)) }
+      checksum: slot.checksum, maxError: slot.comparison { try Attention.softmax(wide(x)) },
+      tensors: {
+        var writer = SafeTensorsWriter()
+        try writer.add("input", x)
+        try writer.add("output", slot.tensor)
+        return writer
+      }
     ) { _, context in slot.tensor = try Attention.softmax(x, context: context) }
   }
 }

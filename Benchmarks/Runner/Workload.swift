@@ -1,5 +1,6 @@
 import Attention
 import AttentionBLAS
+import AttentionFiles
 import AttentionTensors
 
 /// What one request measures: closures over its inputs.
@@ -16,6 +17,8 @@ struct Workload {
   let checksum: () throws -> Double
   /// The largest difference of the last call's result from the same in Double; nil where there is none to compare with.
   let maxError: (() throws -> Double)?
+  /// The inputs by name, and the last call's output, to be written to a file.
+  let tensors: () throws -> SafeTensorsWriter
 
   init(_ request: Request) throws {
     switch request.dtype {
@@ -33,13 +36,15 @@ struct Workload {
 
   init(
     operationCount: Double, keyValueByteCount: Int = 0, checksum: @escaping () throws -> Double,
-    maxError: (() throws -> Double)?, call: @escaping (Request.Algorithm, AttentionContext) throws -> Void
+    maxError: (() throws -> Double)?, tensors: @escaping () throws -> SafeTensorsWriter,
+    call: @escaping (Request.Algorithm, AttentionContext) throws -> Void
   ) {
     self.call = call
     self.operationCount = operationCount
     self.keyValueByteCount = keyValueByteCount
     self.checksum = checksum
     self.maxError = maxError
+    self.tensors = tensors
   }
 
   private static func make<Element: AttentionElement>(_ request: Request, _: Element.Type) throws -> Workload {
@@ -92,6 +97,7 @@ struct WorkloadCache {
         readRates.append(workload.readRate(context))
       }
     }
+    if let path = request.save { try workload.tensors().write(to: path) }
     let middle = median(seconds)
     let name =
       switch request.algorithm {

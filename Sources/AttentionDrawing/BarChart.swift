@@ -27,7 +27,7 @@ package struct BarChart: Decodable {
   package let title: String
   /// What is measured, where and when.
   package let subtitle: String
-  /// Three at most; what the bars of a group are.
+  /// ``seriesLimit`` at most; what the bars of a group are.
   package let series: [String]
   /// A value to compare with, drawn across.
   package let mark: Mark?
@@ -41,7 +41,9 @@ package struct BarChart: Decodable {
     self.groups = groups
   }
 
-  private static let classes = ["first", "second", "third"]
+  private static let classes = ["first", "second", "third", "fourth", "fifth", "sixth"]
+
+  package static let seriesLimit = classes.count
 
   package var svg: String {
     let margin = 16.0

@@ -59,10 +59,12 @@ package struct SVGDocument {
     .title{font-size:17px;font-weight:600}.small{font-size:11px}\
     .paper{fill:#fff}.text,.title{fill:#1c2530}.small{fill:#5b6876}\
     .ink{fill:#0b5fae}.first{fill:#0b6bcb}.second{fill:#e08a1e}.third{fill:#9aa6b2}\
+    .fourth{fill:#2f9e6e}.fifth{fill:#b04fb0}.sixth{fill:#8a5a2b}\
     .grid{stroke:#dfe4ea}.mark{stroke:#c2185b;stroke-width:1.5;stroke-dasharray:5 4}.cellframe{fill:#eef2f6}\
     @media(prefers-color-scheme:dark){\
     .paper{fill:#12161b}.text,.title{fill:#e8edf2}.small{fill:#9aa7b4}\
     .ink{fill:#6cb8ff}.first{fill:#4aa3ff}.second{fill:#f0a848}.third{fill:#66727e}\
+    .fourth{fill:#4fc38f}.fifth{fill:#d583d5}.sixth{fill:#c08a58}\
     .grid{stroke:#2b333c}.mark{stroke:#ff6fa3}.cellframe{fill:#1b2128}}
     """
 }

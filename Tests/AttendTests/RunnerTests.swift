@@ -1,3 +1,5 @@
+import AttentionFiles
+import AttentionTensors
 import AttentionTestSupport
 import Foundation
 import Testing
@@ -40,6 +42,26 @@ struct RunnerTests {
     for good in 12...18 { #expect((answers[good]["gflops"] as? Double ?? 0) > 0, "\(answers[good])") }
     // Rows of a softmax sum to 1.
     #expect(abs((answers[15]["checksum"] as? Double ?? 0) - 8) < 1e-4)
+  }
+
+  @Test("inputs and output are saved for the other side to take")
+  func save() throws {
+    let folder = try TemporaryFolder()
+    let requests = [
+      #"{"op":"sdpa","batch":2,"heads":4,"kv_heads":2,"queries":5,"keys":9,"width":8,"mask":"key_lengths","#,
+      #"{"op":"mha","heads":2,"queries":8,"width":4,"#, #"{"op":"softmax","queries":8,"keys":100,"#,
+      #"{"op":"batched_gemm","batch":3,"queries":8,"width":4,"#,
+    ]
+    for (index, request) in requests.enumerated() {
+      let path = folder("\(index).safetensors")
+      let answer = try answers(request + #""iterations":1,"save":"\#(path)"}"#)[0]
+      let output = try SafeTensorsFile(path: path).tensor("output", as: Float.self).array
+      #expect(abs((answer["checksum"] as? Double ?? .nan) - output.reduce(0) { $0 + Double($1) }) < 1e-9)
+    }
+    let names = try SafeTensorsFile(path: folder("0.safetensors")).entries.map(\.name).sorted()
+    #expect(names == ["key", "key_lengths", "output", "query", "value"])
+    let refused = try answers(#"{"op":"softmax","queries":8,"keys":9,"save":"\#(folder("none/x"))"}"#)[0]
+    #expect((refused["error"] as? String)?.contains("none/x") == true)
   }
 
   @Test(

@@ -1,16 +1,15 @@
-"""The peers of sentence embeddings: sentence-transformers on PyTorch, and ONNX Runtime.
+"""The peers of sentence embeddings: sentence-transformers on PyTorch, ONNX Runtime, and OpenVINO.
 
 Each takes a folder of a BERT model with mean pooling, the sentences and a number of threads, and embeds in float32:
 `embed_all()` gives [sentences, width] in the order of the sentences, normalised, `embed_one(text)` [width]. Tokenizing is part of
-both. Sentences go in batches of like length, padded to the longest of the batch, as both peers' users would have it; of 16,
-where padding adds 9 % to the tokens of the 512 sentences of `compare`; in batches of 32 it is 20 %, and batches of 8 are as fast on two
-threads, 5 % faster for ONNX Runtime on one.
+each. Sentences go in batches of like length, padded to the longest of the batch, as the peers' users would have it. Of 16, padding adds
+9 % to the tokens of the 512 sentences of `compare`, of 32 it is 20 %; batches of 8 are tried, too.
 
 As a program it serves one of them to `compare`, which knows the packages they need: a JSON object a line, as the runner's, so that
 both sides take the same sentences in the same order. The first request loads the peer, later ones differ in `iterations` only.
 Each peer has a process of its own, so that its waiting threads are not in another's way.
 
-    {"peer":"ort","file":"sentences.txt","every":4,"threads":2,"iterations":3,"single":false,"cache":"folder"}
+    {"peer":"ort","file":"sentences.txt","every":4,"threads":2,"iterations":3,"single":false,"batch":16,"cache":"folder"}
     {"seconds":[…],"sentences":512,"tokens":…,"vectors":[…],"name":"ONNX Runtime","version":"…","model":"folder"}
 """
 
@@ -76,28 +75,16 @@ class SentenceTransformersPeer:
         return int(self.model.preprocess(self.sentences)["attention_mask"].sum())
 
 
-class OnnxRuntimePeer:
-    """The model exported once; the session fuses GELU and layer norm, as it reads it."""
-
-    name = "ONNX Runtime"
+class ExportedPeer:
+    """The model as ONNX, made once, in batches of sentences of like length; what runs it, subclasses say."""
 
     def __init__(self, model_dir, sentences, threads, cache_dir, batch_size=16):
         os.environ["HF_HUB_OFFLINE"] = "1"
         limit_tokenizer(threads)
         import numpy
-        import onnxruntime
         import tokenizers
-        self.numpy, self.threads, self.sentences = numpy, threads, sentences
-        self.version, self.batch_size = onnxruntime.__version__, batch_size
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.inter_op_num_threads = 1
-        # Its threads would spin some 40 ms after the last call, on the other side's time. Within a call they may: single sentences
-        # take a sixth longer where they must not.
-        options.add_session_config_entry("session.force_spinning_stop", "1")
-        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
-        self.session = onnxruntime.InferenceSession(
-            exported(model_dir, cache_dir), options, providers=["CPUExecutionProvider"])
+        self.numpy, self.threads, self.sentences, self.batch_size = numpy, threads, sentences, batch_size
+        self.load(exported(model_dir, cache_dir))
         self.tokenizer = tokenizers.Tokenizer.from_file(os.path.join(model_dir, "tokenizer.json"))
         # The file may hold another limit, and padding to a fixed length.
         limit = setting(model_dir, "sentence_bert_config.json", "max_seq_length") or \
@@ -115,8 +102,7 @@ class OnnxRuntimePeer:
         mask = numpy.arange(lengths.max()) < lengths[:, None]
         ids = numpy.zeros(mask.shape, numpy.int64)
         ids[mask] = numpy.concatenate(batch)
-        inputs = dict(input_ids=ids, attention_mask=mask.astype(numpy.int64), token_type_ids=numpy.zeros_like(ids))
-        states = self.session.run(["last_hidden_state"], inputs)[0]
+        states = self.states(dict(input_ids=ids, attention_mask=mask.astype(numpy.int64), token_type_ids=numpy.zeros_like(ids)))
         weights = (mask / lengths[:, None]).astype(numpy.float32)
         means = (weights[:, None] @ states)[:, 0]
         return means / numpy.linalg.norm(means, axis=1, keepdims=True)
@@ -137,6 +123,43 @@ class OnnxRuntimePeer:
 
     def tokens(self):
         return sum(len(ids) for ids in self.tokenized(self.sentences))
+
+
+class OnnxRuntimePeer(ExportedPeer):
+    """The session fuses GELU and layer norm as it reads the model."""
+
+    name = "ONNX Runtime"
+
+    def load(self, path):
+        import onnxruntime
+        self.version = onnxruntime.__version__
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = self.threads
+        options.inter_op_num_threads = 1
+        # Its threads would spin some 40 ms after the last call, on the other side's time. Within a call they may: single sentences
+        # take a sixth longer where they must not.
+        options.add_session_config_entry("session.force_spinning_stop", "1")
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
+        self.session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+
+    def states(self, inputs):
+        return self.session.run(["last_hidden_state"], inputs)[0]
+
+
+class OpenVINOPeer(ExportedPeer):
+    """In float32, which it would leave for bfloat16 where there are matrix units; tuned for the time of one call, its default."""
+
+    name = "OpenVINO"
+
+    def load(self, path):
+        import openvino
+        self.version = openvino.__version__.split("-")[0]
+        core = openvino.Core()
+        self.compiled = core.compile_model(path, "CPU", {
+            "INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": self.threads, "PERFORMANCE_HINT": "LATENCY"})
+
+    def states(self, inputs):
+        return self.compiled(inputs, share_inputs=True)[0]
 
 
 def exported(model_dir, cache_dir):
@@ -189,10 +212,11 @@ def loaded(request):
     # Read as the runner reads it.
     with open(request["file"], encoding="utf-8", newline="") as file:
         sentences = [line for line in file.read().split("\n") if line][::request["every"]]
-    if request["peer"] == "ort":
-        peer = OnnxRuntimePeer(model, sentences, request["threads"], request["cache"])
+    if request["peer"] == "st":
+        peer = SentenceTransformersPeer(model, sentences, request["threads"], request["batch"])
     else:
-        peer = SentenceTransformersPeer(model, sentences, request["threads"])
+        kind = OnnxRuntimePeer if request["peer"] == "ort" else OpenVINOPeer
+        peer = kind(model, sentences, request["threads"], request["cache"], request["batch"])
     vectors = [peer.embed_one(text) for text in sentences[:8]] if request["single"] else peer.embed_all()[:8]
     return peer, dict(
         sentences=len(sentences), tokens=peer.tokens(), vectors=[[float(x) for x in vector] for vector in vectors],

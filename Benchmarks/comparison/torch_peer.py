@@ -1,0 +1,221 @@
+"""PyTorch's side of a workload: each way that it offers to compute the same, and the same in Double.
+
+The usual call comes first. What else is tried is what its documentation and its developers advise for such a shape; the fastest on
+this machine is the peer.
+"""
+
+import time
+
+import torch
+import torch.nn.functional as F
+
+# Query rows of attention that are computed in Double, one number after another.
+SAMPLE_COUNT = 64
+
+
+class TorchPeer:
+    """`ways`: by name, a function without arguments that computes the workload and gives the result."""
+
+    def __init__(self, workload, tensors, threads, rotation):
+        torch.set_num_threads(threads)
+        self.workload, self.tensors, self.turn = workload, tensors, 0
+        self.ways = dict(getattr(self, workload["op"])(rotation))
+        self.usual = next(iter(self.ways))
+
+    def seconds(self, way, iterations):
+        times = []
+        with torch.inference_mode():
+            for _ in range(iterations):
+                start = time.perf_counter()
+                self.ways[way]()
+                times.append(time.perf_counter() - start)
+        return times
+
+    def result(self, way):
+        with torch.inference_mode():
+            return self.ways[way]()
+
+    def exact(self):
+        """Some rows of the result in Double, and which they are: an index of all axes but the last one."""
+        with torch.inference_mode():
+            return getattr(self, self.workload["op"] + "_exact")()
+
+    # Attention
+
+    def sdpa(self, rotation):
+        w, t = self.workload, self.tensors
+        self.pairs = [(t["key"], t["value"])] + [(t["key"].clone(), t["value"].clone()) for _ in range(rotation - 1)]
+        q = t["query"]
+        (b, h, l, e), (hk, s) = q.shape, t["key"].shape[1:3]
+        group = dict(enable_gqa=True) if h != hk else {}
+        masks = self.masks(l, s)
+        is_causal = w["mask"] == "causal" and w["window"] is None and l > 1
+
+        def pair():
+            self.turn += 1
+            return self.pairs[self.turn % len(self.pairs)]
+
+        def attend(mask=None):
+            def call():
+                return F.scaled_dot_product_attention(q, *pair(), attn_mask=mask, is_causal=is_causal, **group)
+            return call
+
+        for name, mask in masks.items():
+            yield name, attend(mask)
+        if w["window"] is not None:
+            for length in (256, 512):
+                yield f"blocks of {length} queries", self.blocks(length, pair)
+            yield "flex_attention, compiled", self.flex(pair)
+        if "key_lengths" in t:
+            lengths = t["key_lengths"].tolist()
+            yield "sample by sample", lambda: torch.cat([
+                F.scaled_dot_product_attention(q[i:i + 1], k[i:i + 1, :, :n], v[i:i + 1, :, :n])
+                for (k, v) in [pair()] for i, n in enumerate(lengths)])
+        if h != hk:
+            yield "keys repeated", lambda: F.scaled_dot_product_attention(
+                q, *(x.repeat_interleave(h // hk, 1) for x in pair()), is_causal=is_causal)
+        if l == 1:
+            rows = q.view(b, hk, h // hk, e)
+            if h != hk:
+                yield "heads of a group as queries", lambda: F.scaled_dot_product_attention(rows, *pair()).view(b, h, 1, e)
+
+            def products():
+                k, v = pair()
+                weights = torch.softmax((rows * e ** -0.5) @ k.transpose(-1, -2), -1)
+                return (weights @ v).view(b, h, 1, e)
+            yield "products and softmax", products
+        if q.dtype == torch.bfloat16:
+            def in_float(q, hk):
+                group = dict(enable_gqa=True) if q.shape[1] != hk else {}
+                return F.scaled_dot_product_attention(
+                    q.float(), *(x.float() for x in pair()), is_causal=is_causal, **group).bfloat16()
+            yield "in Float", lambda: in_float(q, hk)
+            if l == 1 and h != hk:
+                yield "heads of a group as queries, in Float", lambda: in_float(rows, hk).view(b, h, 1, e)
+
+    def masks(self, l, s):
+        """Tensors that say what the workload's mask says; none where PyTorch has it as an argument, or needs none."""
+        w, t = self.workload, self.tensors
+        if "bias" in t:
+            return {"float mask": t["bias"]}
+        attends = t.get("attends")
+        if w["window"] is not None:
+            ahead = torch.arange(l)[:, None] + (s - l) - torch.arange(s)[None, :]
+            attends = (ahead >= 0) & (ahead <= w["window"])
+        elif "key_lengths" in t:
+            attends = (torch.arange(s)[None, :] < t["key_lengths"][:, None])[:, None, None, :]
+        if attends is None:
+            return {"scaled_dot_product_attention": None}
+        floats = torch.zeros(attends.shape, dtype=t["query"].dtype).masked_fill_(~attends, float("-inf"))
+        return {"boolean mask": attends, "float mask": floats}
+
+    def blocks(self, length, pair):
+        """Each block of queries by the keys that one of them attends to."""
+        q, window = self.tensors["query"], self.workload["window"]
+
+        def call():
+            k, v = pair()
+            parts = []
+            for first in range(0, q.shape[2], length):
+                low, high = max(0, first - window), min(first + length, q.shape[2])
+                ahead = torch.arange(first, high)[:, None] - torch.arange(low, high)[None, :]
+                mask = (ahead >= 0) & (ahead <= window)
+                parts.append(F.scaled_dot_product_attention(
+                    q[:, :, first:high], k[:, :, low:high], v[:, :, low:high], attn_mask=mask))
+            return torch.cat(parts, 2)
+        return call
+
+    def flex(self, pair):
+        q, window = self.tensors["query"], self.workload["window"]
+
+        def call():
+            if self.compiled is None:
+                from torch.nn.attention.flex_attention import create_block_mask, flex_attention
+                length = q.shape[2]
+                mask = create_block_mask(
+                    lambda b, h, i, j: (i >= j) & (i - j <= window), None, None, length, length, device="cpu")
+                function = torch.compile(flex_attention)
+                self.compiled = lambda k, v: function(q, k, v, block_mask=mask)
+            return self.compiled(*pair())
+        return call
+
+    compiled = None
+
+    def sdpa_exact(self):
+        w, t = self.workload, self.tensors
+        q, k, v = t["query"], t["key"], t["value"]
+        (b, h, l, e), (hk, s) = q.shape, k.shape[1:3]
+        masks = self.masks(l, s) if w["mask"] not in ("none", "causal") or w["window"] is not None else {}
+        mask = next(iter(masks.values()), None)
+        generator = torch.Generator().manual_seed(1)
+        index = [torch.randint(n, (SAMPLE_COUNT,), generator=generator) for n in (b, h, l)]
+        # The first and the last row, too.
+        for axis, n in zip(index, (b, h, l)):
+            axis[0], axis[-1] = 0, n - 1
+        rows = []
+        for at_b, at_h, i in zip(*(axis.tolist() for axis in index)):
+            keys, values = (x[at_b, at_h // (h // hk)].double() for x in (k, v))
+            scores = keys @ q[at_b, at_h, i].double() * e ** -0.5
+            if w["mask"] == "causal":
+                scores[i + s - l + 1:] = -torch.inf
+            if mask is not None:
+                row = mask.expand(b, h, l, s)[at_b, at_h, i]
+                scores = scores.masked_fill(~row, -torch.inf) if row.dtype == torch.bool else scores + row.double()
+            rows.append(torch.softmax(scores, -1) @ values)
+        return torch.stack(rows), tuple(index)
+
+    # Layers
+
+    def mha(self, rotation):
+        t, w = self.tensors, self.workload
+        x, h = t["input"], w["heads"]
+        d = x.shape[-1]
+        self.layer = torch.nn.MultiheadAttention(d, h, batch_first=True, dtype=x.dtype).eval()
+        self.layer.load_state_dict({name: t[name] for name in self.layer.state_dict()})
+
+        def call(is_fast):
+            torch.backends.mha.set_fastpath_enabled(is_fast)
+            return self.layer(x, x, x, need_weights=False)[0]
+
+        def by_hand():
+            q, k, v = (
+                part.unflatten(-1, (h, d // h)).transpose(1, 2)
+                for part in F.linear(x, t["in_proj_weight"], t["in_proj_bias"]).chunk(3, -1))
+            joined = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+            return F.linear(joined, t["out_proj.weight"], t["out_proj.bias"])
+
+        yield "MultiheadAttention", lambda: call(True)
+        yield "MultiheadAttention without its fast path", lambda: call(False)
+        yield "linear, attention, linear", by_hand
+
+    def mha_exact(self):
+        x, layer = self.tensors["input"].double(), self.layer.double()
+        result = layer(x, x, x, need_weights=False)[0]
+        self.layer.to(self.tensors["input"].dtype)
+        return result, ...
+
+    # Products and softmax
+
+    def batched_gemm(self, rotation):
+        first, second = self.operands()
+        output = torch.empty(*first.shape[:-1], second.shape[-1], dtype=first.dtype)
+        # Into memory that is there, as ours.
+        yield "bmm, out=", lambda: torch.bmm(first, second, out=output)
+        yield "bmm", lambda: torch.bmm(first, second)
+
+    def operands(self):
+        first, second = self.tensors["first"], self.tensors["second"]
+        return first, second.transpose(1, 2) if self.workload["transposed"] else second
+
+    def batched_gemm_exact(self):
+        first, second = self.operands()
+        return torch.bmm(first.double(), second.double()), ...
+
+    def softmax(self, rotation):
+        x = self.tensors["input"]
+        output = torch.empty_like(x)
+        yield "softmax", lambda: torch.softmax(x, -1)
+        yield "softmax, out=", lambda: torch.softmax(x, -1, out=output)
+
+    def softmax_exact(self):
+        return torch.softmax(self.tensors["input"].double(), -1), ...
