@@ -306,24 +306,39 @@ final class AttentionCall<Element: AttentionElement>: @unchecked Sendable {
 
   // MARK: Operands
 
-  /// A tile of keys or values in place if `isReadable`, else packed row by row.
+  /// A tile of keys or values in place if `isReadable`, else packed row by row; with the `layer` that they are of, 0 for keys of blocks
+  /// that no row attends to, which are not read.
   func matrix(
-    _ operand: Operand, _ tile: Tile, _ keys: Range<Int>, width: Int, packedAt pack: UnsafeMutablePointer<Element>,
-    unless isReadable: (StridedMatrix<Element>) -> Bool
+    _ operand: Operand, _ tile: Tile, _ keys: Range<Int>, _ layer: Layer?, width: Int,
+    packedAt pack: UnsafeMutablePointer<Element>, unless isReadable: (StridedMatrix<Element>) -> Bool
   ) -> StridedMatrix<Element> {
     let row = operand.row(batch: tile.batch, head: tile.keyValueHead, index: keys.lowerBound)
-    if operand.half != nil {
-      for i in 0..<keys.count {
-        operand.copyRow(
-          kernels, count: width, from: row + i * operand.lengthStride * operand.elementByteCount, to: pack + i * width)
-      }
-      return StridedMatrix(
-        base: pack, rowCount: keys.count, columnCount: width, rowStride: width, columnStride: 1)
-    }
     let matrix = StridedMatrix(
       base: row.assumingMemoryBound(to: Element.self), rowCount: keys.count, columnCount: width,
       rowStride: operand.lengthStride, columnStride: operand.widthStride)
-    return isReadable(matrix) ? matrix : matrix.pack(into: pack)
+    if operand.half == nil, isReadable(matrix) { return matrix }
+    func packRows(_ rows: Range<Int>) {
+      let target = pack + rows.lowerBound * width
+      if operand.half == nil {
+        _ = matrix.rows(rows).pack(into: target)
+        return
+      }
+      for (place, i) in rows.enumerated() {
+        operand.copyRow(
+          kernels, count: width, from: row + i * operand.lengthStride * operand.elementByteCount,
+          to: target + place * width)
+      }
+    }
+    if schedule.blocks.isEmpty || layer?.isMasked != true {
+      packRows(0..<keys.count)
+    } else {
+      pack.update(repeating: 0, count: keys.count * width)
+      forEachBlockRun(tile, rows: 0..<tile.rowCount, keys: keys) { run, _ in
+        packRows(run.lowerBound - keys.lowerBound..<run.upperBound - keys.lowerBound)
+      }
+    }
+    return StridedMatrix(
+      base: pack, rowCount: keys.count, columnCount: width, rowStride: width, columnStride: 1)
   }
 
   func isFinite(_ matrix: StridedMatrix<Element>) -> Bool {

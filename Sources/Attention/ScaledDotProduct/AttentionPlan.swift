@@ -2,7 +2,7 @@ internal import AttentionBLAS
 internal import AttentionTensors
 
 /// Which tile kernels carry out a call.
-enum TileStyle: String {
+package enum TileStyle: String {
   /// Products by OpenBLAS.
   case openBLAS = "OpenBLAS"
   /// Queries along the lanes of vectors.
@@ -15,7 +15,7 @@ enum TileStyle: String {
 /// nowhere else, from shape, strides and mask alone, so that the bits of a result do not depend on threads.
 package struct AttentionPlan: CustomStringConvertible {
   package let algorithm: AttentionAlgorithm
-  let tiles: TileStyle
+  package let tiles: TileStyle
   /// Queries of one head in a tile.
   package let queryTileLength: Int
   /// Query heads of a group in a tile, which share its keys.
@@ -23,7 +23,7 @@ package struct AttentionPlan: CustomStringConvertible {
   /// Keys in a tile.
   package let keyTileLength: Int
   /// Bytes from one key or value to the next from which on a tile of them is copied.
-  let farRowByteCount: Int
+  package let farRowByteCount: Int
   /// Parts into which the keys of a tile of queries are split, to be merged by their log-sum-exp.
   package let splitCount: Int
   /// Queries of a block, the unit in which a tile that the diagonal crosses is cut.
@@ -34,7 +34,7 @@ package struct AttentionPlan: CustomStringConvertible {
   package let headTileCount: Int
   /// Key/value heads that take their turn at each tile of queries, where a mask is the same for all heads: what it says of
   /// these queries is then near. Divides their count.
-  let headRunLength: Int
+  package let headRunLength: Int
 
   /// What one tile costs whatever its size, some 0.3 µs, in operations. Not tuned.
   private static let tileWork = 5e4
@@ -43,7 +43,7 @@ package struct AttentionPlan: CustomStringConvertible {
   package let pieceCount: Int
   /// Pieces that are handed out together. What hands them out, and counts references, waits until all results so far have left
   /// for memory: one by one heads of 16 queries took 1.1 of the time.
-  let piecesPerRun: Int
+  package let piecesPerRun: Int
   private let work: Double
 
   init<Element>(

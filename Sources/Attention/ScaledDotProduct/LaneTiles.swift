@@ -4,8 +4,8 @@ internal import AttentionTensors
 /// Tiles whose queries run along the vectors' lanes, by the kernels of this package.
 ///
 /// A tile's queries are packed once, in panels: Sᵀ = K·Qᵀ, softmax down the lanes, Oᵀ ← Oᵀ·rescale + Vᵀ·Sᵀ. Keys and
-/// values are read where they lie, an element at a time, so that any width and either layout is as good; only where
-/// neither of their strides is 1 a tile of them is packed.
+/// values are read where they lie, an element at a time, so that any width and either layout is as good; a tile of them is packed
+/// only where neither of their strides is 1, where their rows lie pages apart, and where they are stored in two bytes.
 struct LaneTiles<Element: AttentionElement>: TileKernels {
   typealias Call = AttentionCall<Element>
 
@@ -168,9 +168,10 @@ struct LaneTiles<Element: AttentionElement>: TileKernels {
 
   private func hasFiniteValues(_ tile: Call.Tile, split: Int, _ scratch: Scratch) -> Bool {
     var isFinite = true
-    call.forEachKeyTile(tile, split: split) { part, _ in
+    call.forEachKeyTile(tile, split: split) { part, layer in
       isFinite =
-        isFinite && call.isFinite(matrix(call.value, tile, part, width: call.shape.valueWidth, packedAt: scratch.value))
+        isFinite
+        && call.isFinite(matrix(call.value, tile, part, layer, width: call.shape.valueWidth, packedAt: scratch.value))
     }
     return isFinite
   }
@@ -188,8 +189,8 @@ struct LaneTiles<Element: AttentionElement>: TileKernels {
     scratch.isStarted.update(repeating: false, count: vectorCount(tile))
     packQueries(tile, scratch)
     call.forEachKeyTile(tile, split: split) { part, layer in
-      let key = matrix(call.key, tile, part, width: call.shape.width, packedAt: scratch.key)
-      let value = matrix(call.value, tile, part, width: call.shape.valueWidth, packedAt: scratch.value)
+      let key = matrix(call.key, tile, part, layer, width: call.shape.width, packedAt: scratch.key)
+      let value = matrix(call.value, tile, part, layer, width: call.shape.valueWidth, packedAt: scratch.value)
       let hasHazards = care.leavesOutHazards && !call.isFinite(value)
       forEachPanel(tile) { panel in
         forEachPiece(tile, panel, part, layer) { piece in
@@ -249,9 +250,10 @@ struct LaneTiles<Element: AttentionElement>: TileKernels {
   private var isHiding: Bool { call.schedule.isRagged || call.schedule.hidesWithinIntervals }
 
   private func matrix(
-    _ operand: Operand, _ tile: Call.Tile, _ keys: Range<Int>, width: Int, packedAt pack: UnsafeMutablePointer<Element>
+    _ operand: Operand, _ tile: Call.Tile, _ keys: Range<Int>, _ layer: Call.Layer, width: Int,
+    packedAt pack: UnsafeMutablePointer<Element>
   ) -> StridedMatrix<Element> {
-    call.matrix(operand, tile, keys, width: width, packedAt: pack, unless: { _ in isReadable(operand) })
+    call.matrix(operand, tile, keys, layer, width: width, packedAt: pack, unless: { _ in isReadable(operand) })
   }
 
   private func packQueries(_ tile: Call.Tile, _ scratch: Scratch) {
@@ -411,7 +413,7 @@ struct LaneTiles<Element: AttentionElement>: TileKernels {
   ) {
     packQueries(tile, scratch)
     call.forEachKeyTile(tile, split: split) { part, layer in
-      let key = matrix(call.key, tile, part, width: call.shape.width, packedAt: scratch.key)
+      let key = matrix(call.key, tile, part, layer, width: call.shape.width, packedAt: scratch.key)
       forEachPanel(tile) { panel in
         forEachPiece(tile, panel, part, layer) { piece in
           let rows = piece.keys.lowerBound - part.lowerBound..<piece.keys.upperBound - part.lowerBound

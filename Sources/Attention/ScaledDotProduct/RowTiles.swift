@@ -299,7 +299,7 @@ struct RowTiles<Products: RowProducts>: TileKernels {
         key: stored(call.key, tile, block.keys, width: call.shape.width)
           ?? StoredMatrix(
             call.matrix(
-              call.key, tile, block.keys, width: call.shape.width, packedAt: scratch.key, unless: Products.reads),
+              call.key, tile, block.keys, nil, width: call.shape.width, packedAt: scratch.key, unless: Products.reads),
             next: next(call.key, tile, block.keys)),
         into: scratch.scores, stride: scratch.scoreStride)
     }
@@ -392,7 +392,7 @@ struct RowTiles<Products: RowProducts>: TileKernels {
   /// Values in the type that is computed with.
   private func nativeValues(_ tile: Call.Tile, _ keys: Range<Int>, _ scratch: Scratch) -> StridedMatrix<Element> {
     call.matrix(
-      call.value, tile, keys, width: call.shape.valueWidth, packedAt: scratch.value, unless: Products.reads)
+      call.value, tile, keys, nil, width: call.shape.valueWidth, packedAt: scratch.value, unless: Products.reads)
   }
 
   /// result += weights · V.

@@ -60,6 +60,8 @@ final class EmbeddingJob: @unchecked Sendable {
 final class EmbeddingQueue: @unchecked Sendable {
   // Sendable: `incoming`, `waitingCount` and `isStopped` are touched under `condition`; `active` and `deadline` by the thread alone.
   private let options: TextEmbedder.Options
+  /// The process that has the thread: a child of a fork does not.
+  private let processID = getpid()
   private let condition = NSCondition()
   private var incoming: [EmbeddingJob] = []
   /// Texts that no batch has embedded yet, of callers that wait.
@@ -78,8 +80,14 @@ final class EmbeddingQueue: @unchecked Sendable {
 
   init(options: TextEmbedder.Options) { self.options = options }
 
-  /// - Throws: `AttentionError` of code `busy` where too many texts wait already.
+  /// - Throws: `AttentionError` of code `busy` where too many texts wait already, of code `unsupported` in the child of a fork.
   func add(_ job: EmbeddingJob) throws(AttentionError) {
+    // Before the lock, which the thread may have held at that moment.
+    guard getpid() == processID else {
+      throw AttentionError(
+        .unsupported, "TextEmbedder",
+        "an embedder that this process made expected; this one was made before a fork, and its thread is not here")
+    }
     condition.lock()
     defer { condition.unlock() }
     guard waitingCount == 0 || waitingCount + job.texts.count <= options.waitingLimit else {
@@ -94,6 +102,7 @@ final class EmbeddingQueue: @unchecked Sendable {
   }
 
   func stop() {
+    guard getpid() == processID else { return }
     condition.lock()
     isStopped = true
     condition.signal()

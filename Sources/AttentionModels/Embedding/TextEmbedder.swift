@@ -12,17 +12,18 @@ public import Foundation
 /// whatever it goes with. A long request takes turns with the short ones behind it.
 ///
 /// Cancelling a task ends its call at once with `CancellationError`; what is under way stops before the next layer, unless
-/// others wait for the same batch. Memory for computing is bounded: a batch holds ``Options/tokenLimit`` tokens, some 15 KB each
-/// for a width of 384 (at most 256 tokens of them a thread at once), however many texts a request brings.
+/// others wait for the same batch. Memory for computing is bounded: a batch holds ``Options/tokenLimit`` tokens
+/// (at most 256 of them a thread at once), however many texts a request brings.
 ///
 /// The model's thread ends when the embedder is released. There is no global state: two embedders know nothing of each
-/// other, but for the threads they compute on.
+/// other, but for the threads they compute on. In the child of a fork an embedder that was made before throws: the child makes its
+/// own.
 public final class TextEmbedder: Sendable {
   /// How requests are put together.
   public struct Options: Sendable {
     /// How long a batch of fewer than 256 tokens waits for company: 1 ms. Zero: it never waits.
     public var maximumDelay: Duration
-    /// Tokens of a batch at most; a text that is longer is one of its own. 2048, some 0.2 s on two threads.
+    /// Tokens of a batch at most; a text that is longer is one of its own. 2048.
     public var tokenLimit: Int
     /// Texts that may wait; a request beyond it fails with the code `busy`, unless none waits. 65 536. Their bytes are the
     /// caller's to limit.
@@ -112,7 +113,7 @@ public final class TextEmbedder: Sendable {
   ///   - prompt: What is put before each text.
   /// - Returns: As many vectors of ``width``.
   /// - Throws: `CancellationError` where the task is cancelled; `AttentionError` of code `busy` where too many texts wait, for a
-  ///   prompt that the model does not have, or where memory is lacking.
+  ///   prompt that the model does not have, where memory is lacking, or of code `unsupported` in the child of a fork.
   public func embed(_ texts: [String], prompt: EmbeddingPrompt = .automatic) async throws -> [[Float]] {
     try Task.checkCancellation()
     let prompt = try model.resolve(prompt)
