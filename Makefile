@@ -3,7 +3,7 @@
 # make help    the rest
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo model test test-sanitized test-debug test-browser test-neon test-startup test-tokenizer test-server fuzz runner bench tune compare regressions \
+.PHONY: help setup demo model test test-sanitized test-address mutants test-openblas test-fixtures test-debug test-browser test-neon test-startup test-tokenizer test-server fuzz runner bench tune compare regressions \
   examples docs format lint
 
 SOURCES := Package.swift Sources Tests Benchmarks Examples
@@ -46,6 +46,20 @@ test-sanitized: setup ## run the tests under the thread, address and undefined-b
 	LSAN_OPTIONS=suppressions=$(CURDIR)/Tests/leaks.supp $(SANITIZED) .build-address --sanitize=address
 	$(SANITIZED) .build-undefined -Xcc -fsanitize=undefined -Xcc -fsanitize-trap=undefined
 
+# The parts of the tests that a sanitizer sees most in: kernels, products, files, and every path of attention.
+test-address: setup ## run the tests of kernels, products, files and attention under the address sanitizer
+	LSAN_OPTIONS=suppressions=$(CURDIR)/Tests/leaks.supp $(SANITIZED) .build-address --sanitize=address \
+	  --filter 'AttentionTensorsTests|AttentionBLASTests|AttentionFilesTests|FuzzSeedTests|LayoutTests|CacheTests|MaskTests'
+
+mutants: setup ## put some seventy small faults into a copy, one at a time, and expect a test to find each
+	@Tests/mutants/run $(ARGUMENTS)
+
+test-openblas: setup ## run what uses OpenBLAS with each of Debian's builds of it: threads, OpenMP, serial (Debian, Ubuntu)
+	@Tests/openblas/run
+
+test-fixtures: ## compute the conformance cases' expected results anew, with NumPy, PyTorch and ONNX (a venv in Benchmarks/.venv)
+	@Tests/Fixtures/recompute
+
 test-debug: setup ## run the tests without optimisation
 	swift test --disable-xctest
 
@@ -74,12 +88,17 @@ bench: runner ## a table beside unfused attention and the plain formula, and the
 tune: runner ## sweep the constants of plans: each value's time over the chosen one's
 	@$(RUNNER) tune $(ARGUMENTS)
 
-compare: runner ## alternate with PyTorch, set up in Benchmarks/.venv; writes Benchmarks/RESULTS.md and its chart
+compare: runner ## alternate with PyTorch, set up in Benchmarks/.venv; writes Benchmarks/Results, and the README's summary and chart
 	@Benchmarks/compare --runner $(RUNNER) $(ARGUMENTS)
 
-# ARGUMENTS=update accepts what is measured now.
-regressions: setup ## hold allocations, instructions and relative time to Benchmarks/Thresholds
+# ARGUMENTS=update accepts what is counted now.
+regressions: setup ## hold the allocations of calls to Benchmarks/Thresholds; BASE=commit: time this version against another one
+ifdef BASE
+	@swift build -c release --product attention-runner
+	@Benchmarks/regressions --runner $(RUNNER) --base $(BASE) $(ARGUMENTS)
+else
 	cd Benchmarks && swift package --allow-writing-to-package-directory benchmark thresholds $(or $(ARGUMENTS),check) --no-progress
+endif
 
 examples: setup ## build and run the examples, a package that depends on this one as a user's does
 	@set -e; for name in TenLines PyTorchLayer ConcurrentCalls; do \
