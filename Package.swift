@@ -74,6 +74,7 @@ let package = Package(
       path: "Benchmarks/Runner", resources: [.embedInCode("workloads.json")], swiftSettings: swiftSettings),
 
     // MARK: Tests
+    .target(name: "CFileCalls", path: "Tests/CFileCalls"),
     .target(name: "AttentionTestSupport", path: "Tests/AttentionTestSupport", swiftSettings: swiftSettings),
     .target(
       name: "AttentionProblems",
@@ -93,7 +94,8 @@ let package = Package(
       ],
       swiftSettings: swiftSettings),
     .testTarget(
-      name: "AttentionFilesTests", dependencies: ["AttentionFiles", "AttentionTensors", "AttentionTestSupport"],
+      name: "AttentionFilesTests",
+      dependencies: ["AttentionFiles", "AttentionTensors", "AttentionTestSupport", "CFileCalls"],
       swiftSettings: swiftSettings),
     .testTarget(
       name: "AttentionModelsTests",

@@ -41,6 +41,40 @@ struct AttendTests {
     }
   }
 
+  static let onnxCases = ((try? FileManager.default.contentsOfDirectory(atPath: "\(fixtures)/onnx")) ?? []).filter {
+    $0.hasPrefix("test_attention") && !$0.contains("bf16") && !$0.contains("fp16")
+  }.sorted()
+
+  /// The operator's own tolerance is a thousandth.
+  @Test("ONNX's cases in Float are what they are in Double", arguments: onnxCases, ["packed", "openblas"])
+  func onnxInDouble(name: String, algorithm: String) throws {
+    let file = try SafeTensorsFile(path: "\(Self.fixtures)/onnx/\(name)")
+    guard file.entry("in.Q")?.dataType == .float32 else { return }
+    var writer = SafeTensorsWriter()
+    writer.metadata = file.metadata
+    for entry in file.entries where entry.name.hasPrefix("in.") {
+      switch entry.dataType {
+      case .bool: try writer.add(entry.name, file.tensor(entry.name, as: Bool.self))
+      case .int64: try writer.add(entry.name, file.tensor(entry.name, as: Int64.self))
+      default: try writer.add(entry.name, file.tensor(entry.name, convertingTo: Double.self))
+      }
+    }
+    try writer.write(to: folder("in.safetensors"))
+    func results(_ input: String) throws -> SafeTensorsFile {
+      let command = try attend("compute", input, "-o", folder("out.safetensors"), "--algorithm", algorithm)
+      #expect(command.status == 0, "\(command.errors)")
+      return try SafeTensorsFile(path: folder("out.safetensors"), loading: .copied)
+    }
+    let (narrow, wide) = (try results(file.path), try results(folder("in.safetensors")))
+    for entry in wide.entries {
+      let exact = try wide.tensor(entry.name, as: Float.self).array.map(Double.init)
+      let size = exact.reduce(1) { $1.isFinite ? max($0, abs($1)) : $0 }
+      let difference = mismatch(
+        try narrow.tensor(entry.name, as: Float.self).array, exact, tolerance: 1e-6 * size, entry.name)
+      #expect(difference == nil)
+    }
+  }
+
   @Test("a wrong result fails")
   func wrongResult() throws {
     let file = try SafeTensorsFile(path: "\(Self.fixtures)/sdpa/plain_cross.safetensors")

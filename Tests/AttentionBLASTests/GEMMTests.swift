@@ -47,7 +47,9 @@ struct GEMMTests {
     }
   }
 
-  @Test("panels, parts of depth and edges", arguments: [(40, 100, 600), (5, 70, 1100), (70, 200, 33), (3, 9, 520)])
+  @Test(
+    "panels, parts of depth and edges",
+    arguments: [(40, 100, 600), (5, 70, 1100), (70, 200, 33), (3, 9, 520), (2, 700, 33)])
   func large(m: Int, n: Int, k: Int) throws {
     for variant in 0..<16 {
       try check(m, n, k, variant, Float.self)
@@ -68,7 +70,8 @@ struct GEMMTests {
     let a = Stored<Element>(m, k, gap: gap, isTransposed: variant & 1 != 0, &generator)
     let b = Stored<Element>(k, n, gap: gap, isTransposed: variant & 2 != 0, &generator)
     let mode = variant & 8 == 0 ? ResultMode.replacing : .accumulating
-    let alpha: Element = variant % 3 == 0 ? 1 : -0.75
+    // −0.7 is no Float.
+    let alpha: Element = variant % 3 == 0 ? 1 : -0.7
     // Replaced results start as NaN: whoever reads them shows it.
     var c = [Element](repeating: .nan, count: m * (n + gap))
     let before = generator.numbers(m * n)
@@ -115,12 +118,33 @@ struct GEMMTests {
   func bitsDoNotDependOnThreads(m: Int, n: Int, k: Int) throws {
     let a = try Tensor<Float>(uniform: -1..<1, shape: [m, k], seed: 1)
     let b = try Tensor<Float>(uniform: -1..<1, shape: [k, n], seed: 2)
-    for path in AttentionContext.everyPath { try checkBits(a, b, path) }
+    let exact = product(a, b)
+    for path in AttentionContext.everyPath { try checkBits(a, b, exact, path) }
     let cut = ProductCut(rowCount: m, columnCount: n, depth: k, productCount: 1)
     #expect(cut.pieceCount > 1 && cut.width(threadCount: 2) == 2, "or this test shows nothing")
   }
 
-  private func checkBits(_ a: Tensor<Float>, _ b: Tensor<Float>, _ path: AttentionContext) throws {
+  /// [m, k] · [k, n] in Double, row by row.
+  private func product(_ a: Tensor<Float>, _ b: Tensor<Float>) -> [Double] {
+    let (m, n, k) = (a.shape[0], b.shape[1], a.shape[1])
+    let (first, second) = (a.array, b.array.map(Double.init))
+    var result = [Double](repeating: 0, count: m * n)
+    result.withUnsafeMutableBufferPointer { result in
+      second.withUnsafeBufferPointer { second in
+        for i in 0..<m {
+          for p in 0..<k {
+            let x = Double(first[i * k + p])
+            for j in 0..<n { result[i * n + j] += x * second[p * n + j] }
+          }
+        }
+      }
+    }
+    return result
+  }
+
+  private func checkBits(
+    _ a: Tensor<Float>, _ b: Tensor<Float>, _ exact: [Double], _ path: AttentionContext
+  ) throws {
     func product(_ threadCount: Int, _ executor: any ParallelExecutor) throws -> Tensor<Float> {
       var context = path
       context.threadCount = threadCount
@@ -132,11 +156,8 @@ struct GEMMTests {
       #expect(sameBits(one.array, try product(count, path.executor).array), "\(path.path)")
     }
     #expect(sameBits(one.array, try product(2, DispatchExecutor()).array), "\(path.path)")
-    let (m, n, k) = (a.shape[0], b.shape[1], a.shape[1])
-    for (i, j) in [(0, 0), (m - 1, n - 1), (m / 2, n / 3)] {
-      let dot = (0..<k).reduce(0.0) { $0 + Double(a[i, $1]) * Double(b[$1, j]) }
-      #expect(abs(Double(one[i, j]) - dot) < 1e-4)
-    }
+    // k roundings of sums of some √k.
+    #expect(mismatch(one.array, exact, tolerance: 5e-5, path.path) == nil)
   }
 
   @Test(
@@ -219,6 +240,30 @@ struct BatchedGEMMTests {
     }
   }
 
+  @Test("by stride, both operands transposed, up to the ends of their memory")
+  func stridedTransposed() throws {
+    let (m, n, k, count) = (5, 6, 7, 3)
+    var generator = TestGenerator(seed: 8)
+    let a = generator.numbers(count * m * k)
+    let b = generator.numbers(count * k * n)
+    var c = [Double](repeating: .nan, count: count * m * n)
+    try a.withUnsafeBufferPointer { a in
+      try b.withUnsafeBufferPointer { b in
+        try c.withUnsafeMutableBufferPointer { c in
+          try batchedGEMM(
+            UnsafeMatrix(a, rowCount: m, columnCount: k, isTransposed: true), stride: k * m,
+            UnsafeMatrix(b, rowCount: k, columnCount: n, isTransposed: true), stride: n * k,
+            into: UnsafeMutableMatrix(c, rowCount: m, columnCount: n), stride: m * n, count: count)
+        }
+      }
+    }
+    for p in 0..<count {
+      let expected = referenceProduct(
+        m: m, n: n, k: k, alpha: 1, { a[p * m * k + $1 * m + $0] }, { b[p * k * n + $1 * k + $0] }, adding: nil)
+      #expect(mismatch(Array(c[p * m * n..<(p + 1) * m * n]), expected, tolerance: 1e-14, "product \(p)") == nil)
+    }
+  }
+
   @Test("by list, of differing shapes")
   func list() throws {
     let shapes = [(2, 3, 4), (2, 3, 4), (5, 1, 9), (0, 3, 2), (4, 4, 0)]
@@ -266,6 +311,16 @@ struct BatchedGEMMTests {
         #expect(throws: AttentionError.self) { try UnsafeMatrix(x, rowCount: -1, columnCount: 4) }
         #expect(throws: AttentionError.self) { try UnsafeMatrix(x, rowCount: 1, columnCount: 1 << 33) }
         let b = try UnsafeMatrix(x, rowCount: 4, columnCount: 3)
+        for (rows, columns) in [(2, 3), (3, 2), (4, 3)] where rows * columns <= 12 {
+          let wrong = try UnsafeMutableMatrix(y, rowCount: rows, columnCount: columns)
+          let error = #expect(throws: AttentionError.self) { try gemm(a, b, into: wrong) }
+          #expect(error?.description.hasSuffix("got [3, 4] · [4, 3] into [\(rows), \(columns)]") == true)
+        }
+        // A transposed one reaches as far as its stored rows.
+        let turned = try UnsafeMatrix(x, rowCount: 3, columnCount: 4, isTransposed: true)
+        #expect(throws: AttentionError.self) {
+          try batchedGEMM(turned, stride: 1, b, stride: 0, into: c, stride: 9, count: 2)
+        }
         // One result would overwrite the other; one operand would reach past its buffer.
         #expect(throws: AttentionError.self) {
           try batchedGEMM(a, stride: 0, b, stride: 0, into: c, stride: 0, count: 2)

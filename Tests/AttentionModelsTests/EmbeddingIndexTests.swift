@@ -69,7 +69,8 @@ struct EmbeddingIndexTests {
   @Test("the cosine counts by default, whether a model normalises or not; the product where its settings say so")
   func similarity() throws {
     var generator = TestGenerator(seed: 11)
-    let (texts, queries) = (generator.texts(400), generator.texts(5))
+    // More than one block of texts.
+    let (texts, queries) = (generator.texts(Self.manyCount), generator.texts(5))
     let expected = try EmbeddingIndex(texts: texts, encoder: model).search(model.embed(queries), limit: 20)
     for name in [nil, "cosine"] as [String?] {
       let plain = try plainModel(similarity: name)
@@ -128,9 +129,15 @@ struct EmbeddingIndexTests {
         zip(try index.vector(position).array, query.array).reduce(0) { $0 + $1.0 * $1.1 }
       }
       for match in found {
-        let chunks = try model.chunks(of: lines[match.line - 1], overlap: 6, prompt: .document)
-        let places = (0..<index.count).filter { chunks.contains(index.text($0)) }
+        // Positions go line by line.
+        let counts = try lines.prefix(match.line).map {
+          $0.isEmpty ? 0 : try model.chunks(of: $0, overlap: 6, prompt: .document).count
+        }
+        let end = counts.reduce(0, +)
+        let places = end - counts.last!..<end
         #expect(abs(match.score - places.map { all[$0] }.max()!) < 1e-5, "line \(match.line)")
+        // Of equal chunks the first.
+        #expect(match.position == places.first { abs(all[$0] - match.score) < 1e-6 }, "line \(match.line)")
       }
     }
     try cut.write(to: folder("cut.index"))
@@ -191,6 +198,21 @@ struct EmbeddingIndexTests {
         context.resolvedAlgorithm == .openBLAS
         ? Set(found).isSubset(of: places) && found.count == limit : found == Array(places.sorted().prefix(limit))
       #expect(isRight, "\(found), \(context.path), seed \(seed)")
+    }
+  }
+
+  @Test("each of many queries finds what it finds alone")
+  func manyQueries() throws {
+    var generator = TestGenerator(seed: 6)
+    let index = try EmbeddingIndex(texts: generator.texts(300), encoder: model)
+    let queries = try model.embed(generator.texts(150))
+    for context in AttentionContext.everyPath {
+      let together = try index.search(queries, limit: 4, context: context)
+      #expect(together.count == 150)
+      for (query, found) in together.enumerated() {
+        let alone = try index.search(queries.slice(query..<query + 1, axis: 0), limit: 4, context: context)[0]
+        #expect(mismatch(found.map(\.score), alone.map { Double($0.score) }, tolerance: 1e-6) == nil, "query \(query)")
+      }
     }
   }
 

@@ -93,6 +93,13 @@ struct EncoderTests {
       let states = try model.encoder.hiddenStates(results.tokens, context: context)
       #expect(AttentionTestSupport.mismatch(states.array, expected, tolerance: tolerance, context.path) == nil)
     }
+    // Some thousand tokens: every part of the model takes them in several blocks.
+    let copies = 300
+    let many = try model.encoder.hiddenStates((0..<copies).flatMap { _ in results.tokens })
+    #expect(many.shape[0] > 4096)
+    let difference = AttentionTestSupport.mismatch(
+      many.array, (0..<copies).flatMap { _ in expected }, tolerance: tolerance)
+    #expect(difference == nil)
   }
 
   @Test("the mean, normalised and not")

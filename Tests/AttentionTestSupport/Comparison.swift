@@ -27,5 +27,17 @@ public func mismatch<Actual: BinaryFloatingPoint>(
     + "expected \(expected[worstIndex]), got \(actual[worstIndex]), error \(worst)"
 }
 
-/// True if both have the same bits, element by element: NaN equals NaN, −0 differs from 0.
-public func sameBits(_ a: [Float], _ b: [Float]) -> Bool { a.map(\.bitPattern) == b.map(\.bitPattern) }
+/// True if both have the same bits, element by element: −0 differs from 0, and a NaN equals only the same NaN.
+public func sameBits<Number: BinaryFloatingPoint>(_ a: [Number], _ b: [Number]) -> Bool {
+  a.count == b.count
+    && zip(a, b).allSatisfy {
+      $0.sign == $1.sign && $0.exponentBitPattern == $1.exponentBitPattern
+        && $0.significandBitPattern == $1.significandBitPattern
+    }
+}
+
+/// A tolerance that is given for Float, as so many units in the last place of another type: a Double that was narrowed on its
+/// way exceeds it.
+public func tolerance<Number: BinaryFloatingPoint>(ofFloat tolerance: Double, as _: Number.Type) -> Double {
+  tolerance * Double(Number.ulpOfOne) / Double(Float.ulpOfOne)
+}

@@ -88,7 +88,8 @@ struct CacheTests {
         let output = try scaledDotProductAttention(query: new.query, cache: cache, context: context)
         let part = try expected.slice(token..<token + count, axis: 2)
         let difference = mismatch(
-          output.array.map(\.asDouble), part.array.map(\.asDouble), tolerance: 2e-6,
+          output.array.map(\.asDouble), part.array.map(\.asDouble),
+          tolerance: tolerance(ofFloat: 2e-6, as: Element.Arithmetic.self),
           "\(Element.self) \(kind) token \(token), \(context.path)")
         #expect(difference == nil)
         token += count
@@ -99,6 +100,10 @@ struct CacheTests {
 
   @Test("samples of several lengths, each as if it were alone", arguments: kinds)
   func ragged(kind: KeyValueCacheKind) throws {
+    for context in AttentionContext.everyPath { try ragged(kind, context) }
+  }
+
+  private func ragged(_ kind: KeyValueCacheKind, _ context: AttentionContext) throws {
     var generator = TestGenerator(seed: 5)
     let tokens = try Tokens<Float>(batchCount: 3, count: 60)
     let batched = try cache(kind, batchCount: 3, Float.self)
@@ -121,17 +126,17 @@ struct CacheTests {
       }
       try batched.append(key: rows(tokens.key), value: rows(tokens.value), counts: counts)
       let query = try rows(tokens.query)
-      let output = try scaledDotProductAttention(query: query, cache: batched)
+      let output = try scaledDotProductAttention(query: query, cache: batched, context: context)
       for (sample, count) in counts.enumerated() {
         let own = try tokens.slice(lengths[sample]..<lengths[sample] + count)
         func one(_ x: Tensor<Float>) throws -> Tensor<Float> { try x.slice(sample..<sample + 1, axis: 0) }
         try alone[sample].append(key: one(own.key), value: one(own.value))
-        let expected = try scaledDotProductAttention(query: one(own.query), cache: alone[sample])
+        let expected = try scaledDotProductAttention(query: one(own.query), cache: alone[sample], context: context)
         let got = try one(output)
-        #expect(
-          mismatch(
-            try got.slice(0..<count, axis: 2).array, expected.array.map(Double.init), tolerance: 2e-6, "\(kind)") == nil
-        )
+        let difference = mismatch(
+          try got.slice(0..<count, axis: 2).array, expected.array.map(Double.init), tolerance: 2e-6,
+          "\(kind), \(context.path)")
+        #expect(difference == nil)
         #expect(try got.slice(count..<width, axis: 2).array.allSatisfy { $0 == 0 })
       }
     }
@@ -139,11 +144,15 @@ struct CacheTests {
 
   @Test("a fork goes its own way, and so does its origin", arguments: kinds)
   func forks(kind: KeyValueCacheKind) throws {
+    for context in AttentionContext.everyPath { try forks(kind, context) }
+  }
+
+  private func forks(_ kind: KeyValueCacheKind, _ context: AttentionContext) throws {
     let tokens = try Tokens<Float>(count: 60)
     func append(_ cache: KeyValueCache<Float>, _ range: Range<Int>) throws -> [Float] {
       let new = try tokens.slice(range)
       try cache.append(key: new.key, value: new.value)
-      return try scaledDotProductAttention(query: new.query, cache: cache).array
+      return try scaledDotProductAttention(query: new.query, cache: cache, context: context).array
     }
     let (origin, lone) = (try cache(kind, Float.self), try cache(kind, Float.self))
     _ = try append(origin, 0..<21)
@@ -181,16 +190,28 @@ struct CacheTests {
 
   @Test("truncated tokens are as if they had never been: speculative decoding", arguments: kinds)
   func truncation(kind: KeyValueCacheKind) throws {
+    for context in AttentionContext.everyPath { try truncation(kind, context) }
+  }
+
+  private func truncation(_ kind: KeyValueCacheKind, _ context: AttentionContext) throws {
     let tokens = try Tokens<Float>(count: 90)
     let (cache, straight) = (try cache(kind, Float.self), try cache(kind, Float.self))
     func append(_ cache: KeyValueCache<Float>, _ range: Range<Int>) throws -> [Float] {
       let new = try tokens.slice(range)
       try cache.append(key: new.key, value: new.value)
-      return try scaledDotProductAttention(query: new.query, cache: cache).array
+      return try scaledDotProductAttention(query: new.query, cache: cache, context: context).array
     }
     let shared = try append(cache, 0..<50)
     #expect(sameBits(shared, try append(straight, 0..<50)))
     let fork = try cache.fork()
+    // Back into what the fork shares, and other tokens there: the fork keeps its own.
+    let stored = try fork.tensors()
+    try cache.truncate(to: 48)
+    _ = try append(cache, 84..<86)
+    #expect(try sameBits(fork.tensors().key.array, stored.key.array))
+    #expect(try sameBits(fork.tensors().value.array, stored.value.array))
+    try cache.truncate(to: 48)
+    _ = try append(cache, 48..<50)
     for start in stride(from: 50, to: 80, by: 3) {
       // Five tokens are guessed, three are right.
       _ = try append(cache, start..<start + 5)

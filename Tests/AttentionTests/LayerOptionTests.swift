@@ -30,7 +30,12 @@ struct LayerOptionTests {
   }()
 
   /// A layer whose norms and sinks are not what they begin with.
-  private func layer(_ configuration: Layer.Configuration) throws -> Layer {
+  private func layer(_ configuration: Layer.Configuration) throws -> Layer { try layer(configuration, Float.self) }
+
+  /// The same of another type, with numbers that Float does not hold where that is Double.
+  private func layer<Element: AttentionElement>(
+    _ configuration: Layer.Configuration, _: Element.Type
+  ) throws -> MultiHeadAttention<Element> {
     var state = try Layer(configuration: configuration, seed: 7).stateDictionary(naming: .perProjection)
     func randomise(_ name: String, _ range: Range<Double>, _ seed: UInt64) throws {
       if let old = state[name] { state[name] = try Tensor(uniform: range, shape: old.shape, seed: seed) }
@@ -39,13 +44,16 @@ struct LayerOptionTests {
     try randomise("key_norm.weight", 0.5..<1.5, 2)
     try randomise("sinks", -1..<2, 3)
     for name in state.keys.sorted() where name.hasSuffix("bias") { try randomise(name, -0.5..<0.5, 4) }
-    return try self.layer(state, configuration)
+    let fine = try state.mapValues { tensor in
+      try Tensor(tensor.array.map { Element(Double($0) * (1 + 1e-9)) }, shape: tensor.shape)
+    }
+    return try self.layer(fine, configuration)
   }
 
-  private func layer(
-    _ state: [String: Tensor<Float>], prefix: String = "", _ configuration: Layer.Configuration
-  ) throws -> Layer {
-    try Layer(stateDictionary: state, prefix: prefix, headCount: configuration.headCount) {
+  private func layer<Element: AttentionElement>(
+    _ state: [String: Tensor<Element>], prefix: String = "", _ configuration: Layer.Configuration
+  ) throws -> MultiHeadAttention<Element> {
+    try MultiHeadAttention(stateDictionary: state, prefix: prefix, headCount: configuration.headCount) {
       $0.scale = configuration.scale
       $0.softcap = configuration.softcap
       $0.window = configuration.window
@@ -55,7 +63,9 @@ struct LayerOptionTests {
   }
 
   /// The layer written out: causal self-attention of `[B, L, d]`.
-  private func reference(_ layer: Layer, _ x: Tensor<Float>) throws -> [Double] {
+  private func reference<Element: AttentionElement>(
+    _ layer: MultiHeadAttention<Element>, _ x: Tensor<Element>
+  ) throws -> [Double] {
     let c = layer.configuration
     let state = try layer.stateDictionary(naming: .perProjection)
     let (B, L, E) = (x.shape[0], x.shape[1], c.headWidth)
@@ -98,7 +108,7 @@ struct LayerOptionTests {
       }
       return result
     }
-    let input = x.array.map(Double.init)
+    let input = x.array.map { Double($0) }
     var problem = ReferenceAttention()
     (problem.B, problem.H, problem.Hk, problem.L, problem.S, problem.E, problem.Ev) = (
       B, c.headCount, c.keyValueHeadCount, L, L, E, E
@@ -108,7 +118,7 @@ struct LayerOptionTests {
     problem.value = heads(project(input, "value", c.embeddingWidth), c.keyValueHeadCount, norm: nil)
     problem.scale = c.scale
     problem.softcap = c.softcap
-    problem.sinks = state["sinks"]?.array.map(Double.init)
+    problem.sinks = state["sinks"]?.array.map { Double($0) }
     problem.attends = { _, _, i, j in j <= i && j > i - (c.window ?? 1 << 30) }
     let output = problem.answer().output
     var rows = [Double](repeating: 0, count: B * L * c.headCount * E)
@@ -126,38 +136,59 @@ struct LayerOptionTests {
 
   @Test("the layer is what its parts are, written out", arguments: configurations)
   func writtenOut(configuration: Layer.Configuration) throws {
-    let layer = try layer(configuration)
-    #expect(layer.configuration == configuration)
-    let x = try Tensor<Float>(uniform: -1..<1, shape: [2, 23, configuration.embeddingWidth], seed: 5)
+    #expect(try layer(configuration).configuration == configuration)
+    try writtenOut(configuration, Float.self)
+    try writtenOut(configuration, Double.self)
+  }
+
+  private func writtenOut<Element: AttentionElement>(_ configuration: Layer.Configuration, _: Element.Type) throws {
+    let layer = try layer(configuration, Element.self)
+    let x = try Tensor<Element>(uniform: -1..<1, shape: [2, 23, configuration.embeddingWidth], seed: 5)
     let expected = try reference(layer, x)
+    // Key and value apart from the query: other products, the same result.
+    let other = try x.copied()
     for context in AttentionContext.everyPath {
-      #expect(mismatch(try layer(x, mask: .causal, context: context).array, expected, tolerance: 5e-6) == nil)
-      // Key and value apart from the query: other products, the same result.
-      let copy = try x.reshaped([2, 23, configuration.embeddingWidth]).array
-      let other = try Tensor(copy, shape: x.shape)
-      #expect(
-        mismatch(
-          try layer(query: x, key: other, value: other, mask: .causal, context: context).array, expected,
-          tolerance: 5e-6) == nil)
+      for y in [
+        try layer(x, mask: .causal, context: context),
+        try layer(query: x, key: other, value: other, mask: .causal, context: context),
+      ] {
+        let difference = mismatch(
+          y.array, expected, tolerance: tolerance(ofFloat: 5e-6, as: Element.self), "\(Element.self) \(context.path)")
+        #expect(difference == nil)
+      }
     }
   }
 
   @Test("decoding through a cache is one causal pass", arguments: configurations)
   func decoding(configuration: Layer.Configuration) throws {
-    let layer = try layer(configuration)
-    let x = try Tensor<Float>(uniform: -1..<1, shape: [2, 40, configuration.embeddingWidth], seed: 6)
-    let expected = try layer.forward(query: x, key: x, value: x, mask: .causal, weights: .averaged)
-    var kinds: [KeyValueCache<Float>.Kind] = [.growing, .paged(pageLength: 8)]
-    if let window = configuration.window { kinds.append(.window(length: window)) }
+    for context in AttentionContext.everyPath {
+      try decoding(configuration, Float.self, context)
+      try decoding(configuration, Double.self, context)
+    }
+  }
+
+  private func decoding<Element: AttentionElement>(
+    _ configuration: Layer.Configuration, _: Element.Type, _ context: AttentionContext
+  ) throws {
+    let layer = try layer(configuration, Element.self)
+    let x = try Tensor<Element>(uniform: -1..<1, shape: [2, 40, configuration.embeddingWidth], seed: 6)
+    let expected = try layer.forward(
+      query: x, key: x, value: x, mask: .causal, weights: .averaged, context: context)
+    var kinds: [KeyValueCache<Element>.Kind] = [.growing, .paged(pageLength: 8)]
+    // A window that is wider than the layer's own changes nothing.
+    if let window = configuration.window { kinds += [.window(length: window), .window(length: window + 6)] }
     for kind in kinds {
-      let cache = try KeyValueCache<Float>(
+      let cache = try KeyValueCache<Element>(
         kind, batchCount: 2, headCount: configuration.keyValueHeadCount, width: configuration.headWidth)
       var token = 0
       for count in [17, 1, 1, 3, 1, 5, 1, 11] {
         let new = try x.slice(token..<token + count, axis: 1)
-        let output = try layer.forward(new, cache: cache).output
+        let output = try layer.forward(new, cache: cache, context: context).output
         let part = try expected.output.slice(token..<token + count, axis: 1)
-        #expect(mismatch(output.array, part.array.map(Double.init), tolerance: 5e-6, "\(kind) \(token)") == nil)
+        let difference = mismatch(
+          output.array, part.array.map { Double($0) }, tolerance: tolerance(ofFloat: 5e-6, as: Element.self),
+          "\(Element.self) \(kind) \(token) \(context.path)")
+        #expect(difference == nil)
         token += count
       }
     }

@@ -7,11 +7,12 @@ import Testing
 struct LayoutTests {
   private let scenario = Scenario(B: 2, H: 4, Hk: 2, L: 21, S: 34, E: 8, Ev: 12, mask: .causal)
 
-  private func expected() throws -> (Inputs<Float>, Tensor<Float>) {
+  private func expected(_ context: AttentionContext = .default) throws -> (Inputs<Float>, Tensor<Float>) {
     let inputs = try Inputs<Float>(scenario.reference())
     return (
       inputs,
-      try scaledDotProductAttention(query: inputs.query, key: inputs.key, value: inputs.value, mask: .causal)
+      try scaledDotProductAttention(
+        query: inputs.query, key: inputs.key, value: inputs.value, mask: .causal, context: context)
     )
   }
 
@@ -23,13 +24,14 @@ struct LayoutTests {
 
   @Test("any strides give the same result", arguments: [[0, 2, 1, 3], [0, 1, 3, 2], [3, 2, 1, 0], [2, 0, 3, 1]])
   func anyStrides(order: [Int]) throws {
-    let (inputs, expected) = try expected()
-    let output = try scaledDotProductAttention(
-      query: rearranged(inputs.query, order), key: rearranged(inputs.key, order),
-      value: rearranged(inputs.value, order),
-      mask: .causal)
-    #expect(output.isContiguous)
-    #expect(mismatch(output.array, expected.array.map(Double.init), tolerance: 1e-6) == nil)
+    for context in AttentionContext.everyPath {
+      let (inputs, expected) = try expected(context)
+      let output = try scaledDotProductAttention(
+        query: rearranged(inputs.query, order), key: rearranged(inputs.key, order),
+        value: rearranged(inputs.value, order), mask: .causal, context: context)
+      #expect(output.isContiguous)
+      #expect(mismatch(output.array, expected.array.map(Double.init), tolerance: 1e-6, context.path) == nil)
+    }
   }
 
   @Test("every second element of a wider tensor, and a broadcast batch")
@@ -43,14 +45,15 @@ struct LayoutTests {
       return try wide.select(1, axis: 4)
     }
     func oneBatch(_ x: Tensor<Float>) throws -> Tensor<Float> { try x.slice(0..<1, axis: 0).broadcast(to: x.shape) }
-    let plain = try scaledDotProductAttention(
-      query: oneBatch(inputs.query).contiguous(), key: oneBatch(inputs.key).contiguous(),
-      value: oneBatch(inputs.value).contiguous(), mask: .causal)
-    let strided = try scaledDotProductAttention(
-      query: widened(oneBatch(inputs.query)), key: oneBatch(widened(inputs.key)),
-      value: oneBatch(widened(inputs.value)),
-      mask: .causal)
-    #expect(mismatch(strided.array, plain.array.map(Double.init), tolerance: 1e-6) == nil)
+    for context in AttentionContext.everyPath {
+      let plain = try scaledDotProductAttention(
+        query: oneBatch(inputs.query).contiguous(), key: oneBatch(inputs.key).contiguous(),
+        value: oneBatch(inputs.value).contiguous(), mask: .causal, context: context)
+      let strided = try scaledDotProductAttention(
+        query: widened(oneBatch(inputs.query)), key: oneBatch(widened(inputs.key)),
+        value: oneBatch(widened(inputs.value)), mask: .causal, context: context)
+      #expect(mismatch(strided.array, plain.array.map(Double.init), tolerance: 1e-6, context.path) == nil)
+    }
   }
 
   @Test("[B, L, H, E], and the same without batch and without heads")
@@ -111,7 +114,7 @@ struct LayoutTests {
     }
   }
 
-  @Test("into: writes where it is told, allocates nothing, reads nothing old")
+  @Test("into: writes where it is told, and reads nothing old")
   func into() throws {
     let (inputs, expected) = try expected()
     var output = try Tensor<Float>(repeating: .nan, shape: expected.shape)

@@ -14,7 +14,7 @@ struct MaskTests {
   static let structural: [Scenario.Mask] = [
     .causal, .causalTopLeft, .window, .windowTopLeft, .oneSidedWindow, .keyLengths, .leftPadding, .queryLengths,
     .offsets,
-    .keepingFirst, .prefix, .chunks, .documents, .causalDocuments, .blocks,
+    .keepingFirst, .prefix, .chunks, .documents, .causalDocuments, .blocks, .twoPaddings,
   ]
 
   @Test("a mask is its boolean tensor", arguments: structural, [(40, 70), (70, 40), (1, 90)])

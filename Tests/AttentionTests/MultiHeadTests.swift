@@ -1,4 +1,5 @@
 import Attention
+import AttentionProblems
 import AttentionTestSupport
 import Testing
 
@@ -7,15 +8,15 @@ struct MultiHeadTests {
   typealias Layer = MultiHeadAttention<Float>
 
   /// The layer written out: projections by loops, then the plain formula, then the output projection.
-  private func reference(
-    _ layer: Layer, _ query: Tensor<Float>, _ key: Tensor<Float>, _ value: Tensor<Float>,
+  private func reference<Element: AttentionElement>(
+    _ layer: MultiHeadAttention<Element>, _ query: Tensor<Element>, _ key: Tensor<Element>, _ value: Tensor<Element>,
     attends: @escaping (Int, Int, Int, Int) -> Bool = { _, _, _, _ in true }
   ) throws -> (output: [Double], weights: [Double]) {
     let c = layer.configuration
     let state = try layer.stateDictionary(naming: .perProjection)
     let (B, L, S) = (query.shape[0], query.shape[1], key.shape[1])
     let added = (c.addsBiasKeyValue ? 1 : 0) + (c.addsZeroAttention ? 1 : 0)
-    func project(_ x: Tensor<Float>, _ name: String, extra: String?) -> [[[Double]]] {
+    func project(_ x: Tensor<Element>, _ name: String, extra: String?) -> [[[Double]]] {
       let weight = state["\(name)_projection.weight"]!
       let bias = state["\(name)_projection.bias"]
       return (0..<B).map { b in
@@ -26,7 +27,7 @@ struct MultiHeadTests {
             return sum
           }
         }
-        if let extra, let tensor = state[extra] { rows.append(tensor.array.map(Double.init)) }
+        if let extra, let tensor = state[extra] { rows.append(tensor.array.map { Double($0) }) }
         if extra != nil && c.addsZeroAttention { rows.append([Double](repeating: 0, count: weight.shape[0])) }
         return rows
       }
@@ -82,31 +83,51 @@ struct MultiHeadTests {
       embeddingWidth: 12, headCount: 3, keyWidth: 4, valueWidth: 9, addsBiasKeyValue: true, addsZeroAttention: true),
   ]
 
-  private func input(_ shape: [Int], _ seed: UInt64) throws -> Tensor<Float> {
+  private func input<Element: AttentionElement>(_ shape: [Int], _ seed: UInt64) throws -> Tensor<Element> {
     try Tensor(uniform: -1..<1, shape: shape, seed: seed)
   }
 
   /// A layer whose biases are not zero.
-  private func layer(_ configuration: Layer.Configuration) throws -> Layer {
-    var state = try Layer(configuration: configuration, seed: 1).stateDictionary()
+  private func layer<Element: AttentionElement>(
+    _ configuration: Layer.Configuration, _: Element.Type = Float.self
+  ) throws -> MultiHeadAttention<Element> {
+    var state = try Layer(configuration: configuration, seed: 1).stateDictionary().mapValues {
+      try Tensor<Element>(converting: $0)
+    }
     for (name, tensor) in state where name.hasSuffix("bias") { state[name] = try input(tensor.shape, 99) }
-    return try Layer(
+    return try MultiHeadAttention(
       stateDictionary: state, headCount: configuration.headCount, addsZeroAttention: configuration.addsZeroAttention)
   }
 
   @Test("cross-attention agrees with the layer written out", arguments: configurations)
   func crossAttention(configuration: Layer.Configuration) throws {
-    let layer = try layer(configuration)
-    #expect(layer.configuration == configuration)
-    let query = try input([2, 5, configuration.embeddingWidth], 2)
-    let key = try input([2, 8, configuration.keyWidth], 3)
-    let value = try input([2, 8, configuration.valueWidth], 4)
+    #expect(try layer(configuration).configuration == configuration)
+    try crossAttention(configuration, Float.self)
+    try crossAttention(configuration, Double.self)
+  }
+
+  private func crossAttention<Element: AttentionElement>(
+    _ configuration: Layer.Configuration, _: Element.Type
+  ) throws {
+    let layer = try layer(configuration, Element.self)
+    let query: Tensor<Element> = try input([2, 5, configuration.embeddingWidth], 2)
+    let key: Tensor<Element> = try input([2, 8, configuration.keyWidth], 3)
+    let value: Tensor<Element> = try input([2, 8, configuration.valueWidth], 4)
     for (mask, attends) in Self.masks(L: 5, S: 8) {
-      let result = try layer.forward(query: query, key: key, value: value, mask: mask, weights: .perHead)
       let expected = try reference(layer, query, key, value, attends: attends)
-      #expect(mismatch(result.output.array, expected.output, tolerance: 1e-5, "output") == nil)
-      #expect(mismatch(result.weights!.array, expected.weights, tolerance: 1e-6, "weights") == nil)
-      #expect(sameBits(try layer(query: query, key: key, value: value, mask: mask).array, result.output.array))
+      for context in AttentionContext.everyPath {
+        let result = try layer.forward(
+          query: query, key: key, value: value, mask: mask, weights: .perHead, context: context)
+        func compare(_ name: String, _ got: [Element], _ want: [Double]) {
+          let difference = mismatch(
+            got, want, tolerance: tolerance(ofFloat: 2e-6, as: Element.self), "\(name) \(Element.self) \(context.path)")
+          #expect(difference == nil)
+        }
+        compare("output", result.output.array, expected.output)
+        compare("weights", result.weights!.array, expected.weights)
+        let output = try layer(query: query, key: key, value: value, mask: mask, context: context)
+        #expect(sameBits(output.array, result.output.array))
+      }
     }
   }
 
@@ -123,7 +144,7 @@ struct MultiHeadTests {
     arguments: configurations.filter { $0.keyWidth == $0.embeddingWidth && $0.valueWidth == $0.embeddingWidth })
   func selfAttention(configuration: Layer.Configuration) throws {
     let layer = try layer(configuration)
-    let x = try input([2, 6, configuration.embeddingWidth], 5)
+    let x: Tensor<Float> = try input([2, 6, configuration.embeddingWidth], 5)
     let expected = try reference(layer, x, x, x)
     let shared = try layer(x)
     #expect(mismatch(shared.array, expected.output, tolerance: 1e-5) == nil)
@@ -144,8 +165,8 @@ struct MultiHeadTests {
   @Test("keys that the layer adds, behind so many that they are split")
   func addedKeysBehindSplits() throws {
     let layer = try layer(.init(embeddingWidth: 8, headCount: 2, addsBiasKeyValue: true, addsZeroAttention: true))
-    let query = try input([1, 1, 8], 2)
-    let memory = try input([1, 2500, 8], 3)
+    let query: Tensor<Float> = try input([1, 1, 8], 2)
+    let memory: Tensor<Float> = try input([1, 2500, 8], 3)
     for (mask, attends) in [
       (AttentionMask.none, { (_: Int, _: Int, _: Int, _: Int) in true }),
       (.keyLengths([1500]), { _, _, _, j in j < 1500 }), (.keyLengths([0]), { _, _, _, _ in false }),
@@ -161,7 +182,7 @@ struct MultiHeadTests {
   @Test("averaged weights are the mean over heads")
   func averagedWeights() throws {
     let layer = try Layer(embeddingWidth: 12, headCount: 3, seed: 1)
-    let x = try input([2, 6, 12], 5)
+    let x: Tensor<Float> = try input([2, 6, 12], 5)
     let each = try layer.forward(query: x, key: x, value: x, weights: .perHead).weights!
     let mean = try layer.forward(query: x, key: x, value: x, weights: .averaged).weights!
     #expect(mean.shape == [2, 6, 6])
@@ -172,9 +193,9 @@ struct MultiHeadTests {
   @Test("state dictionaries round-trip under PyTorch's and this library's names", arguments: configurations)
   func stateDictionaries(configuration: Layer.Configuration) throws {
     let layer = try layer(configuration)
-    let query = try input([1, 4, configuration.embeddingWidth], 2)
-    let key = try input([1, 7, configuration.keyWidth], 3)
-    let value = try input([1, 7, configuration.valueWidth], 4)
+    let query: Tensor<Float> = try input([1, 4, configuration.embeddingWidth], 2)
+    let key: Tensor<Float> = try input([1, 7, configuration.keyWidth], 3)
+    let value: Tensor<Float> = try input([1, 7, configuration.valueWidth], 4)
     let expected = try layer(query: query, key: key, value: value)
     for naming in [Layer.Naming.pyTorch, .perProjection] {
       let state = try layer.stateDictionary(naming: naming, prefix: "layer.0.")
@@ -246,7 +267,7 @@ struct MultiHeadTests {
   @Test("PyTorch's masks convert by name: true means ignore")
   func pyTorchMasks() throws {
     let layer = try Layer(embeddingWidth: 8, headCount: 2, seed: 1)
-    let x = try input([2, 4, 8], 2)
+    let x: Tensor<Float> = try input([2, 4, 8], 2)
     let padded: Tensor<Bool> = [[false, false, false, true], [false, false, true, true]]
     let byPadding = try layer(x, mask: .pyTorchKeyPadding(padded))
     #expect(

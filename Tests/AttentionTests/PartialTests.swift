@@ -7,23 +7,30 @@ import Testing
 struct PartialTests {
   @Test("merged over any split of the keys are the whole", arguments: 0..<8)
   func anySplit(seed: Int) throws {
+    for context in AttentionContext.everyPath {
+      try anySplit(seed, Float.self, context)
+      try anySplit(seed, Double.self, context)
+    }
+  }
+
+  private func anySplit<Element: AttentionElement>(_ seed: Int, _: Element.Type, _ context: AttentionContext) throws {
     var generator = TestGenerator(seed: UInt64(seed))
     let S = Int.random(in: 1...200, using: &generator)
     let layout: AttentionLayout = seed % 2 == 0 ? .headsFirst : .lengthFirst
     let scenario = Scenario(B: 2, H: 4, Hk: 2, L: 5, S: S, mask: .boolean)
-    let inputs = try Inputs<Float>(scenario.reference())
-    func ordered(_ x: Tensor<Float>) throws -> Tensor<Float> {
+    let inputs = try Inputs<Element>(scenario.reference())
+    func ordered(_ x: Tensor<Element>) throws -> Tensor<Element> {
       layout == .headsFirst ? x : try x.permuted([0, 2, 1, 3])
     }
-    let flags = try scenario.libraryMask(Float.self).attendance(
+    let flags = try scenario.libraryMask(Element.self).attendance(
       queryCount: 5, keyCount: S, batchCount: 2, headCount: 4)
-    func part(_ keys: Range<Int>) throws -> AttentionPartial<Float> {
+    func part(_ keys: Range<Int>) throws -> AttentionPartial<Element> {
       try AttentionPartial(
         scaledDotProductAttention(
           query: ordered(inputs.query), key: ordered(inputs.key.slice(keys, axis: 2)),
           value: ordered(inputs.value.slice(keys, axis: 2)), mask: .attending(flags.slice(keys, axis: 3)),
           layout: layout,
-          returning: .logSumExp), layout: layout)
+          returning: .logSumExp, context: context), layout: layout)
     }
     let whole = try part(0..<S)
     var cuts = [0, S] + (0..<4).map { _ in Int.random(in: 0...S, using: &generator) }
@@ -34,8 +41,14 @@ struct PartialTests {
       try parts.dropFirst().reduce(parts[0]) { try $0.merged(with: $1) },
     ] {
       #expect(merged.output.shape == whole.output.shape)
-      #expect(mismatch(merged.output.array, whole.output.array.map(Double.init), tolerance: 2e-6) == nil)
-      #expect(mismatch(merged.logSumExp.array, whole.logSumExp.array.map(Double.init), tolerance: 5e-6) == nil)
+      func compare(_ got: Tensor<Element>, _ want: Tensor<Element>, _ bound: Double) {
+        let difference = mismatch(
+          got.array, want.array.map { Double($0) }, tolerance: tolerance(ofFloat: bound, as: Element.self),
+          "\(Element.self), \(context.path), seed \(seed)")
+        #expect(difference == nil)
+      }
+      compare(merged.output, whole.output, 2e-6)
+      compare(merged.logSumExp, whole.logSumExp, 5e-6)
     }
   }
 

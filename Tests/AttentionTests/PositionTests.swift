@@ -163,5 +163,11 @@ struct PositionTests {
     for shape in [[2, 3], [3, 4], [2, 2, 1, 2, 4], [4]] {
       #expect(throws: AttentionError.self) { try table.rotated(Tensor<Float>(repeating: 0, shape: shape)) }
     }
+    let two: RotaryTable<Float> = try rotary.table(.startingAtEach([0, 3]), count: 2)
+    for batchCount in [1, 3] {
+      #expect(throws: AttentionError.self) {
+        try two.rotated(Tensor<Float>(repeating: 0, shape: [batchCount, 1, 2, 4]))
+      }
+    }
   }
 }

@@ -136,6 +136,14 @@ struct PropertyTests {
           #expect(sameBits(row, (0..<16).map { expected.output[0, 0, i, $0] }))
         }
       }
+      // The same of its key: a score that is NaN, or of infinite size, in their rows alone.
+      var partlyKey = clean
+      for e in 0..<16 { partlyKey.key[0, 0, j, e] = bad }
+      let others = try run(partlyKey)
+      for i in 0..<scenario.L where !attends(i, j) {
+        #expect(sameBits((0..<16).map { others.output[0, 0, i, $0] }, (0..<16).map { expected.output[0, 0, i, $0] }))
+        #expect(sameBits([others.logSumExp![0, 0, i]], [expected.logSumExp![0, 0, i]]))
+      }
     }
   }
 
@@ -230,6 +238,29 @@ struct PropertyTests {
         returning: .logSumExp, context: context)
       #expect(result.output.array.allSatisfy { $0 == 0 })
       #expect(result.logSumExp!.array == [Float.infinity])
+    }
+  }
+
+  @Test("a sink of −inf is none", arguments: [1, 3, 40], [64, 8192])
+  func sinkOfMinusInfinity(queryCount: Int, keyCount: Int) throws {
+    let query = try Tensor<Float>(uniform: -1..<1, shape: [1, 2, queryCount, 8], seed: 1)
+    let x = try Tensor<Float>(uniform: -1..<1, shape: [1, 2, keyCount, 8], seed: 2)
+    for context in AttentionContext.everyPath {
+      // The second head's alone is one; a row that attends to nothing, too, must not find a key in it.
+      let sinks = try Tensor<Float>([-.infinity, 0.5], shape: [2])
+      for mask in [AttentionMask.none, .keyLengths([0])] {
+        func attend(_ sinks: Tensor<Float>?) throws -> AttentionResult<Float> {
+          try scaledDotProductAttention(
+            query: query, key: x, value: x, mask: mask, sinks: sinks, returning: .logSumExp, context: context)
+        }
+        let (with, without) = (try attend(sinks), try attend(nil))
+        for (a, b) in [(with.output, without.output), (with.logSumExp!, without.logSumExp!)] {
+          let difference = mismatch(
+            try a.select(0, axis: 1).array, try b.select(0, axis: 1).array.map(Double.init), tolerance: 1e-6,
+            context.path)
+          #expect(difference == nil)
+        }
+      }
     }
   }
 

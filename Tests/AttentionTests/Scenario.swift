@@ -9,7 +9,7 @@ struct Scenario: CustomTestStringConvertible, Sendable {
     case none, causal, causalTopLeft, window, windowTopLeft, oneSidedWindow, keyLengths, leftPadding, boolean,
       booleanPerHead, booleanPerKey, bias, biasPerQuery, biasWithInfinities, everything, queryLengths, offsets,
       keepingFirst, prefix, chunks, documents, causalDocuments, blocks, alibi, function, everythingElse, paddedChunks,
-      documentsWithDistances, documentsWithChunks
+      documentsWithDistances, documentsWithChunks, twoPaddings, oddSlopes
   }
 
   var B = 2
@@ -23,10 +23,39 @@ struct Scenario: CustomTestStringConvertible, Sendable {
   var scale: Double?
   var softcap: Double?
   var hasSinks = false
+  /// How large scores grow over the keys, beyond those of random numbers.
+  var swell = Swell.none
+
+  /// How the size of scores goes from the first key to the last: up to `peak`, of either sign.
+  enum Swell: Sendable {
+    case none
+    case rising(peak: Double)
+    case falling(peak: Double)
+    /// Three times up and down.
+    case waves(peak: Double)
+
+    /// By what key `index` of `count` is multiplied.
+    func factor(_ index: Int, of count: Int) -> Double {
+      let place = Double(index + 1) / Double(count)
+      return switch self {
+      case .none: 1
+      case .rising(let peak): max(1, peak / 4 * place)
+      case .falling(let peak): max(1, peak / 4 * (1 - place))
+      case .waves(let peak): max(1, peak / 4 * abs(3 * place - (3 * place).rounded()) * 2)
+      }
+    }
+
+    var peak: Double {
+      switch self {
+      case .none: 0
+      case .rising(let peak), .falling(let peak), .waves(let peak): peak
+      }
+    }
+  }
 
   var testDescription: String {
     "B\(B) H\(H)/\(Hk) L\(L) S\(S) E\(E)/\(Ev) \(mask)\(softcap.map { " softcap \($0)" } ?? "")"
-      + "\(hasSinks ? " sinks" : "") seed \(seed)"
+      + "\(hasSinks ? " sinks" : "")\(swell.peak > 0 ? " \(swell)" : "") seed \(seed)"
   }
 
   /// Follows from the scenario, so that a failure is found again.
@@ -42,6 +71,11 @@ struct Scenario: CustomTestStringConvertible, Sendable {
     problem.query = generator.numbers(B * H * L * E, bound: 2)
     problem.key = generator.numbers(B * Hk * S * E, bound: 2)
     problem.value = generator.numbers(B * Hk * S * Ev)
+    if swell.peak > 0 {
+      for index in problem.key.indices {
+        problem.key[index] = Double(Float(problem.key[index] * swell.factor(index / max(E, 1) % max(S, 1), of: S)))
+      }
+    }
     problem.scale = scale
     problem.softcap = softcap
     problem.sinks = sinks
@@ -49,7 +83,7 @@ struct Scenario: CustomTestStringConvertible, Sendable {
     return problem
   }
 
-  private var sinks: [Double]? { hasSinks ? (0..<H).map { Double($0) / 2 - 1 } : nil }
+  private var sinks: [Double]? { hasSinks ? (0..<H).map { Double($0) / 3 - 1 } : nil }
 
   /// The library's answer.
   func result<Element: AttentionElement>(
@@ -115,6 +149,13 @@ struct Scenario: CustomTestStringConvertible, Sendable {
     case .documentsWithDistances:
       return [documents(), band(.bottomRight, nil, 0), band(.topLeft, 50, 30), alibi]
     case .documentsWithChunks: return [documents(), .chunks(7, places)]
+    case .twoPaddings:
+      return [
+        .leftPadding((0..<B).map { min(S, 9 - 6 * $0) }), .leftPadding((0..<B).map { min(S, 2 + 5 * $0) }),
+        .keyLengths((0..<B).map { max(0, S - 1 - 4 * $0) }), .keyLengths((0..<B).map { max(0, S - 6 + 5 * $0) }),
+      ]
+    // Numbers that Float does not hold.
+    case .oddSlopes: return [.alibi(slopes: (0..<H).map { 0.1 / Double($0 + 3) }, places)]
     case .everythingElse:
       return [
         .queryLengths((0..<B).map { max(0, L - $0) }), .keepingFirst(5, left: 60, places),
@@ -133,4 +174,47 @@ struct Scenario: CustomTestStringConvertible, Sendable {
 
   /// Three documents, the middle one empty, and something behind them.
   private func cuts(_ length: Int) -> [Int] { [0, length / 3, length / 3, max(length / 3, length - 1)] }
+}
+
+extension Scenario {
+  /// Holds output, weights and log-sum-exp of both element types against the reference in Double, on some paths.
+  func check(_ contexts: [AttentionContext] = AttentionContext.everyPath) throws {
+    let problem = reference()
+    let exact = problem.answer()
+    try check(problem, exact, Float.self, contexts)
+    try check(problem, exact, Double.self, contexts)
+  }
+
+  private func check<Element: AttentionElement>(
+    _ problem: ReferenceAttention, _ exact: ReferenceAttention.Answer<Double>, _: Element.Type,
+    _ contexts: [AttentionContext]
+  ) throws {
+    let plain = problem.answer(in: Element.self)
+    let inputs = try Inputs<Element>(problem)
+    // A large score has a large unit in the last place, which its weight is off by.
+    let slack = 4 * Double(Element.ulpOfOne) * swell.peak
+    for context in contexts {
+      let result = try result(inputs, returning: [.logSumExp, .weights], context: context)
+      func compare(_ name: String, _ got: [Element], _ plain: [Element], _ exact: [Double]) {
+        let difference = mismatch(
+          got, exact, tolerance: tolerance(plain: plain, exact: exact) + slack,
+          "\(name) \(Element.self) of \(self), \(context.path)")
+        #expect(difference == nil)
+      }
+      compare("output", result.output.array, plain.output, exact.output)
+      compare("weights", result.weights!.array, plain.weights, exact.weights)
+      compare("log-sum-exp", result.logSumExp!.array, plain.logSumExp, exact.logSumExp)
+    }
+  }
+
+  /// The plan of this problem, for which no operand is allocated.
+  func plan<Element: AttentionElement>(_: Element.Type, _ context: AttentionContext) throws -> AttentionPlan {
+    func operand(_ shape: [Int]) throws -> Tensor<Element> {
+      try Tensor<Element>(repeating: 0, shape: [1, 1, 1, shape[3]]).broadcast(to: shape)
+    }
+    return try AttentionProblem(
+      query: operand([B, H, L, E]), key: operand([B, Hk, S, E]), value: operand([B, Hk, S, Ev]),
+      mask: libraryMask(Element.self)
+    ).plan(context: context)
+  }
 }

@@ -33,11 +33,26 @@ struct SoftmaxTests {
   @Test("strided input, many rows, several threads")
   func strided() throws {
     let x = try Tensor<Float>(uniform: -5..<5, shape: [300, 700], seed: 3)
-    let columns = try softmax(x.transposed())
-    #expect(columns.shape == [700, 300])
-    let sums = (0..<700).map { j in (0..<300).reduce(Float(0)) { $0 + columns[j, $1] } }
-    #expect(sums.allSatisfy { abs($0 - 1) < 1e-5 })
-    #expect(sameBits(columns.array, try softmax(x.transposed(), context: AttentionContext(threadCount: 1)).array))
+    let numbers = x.array.map(Double.init)
+    var exact: [Double] = []
+    var logarithms: [Double] = []
+    for column in 0..<700 {
+      let row = (0..<300).map { numbers[$0 * 700 + column] }
+      let sum = row.reduce(0) { $0 + exp($1) }
+      exact += row.map { exp($0) / sum }
+      logarithms.append(log(sum))
+    }
+    for isa in InstructionSet.present {
+      let context = AttentionContext(threadCount: 3, instructionSet: isa)
+      let columns = try softmax(x.transposed(), context: context)
+      #expect(columns.shape == [700, 300])
+      #expect(mismatch(columns.array, exact, tolerance: 2e-8, "\(isa)") == nil)
+      #expect(mismatch(try logSumExp(x.transposed(), context: context).array, logarithms, tolerance: 2e-6) == nil)
+      let one = try softmax(x.transposed(), context: AttentionContext(threadCount: 1, instructionSet: isa))
+      #expect(sameBits(columns.array, one.array))
+      let wide = try Tensor<Double>(converting: x).transposed()
+      #expect(mismatch(try softmax(wide, context: context).array, exact, tolerance: 1e-16, "\(isa)") == nil)
+    }
   }
 
   @Test("small exponentials are as accurate as their argument", arguments: InstructionSet.present)
@@ -50,6 +65,18 @@ struct SoftmaxTests {
       #expect(abs(y - exact) <= (2 + 1.25 * Double(-x) + 2) * Double(Float(exact).ulp), "exp(\(x))")
     }
   }
+
+  #if !os(macOS) && arch(x86_64)
+    @Test("in Double, too, against 80 bits", arguments: InstructionSet.present)
+    func smallExponentialsOfDouble(isa: InstructionSet) throws {
+      let x = (0..<8000).map { -Double($0) / 11.3 }
+      let y = try softmax(Tensor(x, shape: [1, x.count]), context: AttentionContext(instructionSet: isa)).array
+      for (x, y) in zip(x, y.map { Float80($0) / Float80(y[0]) }) {
+        let exact = exp(Float80(x))
+        #expect(abs(y - exact) <= Float80((2 + 1.25 * -x + 2) * Double(exact).ulp), "exp(\(x))")
+      }
+    }
+  #endif
 
   @Test("rows without anything, with NaN, with infinity")
   func edges() throws {

@@ -27,7 +27,7 @@ struct StorageTypeTests {
     floats.key = try Tensor(converting: key)
     floats.value = try Tensor(converting: value)
     let mask = try scenario.libraryMask(Float.self)
-    let sinks = try Tensor((0..<4).map { Float($0) / 2 - 1 }, shape: [4])
+    let sinks = try Tensor((0..<4).map { Float(Double($0) / 3 - 1) }, shape: [4])
     for context in AttentionContext.everyPath {
       let expected = try scenario.result(floats, returning: [.logSumExp, .weights], context: context)
       let rounded = try Tensor<Stored>(converting: expected.output)

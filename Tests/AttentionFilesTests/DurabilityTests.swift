@@ -1,0 +1,108 @@
+#if os(Linux)
+  import AttentionFiles
+  import AttentionTensors
+  import AttentionTestSupport
+  import CFileCalls
+  import Foundation
+  import Glibc
+  import Testing
+
+  // Swift hides fork(): a program in C or Python that links the library does not.
+  private let fork = unsafeBitCast(dlsym(nil, "fork"), to: (@convention(c) () -> pid_t).self)
+
+  /// 2 MB of one number, whose writing takes a while.
+  private func writeFile(of value: Float, to path: String) throws {
+    var writer = SafeTensorsWriter()
+    try writer.add("x", Tensor<Float>(repeating: value, shape: [1 << 19]))
+    try writer.write(to: path)
+  }
+
+  /// The number of which a file is, if it is a whole one.
+  private func content(of path: String) throws -> Float? {
+    let x = try SafeTensorsFile(path: path, loading: .copied).tensor("x", as: Float.self).array
+    return x.count == 1 << 19 && x.allSatisfy { $0 == x[0] } ? x[0] : nil
+  }
+
+  @Suite("A file is its old content or the whole new one")
+  struct DurabilityTests {
+    private let folder: TemporaryFolder
+
+    init() throws { folder = try TemporaryFolder() }
+
+    @Test("a file is synced before it gets its name, and the folder after it")
+    func order() throws {
+      file_calls_begin()
+      try writeFile(of: 1, to: folder("x.safetensors"))
+      #expect(String(cString: file_calls()) == "srd")
+    }
+
+    @Test("a process that is killed while it writes leaves no part under the name")
+    func killed() async {
+      await #expect(processExitsWith: .success) {
+        let folder = try TemporaryFolder()
+        let path = folder("x.safetensors")
+        try writeFile(of: 1, to: path)
+        for _ in 0..<60 {
+          let child = fork()
+          if child == 0 {
+            while true { for value in [2, 3] as [Float] { try? writeFile(of: value, to: path) } }
+          }
+          usleep(UInt32.random(in: 500...20_000))
+          kill(child, SIGKILL)
+          var status: Int32 = 0
+          waitpid(child, &status, 0)
+          let found = try content(of: path)
+          precondition(found.map { [1, 2, 3].contains($0) } == true, "a part")
+        }
+        // Or no kill fell into the middle of a write, and this shows nothing.
+        let partCount = try folder.fileNames.count { $0.hasSuffix(".partial") }
+        print("\(partCount) of 60 kills left a temporary file")
+        precondition(partCount > 0)
+      }
+    }
+
+    @Test("a file beyond the process's limit is an error, and the old one stays")
+    func fileSizeLimit() async {
+      await #expect(processExitsWith: .success) {
+        let folder = try TemporaryFolder()
+        let path = folder("x.safetensors")
+        try writeFile(of: 1, to: path)
+        var limit = rlimit(rlim_cur: 1 << 20, rlim_max: 1 << 20)
+        precondition(setrlimit(__rlimit_resource_t(RLIMIT_FSIZE.rawValue), &limit) == 0)
+        var message = ""
+        do { try writeFile(of: 2, to: path) } catch { message = "\(error)" }
+        precondition(message.contains("cannot be written"), message)
+        let found = try content(of: path)
+        let names = try folder.fileNames
+        precondition(found == 1 && names == ["x.safetensors"], "\(names)")
+      }
+    }
+
+    @Test("a full disk is an error, and the old file stays")
+    func fullDisk() throws {
+      // Of 3 MB, where this process may mount one.
+      guard mount("none", folder.path, "tmpfs", 0, "size=3m") == 0 else {
+        return print("skipped, for this process may not mount a small disk: a full disk")
+      }
+      defer { umount(folder.path) }
+      let path = folder("x.safetensors")
+      try writeFile(of: 1, to: path)
+      let error = #expect(throws: AttentionError.self) { try writeFile(of: 2, to: path) }
+      #expect(error?.message.contains("cannot be written") == true)
+      #expect(try content(of: path) == 1)
+      #expect(try folder.fileNames == ["x.safetensors"])
+    }
+
+    @Test("who reads while another writes finds a whole file")
+    func concurrentReader() throws {
+      let path = folder("x.safetensors")
+      try writeFile(of: 0, to: path)
+      let writer = Thread { for value in 1...60 { try? writeFile(of: Float(value), to: path) } }
+      writer.start()
+      var seen: Set<Float> = []
+      while !writer.isFinished { seen.insert(try #require(try content(of: path))) }
+      seen.insert(try #require(try content(of: path)))
+      #expect(seen.contains(60))
+    }
+  }
+#endif

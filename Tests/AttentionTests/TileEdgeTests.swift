@@ -1,0 +1,179 @@
+import Attention
+import AttentionProblems
+import AttentionTestSupport
+import Testing
+
+/// Sizes are asked of plans, so that they move with the constants of plans.
+@Suite("The edges of tiles")
+struct TileEdgeTests {
+  /// Neither masks nor widths matter to the sizes of tiles.
+  private static let longest = Scenario(B: 1, H: 8, Hk: 8, L: 4096, S: 8192, E: 64, Ev: 64)
+
+  /// Lengths around the first and the second edge between tiles of queries: of either element type, on any path.
+  private static let queryEdges: [Int] = union { plan in
+    var lengths: [Int] = []
+    var count = 1
+    for length in 1...longest.L where lengths.count < 6 {
+      var shorter = longest
+      (shorter.L, shorter.S) = (length, 70)
+      let tileCount = try plan(shorter).queryTileCount
+      if tileCount > count { lengths += [length - 1, length, length + 1] }
+      count = tileCount
+    }
+    return lengths
+  }
+
+  /// Lengths around one tile of keys, and one key more than three tiles.
+  private static let keyEdges: [Int] = union { plan in
+    let tile = try plan(longest).keyTileLength
+    return [tile - 1, tile, tile + 1, 3 * tile + 1]
+  }
+
+  private static func union(_ edges: ((Scenario) throws -> AttentionPlan) throws -> [Int]) -> [Int] {
+    let all = try? AttentionContext.everyPath.flatMap { context in
+      try edges { try $0.plan(Float.self, context) } + edges { try $0.plan(Double.self, context) }
+    }
+    return Set(all ?? []).sorted()
+  }
+
+  private static let widths = [64, 128]
+
+  @Test("of keys", arguments: widths, [Scenario.Mask.causal, .everything])
+  func keys(width: Int, mask: Scenario.Mask) throws {
+    var scenario = Scenario(B: 1, H: 8, Hk: 8, L: 10, S: 8192, E: width, Ev: width, mask: mask)
+    #expect(Self.keyEdges.count >= 4)
+    for S in Self.keyEdges {
+      scenario.S = S
+      try scenario.check()
+    }
+  }
+
+  @Test("of queries", arguments: widths, [Scenario.Mask.causal, .everything])
+  func queries(width: Int, mask: Scenario.Mask) throws {
+    var scenario = Scenario(B: 1, H: 8, Hk: 8, L: 1, S: 19, E: width, Ev: width, mask: mask)
+    #expect(Self.queryEdges.count >= 6)
+    for L in Self.queryEdges {
+      scenario.L = L
+      try scenario.check()
+    }
+  }
+
+  @Test("of both at once", arguments: [Scenario.Mask.causal, .everything])
+  func both(mask: Scenario.Mask) throws {
+    try Scenario(
+      B: 1, H: 1, Hk: 1, L: Self.queryEdges.last!, S: Self.keyEdges.last!, E: 64, Ev: 64, mask: mask
+    ).check()
+  }
+
+  @Test("of splits: the maximum of a row moves across parts of its keys, with sinks and softcap", arguments: [1, 2, 5])
+  func splits(L: Int) throws {
+    for mask in [Scenario.Mask.none, .causal, .everything] {
+      for softcap in [nil, 20] as [Double?] {
+        var scenario = Scenario(
+          B: 1, H: 4, Hk: 2, L: L, S: 4500, E: 32, Ev: 32, mask: mask, softcap: softcap, hasSinks: true)
+        if softcap == nil { scenario.swell = .waves(peak: 60) }
+        for context in AttentionContext.everyPath where mask != .everything {
+          let plan = try scenario.plan(Float.self, context)
+          #expect(plan.splitCount >= 2, "or this test shows nothing: \(plan)")
+        }
+        try scenario.check()
+      }
+    }
+  }
+
+  @Test(
+    "scores whose maximum rises, falls, or does both across tiles",
+    arguments: [50, 1000] as [Double], [(1, 1), (3, 2), (20, 1), (70, 1)])
+  func swelling(peak: Double, rows: (L: Int, H: Int)) throws {
+    let swells = [Scenario.Swell.rising(peak: peak), .falling(peak: peak), .waves(peak: peak)]
+    for swell in swells {
+      for mask in [Scenario.Mask.none, .causal] {
+        var scenario = Scenario(
+          B: 1, H: rows.H, Hk: rows.H, L: rows.L, S: Self.keyEdges.last!, E: 16, Ev: 16, mask: mask)
+        scenario.swell = swell
+        try scenario.check()
+      }
+    }
+  }
+
+  // MARK: Branches of plans
+
+  /// A problem, and what about the context is not as usual.
+  private struct Case: Sendable {
+    var scenario: Scenario
+    var tune: @Sendable (inout AttentionContext) -> Void = { _ in }
+  }
+
+  private static let cases: [Case] = [
+    Case(scenario: Scenario(B: 4, H: 12, Hk: 12, L: 16, S: 16, E: 64, Ev: 64)),
+    Case(scenario: Scenario(B: 2, H: 32, Hk: 32, L: 33, S: 33, E: 32, Ev: 32, mask: .causal)),
+    Case(scenario: Scenario(B: 1, H: 2, Hk: 2, L: 450, S: 70, E: 16, Ev: 16, mask: .boolean)),
+    Case(scenario: Scenario(B: 1, H: 9, Hk: 3, L: 150, S: 60, E: 16, Ev: 16, mask: .everything)),
+    Case(scenario: Scenario(B: 1, H: 8, Hk: 2, L: 1, S: 4500, E: 64, Ev: 64, mask: .causal)),
+    Case(scenario: Scenario(B: 2, H: 4, Hk: 4, L: 40, S: 1600, E: 8, Ev: 8, mask: .bias)),
+    Case(
+      scenario: Scenario(B: 2, H: 6, Hk: 6, L: 700, S: 64, E: 16, Ev: 16, mask: .boolean),
+      tune: { $0.tuning.headRunByteCount = 2 * 64 * 32 * 4 }),
+    Case(
+      scenario: Scenario(B: 1, H: 16, Hk: 16, L: 210, S: 150, E: 16, Ev: 16, mask: .causal),
+      tune: { $0.tuning.farRowByteCount = 1 }),
+  ]
+
+  /// What a plan can be, beside which algorithm carries it out.
+  private static let branches: [(name: String, isTaken: @Sendable (AttentionPlan, Scenario) -> Bool)] = [
+    ("one tile of queries", { plan, _ in plan.queryTileCount == 1 }),
+    ("several tiles of queries, the last one shorter", { $0.queryTileCount > 1 && $1.L % $0.queryTileLength != 0 }),
+    ("tiles made smaller, so that there are enough", { $0.queryTileLength < 190 && $1.L > 384 }),
+    ("several heads in a tile", { plan, _ in plan.headsPerTile > 1 }),
+    (
+      "several tiles of heads, the last one smaller",
+      {
+        $0.headTileCount > 1 && ($1.H / $1.Hk) % $0.headsPerTile != 0
+      }
+    ),
+    ("several tiles of keys", { $1.S > 2 * $0.keyTileLength }),
+    ("keys that are split", { plan, _ in plan.splitCount > 1 }),
+    ("several pieces in a run", { plan, _ in plan.piecesPerRun > 1 }),
+    ("some heads that take turns", { $0.headRunLength > 1 && $0.headRunLength < $1.Hk }),
+    (
+      "rows that are copied because they lie far apart",
+      {
+        $0.farRowByteCount <= 16 * 4 && $0.headsPerTile * $0.queryTileLength >= 192 && $1.L > 0
+      }
+    ),
+  ]
+
+  @Test("every branch of a plan is taken by one of these, on every path")
+  func everyBranch() throws {
+    for path in AttentionContext.everyPath {
+      var taken: Set<String> = []
+      var styles: Set<TileStyle> = []
+      for one in Self.cases {
+        var context = path
+        one.tune(&context)
+        for plan in [try one.scenario.plan(Float.self, context), try one.scenario.plan(Double.self, context)] {
+          styles.insert(plan.tiles)
+          for branch in Self.branches where branch.isTaken(plan, one.scenario) { taken.insert(branch.name) }
+        }
+      }
+      let missing = Self.branches.map(\.name).filter { !taken.contains($0) }
+      #expect(missing.isEmpty, "\(path.path)")
+      // Without vectors no rows are too few to fill one.
+      let hasFewRows = path.resolvedAlgorithm == .packed && path.instructionSet != .portable
+      let expected: Set<TileStyle> =
+        path.resolvedAlgorithm == .openBLAS ? [.openBLAS] : hasFewRows ? [.lanes, .fewRows] : styles
+      #expect(styles == expected, "\(path.path)")
+    }
+  }
+
+  @Test("the problems of these branches agree with the reference", arguments: cases.indices)
+  func agree(index: Int) throws {
+    let one = Self.cases[index]
+    try one.scenario.check(
+      AttentionContext.everyPath.map { path in
+        var context = path
+        one.tune(&context)
+        return context
+      })
+  }
+}
