@@ -68,7 +68,7 @@ public struct Initializer: Sendable, Hashable {
   }
 
   /// gain times a matrix with orthonormal rows or columns, whichever are fewer, drawn uniformly; axes behind the
-  /// first count as one. By LAPACK's QR factorisation; Wᵀ·W is gain² times the identity within some √n ULP.
+  /// first count as one. By LAPACK's QR factorisation; Wᵀ·W is gain² times the identity within some n ULP.
   /// Source: Saxe et al. 2013 (arXiv:1312.6120), §3; Mezzadri 2007 (arXiv:math-ph/0609050).
   public static func orthogonal(gain: Double = 1) -> Initializer { Initializer(rule: .orthogonal, gain: gain) }
 

@@ -14,7 +14,7 @@ public import AttentionTensors
 public final class KeyValueCache<Element: AttentionStorage> {
   /// How tokens are kept.
   public enum Kind: Sendable, Hashable {
-    /// All tokens, in one piece of memory that grows by half. The fastest to read.
+    /// All tokens, in one piece of memory that grows by half. Faster to read than pages.
     case growing
     /// The first `keepingFirst` tokens and the last `length`; others are forgotten. Memory is bounded by twice the window,
     /// or by the longest prompt that was appended at once.

@@ -10,7 +10,7 @@ public import AttentionTensors
 ///     .bias(Tensor<Float>)          // added to the scores; −inf: may not attend
 ///
 /// With `L` queries and `S` keys, structural masks give every query an interval of keys, or a few; tiles of
-/// scores outside of them are never computed, nor are keys read that no query nearby attends to. A query that
+/// scores outside of them are never computed, nor are keys read outside of the intervals of a tile's queries. A query that
 /// may attend to nothing gets output 0. What a masked key or value holds, even NaN, does not reach the result.
 ///
 /// Scores pass through, in this order: scale, softcap, ``scores(_:_:)``, ``alibi(slopes:alignment:)``,

@@ -12,7 +12,7 @@ public import AttentionTensors
 /// Vectors are compared as the model's settings say: by the cosine of their angle, or by their product. Texts are embedded with
 /// the model's prompt for documents, if it has one.
 ///
-/// A file of an index is a safetensors file, and mapped: opening one of a million texts takes no time.
+/// A file of an index is a safetensors file, and mapped: opening one reads and checks 16 bytes a text; vectors and texts are read when they are used.
 ///
 /// | tensor | |
 /// |---|---|
@@ -24,7 +24,7 @@ public import AttentionTensors
 ///
 /// Its metadata say how many texts were cut (`cut`).
 ///
-/// Cost of a search: 2·N·d operations for each query, at the speed of the memory for a few; and some 10 ns a score on one thread.
+/// Cost of a search: 2·N·d operations for each query; the best are then chosen on one thread.
 public struct EmbeddingIndex: Sendable {
   /// A text that was found.
   public struct Match: Sendable, Hashable {

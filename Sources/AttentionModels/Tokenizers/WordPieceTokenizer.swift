@@ -7,10 +7,11 @@ internal import AttentionTensors
 ///     tokenizer.encode("Unbelievable!")          // [101, 23653, 999, 102]
 ///     tokenizer.encode("Unbelievable!").map(tokenizer.token)   // ["[CLS]", "unbelievable", "!", "[SEP]"]
 ///
-/// Ids are those of Hugging Face's `tokenizers` (0.23) for every text: all scalars were compared. Special and added tokens
+/// Ids are those of Hugging Face's `tokenizers` (0.23): thousands of random texts and every scalar are compared by
+/// `make test-tokenizer`. Special and added tokens
 /// that stand in the text, such as `[SEP]`, are taken for themselves, as there.
 ///
-/// Cost: linear in the text, and no further than the word with the last token that is wanted. Safe to use from several threads at once.
+/// Cost: linear in the text up to the word with the last token that is wanted. Safe to use from several threads at once.
 /// Source: Devlin et al. 2018 (arXiv:1810.04805); Schuster and Nakajima 2012, "Japanese and Korean voice search".
 public struct WordPieceTokenizer: Sendable {
   /// What a tokenizer is made of.
