@@ -174,11 +174,27 @@ def shown(row):
     return not row["neighbour"] and not row["own"]
 
 
-def cell(row):
+def is_current(result):
+    return result["spread"] == "quartiles"
+
+
+def mark(result):
+    """What is put behind the name of a machine that was measured before PyTorch's other ways were tried."""
+    return "" if is_current(result) else " †"
+
+
+def is_best(result, row):
+    """False where PyTorch has a faster way than the usual call, and that was not tried yet."""
+    return is_current(result) or not ("window" in row["about"] or row.get("queries") == 1 or row.get("op") in ("softmax", "mha"))
+
+
+def cell(result, row):
     if row is None:
         return "–"
     if "note" in row:
         return row.get("state", "not yet")
+    if not is_best(result, row):
+        return "†"
     ours, theirs, unit = (row["read_share"], row["peer_read_share"], " r") if "read_share" in row else (row["share"], row["peer_share"], "")
     return f"**{row['ratio']:.2f}** ({percent(ours)} : {percent(theirs)}{unit})"
 
@@ -190,8 +206,8 @@ def summary(found):
         for row in result["tables"][0]["rows"]:
             if shown(row):
                 names.setdefault(row["name"], row)
-    head = ["workload", *(f"{result['title']}{'' if result['spread'] == 'quartiles' else ' †'}" for result in found)]
-    lines = [[f"{name}: {row['about'].split('; aim')[0]}", *(cell(main_rows(result).get(name)) for result in found)] for name, row in names.items()]
+    head = ["workload", *(result["title"] + mark(result) for result in found)]
+    lines = [[f"{name}: {row['about'].split('; aim')[0]}", *(cell(result, main_rows(result).get(name)) for result in found)] for name, row in names.items()]
     means = ["**geometric mean of the 13 dense rows**"]
     for result in found:
         dense = [row for row in result["tables"][0]["rows"] if is_dense(row)]
@@ -206,7 +222,7 @@ def losses(found):
     for result in found:
         for entry in result["tables"]:
             for row in entry["rows"]:
-                if "note" in row or row["own"]:
+                if "note" in row or row["own"] or not is_best(result, row):
                     continue
                 if row["ratio"] > 1:
                     lines.append(f"{row['name']} {row['ratio']:.2f} ({result['title']}, {entry['threads']} thread{'s' if entry['threads'] > 1 else ''})")
@@ -218,7 +234,7 @@ def description(found):
     for result in found:
         machine = result["machine"]
         lines.append(
-            f"- [{result['title']}](LINK/{result['name']}.md), {result['date']}, {result['rounds']} rounds{'' if result['spread'] == 'quartiles' else ' †'}: "
+            f"- [{result['title']}](LINK/{result['name']}.md), {result['date']}, {result['rounds']} rounds{mark(result)}: "
             f"{result['description']}; FMA peak {machine['fma_peak_gflops']:.0f} GFLOP/s on one thread, {machine['fma_peak_all_gflops']:.0f} on two, memory read at "
             f"{machine['read_ram_gbps']:.0f} GB/s")
     return lines
@@ -227,7 +243,7 @@ def description(found):
 def write_summary(runner):
     """The README's part between its marks, and the chart of all machines."""
     found = results()
-    old = any(result["spread"] != "quartiles" for result in found)
+    old = any(not is_current(result) for result in found)
     lost = losses(found)
     lines = [
         "Time over the peer's time on two threads, the peer's best way of those tried, and in parentheses both sides' percent of this CPU's FMA peak (r: of the rate of "
@@ -236,7 +252,9 @@ def write_summary(runner):
         *(line.replace("LINK", "Benchmarks/Results") for line in description(found)), "",
     ]
     if old:
-        lines += ["† Measured in fewer rounds, against PyTorch's usual call only and batches of 16, by an older version of this library.", ""]
+        lines += [
+            "† Measured in fewer rounds, against PyTorch's usual call only and batches of 16, by an older version of this library. Rows in which another "
+            "way may be faster are left out; the usual call's are in the machine's file.", ""]
     lines += [f"Rows in which the peer is faster, of all tables: {'; '.join(lost)}." if lost else "In no row of any table is the peer faster.", ""]
     path = os.path.join(HERE, "..", "..", "README.md")
     with open(path) as file:
@@ -247,11 +265,12 @@ def write_summary(runner):
     names = [name for name, row in main_rows(found[0]).items() if shown(row) and not is_embedding(row) and "note" not in row]
     groups = []
     for name in names:
-        rows = [main_rows(result).get(name, {}) for result in found]
-        groups.append(dict(label=name, values=[row.get("ratio") for row in rows], notes=[f"{row['ratio']:.2f}" if "ratio" in row else "–" for row in rows]))
+        rows = [main_rows(result).get(name) for result in found]
+        rows = [row if row and "ratio" in row and is_best(result, row) else {} for result, row in zip(found, rows)]
+        groups.append(dict(label=name, values=[row.get("ratio") for row in rows], notes=[f"{row['ratio']:.2f}" if row else "†" for row in rows]))
     chart = dict(
-        title="Time against PyTorch: shorter is faster", subtitle="On two threads; PyTorch's best way of those tried",
-        series=[f"{result['title']}, {result['machine']['isa']}" for result in found], mark=dict(value=1, label="PyTorch"), groups=groups)
+        title="Time against PyTorch: shorter is faster", subtitle="On two threads, PyTorch's best way of those tried" + ("; †: its usual call, where that may be its best" if old else ""),
+        series=[f"{result['title']}, {result['machine']['isa']}{mark(result)}" for result in found], mark=dict(value=1, label="PyTorch"), groups=groups)
     subprocess.run([runner, "chart", "--output", os.path.join(HERE, "..", "results.svg")], input=json.dumps(chart), text=True, check=True)
 
 
