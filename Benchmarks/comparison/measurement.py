@@ -15,8 +15,10 @@ SENTENCES = dict(file=os.path.join(HERE, "..", "..", "Examples", "Data", "senten
 DEFAULTS = dict(batch=1, heads=1, mask="none", dtype="f32", transposed=False, window=None) | {"pass": "forward"}
 # How long each way that a peer has is tried, once it is warm.
 TRIAL_SECONDS = 0.3
-# How far results may lie apart: beyond it both sides do not compute the same.
-LIMITS = dict(f32=1e-3, f64=1e-9, bf16=0.05)
+# Ways that took at most this much more than the fastest are all measured; the fastest of the rounds is the peer.
+CLOSE = 1.2
+# How far results may lie apart, as a share of the largest: beyond it both sides do not compute the same.
+LIMITS = dict(f32=1e-4, f64=1e-12, bf16=0.02)
 
 # Not in workloads.json, for their requests have other fields and their peers are programs. The aims are 1.5 and 1.1 times as many
 # sentences a second, and 0.6 of the latency.
@@ -31,14 +33,19 @@ EMBEDDINGS = {entry["name"]: entry for entry in [
 def alternate(rounds, sides):
     """Seconds of each side, a median a round. `sides`: by name, what gives the seconds of some calls in a row.
 
-    After each switch 20 ms pass and the first call is dropped, for the other side's threads spin a while.
+    After each switch 20 ms pass, and the first call is dropped if there are several, for the other side's threads spin a while.
     """
     seconds = {name: [] for name in sides}
     for _ in range(rounds):
         for name, side in sides.items():
             time.sleep(0.02)
-            seconds[name].append(statistics.median(side()[1:]))
+            seconds[name].append(settled(side()))
     return seconds
+
+
+def settled(seconds):
+    """The median of some calls in a row, without the first one if there are several."""
+    return statistics.median(seconds[1:] or seconds)
 
 
 def quartiles(numbers):
@@ -101,24 +108,27 @@ def measure(entry, runner, other, machine, threads, rounds):
     if row["own"]:
         asked = request | entry["peer"]
         once = statistics.median(other.seconds(**asked, iterations=3))
+        theirs = other.ask(**asked, iterations=1)["operations"]
         sides["peer"] = lambda: other.seconds(**asked, iterations=iteration_count(once, turns))
         seconds = alternate(rounds, sides)
         row |= against(seconds["ours"], seconds["peer"])
     else:
         from .torch_peer import TorchPeer
         peer = TorchPeer(w, tensors, threads, turns)
-        row |= compared(peer, tensors["output"], w["dtype"], entry["name"])
+        errors, difference = compared(peer, tensors["output"], w["dtype"], entry["name"])
         tried, failed = trials(peer)
-        best = min(tried, key=tried.get)
-        for name in {peer.usual, best}:
+        fastest = min(tried.values())
+        for name in dict.fromkeys([peer.usual, *(name for name in tried if tried[name] <= CLOSE * fastest)]):
             count = iteration_count(tried[name], turns)
             sides[name] = lambda name=name, count=count: peer.seconds(name, count)
         seconds = alternate(rounds, sides)
-        row |= against(seconds["ours"], seconds[best]) | dict(peer=best, tried=tried, failed=failed)
-        row["usual"] = against(seconds["ours"], seconds[peer.usual]) | dict(peer=peer.usual)
+        ways = {name: against(seconds["ours"], seconds[name]) | dict(peer=name) for name in sides if name != "ours"}
+        best = max(ways, key=lambda name: ways[name]["ratio"])
+        row |= ways[best] | dict(usual=ways[peer.usual], tried=tried, failed=failed, error=errors["ours"], peer_error=errors[best], difference=difference)
+        theirs = answers[-1]["operations"]
     gflops = answers[-1]["operations"] / row["ours"] * 1e-9
-    share = gflops / peak(machine, w["dtype"], threads)
-    row |= dict(gflops=gflops, share=share, peer_share=share * row["ours"] / row["theirs"])
+    limit = peak(machine, w["dtype"], threads)
+    row |= dict(gflops=gflops, share=gflops / limit, peer_share=theirs / row["theirs"] * 1e-9 / limit)
     reads = [answer for answer in answers if answer.get("read_gbps")]
     if reads:
         row["read_gbps"] = statistics.median(answer["read_gbps"] for answer in reads)
@@ -133,7 +143,7 @@ def trials(peer):
     for name in peer.ways:
         try:
             once = peer.seconds(name, 2)[-1]
-            tried[name] = statistics.median(peer.seconds(name, max(2, min(50, int(TRIAL_SECONDS / once)))))
+            tried[name] = statistics.median(peer.seconds(name, max(2, min(2000, int(TRIAL_SECONDS / once)))))
         except Exception as error:
             failed[name] = (str(error) or type(error).__name__).strip().split("\n")[0][:200]
             if name == peer.usual:
@@ -142,15 +152,15 @@ def trials(peer):
 
 
 def compared(peer, output, dtype, name):
-    """Errors of both sides against Double, in some rows, and the largest difference between them, in all; of every way that the
-    peer has."""
+    """The errors of our result and of each way's against Double, by name, in the rows that are sampled; and the largest difference
+    between any way's whole result and ours."""
     exact, index = peer.exact()
 
     def error(x):
         return (x[index].double() - exact).abs().max().item()
 
-    differences = {}
-    errors = {}
+    difference = 0
+    errors = dict(ours=error(output))
     for way in peer.ways:
         try:
             result = peer.result(way)
@@ -158,17 +168,18 @@ def compared(peer, output, dtype, name):
             # Told by the trials.
             continue
         errors[way] = error(result)
-        differences[way] = (result.double() - output.double()).abs().max().item()
-        if not differences[way] <= LIMITS[dtype] * max(1, exact.abs().max().item()):
-            raise SystemExit(f"{name}: \"{way}\" and this library differ by {differences[way]}: they do not compute the same")
-    return dict(error=error(output), peer_error=errors[peer.usual], difference=max(differences.values()))
+        apart = (result.double() - output.double()).abs().max().item()
+        if not apart <= LIMITS[dtype] * exact.abs().max().item():
+            raise SystemExit(f"{name}: \"{way}\" and this library differ by {apart}: they do not compute the same")
+        difference = max(difference, apart)
+    return errors, difference
 
 
 def measure_embeddings(entries, runner_path, machine, threads, rounds):
     """The rows of one kind, all sentences or one at a time: this library and all its peers in turn."""
     single = entries[0]["single"]
-    # Sixty-four sentences a round, the next ones each time: eight rounds are all of them.
-    iterations = 64 if single else 2
+    # Sixty-four sentences a round, the next ones each time: eight rounds are all of them. All sentences take seconds.
+    iterations = 64 if single else 1
     request = dict(SENTENCES, threads=threads, single=bool(single))
     rows = {entry["peer"]: dict(
         name=entry["name"], about=entry["about"], aim=entry["aim"], neighbour=False, own=False, embeds=True, single=bool(single),
@@ -180,7 +191,7 @@ def measure_embeddings(entries, runner_path, machine, threads, rounds):
         for kind, row in rows.items():
             tried = {}
             # A batch of one is a batch of one.
-            for size in [16] if single or kind == "st" else [8, 16]:
+            for size in [16] if single else [8, 16, 32]:
                 peer = stack.enter_context(Program(sys.executable, os.path.join(HERE, "embedding_peers.py")))
                 asked[kind, size] = request | dict(peer=kind, batch=size, cache=os.path.join(HERE, "..", ".build", "onnx"))
                 answer = peer.ask(**asked[kind, size], iterations=iterations)
@@ -212,7 +223,7 @@ def measure_embeddings(entries, runner_path, machine, threads, rounds):
         seconds = alternate(rounds, sides)
         # Of the median sentence where it is one: its operations and its time.
         gflops = statistics.median(
-            answer["operations"] / statistics.median(answer["seconds"][1:]) for answer in answers) * 1e-9
+            answer["operations"] / settled(answer["seconds"]) for answer in answers) * 1e-9
         share = gflops / peak(machine, "f32", threads)
         for kind in best:
             theirs = facts[kind]

@@ -9,20 +9,21 @@ import subprocess
 HERE = os.path.dirname(os.path.abspath(__file__))
 RESULTS = os.path.join(HERE, "..", "Results")
 
-# Families and models by which CPUs tell what they are; where several kinds share one, the stepping decides.
+# Families and models by which CPUs tell what they are.
 KINDS = {
     ("AuthenticAMD", 23, 49): "zen2", ("AuthenticAMD", 25, 1): "zen3", ("AuthenticAMD", 25, 17): "zen4", ("AuthenticAMD", 25, 160): "zen4",
     ("AuthenticAMD", 26, 2): "zen5", ("AuthenticAMD", 26, 17): "zen5",
-    ("GenuineIntel", 6, 79): "broadwell", ("GenuineIntel", 6, 85): "cascadelake", ("GenuineIntel", 6, 106): "icelake",
+    ("GenuineIntel", 6, 79): "broadwell", ("GenuineIntel", 6, 85): {4: "skylake", 5: "cascadelake", 6: "cascadelake", 7: "cascadelake", 10: "cooperlake", 11: "cooperlake"},
+    ("GenuineIntel", 6, 106): "icelake",
     ("GenuineIntel", 6, 143): "sapphirerapids", ("GenuineIntel", 6, 207): "emeraldrapids", ("GenuineIntel", 6, 173): "graniterapids",
 }
 TITLES = dict(
-    zen2="AMD Zen 2", zen3="AMD Zen 3", zen4="AMD Zen 4", zen5="AMD Zen 5", broadwell="Intel Broadwell", cascadelake="Intel Cascade Lake",
+    zen2="AMD Zen 2", zen3="AMD Zen 3", zen4="AMD Zen 4", zen5="AMD Zen 5", broadwell="Intel Broadwell", skylake="Intel Skylake", cooperlake="Intel Cooper Lake", cascadelake="Intel Cascade Lake",
     icelake="Intel Ice Lake", sapphirerapids="Intel Sapphire Rapids", emeraldrapids="Intel Emerald Rapids", graniterapids="Intel Granite Rapids")
 
 
 def machine_kind():
-    """What this machine's results are called; nil where the CPU is none of those known."""
+    """What this machine's results are called; None where the CPU is none of those known."""
     try:
         with open("/proc/cpuinfo") as file:
             lines = [line.split(":", 1) for line in file if ":" in line]
@@ -32,7 +33,8 @@ def machine_kind():
     for name, value in lines:
         facts.setdefault(name.strip(), value.strip())
     try:
-        return KINDS.get((facts["vendor_id"], int(facts["cpu family"]), int(facts["model"])))
+        kind = KINDS.get((facts["vendor_id"], int(facts["cpu family"]), int(facts["model"])))
+        return kind.get(int(facts["stepping"])) if isinstance(kind, dict) else kind
     except (KeyError, ValueError):
         return None
 
@@ -184,17 +186,21 @@ def mark(result):
 
 
 def is_best(result, row):
-    """False where PyTorch has a faster way than the usual call, and that was not tried yet."""
-    return is_current(result) or not ("window" in row["about"] or row.get("queries") == 1 or row.get("op") in ("softmax", "mha"))
+    """False where another way than the usual call was more than 5 percent faster on some machine, and was not tried on this one."""
+    if is_current(result):
+        return True
+    for other in results():
+        found = main_rows(other).get(row["name"])
+        if is_current(other) and found and "usual" in found and found["ratio"] > 1.05 * found["usual"]["ratio"]:
+            return False
+    return True
 
 
 def cell(result, row):
-    if row is None:
+    if row is None or "note" not in row and not is_best(result, row):
         return "–"
     if "note" in row:
         return row.get("state", "not yet")
-    if not is_best(result, row):
-        return "†"
     ours, theirs, unit = (row["read_share"], row["peer_read_share"], " r") if "read_share" in row else (row["share"], row["peer_share"], "")
     return f"**{row['ratio']:.2f}** ({percent(ours)} : {percent(theirs)}{unit})"
 
@@ -222,7 +228,7 @@ def losses(found):
     for result in found:
         for entry in result["tables"]:
             for row in entry["rows"]:
-                if "note" in row or row["own"] or not is_best(result, row):
+                if "note" in row or row["own"]:
                     continue
                 if row["ratio"] > 1:
                     lines.append(f"{row['name']} {row['ratio']:.2f} ({result['title']}, {entry['threads']} thread{'s' if entry['threads'] > 1 else ''})")
@@ -246,15 +252,15 @@ def write_summary(runner):
     old = any(not is_current(result) for result in found)
     lost = losses(found)
     lines = [
-        "Time over the peer's time on two threads, the peer's best way of those tried, and in parentheses both sides' percent of this CPU's FMA peak (r: of the rate of "
-        "reading memory). Peers are PyTorch 2.13 and, where sentences are embedded, the one that the row names.", "",
+        "Time over the peer's time on two threads, the peer's best way of those tried, and in parentheses both sides' percent of this CPU's FMA peak (r: percent of the rate "
+        "at which memory is read). Peers are PyTorch 2.13 and, where sentences are embedded, the one that the row names.", "",
         *summary(found), "",
         *(line.replace("LINK", "Benchmarks/Results") for line in description(found)), "",
     ]
     if old:
         lines += [
-            "† Measured in fewer rounds, against PyTorch's usual call only and batches of 16, by an older version of this library. Rows in which another "
-            "way may be faster are left out; the usual call's are in the machine's file.", ""]
+            "† Measured in fewer rounds, against the usual call only, on inputs of each side's own, by an older version of this library. A row is left out (–) where, on "
+            "another machine, another way was more than 5 % faster; what the usual call took stands in the machine's file. The others may gain as much for the peer.", ""]
     lines += [f"Rows in which the peer is faster, of all tables: {'; '.join(lost)}." if lost else "In no row of any table is the peer faster.", ""]
     path = os.path.join(HERE, "..", "..", "README.md")
     with open(path) as file:
@@ -262,14 +268,15 @@ def write_summary(runner):
     after = rest.split("<!-- end of results -->")[1]
     with open(path, "w") as file:
         file.write(before + "<!-- results -->\n" + "\n".join(lines) + "<!-- end of results -->" + after)
-    names = [name for name, row in main_rows(found[0]).items() if shown(row) and not is_embedding(row) and "note" not in row]
+    names = list(dict.fromkeys(
+        name for result in found for name, row in main_rows(result).items() if shown(row) and not is_embedding(row) and "note" not in row))
     groups = []
     for name in names:
         rows = [main_rows(result).get(name) for result in found]
         rows = [row if row and "ratio" in row and is_best(result, row) else {} for result, row in zip(found, rows)]
-        groups.append(dict(label=name, values=[row.get("ratio") for row in rows], notes=[f"{row['ratio']:.2f}" if row else "†" for row in rows]))
+        groups.append(dict(label=name, values=[row.get("ratio") for row in rows], notes=[f"{row['ratio']:.2f}" if row else "–" for row in rows]))
     chart = dict(
-        title="Time against PyTorch: shorter is faster", subtitle="On two threads, PyTorch's best way of those tried" + ("; †: its usual call, where that may be its best" if old else ""),
+        title="Time against PyTorch: shorter is faster", subtitle="On two threads, PyTorch's best way of those tried" + ("; †: measured against the usual call only" if old else ""),
         series=[f"{result['title']}, {result['machine']['isa']}{mark(result)}" for result in found], mark=dict(value=1, label="PyTorch"), groups=groups)
     subprocess.run([runner, "chart", "--output", os.path.join(HERE, "..", "results.svg")], input=json.dumps(chart), text=True, check=True)
 

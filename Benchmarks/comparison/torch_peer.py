@@ -49,6 +49,8 @@ class TorchPeer:
         (b, h, l, e), (hk, s) = q.shape, t["key"].shape[1:3]
         group = dict(enable_gqa=True) if h != hk else {}
         masks = self.masks(l, s)
+        # PyTorch's is_causal is from the top left: the same where there are as many queries as keys.
+        assert w["mask"] != "causal" or l in (1, s), "a causal mask that PyTorch has no argument for"
         is_causal = w["mask"] == "causal" and w["window"] is None and l > 1
 
         def pair():
@@ -63,27 +65,45 @@ class TorchPeer:
         for name, mask in masks.items():
             yield name, attend(mask)
         if w["window"] is not None:
-            for length in (256, 512):
-                yield f"blocks of {length} queries", self.blocks(length, pair)
+            assert h == hk
+            for length in (128, 256, 512):
+                for kind in ("boolean", "float"):
+                    yield f"blocks of {length} queries, {kind} masks", self.blocks(length, kind, pair)
             yield "flex_attention, compiled", self.flex(pair)
         if "key_lengths" in t:
+            assert h == hk and not is_causal
             lengths = t["key_lengths"].tolist()
             yield "sample by sample", lambda: torch.cat([
                 F.scaled_dot_product_attention(q[i:i + 1], k[i:i + 1, :, :n], v[i:i + 1, :, :n])
                 for (k, v) in [pair()] for i, n in enumerate(lengths)])
         if h != hk:
+            assert masks.keys() == {"scaled_dot_product_attention"}
             yield "keys repeated", lambda: F.scaled_dot_product_attention(
                 q, *(x.repeat_interleave(h // hk, 1) for x in pair()), is_causal=is_causal)
         if l == 1:
-            rows = q.view(b, hk, h // hk, e)
             if h != hk:
+                rows = q.view(b, hk, h // hk, e)
                 yield "heads of a group as queries", lambda: F.scaled_dot_product_attention(rows, *pair()).view(b, h, 1, e)
+        if l == 1 or l <= 256 and h == hk and not is_causal:
+            # With one query the heads of a group are its rows.
+            rows = q.view(b, hk, h // hk * l, e)
+            mask = masks.get("float mask")
 
             def products():
                 k, v = pair()
-                weights = torch.softmax((rows * e ** -0.5) @ k.transpose(-1, -2), -1)
-                return (weights @ v).view(b, h, 1, e)
+                scores = (rows * e ** -0.5) @ k.transpose(-1, -2)
+                if mask is not None:
+                    scores += mask
+                return (torch.softmax(scores, -1) @ v).view(b, h, l, e)
+
+            def fused():
+                k, v = pair()
+                keys, values = k.flatten(0, 1).transpose(1, 2), v.flatten(0, 1)
+                addend = torch.zeros(1, 1, 1, dtype=q.dtype) if mask is None else mask.expand(b, h, l, s).reshape(b * h, l, s)
+                scores = torch.baddbmm(addend, rows.flatten(0, 1), keys, beta=0 if mask is None else 1, alpha=e ** -0.5)
+                return torch.bmm(torch.softmax(scores, -1), values).view(b, h, l, e)
             yield "products and softmax", products
+            yield "bmm and softmax", fused
         if q.dtype == torch.bfloat16:
             def in_float(q, hk):
                 group = dict(enable_gqa=True) if q.shape[1] != hk else {}
@@ -109,20 +129,25 @@ class TorchPeer:
         floats = torch.zeros(attends.shape, dtype=t["query"].dtype).masked_fill_(~attends, float("-inf"))
         return {"boolean mask": attends, "float mask": floats}
 
-    def blocks(self, length, pair):
-        """Each block of queries by the keys that one of them attends to."""
+    def blocks(self, length, kind, pair):
+        """Each block of queries by the keys that one of them attends to; the masks are made before."""
         q, window = self.tensors["query"], self.workload["window"]
+        parts = []
+        for first in range(0, q.shape[2], length):
+            low, high = max(0, first - window), min(first + length, q.shape[2])
+            ahead = torch.arange(first, high)[:, None] - torch.arange(low, high)[None, :]
+            mask = (ahead >= 0) & (ahead <= window)
+            if kind == "float":
+                mask = torch.zeros(mask.shape, dtype=q.dtype).masked_fill_(~mask, float("-inf"))
+            parts.append((slice(first, high), slice(low, high), mask))
 
         def call():
             k, v = pair()
-            parts = []
-            for first in range(0, q.shape[2], length):
-                low, high = max(0, first - window), min(first + length, q.shape[2])
-                ahead = torch.arange(first, high)[:, None] - torch.arange(low, high)[None, :]
-                mask = (ahead >= 0) & (ahead <= window)
-                parts.append(F.scaled_dot_product_attention(
-                    q[:, :, first:high], k[:, :, low:high], v[:, :, low:high], attn_mask=mask))
-            return torch.cat(parts, 2)
+            output = torch.empty_like(q)
+            for queries, keys, mask in parts:
+                output[:, :, queries] = F.scaled_dot_product_attention(
+                    q[:, :, queries], k[:, :, keys], v[:, :, keys], attn_mask=mask)
+            return output
         return call
 
     def flex(self, pair):

@@ -36,8 +36,10 @@
           _exit(isRight.withLock { $0 } ? 0 : 1)
         }
         var status: Int32 = -1
-        for _ in 0..<3000 where waitpid(child, &status, WNOHANG) != child { usleep(10_000) }
-        kill(child, SIGKILL)
+        for _ in 0..<3000 {
+          if waitpid(child, &status, WNOHANG) == child { break }
+          usleep(10_000)
+        }
         precondition(status == 0, "\(status)")
         let again = try await embedder.embed("the house")
         precondition(again == expected)

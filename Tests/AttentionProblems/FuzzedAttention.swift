@@ -169,7 +169,7 @@ public struct FuzzedAttention: CustomStringConvertible {
       sinks: sinks,
       into: &target, context: context)
 
-    // Of few rows the plain formula may be right by luck, for instance where all keys are equal: an error of a unit or two
+    // Of few rows the plain formula may be right by luck, for instance where all keys are equal: an error of two or three units
     // in the last place of a usual score is always allowed. Other tests are stricter.
     func largest(_ numbers: [Double]) -> Double { numbers.reduce(0) { $1.isFinite ? max($0, abs($1)) : $0 } }
     let scale = abs(reference.scale ?? 1 / Double(max(reference.E, 1)).squareRoot())
@@ -181,7 +181,7 @@ public struct FuzzedAttention: CustomStringConvertible {
     let score = max(
       largest(exact.logSumExp),
       scale * usual(reference.query) * usual(reference.key) * Double(reference.E).squareRoot())
-    let slack = 1.5 * Double(Element.ulpOfOne) * (1 + score) * max(1, largest(reference.value))
+    let slack = 2.5 * Double(Element.ulpOfOne) * (1 + score) * max(1, largest(reference.value))
     func compare(_ name: String, _ got: [Element], _ plain: [Element], _ exact: [Double]) -> String? {
       AttentionTestSupport.mismatch(got, exact, tolerance: tolerance(plain: plain, exact: exact) + slack, name)
     }

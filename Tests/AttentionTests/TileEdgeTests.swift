@@ -110,6 +110,7 @@ struct TileEdgeTests {
     Case(scenario: Scenario(B: 1, H: 2, Hk: 2, L: 450, S: 70, E: 16, Ev: 16, mask: .boolean)),
     Case(scenario: Scenario(B: 1, H: 9, Hk: 3, L: 150, S: 60, E: 16, Ev: 16, mask: .everything)),
     Case(scenario: Scenario(B: 1, H: 8, Hk: 2, L: 1, S: 4500, E: 64, Ev: 64, mask: .causal)),
+    Case(scenario: Scenario(B: 1, H: 3, Hk: 3, L: 1, S: 130, E: 32, Ev: 32)),
     Case(scenario: Scenario(B: 2, H: 4, Hk: 4, L: 40, S: 1600, E: 8, Ev: 8, mask: .bias)),
     Case(
       scenario: Scenario(B: 2, H: 6, Hk: 6, L: 700, S: 64, E: 16, Ev: 16, mask: .boolean),

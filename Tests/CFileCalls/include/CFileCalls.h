@@ -1,4 +1,4 @@
-// Tells which calls that make a file durable this process has made.
+// Tells which calls that make a file durable a thread has made.
 
 #ifndef CFileCalls_h
 #define CFileCalls_h
