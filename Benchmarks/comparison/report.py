@@ -216,6 +216,10 @@ def summary(found):
     lines = [[f"{name}: {row['about'].split('; aim')[0]}", *(cell(result, main_rows(result).get(name)) for result in found)] for name, row in names.items()]
     means = ["**geometric mean of the 13 dense rows**"]
     for result in found:
+        if not is_current(result):
+            # Of rows against the usual call alone it would say too much.
+            means.append("–")
+            continue
         dense = [row for row in result["tables"][0]["rows"] if is_dense(row)]
         means.append(f"**{geometric_mean([row['ratio'] for row in dense]):.2f}** ({percent(geometric_mean([row['share'] for row in dense]))} : "
                      f"{percent(geometric_mean([row['peer_share'] for row in dense]))})")
