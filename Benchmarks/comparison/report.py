@@ -1,5 +1,6 @@
 """Tables, the README's summary and the charts, made from the results of all machines: Results/*.json."""
 
+import functools
 import json
 import math
 import os
@@ -147,6 +148,7 @@ def write_machine(result):
         file.write("\n".join(lines))
 
 
+@functools.cache
 def results():
     """Of all machines, by the speed of their CPUs."""
     found = []
@@ -265,7 +267,7 @@ def write_summary(runner):
         lines += [
             "† Measured in fewer rounds, against the usual call only, on inputs of each side's own, by an older version of this library. A row is left out (–) where, on "
             "another machine, another way was more than 5 % faster; what the usual call took stands in the machine's file. The others may gain as much for the peer.", ""]
-    lines += [f"Rows in which the peer is faster, of all tables: {'; '.join(lost)}." if lost else "In no row of any table is the peer faster.", ""]
+    lines += [f"The peer is faster in these rows of the machines' tables: {'; '.join(lost)}." if lost else "In no row of any table is the peer faster.", ""]
     path = os.path.join(HERE, "..", "..", "README.md")
     with open(path) as file:
         before, rest = file.read().split("<!-- results -->\n")
@@ -286,6 +288,7 @@ def write_summary(runner):
 
 
 def write(result, runner):
+    results.cache_clear()
     os.makedirs(RESULTS, exist_ok=True)
     with open(os.path.join(RESULTS, f"{result['name']}.json"), "w") as file:
         json.dump(result, file, indent=1, ensure_ascii=False)

@@ -10,7 +10,7 @@ public import AttentionTensors
 /// - Throws: `AttentionError` for a scalar, or where the context asks for what this machine lacks.
 ///
 /// Accuracy: each exponential within 2 + 1.25·|xᵢ − max x| ULP (the argument is rounded once more on its way to
-/// 2^x, which itself is within 1.5), measured to two ULP, which two divisions take; SoftmaxTests.smallExponentials. Up to 2^−125.5 (Double: 2^−1021.5) of the
+/// 2^x, which itself is within 1.5). SoftmaxTests.smallExponentials holds it to that, and to two ULP more for two divisions. Up to 2^−125.5 (Double: 2^−1021.5) of the
 /// row's largest they are 0. Source: Milakov and Gimelshein 2018 (arXiv:1805.02867), Algorithm 2.
 @_specialize(where Element == Float)
 @_specialize(where Element == Double)

@@ -27,7 +27,7 @@ package struct BarChart: Decodable {
   package let title: String
   /// What is measured, where and when.
   package let subtitle: String
-  /// ``seriesLimit`` at most; what the bars of a group are.
+  /// What each bar of a group stands for. There are at most ``seriesLimit`` of them.
   package let series: [String]
   /// A value to compare with, drawn across.
   package let mark: Mark?

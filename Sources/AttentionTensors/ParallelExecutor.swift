@@ -13,7 +13,7 @@ public protocol ParallelExecutor: Sendable {
 }
 
 /// Runs pieces by `DispatchQueue.concurrentPerform`: shares the process's threads with other Dispatch
-/// work, and wakes them more slowly than ``ThreadTeam`` does. Not in the child of a fork, in which Dispatch does not work.
+/// work. Not in the child of a fork, in which Dispatch does not work.
 public struct DispatchExecutor: ParallelExecutor {
   /// An executor; all are alike.
   public init() {}

@@ -3,7 +3,7 @@ import AttentionBLAS
 import Benchmark
 import CAllocationCounter
 
-// What is held: the allocations of a call, exactly. They are the same on every machine; seconds and instructions are not, and are
+// What is held: the allocations of a call, exactly. They do not depend on the kernels; seconds and instructions do, and are
 // compared with those of another commit on the same machine by `make regressions BASE=commit`.
 
 // A plain name: thresholds are stored under it.

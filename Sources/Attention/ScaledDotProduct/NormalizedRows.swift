@@ -7,7 +7,7 @@ internal import AttentionTensors
 /// computed once more from normalised weights: half the mean, since rounded weights may sum to a little more than 1. The other
 /// rows of its tile go through the pass as they did before, so that they keep their bits.
 struct NormalizedRows<Element: AttentionElement> {
-  /// By what each row's weights are multiplied: 1 / (2 · sum); 1: the row is an ordinary one.
+  /// By what each row's weights are multiplied: 1 / (2 · sum), or 1 in a row that is not computed again.
   let factor: UnsafeMutablePointer<Element>
   private let capacity: Int
 

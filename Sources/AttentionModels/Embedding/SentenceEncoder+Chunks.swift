@@ -1,11 +1,11 @@
 public import AttentionTensors
 
 extension SentenceEncoder {
-  /// A text in parts of at most ``maximumLength`` tokens each, its prompt's counted, cut between words; within a word only
-  /// where it is longer than a part, at signs and ideographs.
+  /// A text in parts of at most ``maximumLength`` tokens each, its prompt's counted, cut between words. A word that
+  /// is longer than a part is also cut at its punctuation marks and ideographs.
   ///
-  /// Each part begins with the last words of the one before, as many as fit `overlap` tokens. Letters without such a place that
-  /// are more than the model's limit are a part of their own, and cut.
+  /// Each part begins with the last words of the one before, as many as fit `overlap` tokens. A run of letters that is
+  /// longer than the model's limit is a part of its own, and the model cuts it.
   ///
   /// - Parameters:
   ///   - text: Any text.
@@ -50,7 +50,7 @@ extension SentenceEncoder {
     return parts
   }
 
-  /// A word between its signs and ideographs, each of which is a piece of its own.
+  /// A word in pieces: each punctuation mark and each ideograph is one, and so is each run of letters between them.
   private static func pieces(of word: Substring) -> [Substring] {
     var pieces: [Substring] = []
     var start = word.startIndex

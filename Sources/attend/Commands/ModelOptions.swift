@@ -72,7 +72,10 @@ struct TextArgument: ExpressibleByArgument {
     "--version",
   ]
 
-  /// Arguments in which texts are told from options (a minus sign or two, a word, and what it is set to) and their values.
+  /// The arguments, with a mark before each text that begins with a minus sign, so that the parser does not take it for an option.
+  ///
+  /// An option is a minus sign or two and a word, and perhaps "=" and a value. What follows an option that takes a value is that
+  /// value, and gets no mark.
   static func marked(_ arguments: [String]) -> [String] {
     func isOption(_ argument: String) -> Bool {
       (try? /--?[A-Za-z][A-Za-z0-9-]*(=[\s\S]*)?/.wholeMatch(in: argument)) != nil
@@ -80,7 +83,7 @@ struct TextArgument: ExpressibleByArgument {
     let end = arguments.firstIndex(of: "--") ?? arguments.endIndex
     return arguments.indices.map { index in
       let argument = arguments[index]
-      // One that begins with the mark loses one.
+      // A text may begin with the mark itself. One is removed later, so one is added.
       if argument.first == mark { return "\(mark)\(argument)" }
       if index >= end || !argument.hasPrefix("-") || argument == "-" || isOption(argument) { return argument }
       let before = index > 0 ? arguments[index - 1] : ""
