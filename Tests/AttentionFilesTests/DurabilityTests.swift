@@ -7,9 +7,6 @@
   import Glibc
   import Testing
 
-  // Swift hides fork(): a program in C or Python that links the library does not.
-  private let fork = unsafeBitCast(dlsym(nil, "fork"), to: (@convention(c) () -> pid_t).self)
-
   /// 2 MB of one number, whose writing takes a while.
   private func writeFile(of value: Float, to path: String) throws {
     var writer = SafeTensorsWriter()

@@ -4,22 +4,6 @@
   import Glibc
   import Testing
 
-  // Swift hides fork(): a program in C or Python that links the library does not.
-  private let fork = unsafeBitCast(dlsym(nil, "fork"), to: (@convention(c) () -> pid_t).self)
-
-  /// What a child of a fork computes, as its exit status, 0 if `body` says so; nil if it does not end within a minute.
-  private func statusOfChild(_ body: () throws -> Bool) -> Int32? {
-    let child = fork()
-    if child == 0 { _exit((try? body()) == true ? 0 : 1) }
-    var status: Int32 = 0
-    for _ in 0..<6000 {
-      if waitpid(child, &status, WNOHANG) == child { return status }
-      usleep(10_000)
-    }
-    kill(child, SIGKILL)
-    return nil
-  }
-
   @Suite("Forks")
   struct ForkTests {
     @Test("a child computes the same bits, with threads of its own, and so does its parent afterwards")
