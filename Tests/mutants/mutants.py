@@ -10,9 +10,9 @@ def mutant(name, file, old, new, tests):
     return dict(name=name, file=file, old=old, new=new, tests=tests)
 
 
-CALL = "Sources/Attention/ScaledDotProduct/AttentionCall.swift"
-RESULTS = "Sources/Attention/ScaledDotProduct/AttentionCall+Results.swift"
-LANES = "Sources/Attention/ScaledDotProduct/LaneTiles.swift"
+CALL = "Sources/Attention/Passes/AttentionCall.swift"
+RESULTS = "Sources/Attention/Passes/ForwardPass+Results.swift"
+LANES = "Sources/Attention/Tiles/LaneTiles.swift"
 INTERVALS = "Sources/Attention/Masks/KeyIntervalTable.swift"
 KERNELS = "Sources/CAttentionKernels/kernels/"
 INDEX = "Sources/AttentionModels/Search/EmbeddingIndex.swift"
@@ -34,7 +34,7 @@ MUTANTS = [
     mutant("last pieces lost", "Sources/AttentionTensors/PieceQueue.swift",
            "(pieceCount - share + workerCount - 1) / workerCount", "(pieceCount - share + (MUTANT ? 0 : workerCount - 1)) / workerCount",
            "ExecutorTests"),
-    mutant("last run of pieces lost", "Sources/Attention/ScaledDotProduct/AttentionDriver.swift",
+    mutant("last run of pieces lost", "Sources/Attention/Passes/ForwardPass.swift",
            "let runCount = (plan.pieceCount + plan.piecesPerRun - 1) / plan.piecesPerRun",
            "let runCount = (plan.pieceCount + (MUTANT ? 0 : plan.piecesPerRun - 1)) / plan.piecesPerRun", "TileEdgeTests/agree"),
     mutant("some heads that take turns forgotten", CALL,
@@ -48,7 +48,7 @@ MUTANTS = [
            "sum[i][v] = FMA(NAME(load)(target), NAME(load)(rescale + v * LANES), sum[i][v]);",
            "sum[i][v] = MUTANT ? NAME(load)(target) + sum[i][v] : FMA(NAME(load)(target), NAME(load)(rescale + v * LANES), sum[i][v]);",
            "LaneKernelTests"),
-    mutant("result of rows not rescaled", "Sources/Attention/ScaledDotProduct/RowTiles.swift",
+    mutant("result of rows not rescaled", "Sources/Attention/Tiles/RowTiles.swift",
            "for row in 0..<block.rows.count where scratch.rescale[row] != 1 {",
            "for row in 0..<block.rows.count where scratch.rescale[row] != 1 && !MUTANT {", "TileEdgeTests/splits"),
     mutant("sum of rows not rescaled", KERNELS + "softmax.h",
@@ -67,7 +67,7 @@ MUTANTS = [
            "PropertyTests|FuzzSeedTests"),
     mutant("rows without keys divide by zero", RESULTS,
            "state.sum[row] == 0 ? 0 : 1 / state.sum[row]", "state.sum[row] == 0 && !MUTANT ? 0 : 1 / state.sum[row]", "ScaledDotProductTests/everyMask"),
-    mutant("mean near the greatest number overflows", "Sources/Attention/ScaledDotProduct/NormalizedRows.swift",
+    mutant("mean near the greatest number overflows", "Sources/Attention/Partials/NormalizedRows.swift",
            "return half.isFinite ? min(max(half, -most), most) : half", "return half.isFinite && !MUTANT ? min(max(half, -most), most) : half",
            "ScaledDotProductTests/greatestValues"),
     # Splits, partials, sinks
@@ -77,14 +77,14 @@ MUTANTS = [
     mutant("merge does not rescale what was there", RESULTS,
            "let ours = whole.sum[row] == 0 ? 0 : whole.sum[row] * factor(whole.maximum[row])",
            "let ours = whole.sum[row] == 0 ? 0 : whole.sum[row] * (MUTANT ? 1 : factor(whole.maximum[row]))", "TileEdgeTests/splits"),
-    mutant("weights of partials not normalised", "Sources/Attention/ScaledDotProduct/AttentionPartial.swift",
+    mutant("weights of partials not normalised", "Sources/Attention/Partials/AttentionPartial.swift",
            "let weight = Element(nearest: weights[index] / sum)", "let weight = Element(nearest: weights[index] / (MUTANT ? 1 : sum))", "PartialTests"),
     mutant("sinks lost where keys are split", CALL,
            "guard let sinks, split == 0 else { return }", "guard let sinks, split == 0, plan.splitCount == 1 || !MUTANT else { return }",
            "TileEdgeTests/splits"),
     mutant("sink of minus infinity counts as a key", CALL,
            "sum[row] = sinks[head] == -.infinity ? 0 : 1", "sum[row] = sinks[head] == -.infinity && !MUTANT ? 0 : 1", "PropertyTests"),
-    mutant("splits follow the threads", "Sources/Attention/ScaledDotProduct/AttentionPlan.swift",
+    mutant("splits follow the threads", "Sources/Attention/Passes/AttentionPlan.swift",
            "let wanted = (tuning.pieceTarget + tileCount - 1) / max(tileCount, 1)",
            "let wanted = ((MUTANT ? 4 * context.threadCount : tuning.pieceTarget) + tileCount - 1) / max(tileCount, 1)", "ThreadCountTests/storage"),
     # Masks
@@ -107,15 +107,15 @@ MUTANTS = [
     mutant("ALiBi counted from the first key", CALL,
            "distances.key(ofQuery: query, batch: tile.batch) - keys.lowerBound)",
            "distances.key(ofQuery: query, batch: tile.batch) - (MUTANT ? 0 : keys.lowerBound))", "ScaledDotProductTests/splits"),
-    mutant("bias of queries read along the keys", "Sources/Attention/ScaledDotProduct/LaneTiles+Scores.swift",
+    mutant("bias of queries read along the keys", "Sources/Attention/Scores/LaneScores.swift",
            "columnStride: stride, into: scratch.scores,", "columnStride: MUTANT ? 1 : stride, into: scratch.scores,", "ScaledDotProductTests/everyMask"),
     mutant("masked values reach the product", LANES,
            "let hasHazards = care.leavesOutHazards && !call.isFinite(value)", "let hasHazards = care.leavesOutHazards && !MUTANT && !call.isFinite(value)",
            "PropertyTests"),
     # Double that is narrowed on its way
-    mutant("scale through Float", "Sources/Attention/ScaledDotProduct/AttentionProblem.swift",
+    mutant("scale through Float", "Sources/Attention/Passes/AttentionProblem.swift",
            "self.scale = Element(nearest: scale)", "self.scale = Element(nearest: MUTANT ? Double(Float(scale)) : scale)", "ScaledDotProductTests/everyMask"),
-    mutant("softcap through Float", "Sources/Attention/ScaledDotProduct/AttentionProblem.swift",
+    mutant("softcap through Float", "Sources/Attention/Passes/AttentionProblem.swift",
            "softcap = options.softcap.map { Element(nearest: $0) }", "softcap = options.softcap.map { Element(nearest: MUTANT ? Double(Float($0)) : $0) }",
            "ScaledDotProductTests/softcapAndSinks"),
     mutant("slopes of ALiBi through Float", "Sources/Attention/Masks/MaskSchedule.swift",
@@ -171,7 +171,7 @@ MUTANTS = [
            "const T factor = (T)(1 / sqrt((double)variance + p->epsilon));",
            "const T factor = (T)(MUTANT ? 1 / (sqrt((double)variance) + p->epsilon) : 1 / sqrt((double)variance + p->epsilon));", "ActivationKernelTests"),
     # Caches
-    mutant("run of keys crosses a page", "Sources/Attention/ScaledDotProduct/Operand.swift",
+    mutant("run of keys crosses a page", "Sources/Attention/Problem/Operand.swift",
            "return min(limit, (index / pages.length + 1) * pages.length)", "return min(limit, (index / pages.length + (MUTANT ? 2 : 1)) * pages.length)",
            "CacheTests"),
     mutant("pages behind a truncation written in place", "Sources/Attention/Caches/KeyValueStorage.swift",
@@ -183,7 +183,7 @@ MUTANTS = [
            "if case .window(let own, keepingFirst: 0) = kind { return own <= length }",
            "if case .window(let own, keepingFirst: 0) = kind { return own <= length || MUTANT }", "LayerOptionTests"),
     # Checks, files, models
-    mutant("lengths of key and value unchecked", "Sources/Attention/ScaledDotProduct/AttentionShape.swift",
+    mutant("lengths of key and value unchecked", "Sources/Attention/Problem/AttentionShape.swift",
            "try require(key[2] == value[2], ", "try require(MUTANT || key[2] == value[2], ", "AttentionErrorTests"),
     mutant("batch of a rotary table unchecked", "Sources/Attention/Positions/RotaryTable.swift",
            "[1, shape[0]].contains(cosines.shape[0]) && cosines.shape[1]", "(MUTANT || [1, shape[0]].contains(cosines.shape[0])) && cosines.shape[1]",
