@@ -68,10 +68,16 @@ struct Tune: ParsableCommand {
         decoding("H8/8 S8192", heads: 8, 8, 8192), decoding("H32/8 S4096", heads: 32, 8, 4096),
       ]),
     Sweep(
-      name: "leastSplitLength", field: \.leastSplitLength, values: [128, 256, 512, 1024, 2048],
+      name: "fewRowSplitLength", field: \.fewRowSplitLength, values: [256, 512, 1024, 2048],
       problems: [
         decoding("H1/1 S8192", heads: 1, 1, 8192), decoding("H8/2 S4096", heads: 8, 2, 4096),
         decoding("H32/8 S1024", heads: 32, 8, 1024),
+      ]),
+    Sweep(
+      name: "splitLength", field: \.splitLength, values: [512, 1024, 2048, 4096, 8192],
+      problems: [
+        attention("L4096", heads: 8, 4096, 64), attention("H1 L4096", heads: 1, 4096, 64),
+        attention("L4096 causal", heads: 8, 4096, 64, #","mask":"causal""#),
       ]),
     Sweep(
       name: "fewRowDivisor", field: \.fewRowDivisor, values: [16, 4, 3, 2, 1],

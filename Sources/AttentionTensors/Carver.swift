@@ -7,6 +7,8 @@
 
   @inlinable package init(base: UnsafeMutableRawPointer?) { self.base = base }
 
+  @inlinable package var isCounting: Bool { base == nil }
+
   @inlinable package mutating func take<Value>(_ count: Int) -> UnsafeMutablePointer<Value> {
     // Counting needs an address too; it is never followed.
     let alignment = TensorStorage.alignment

@@ -23,8 +23,9 @@ package struct Tuning: Sendable, Equatable {
   /// Pieces that are wanted at least, to keep some threads busy. 8: 1.04 with one head, 0.92 to 0.97 in decoding on two
   /// threads, but more threads than pieces would idle; 32: 1.00 to 1.04.
   package var pieceTarget = 16
-  /// Keys that a split is worth. 512: 1.02 to 1.11; 2048: 0.99 to 1.00, with half the pieces.
-  package var leastSplitLength = 1024
+  /// Keys of a split, after which states are merged: of tiles of many rows, and of a few rows, as in decoding.
+  package var splitLength = 2048
+  package var fewRowSplitLength = 1024
   /// Rows fill too few lanes for panels if they are at most a vector's lanes over this. With panels instead, 4 rows: 2.6,
   /// 8 rows: 1.45; streaming 12 rows: 1.06, with E 64 1.27.
   package var fewRowDivisor = 2
@@ -36,4 +37,6 @@ package struct Tuning: Sendable, Equatable {
   package var unpackedRowLimit = 64
 
   package init() {}
+
+  package func splitLength(_ hasFewRows: Bool) -> Int { hasFewRows ? fewRowSplitLength : splitLength }
 }

@@ -281,7 +281,8 @@ struct LaneKernelTests {
       key.map { T($0) }.withUnsafeBufferPointer { value in
         kernels.accumulateRows(
           weights: matrix(weights, rowCount, keyCount, scoreStride),
-          value: StoredMatrix(matrix(value, keyCount, width, keyStride)), into: &result, stride: rowStride)
+          value: StoredMatrix(matrix(value, keyCount, width, keyStride)), firstIndex: 7, into: &result,
+          stride: rowStride)
       }
     }
     let sums = referenceProduct(

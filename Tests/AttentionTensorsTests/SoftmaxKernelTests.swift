@@ -152,13 +152,13 @@ struct SoftmaxKernelTests {
 
     /// One tile of rows with a gap of one element behind each.
     mutating func run(_ scores: inout [T], columnCount: Int, intervals: [Range<Int>]? = nil) {
-      let begin = intervals?.map { Int64($0.lowerBound) }
-      let end = intervals?.map { Int64($0.upperBound) }
+      let begin = intervals?.map { T($0.lowerBound) }
+      let end = intervals?.map { T($0.upperBound) }
       scores.withUnsafeMutableBufferPointer { scores in
         maximum.withUnsafeMutableBufferPointer { maximum in
           sum.withUnsafeMutableBufferPointer { sum in
             rescale.withUnsafeMutableBufferPointer { rescale in
-              func call(_ begin: UnsafePointer<Int64>?, _ end: UnsafePointer<Int64>?) {
+              func call(_ begin: UnsafePointer<T>?, _ end: UnsafePointer<T>?) {
                 kernels.softmaxRows(
                   rowCount: maximum.count, columnCount: columnCount, scores: scores.baseAddress!,
                   stride: columnCount + 1, begin: begin, end: end, maximum: maximum.baseAddress!,

@@ -215,6 +215,6 @@ extension Scenario {
     return try AttentionProblem(
       query: operand([B, H, L, E]), key: operand([B, Hk, S, E]), value: operand([B, Hk, S, Ev]),
       mask: libraryMask(Element.self)
-    ).plan(context: context)
+    ).plans(context: context)[0]
   }
 }

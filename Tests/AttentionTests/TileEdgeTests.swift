@@ -74,7 +74,7 @@ struct TileEdgeTests {
         if softcap == nil { scenario.swell = .waves(peak: 60) }
         for context in AttentionContext.everyPath where mask != .everything {
           let plan = try scenario.plan(Float.self, context)
-          #expect(plan.splitCount >= 2, "or this test shows nothing: \(plan)")
+          #expect(plan.splitsPerTile >= 2, "or this test shows nothing: \(plan)")
         }
         try scenario.check()
       }
@@ -112,6 +112,7 @@ struct TileEdgeTests {
     Case(scenario: Scenario(B: 1, H: 8, Hk: 2, L: 1, S: 4500, E: 64, Ev: 64, mask: .causal)),
     Case(scenario: Scenario(B: 1, H: 3, Hk: 3, L: 1, S: 130, E: 32, Ev: 32)),
     Case(scenario: Scenario(B: 2, H: 4, Hk: 4, L: 40, S: 1600, E: 8, Ev: 8, mask: .bias)),
+    Case(scenario: Scenario(B: 2, H: 8, Hk: 8, L: 20, S: 2200, E: 8, Ev: 8, mask: .causal)),
     Case(
       scenario: Scenario(B: 2, H: 6, Hk: 6, L: 700, S: 64, E: 16, Ev: 16, mask: .boolean),
       tune: { $0.tuning.headRunByteCount = 2 * 64 * 32 * 4 }),
@@ -133,9 +134,10 @@ struct TileEdgeTests {
       }
     ),
     ("several tiles of keys", { $1.S > 2 * $0.keyTileLength }),
-    ("keys that are split", { plan, _ in plan.splitCount > 1 }),
-    ("several pieces in a run", { plan, _ in plan.piecesPerRun > 1 }),
-    ("some heads that take turns", { $0.headRunLength > 1 && $0.headRunLength < $1.Hk }),
+    ("splits of keys as tasks", { plan, _ in plan.splitsPerTile > 1 }),
+    ("splits of keys one after the other", { plan, scenario in plan.needsStates && !scenario.hasSinks }),
+    ("several tiles in a task", { plan, _ in plan.tilesPerTask > 1 }),
+    ("some heads that take turns", { $0.headTurnCount > 1 && $0.headTurnCount < $1.Hk }),
     (
       "rows that are copied because they lie far apart",
       {

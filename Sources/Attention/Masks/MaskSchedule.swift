@@ -2,13 +2,6 @@ internal import AttentionTensors
 
 /// A mask compiled for one call: for every query intervals of keys, and what applies to scores within them.
 struct MaskSchedule<Element: AttentionElement> {
-  /// Keys of which no query has one twice: one interval for each query.
-  struct Layer {
-    let intervals: KeyIntervals
-    /// False for keys that every query attends to, whatever the rest of the mask says.
-    let isMasked: Bool
-  }
-
   /// What to add to scores: −slope[head]·|key at which the query stands − key|.
   struct Distances {
     let slopes: [Element]
@@ -34,8 +27,12 @@ struct MaskSchedule<Element: AttentionElement> {
   }
 
   let keyCount: Int
-  private let firstLayer: Layer
-  private let otherLayers: [Layer]
+  /// The set in which every query that attends to something has an interval.
+  let firstSet: IntervalSet
+  let otherSets: [IntervalSet]
+  let origins: KeyOrigins
+  /// Of each element of the batch, how many queries it has. Nil: all of them.
+  private let queryCounts: [Int]?
   let booleans: [Operand]
   let blocks: [BlockMask]
   let biases: [Operand]
@@ -59,12 +56,16 @@ struct MaskSchedule<Element: AttentionElement> {
     let maskedKeyCount = shape.keyCount - mask.trailingKeyCount
     assert(maskedKeyCount >= 0)
     let compiled = try KeyIntervalTable.compile(mask, keyCount: maskedKeyCount, shape: shape)
-    firstLayer = Layer(intervals: compiled.first, isMasked: true)
-    var otherLayers = compiled.others.map { Layer(intervals: $0, isMasked: true) }
+    firstSet = IntervalSet(intervals: compiled.first, isMasked: true)
+    var otherSets = compiled.others.map { IntervalSet(intervals: $0, isMasked: true) }
     if maskedKeyCount < keyCount {
-      otherLayers.append(Layer(intervals: KeyIntervals(maskedKeyCount..<keyCount), isMasked: false))
+      otherSets.append(IntervalSet(intervals: KeyIntervals(maskedKeyCount..<keyCount), isMasked: false))
     }
-    self.otherLayers = otherLayers
+    self.otherSets = otherSets
+    origins = KeyOrigins(mask, keyCount: maskedKeyCount, shape: shape)
+    queryCounts =
+      mask.queryLengths.isEmpty
+      ? nil : (0..<shape.batchCount).map { batch in mask.queryLengths.map { $0[batch] }.min()! }
     intervals = compiled.owner
     isRagged = compiled.first.isRagged
 
@@ -135,29 +136,35 @@ struct MaskSchedule<Element: AttentionElement> {
   }
 
   /// True if elements of the batch have intervals of their own.
-  var differsByBatch: Bool { firstLayer.intervals.differsByBatch }
+  var differsByBatch: Bool { firstSet.intervals.differsByBatch }
 
   /// True if some query's intervals may leave keys out.
-  var isStructured: Bool { firstLayer.intervals.isStructured }
+  var isStructured: Bool { firstSet.intervals.isStructured }
 
-  func forEachLayer(_ body: (Layer) -> Void) {
-    body(firstLayer)
-    for layer in otherLayers { body(layer) }
+  /// The queries of an element of the batch that may attend to something.
+  func queryCount(batch: Int, of shape: AttentionShape) -> Int { queryCounts?[batch] ?? shape.queryCount }
+
+  /// True if some query may not attend to some key.
+  var isHiding: Bool { isRagged || hidesWithinIntervals }
+
+  func forEachSet(_ body: (IntervalSet) -> Void) {
+    body(firstSet)
+    for set in otherSets { body(set) }
   }
 
-  /// The keys that some query of a block needs, counted once for each layer.
+  /// The keys that some query of a tile needs, counted once for each set.
   func unionCount(batch: Int, queries: Range<Int>) -> Int {
     var count = 0
-    forEachLayer { count += $0.intervals.union(batch: batch, queries: queries).count }
+    forEachSet { count += $0.intervals.union(batch: batch, queries: queries).count }
     return count
   }
 
-  /// Whether one query may attend to one key, functions of scores aside. For rare paths: the driver works by intervals.
+  /// Whether one query may attend to one key, functions of scores aside. For rare paths: passes work by intervals.
   func attends(batch: Int, head: Int, query: Int, key: Int) -> Bool {
-    func has(_ layer: Layer) -> Bool { layer.intervals[batch, query].contains(key) }
-    if !has(firstLayer) {
-      guard let layer = otherLayers.first(where: has) else { return false }
-      if !layer.isMasked { return true }
+    func has(_ set: IntervalSet) -> Bool { set.intervals[batch, query].contains(key) }
+    if !has(firstSet) {
+      guard let set = otherSets.first(where: has) else { return false }
+      if !set.isMasked { return true }
     }
     return allows(batch: batch, head: head, query: query, key: key)
   }

@@ -22,16 +22,11 @@ struct NormalizedRows<Element: AttentionElement> {
 
   func contains(_ row: Int) -> Bool { factor[row] != 1 }
 
-  /// Takes the rows whose result is not finite though their sum is, with the maximum and sum that a pass found.
-  func find(
-    rowCount: Int, maximum: UnsafePointer<Element>, sum: UnsafePointer<Element>, hasFiniteResult: (_ row: Int) -> Bool
-  ) {
-    for row in 0..<rowCount {
-      let isOne = sum[row] > 0 && sum[row].isFinite && !hasFiniteResult(row)
-      factor[row] = isOne ? 1 / sum[row] / 2 : 1
-      self.maximum[row] = maximum[row]
-      self.sum[row] = sum[row]
-    }
+  /// Takes a row if its result is not finite though its sum is, with the maximum and sum that a pass found.
+  func take(_ row: Int, maximum: Element, sum: Element, isFinite: Bool) {
+    factor[row] = sum > 0 && sum.isFinite && !isFinite ? 1 / sum / 2 : 1
+    self.maximum[row] = maximum
+    self.sum[row] = sum
   }
 
   /// What a row's half mean is to be multiplied by, when it is brought within half of the greatest number.

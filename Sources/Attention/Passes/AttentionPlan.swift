@@ -11,21 +11,30 @@ package enum TileStyle: String {
   case fewRows = "few rows"
 }
 
-/// How one call is carried out: which tile kernels, which tile sizes, how many pieces. Chosen here and
-/// nowhere else, from shape, strides and mask alone, so that the bits of a result do not depend on threads.
+/// How one call is carried out: which algorithm, which tile sizes, how many tasks.
+///
+/// Chosen here and nowhere else. What a row's bits depend on, the algorithm and the lengths of tiles and splits of keys, follows
+/// from the instruction set, the element type, strides and the numbers of queries and keys; never from threads, nor from how
+/// many elements the batch has. The rest only says who computes what, and when.
 package struct AttentionPlan: CustomStringConvertible {
   package let algorithm: AttentionAlgorithm
   package let tiles: TileStyle
+  /// The elements of the batch that are carried out so; nil: all.
+  let batches: [Int]?
   /// Queries of one head in a tile.
   package let queryTileLength: Int
   /// Query heads of a group in a tile, which share its keys.
   package let headsPerTile: Int
   /// Keys in a tile.
   package let keyTileLength: Int
+  /// Keys in a split, whose states are merged: a multiple of the above.
+  package let splitLength: Int
   /// Bytes from one key or value to the next from which on a tile of them is copied.
   package let farRowByteCount: Int
-  /// Parts into which the keys of a tile of queries are split, to be merged by their log-sum-exp.
-  package let splitCount: Int
+  /// True if a row may have states to merge, of splits or of a sink.
+  package let needsStates: Bool
+  /// Splits of a tile's keys that are tasks of their own; 1: a task is a whole tile.
+  package let splitsPerTile: Int
   /// Queries of a block, the unit in which a tile that the diagonal crosses is cut.
   package let blockLength: Int
   /// Tiles of queries along the length.
@@ -34,32 +43,70 @@ package struct AttentionPlan: CustomStringConvertible {
   package let headTileCount: Int
   /// Key/value heads that take their turn at each tile of queries, where a mask is the same for all heads: what it says of
   /// these queries is then near. Divides their count.
-  package let headRunLength: Int
+  package let headTurnCount: Int
 
   /// What one tile costs whatever its size, some 0.3 µs, in operations. Not tuned.
   private static let tileWork = 5e4
 
-  /// Pieces of work: tiles of queries × splits.
-  package let pieceCount: Int
-  /// Pieces that are handed out together. What hands them out, and counts references, waits until all results so far have left
-  /// for memory: one by one heads of 16 queries took 1.1 of the time.
-  package let piecesPerRun: Int
+  /// Tiles of queries of all heads and elements of the batch.
+  package let tileCount: Int
+  /// Tiles that a task takes. Small ones are batched: every atomic operation of the executor drains the store buffer. One by one:
+  /// 10 % slower (L 16, Zen 4, 2026-11).
+  package let tilesPerTask: Int
   private let work: Double
 
-  init<Element>(
-    schedule: MaskSchedule<Element>, shape: AttentionShape, isStreamable: Bool, kernels: Kernels<Element>,
+  /// The plans of a call: two where some elements of the batch have few rows, and others not.
+  ///
+  /// `isStreamable` says whether keys and values can be read as few rows read them.
+  static func plans<Element>(
+    schedule: MaskSchedule<Element>, shape: AttentionShape, isStreamable: Bool, hasSinks: Bool,
+    kernels: Kernels<Element>,
     context: AttentionContext
+  ) -> [AttentionPlan] {
+    func plan(_ tiles: TileStyle, _ batches: [Int]?) -> AttentionPlan {
+      AttentionPlan(
+        tiles, batches, schedule: schedule, shape: shape, hasSinks: hasSinks, kernels: kernels, context: context)
+    }
+    if context.resolvedAlgorithm == .openBLAS { return [plan(.openBLAS, nil)] }
+    /// Each element of the batch by its own queries and keys: it is carried out as it would be alone.
+    func hasFewRows(_ batch: Int) -> Bool {
+      let queryCount = schedule.queryCount(batch: batch, of: shape)
+      if queryCount == 0 || queryCount > kernels.laneCount { return false }
+      let heads = min(shape.groupSize, max(1, context.tuning.rowTarget / queryCount))
+      return heads * queryCount * context.tuning.fewRowDivisor <= kernels.laneCount
+        // A few tokens that attend to themselves have the bits that they have among longer sequences.
+        && schedule.unionCount(batch: batch, queries: 0..<queryCount) > kernels.laneCount
+    }
+    if !isStreamable || shape.batchCount == 0 { return [plan(.lanes, nil)] }
+    if !schedule.differsByBatch { return [plan(hasFewRows(0) ? .fewRows : .lanes, nil)] }
+    let few = (0..<shape.batchCount).filter(hasFewRows)
+    if few.isEmpty { return [plan(.lanes, nil)] }
+    if few.count == shape.batchCount { return [plan(.fewRows, nil)] }
+    return [plan(.fewRows, few), plan(.lanes, (0..<shape.batchCount).filter { !few.contains($0) })]
+  }
+
+  private init<Element>(
+    _ tiles: TileStyle, _ batches: [Int]?, schedule: MaskSchedule<Element>, shape: AttentionShape, hasSinks: Bool,
+    kernels: Kernels<Element>, context: AttentionContext
   ) {
     algorithm = context.resolvedAlgorithm
+    self.tiles = tiles
+    self.batches = batches
     let tuning = context.tuning
     blockLength = tuning.blockLength
 
-    let length = max(shape.queryCount, 1)
+    // Few rows are those of the longest element.
+    let longest =
+      tiles == .fewRows
+      ? (batches ?? Array(0..<shape.batchCount)).reduce(0) { max($0, schedule.queryCount(batch: $1, of: shape)) }
+      : shape.queryCount
+    let length = max(longest, 1)
+    let batchCount = batches?.count ?? shape.batchCount
     let group = max(shape.groupSize, 1)
     if length * 2 > tuning.rowTarget {
       headsPerTile = 1
       // Few heads and a moderate length: smaller tiles, for something to share.
-      let others = shape.batchCount * shape.headCount
+      let others = batchCount * shape.headCount
       var rows = tuning.rowTarget
       while rows > 48, others * ((length + rows - 1) / rows) < tuning.pieceTarget { rows /= 2 }
       // Tiles of even length, in multiples of 16: as many as come nearest to the wanted rows.
@@ -69,58 +116,66 @@ package struct AttentionPlan: CustomStringConvertible {
       headsPerTile = min(group, max(1, tuning.rowTarget / length))
       queryTileLength = length
     }
-    let isNarrow = headsPerTile * queryTileLength * tuning.fewRowDivisor <= kernels.laneCount
-    tiles = algorithm == .openBLAS ? .openBLAS : isNarrow && isStreamable ? .fewRows : .lanes
     let keys = tuning.keyTileByteCount / MemoryLayout<Element>.stride
-    keyTileLength = max(64, tiles == .lanes ? keys * kernels.vectorByteCount / 64 : keys)
+    keyTileLength =
+      switch tiles {
+      case .lanes: max(64, keys * kernels.vectorByteCount / 64)
+      case .fewRows: keys
+      // No more than OpenBLAS sums at once.
+      case .openBLAS: keys / 2
+      }
     farRowByteCount = headsPerTile * queryTileLength < tuning.leastPackedRowCount ? .max : tuning.farRowByteCount
-    queryTileCount = (length + queryTileLength - 1) / queryTileLength
+    queryTileCount = (max(shape.queryCount, 1) + queryTileLength - 1) / queryTileLength
     headTileCount = (group + headsPerTile - 1) / headsPerTile
-    var run = 1
+    var turns = 1
     if let mask = schedule.firstMatrix, mask.headStride == 0, queryTileCount > 1 {
       // Keys that are broadcast may be more than memory, and their bytes more than an Int.
       let keyByteCount = (shape.width + shape.valueWidth) * MemoryLayout<Element>.stride
       let headByteCount = Double(shape.keyCount) * Double(keyByteCount)
-      run = max(1, Int(min(Double(shape.keyValueHeadCount), Double(tuning.headRunByteCount) / max(headByteCount, 1))))
-      while shape.keyValueHeadCount % run != 0 { run -= 1 }
+      turns = max(1, Int(min(Double(shape.keyValueHeadCount), Double(tuning.headRunByteCount) / max(headByteCount, 1))))
+      while shape.keyValueHeadCount % turns != 0 { turns -= 1 }
     }
-    headRunLength = run
-    let tileCount = shape.batchCount * shape.keyValueHeadCount * headTileCount * queryTileCount
-    // What the mask leaves of the keys: of the longest tile, and of all together.
-    var longest = shape.keyCount
-    var total = Double(shape.batchCount * queryTileCount) * Double(shape.keyCount)
-    if schedule.isStructured {
-      longest = 0
-      total = 0
+    headTurnCount = turns
+    splitLength = keyTileLength * max(1, tuning.splitLength(tiles == .fewRows) / keyTileLength)
+    tileCount = batchCount * shape.keyValueHeadCount * headTileCount * queryTileCount
+    // What the mask leaves of the keys: of all tiles together, and into how many splits they fall.
+    var total = Double(batchCount * queryTileCount) * Double(shape.keyCount)
+    var splitCount = (shape.keyCount + splitLength - 1) / splitLength
+    if schedule.isStructured || !schedule.otherSets.isEmpty {
+      (splitCount, total) = (0, 0)
       // Without lengths of their own, all elements of the batch are alike.
-      let walked = schedule.differsByBatch ? shape.batchCount : min(shape.batchCount, 1)
-      for batch in 0..<walked {
+      let walked = schedule.differsByBatch ? batchCount : min(batchCount, 1)
+      for index in 0..<walked {
+        let batch = batches?[index] ?? index
         for tile in 0..<queryTileCount where shape.queryCount > 0 {
           let queries = tile * queryTileLength..<min((tile + 1) * queryTileLength, shape.queryCount)
-          let count = schedule.unionCount(batch: batch, queries: queries)
-          longest = max(longest, count)
-          total += Double(count) * Double(shape.batchCount / walked)
+          total += Double(schedule.unionCount(batch: batch, queries: queries)) * Double(batchCount / walked)
+          splitCount = max(
+            splitCount, schedule.splitCount(batch: batch, queries: queries, length: splitLength))
         }
       }
     }
-    let wanted = (tuning.pieceTarget + tileCount - 1) / max(tileCount, 1)
-    splitCount = max(1, min(wanted, longest / tuning.leastSplitLength))
-    pieceCount = tileCount * splitCount
+    let isShared = splitCount > 1 && tileCount < tuning.pieceTarget && !schedule.origins.hasDocuments
+    splitsPerTile = isShared ? splitCount : 1
+    needsStates = !isShared && (splitCount > 1 || hasSinks)
     let products =
       2 * Double(shape.width + shape.valueWidth) * Double(shape.headCount * queryTileLength) * total
-    work = products + Double(pieceCount) * Self.tileWork
-    // Of a call without pieces there is no work to divide by.
-    let pieceWork = max(work / Double(max(pieceCount, 1)), Self.tileWork)
-    piecesPerRun = max(1, min(pieceCount / 16, Int(ProductCut.leastPieceWork / pieceWork)))
+    work = products + Double(tileCount * splitsPerTile) * Self.tileWork
+    // Of a call without tiles there is no work to divide by.
+    let tileWork = max(work / Double(max(tileCount, 1)), Self.tileWork)
+    tilesPerTask = max(1, min(tileCount / 16, Int(ProductCut.leastPieceWork / tileWork)))
   }
 
   var rowsPerTile: Int { headsPerTile * queryTileLength }
 
   /// The threads that are worth waking, of those there are.
-  package func width(threadCount: Int) -> Int { work < ProductCut.leastSharedWork ? 1 : min(threadCount, pieceCount) }
+  package func width(threadCount: Int) -> Int {
+    work < ProductCut.leastSharedWork ? 1 : max(1, min(threadCount, tileCount * splitsPerTile))
+  }
 
   package var description: String {
     "\(algorithm.rawValue), \(tiles.rawValue): tiles of \(headsPerTile) × \(queryTileLength) queries by \(keyTileLength) keys, "
-      + "\(splitCount) splits, \(pieceCount) pieces"
+      + "\(tileCount) tiles"
+      + (splitsPerTile > 1 ? " in \(splitsPerTile) splits" : "")
   }
 }

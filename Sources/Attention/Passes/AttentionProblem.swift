@@ -119,19 +119,20 @@ package struct AttentionProblem<Element: AttentionElement> {
     return isStreamable(key) && isStreamable(value)
   }
 
-  private func plan(_ kernels: Kernels<Element>, _ context: AttentionContext) -> AttentionPlan {
-    AttentionPlan(
-      schedule: schedule, shape: shape, isStreamable: isStreamable, kernels: kernels, context: context)
+  private func plans(_ kernels: Kernels<Element>, _ context: AttentionContext) -> [AttentionPlan] {
+    AttentionPlan.plans(
+      schedule: schedule, shape: shape, isStreamable: isStreamable, hasSinks: sinks != nil, kernels: kernels,
+      context: context)
   }
 
   /// How a call with this context is carried out.
-  package func plan(context: AttentionContext) throws(AttentionError) -> AttentionPlan {
-    plan(try context.kernels(for: Element.self), context)
+  package func plans(context: AttentionContext) throws(AttentionError) -> [AttentionPlan] {
+    plans(try context.kernels(for: Element.self), context)
   }
 
   private func call(
     _ kernels: Kernels<Element>, _ plan: AttentionPlan, _ schedule: MaskSchedule<Element>, softcap: Element?,
-    _ outputs: AttentionOutputs<Element>
+    _ outputs: AttentionOutputs<Element>?
   ) -> AttentionCall<Element> {
     AttentionCall(
       kernels: kernels, shape: shape, plan: plan, schedule: schedule, scale: scale, softcap: softcap,
@@ -195,12 +196,9 @@ package struct AttentionProblem<Element: AttentionElement> {
     let outputs = AttentionOutputs(
       output: output, elementByteCount: dataType.bitCount / 8, half: HalfFormat(dataType), batchStride: strides[0],
       headStride: strides[1], lengthStride: strides[2], widthStride: strides[3], logSumExp: logSumExp, weights: weights)
-    let call = call(kernels, plan(kernels, context), schedule, softcap: softcap, outputs)
     try withExtendedLifetime(self) {
-      switch call.plan.tiles {
-      case .openBLAS: try AttentionDriver(call, RowTiles<OpenBLASProducts<Element>>.self).run(context: context)
-      case .fewRows: try AttentionDriver(call, RowTiles<FewRowProducts<Element>>.self).run(context: context)
-      case .lanes: try AttentionDriver(call, LaneTiles<Element>.self).run(context: context)
+      for plan in plans(kernels, context) {
+        try call(kernels, plan, schedule, softcap: softcap, outputs).run(.results, context: context)
       }
     }
   }
@@ -213,22 +211,13 @@ package struct AttentionProblem<Element: AttentionElement> {
   ) throws {
     if isEmpty { return }
     let kernels = try context.kernels(for: Element.self)
-    let plan = plan(kernels, context)
+    let plans = plans(kernels, context)
     let open = try MaskSchedule<Element>(.none, shape: shape)
-    // A call that writes no output.
-    let outputs = AttentionOutputs<Element>(
-      output: UnsafeMutableRawPointer(mutating: query.operand.base), elementByteCount: 0, half: nil, batchStride: 0,
-      headStride: 0, lengthStride: 0, widthStride: 0, logSumExp: nil, weights: nil)
     func write(_ scores: UnsafeMutablePointer<Element>?, _ schedule: MaskSchedule<Element>, _ softcap: Element?) throws
     {
       guard let scores else { return }
-      let call = call(kernels, plan, schedule, softcap: softcap, outputs)
-      switch plan.tiles {
-      case .openBLAS:
-        try AttentionDriver(call, RowTiles<OpenBLASProducts<Element>>.self).writeScores(scores, context: context)
-      case .fewRows:
-        try AttentionDriver(call, RowTiles<FewRowProducts<Element>>.self).writeScores(scores, context: context)
-      case .lanes: try AttentionDriver(call, LaneTiles<Element>.self).writeScores(scores, context: context)
+      for plan in plans {
+        try call(kernels, plan, schedule, softcap: softcap, nil).run(.scores(scores), context: context)
       }
     }
     try withExtendedLifetime(self) {

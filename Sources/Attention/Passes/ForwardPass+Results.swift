@@ -1,117 +1,97 @@
 internal import AttentionTensors
 
-/// Where results go; nil: not wanted.
-struct AttentionOutputs<Element> {
-  /// Of the query's type.
-  let output: UnsafeMutableRawPointer
-  let elementByteCount: Int
-  /// Nil: the type that is computed with.
-  let half: HalfFormat?
-  let batchStride: Int
-  let headStride: Int
-  let lengthStride: Int
-  let widthStride: Int
-  /// `[B, H, L]`.
-  let logSumExp: UnsafeMutablePointer<Element>?
-  /// `[B, H, L, S]`.
-  let weights: UnsafeMutablePointer<Element>?
+// What a tile's rows leave behind: outputs, log-sum-exps, states.
 
-  func outputRow(batch: Int, head: Int, query: Int) -> UnsafeMutableRawPointer {
-    output + (batch * batchStride + head * headStride + query * lengthStride) * elementByteCount
+extension ForwardPass {
+  /// Copies what a pass over some keys gave, to be merged.
+  func store(_ tile: QueryTile, into state: RowState<Element>) {
+    if tile.rowCount == 0 { return }
+    let memory = tiles.memory
+    state.maximum.update(from: memory.maximum, count: tile.rowCount)
+    state.sum.update(from: memory.sum, count: tile.rowCount)
+    for row in 0..<tile.rowCount {
+      memory.targets[row] = UnsafeMutableRawPointer(state.result + row * call.shape.valueWidth)
+    }
+    tiles.writeResult(tile, columnStride: 1)
   }
-}
 
-extension AttentionCall {
-  /// Adds what another part of the keys gave: means are averaged by their sums, brought to the greater maximum.
-  func merge(_ part: RowState<Element>, into whole: RowState<Element>, _ tile: Tile) {
-    // A row that has attended to nothing has sum 0; to nothing but NaN, sum NaN and maximum −inf.
-    for row in 0..<tile.rowCount where part.sum[row] != 0 {
-      let target = whole.result + row * shape.valueWidth
-      let source = part.result + row * shape.valueWidth
-      // Not max: NaN must win, in either operand.
-      let most = whole.maximum[row] > part.maximum[row] ? whole.maximum[row] : part.maximum[row]
-      // Equal ones first: ∞ − ∞ is NaN.
-      func factor(_ maximum: Element) -> Element {
-        maximum == most ? 1 : Element(nearest: (maximum - most).asDouble.exponential)
+  /// Writes the results of a pass over all keys.
+  func finish(_ tile: QueryTile) {
+    guard let outputs = call.outputs else { return }
+    let (memory, width) = (tiles.memory, call.shape.valueWidth)
+    let isConverted = outputs.half != nil
+    let byteStride =
+      isConverted ? width * MemoryLayout<Element>.stride : outputs.lengthStride * outputs.elementByteCount
+    tile.forEachHead(0..<tile.rowCount) { rows, head, query in
+      let first =
+        isConverted
+        ? UnsafeMutableRawPointer(memory.modifiers.converted + rows.lowerBound * width)
+        : outputs.outputRow(batch: tile.batch, head: head, query: query)
+      for row in rows { memory.targets[row] = first + (row - rows.lowerBound) * byteStride }
+    }
+    tiles.writeResult(tile, columnStride: isConverted ? 1 : outputs.widthStride)
+    if isConverted { writeOutput(tile, memory.modifiers.converted, outputs) }
+    writeLogSumExp(tile, maximum: memory.maximum, sum: memory.sum, outputs)
+    writeWeights(tile, maximum: memory.maximum, sum: memory.sum)
+  }
+
+  /// Writes the results of all splits of a tile's keys together.
+  func finish(_ tile: QueryTile, _ state: RowState<Element>) {
+    guard let outputs = call.outputs, tile.rowCount > 0 else { return }
+    if let sinks = call.sinks {
+      state.addSinks({ sinks[tile.head(ofRow: $0)] }, rowCount: tile.rowCount, call.kernels)
+    }
+    writeOutput(tile, state.result, outputs)
+    writeLogSumExp(tile, maximum: state.maximum, sum: state.sum, outputs)
+    writeWeights(tile, maximum: state.maximum, sum: state.sum)
+  }
+
+  /// Writes the results of queries that are no rows: output and weights 0, log-sum-exp −inf.
+  func clearEmptyQueries(_ tile: QueryTile) {
+    guard let outputs = call.outputs, !tile.emptyQueries.isEmpty else { return }
+    let shape = call.shape
+    for head in tile.heads {
+      for query in tile.emptyQueries {
+        let target = outputs.outputRow(batch: tile.batch, head: head, query: query)
+        for column in 0..<shape.valueWidth {
+          // 0 is bytes of 0 in every type.
+          (target + column * outputs.widthStride * outputs.elementByteCount).initializeMemory(
+            as: UInt8.self, repeating: 0, count: outputs.elementByteCount)
+        }
+        let row = (tile.batch * shape.headCount + head) * shape.queryCount + query
+        outputs.logSumExp?[row] = -.infinity
+        if let weights = outputs.weights {
+          (weights + row * shape.keyCount).update(repeating: 0, count: shape.keyCount)
+        }
       }
-      let ours = whole.sum[row] == 0 ? 0 : whole.sum[row] * factor(whole.maximum[row])
-      let theirs = part.sum[row] * factor(part.maximum[row])
-      let sum = ours + theirs
-      let (ourShare, theirShare) = (ours / sum, theirs / sum)
-      for column in 0..<shape.valueWidth {
-        let mean = target[column] * ourShare + source[column] * theirShare
-        // Rounded shares may sum to a little more than 1.
-        let isRounding = mean.isInfinite && target[column].isFinite && source[column].isFinite
-        target[column] = isRounding ? (mean < 0 ? -1 : 1) * Element.greatestFiniteMagnitude : mean
-      }
-      whole.sum[row] = sum
-      whole.maximum[row] = whole.maximum[row].isNaN ? .nan : most
     }
   }
 
-  /// result ← result / sum: the mean of the values; 0 for a row that attends to nothing. Not of rows that are means already.
-  func divideBySums(_ tile: Tile, _ state: RowState<Element>, unless isMean: (_ row: Int) -> Bool) {
-    for row in 0..<tile.rowCount where !isMean(row) {
-      let result = state.result + row * shape.valueWidth
-      kernels.scale(shape.valueWidth, result, state.sum[row] == 0 ? 0 : 1 / state.sum[row], result)
-    }
-  }
-
-  /// Writes the output and the log-sum-exp.
-  func finish(_ tile: Tile, _ state: RowState<Element>) {
+  /// Writes rows that lie one after another to the output, in its type and strides.
+  private func writeOutput(
+    _ tile: QueryTile, _ rows: UnsafePointer<Element>, _ outputs: AttentionOutputs<Element>
+  ) {
+    let width = call.shape.valueWidth
     tile.forEachRow(0..<tile.rowCount) { row, head, query in
-      writeOutput(state.result + row * shape.valueWidth, tile, head: head, query: query)
-    }
-    writeLogSumExp(tile, maximum: state.maximum, sum: state.sum)
-  }
-
-  /// One row of the output, in its type and strides.
-  func writeOutput(_ row: UnsafePointer<Element>, _ tile: Tile, head: Int, query: Int) {
-    let target = outputs.outputRow(batch: tile.batch, head: head, query: query)
-    if let half = outputs.half {
-      kernels.narrow(half, shape.valueWidth, row, target, stride: outputs.widthStride)
-    } else {
-      copyStridedRow(
-        count: shape.valueWidth, elementByteCount: outputs.elementByteCount, from: row, stride: 1, to: target,
-        stride: outputs.widthStride)
+      let target = outputs.outputRow(batch: tile.batch, head: head, query: query)
+      if let half = outputs.half {
+        call.kernels.narrow(half, width, rows + row * width, target, stride: outputs.widthStride)
+      } else {
+        copyStridedRow(
+          count: width, elementByteCount: outputs.elementByteCount, from: rows + row * width, stride: 1, to: target,
+          stride: outputs.widthStride)
+      }
     }
   }
 
-  func writeLogSumExp(_ tile: Tile, maximum: UnsafePointer<Element>, sum: UnsafePointer<Element>) {
+  private func writeLogSumExp(
+    _ tile: QueryTile, maximum: UnsafePointer<Element>, sum: UnsafePointer<Element>,
+    _ outputs: AttentionOutputs<Element>
+  ) {
     guard let logSumExp = outputs.logSumExp else { return }
     tile.forEachRow(0..<tile.rowCount) { row, head, query in
-      logSumExp[(tile.batch * shape.headCount + head) * shape.queryCount + query] =
+      logSumExp[(tile.batch * call.shape.headCount + head) * call.shape.queryCount + query] =
         sum[row] == 0 ? -.infinity : maximum[row] + Element(nearest: sum[row].asDouble.naturalLogarithm)
-    }
-  }
-
-  /// The weights, or the scores, of one query: `[S]`.
-  func row(of matrix: UnsafeMutablePointer<Element>, _ tile: Tile, head: Int, query: Int) -> UnsafeMutablePointer<
-    Element
-  > {
-    matrix + ((tile.batch * shape.headCount + head) * shape.queryCount + query) * shape.keyCount
-  }
-
-  func fill(_ matrix: UnsafeMutablePointer<Element>, _ tile: Tile, with element: Element) {
-    tile.forEachRow(0..<tile.rowCount) { _, head, query in
-      row(of: matrix, tile, head: head, query: query).update(repeating: element, count: shape.keyCount)
-    }
-  }
-
-  /// NaN for every attended key of the rows whose sum is NaN, 0 for the others: exp(−inf − NaN) would make NaN of what
-  /// is masked, too.
-  func correctWeights(
-    _ weights: UnsafeMutablePointer<Element>, _ tile: Tile, sum: UnsafePointer<Element>, _ forbidden: [[Bool]]
-  ) {
-    tile.forEachRow(0..<tile.rowCount) { row, head, query in
-      guard sum[row].isNaN else { return }
-      let target = self.row(of: weights, tile, head: head, query: query)
-      for key in 0..<shape.keyCount {
-        let isAttended =
-          (forbidden.isEmpty || !forbidden[row][key])
-          && schedule.attends(batch: tile.batch, head: head, query: query, key: key)
-        target[key] = isAttended ? .nan : 0
-      }
     }
   }
 }

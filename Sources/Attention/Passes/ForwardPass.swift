@@ -1,141 +1,335 @@
 internal import AttentionTensors
 
-/// The one way through attention, whatever the tile kernels.
+/// Attention forward: the loops over tiles of queries, over their keys, and over blocks of scores.
 ///
-/// For every tile of queries: walk over the tiles of keys that the mask leaves; scores, bias and masks,
-/// online softmax, accumulate the values; at the end divide by the sum. Memory stays O(L): a tile of
-/// scores per worker. Source: Dao et al. 2022 (arXiv:2205.14135), Algorithm 1, with the loops exchanged
-/// as in Dao 2023 (arXiv:2307.08691), §3.1, so that results are written once; and, where there are few
-/// queries and many keys, the keys split among pieces and merged by their maxima and sums.
-struct AttentionDriver<Tiles: TileKernels> {
+/// Memory stays O(L): a block of scores for each worker. Source: Dao et al. 2022 (arXiv:2205.14135), Algorithm 1, with the
+/// loops exchanged as in Dao 2023 (arXiv:2307.08691), §3.1, so that results are written once.
+///
+/// **The same bits, whatever else is computed.** A row's keys are reduced in an order that depends on nothing but its own keys:
+/// tiles of keys, and splits of several tiles, begin at multiples of their length in the row's sequence; a tile's softmax and its
+/// sum of values are one step for each row, however the tile is cut into blocks; and each split starts from nothing and is then
+/// merged into those before it, whether one worker computes them in turn or several do at once.
+struct ForwardPass<Tiles: TilePrimitives> {
   typealias Element = Tiles.Element
 
   let call: AttentionCall<Element>
   let tiles: Tiles
+  /// What several splits of a tile's keys gave together, and one of them by itself; nil where no tile has several.
+  let whole: RowState<Element>?
+  let part: RowState<Element>?
 
-  init(_ call: AttentionCall<Element>, _: Tiles.Type) {
+  var modifiers: ScoreModifiers<Tiles.Scores> { ScoreModifiers(layout: tiles.scores) }
+
+  /// A worker's pass, in memory that `carver` takes from a block; without a block it only counts.
+  private init(_ call: AttentionCall<Element>, _ carver: inout Carver) {
     self.call = call
-    tiles = Tiles(call)
+    tiles = Tiles(call, &carver)
+    func state(_ carver: inout Carver) -> RowState<Element>? {
+      call.plan.needsStates
+        ? RowState(&carver, rowCount: call.plan.rowsPerTile, valueWidth: call.shape.valueWidth) : nil
+    }
+    whole = state(&carver)
+    part = state(&carver)
   }
 
-  func run(context: AttentionContext) throws {
-    let plan = call.plan
-    let width = plan.width(threadCount: context.threadCount)
-    var counter = Carver(base: nil)
-    _ = tiles.scratch(&counter)
-    let scratchByteCount = counter.byteCount
-    let stateByteCount = RowState<Element>.byteCount(rowCount: plan.rowsPerTile, valueWidth: call.shape.valueWidth)
-    let partialByteCount = plan.splitCount > 1 ? plan.pieceCount * stateByteCount : 0
-    let others = copies(width - 1)
-    try withScratch(byteCount: width * scratchByteCount + partialByteCount) { memory in
-      let scratches = UncheckedSendable(memory)
-      let partials = UncheckedSendable(memory + width * scratchByteCount)
-      func scratch(_ worker: Int) -> Tiles.Scratch {
-        var carver = Carver(base: scratches.value + worker * scratchByteCount)
-        return tiles.scratch(&carver)
-      }
-      func partial(_ tile: Int, _ split: Int) -> RowState<Element> {
-        RowState(
-          base: partials.value, index: tile * plan.splitCount + split, rowCount: plan.rowsPerTile,
-          valueWidth: call.shape.valueWidth)
-      }
-      func driver(_ worker: Int) -> AttentionDriver { worker == 0 ? self : others[worker - 1] }
-      if plan.splitCount == 1 {
-        let runCount = (plan.pieceCount + plan.piecesPerRun - 1) / plan.piecesPerRun
-        context.execute(pieceCount: runCount, width: width) { run, worker in
-          Tiles.onWorker {
-            let own = driver(worker)
-            let ownScratch = scratch(worker)
-            // Last tiles first: under a causal mask they are the longest.
-            let first = (runCount - 1 - run) * plan.piecesPerRun
-            for piece in first..<min(first + plan.piecesPerRun, plan.pieceCount) { own.attend(piece, ownScratch) }
-          }
-        }
-        return
-      }
-      context.execute(pieceCount: plan.pieceCount, width: width) { piece, worker in
+  // MARK: Workers
+
+  static func run(
+    _ call: AttentionCall<Element>, _ work: AttentionCall<Element>.Work, context: AttentionContext
+  ) throws {
+    switch work {
+    case .scores(let scores): try writeScores(scores, call, context: context)
+    case .results where call.plan.splitsPerTile > 1: try runSplits(call, context: context)
+    case .results: try runTiles(call, context: context)
+    }
+  }
+
+  /// Computes the outputs of a call, each task some tiles of queries.
+  private static func runTiles(_ call: AttentionCall<Element>, context: AttentionContext) throws {
+    try withWorkers(call, context) { width, pass in
+      let plan = call.plan
+      let taskCount = (plan.tileCount + plan.tilesPerTask - 1) / plan.tilesPerTask
+      context.execute(pieceCount: taskCount, width: width) { task, worker in
         Tiles.onWorker {
-          let (index, split) = piece.quotientAndRemainder(dividingBy: plan.splitCount)
-          driver(worker).attend(index, split: split, into: partial(index, split), scratch(worker))
-        }
-      }
-      context.execute(pieceCount: plan.pieceCount / plan.splitCount, width: width) { index, worker in
-        Tiles.onWorker {
-          let own = driver(worker)
-          let tile = own.call.tile(index)
-          let whole = partial(index, 0)
-          for split in 1..<plan.splitCount { own.call.merge(partial(index, split), into: whole, tile) }
-          own.call.finish(tile, whole)
-          own.writeWeights(tile, maximum: whole.maximum, sum: whole.sum, scratch(worker))
+          let own = pass(worker)
+          // Last tiles first: under a causal mask they are the longest.
+          let first = (taskCount - 1 - task) * plan.tilesPerTask
+          for index in first..<min(first + plan.tilesPerTask, plan.tileCount) { own.attend(call.tile(index)) }
         }
       }
     }
-  }
-
-  /// One for each further thread: threads that count references to one call wait for one another's caches, which cost heads
-  /// of 16 queries up to a fifth.
-  private func copies(_ count: Int) -> [AttentionDriver] {
-    (0..<max(count, 0)).map { _ in AttentionDriver(AttentionCall(copying: call), Tiles.self) }
-  }
-
-  /// A whole tile, from the first key to the results.
-  private func attend(_ index: Int, _ scratch: Tiles.Scratch) {
-    let tile = call.tile(index)
-    tiles.attend(tile, split: 0, scratch)
-    tiles.finish(tile, scratch)
-    let state = tiles.state(scratch)
-    writeWeights(tile, maximum: state.maximum, sum: state.sum, scratch)
-  }
-
-  /// A part of the keys of a tile.
-  private func attend(_ index: Int, split: Int, into state: RowState<Element>, _ scratch: Tiles.Scratch) {
-    let tile = call.tile(index)
-    tiles.attend(tile, split: split, scratch)
-    tiles.store(tile, scratch, into: state)
-  }
-
-  /// Writes the weights, if they are wanted: 0 where nothing is attended, then split by split as they were attended.
-  private func writeWeights(
-    _ tile: AttentionCall<Element>.Tile, maximum: UnsafePointer<Element>, sum: UnsafePointer<Element>,
-    _ scratch: Tiles.Scratch
-  ) {
-    guard let weights = call.outputs.weights else { return }
-    // What functions forbid in rows that are NaN, only the scores tell.
-    var forbidden: [[Bool]] = []
-    if !call.schedule.functions.isEmpty && (0..<tile.rowCount).contains(where: { sum[$0].isNaN }) {
-      call.fill(weights, tile, with: -.infinity)
-      for split in 0..<call.plan.splitCount { tiles.writeScores(weights, tile, split: split, scratch) }
-      tile.forEachRow(0..<tile.rowCount) { row, head, query in
-        let scores = call.row(of: weights, tile, head: head, query: query)
-        forbidden.append(sum[row].isNaN ? (0..<call.shape.keyCount).map { scores[$0] == -.infinity } : [])
-      }
-    }
-    call.fill(weights, tile, with: 0)
-    for split in 0..<call.plan.splitCount {
-      tiles.writeWeights(weights, tile, split: split, maximum: maximum, sum: sum, scratch)
-    }
-    call.correctWeights(weights, tile, sum: sum, forbidden)
   }
 
   /// The scores as they go into the softmax, −inf where they are masked; and nothing else.
-  func writeScores(_ scores: UnsafeMutablePointer<Element>, context: AttentionContext) throws {
-    let plan = call.plan
-    let width = plan.width(threadCount: context.threadCount)
-    var counter = Carver(base: nil)
-    _ = tiles.scratch(&counter)
-    let scratchByteCount = counter.byteCount
-    try withScratch(byteCount: width * scratchByteCount) { memory in
-      let scratches = UncheckedSendable(memory)
-      let scores = UncheckedSendable(scores)
-      context.execute(pieceCount: plan.pieceCount / plan.splitCount, width: width) { index, worker in
-        Tiles.onWorker {
-          var carver = Carver(base: scratches.value + worker * scratchByteCount)
-          let scratch = tiles.scratch(&carver)
-          let tile = call.tile(index)
-          call.fill(scores.value, tile, with: -.infinity)
-          for split in 0..<plan.splitCount { tiles.writeScores(scores.value, tile, split: split, scratch) }
+  private static func writeScores(
+    _ scores: UnsafeMutablePointer<Element>, _ call: AttentionCall<Element>, context: AttentionContext
+  ) throws {
+    let scores = UncheckedSendable(scores)
+    try withWorkers(call, context) { width, pass in
+      context.execute(pieceCount: call.plan.tileCount, width: width) { index, worker in
+        Tiles.onWorker { pass(worker).writeScores(scores.value, call.tile(index)) }
+      }
+    }
+  }
+
+  /// As ``runTiles``, where tiles are few and keys many: each split of a tile's keys is a task.
+  private static func runSplits(_ call: AttentionCall<Element>, context: AttentionContext) throws {
+    let (plan, width) = (call.plan, call.shape.valueWidth)
+    let stateByteCount = RowState<Element>.byteCount(rowCount: plan.rowsPerTile, valueWidth: width)
+    // Bounded, whatever the number of keys: splits are computed some at a time.
+    let most = max(1, Self.stateByteLimit / (plan.tileCount * stateByteCount))
+    let count = min(plan.splitsPerTile, most)
+    try withWorkers(call, context, byteCount: plan.tileCount * (count + 1) * stateByteCount) {
+      threadCount, pass, memory in
+      let memory = UncheckedSendable(memory)
+      func state(_ tile: Int, _ split: Int) -> RowState<Element> {
+        RowState(base: memory.value, index: tile * (count + 1) + split, rowCount: plan.rowsPerTile, valueWidth: width)
+      }
+      for first in stride(from: 0, to: plan.splitsPerTile, by: count) {
+        let splits = first..<min(first + count, plan.splitsPerTile)
+        context.execute(pieceCount: plan.tileCount * splits.count, width: threadCount) { task, worker in
+          Tiles.onWorker {
+            let (index, split) = task.quotientAndRemainder(dividingBy: splits.count)
+            let (own, tile) = (pass(worker), call.tile(index))
+            own.attend(tile, split: first + split)
+            own.store(tile, into: state(index, 1 + split))
+          }
+        }
+        let isLast = splits.upperBound == plan.splitsPerTile
+        context.execute(pieceCount: plan.tileCount, width: threadCount) { index, worker in
+          Tiles.onWorker {
+            let (own, tile, whole) = (pass(worker), call.tile(index), state(index, 0))
+            if first == 0 { whole.copy(state(index, 1), rowCount: tile.rowCount) }
+            for split in (first == 0 ? 1 : 0)..<splits.count {
+              whole.merge(state(index, 1 + split), rowCount: tile.rowCount, own.call.kernels)
+            }
+            if isLast {
+              own.finish(tile, whole)
+              own.clearEmptyQueries(tile)
+            }
+          }
         }
       }
     }
+  }
+
+  /// Memory for the states of splits that are not merged yet.
+  private static var stateByteLimit: Int { 16 << 20 }
+
+  /// Calls `body` with the number of workers and the pass of each.
+  private static func withWorkers(
+    _ call: AttentionCall<Element>, _ context: AttentionContext,
+    _ body: (_ width: Int, _ pass: @escaping @Sendable (_ worker: Int) -> ForwardPass) -> Void
+  ) throws {
+    try withWorkers(call, context, byteCount: 0) { width, pass, _ in body(width, pass) }
+  }
+
+  /// The same with `byteCount` bytes of memory for all workers.
+  private static func withWorkers(
+    _ call: AttentionCall<Element>, _ context: AttentionContext, byteCount: Int,
+    _ body: (
+      _ width: Int, _ pass: @escaping @Sendable (_ worker: Int) -> ForwardPass, _ memory: UnsafeMutableRawPointer
+    ) -> Void
+  ) throws {
+    let width = call.plan.width(threadCount: context.threadCount)
+    var counter = Carver(base: nil)
+    _ = ForwardPass(call, &counter)
+    let ownByteCount = counter.byteCount
+    // One for each further thread: threads that count references to one call wait for one another's caches, which cost heads of
+    // 16 queries up to a fifth of their time (Zen 4, 2026-11).
+    let copies = (1..<max(width, 1)).map { _ in AttentionCall(copying: call) }
+    try withScratch(byteCount: width * ownByteCount + byteCount) { memory in
+      let base = UncheckedSendable(memory)
+      body(
+        width,
+        { worker in
+          var carver = Carver(base: base.value + worker * ownByteCount)
+          return ForwardPass(worker == 0 ? call : copies[worker - 1], &carver)
+        }, memory + width * ownByteCount)
+    }
+  }
+
+  // MARK: Tiles of queries
+
+  /// A whole tile, from the first key to the results.
+  private func attend(_ tile: QueryTile) {
+    defer { clearEmptyQueries(tile) }
+    if tile.rowCount == 0 { return }
+    guard let whole, let part else {
+      attend(tile, in: 0..<call.shape.keyCount)
+      return finish(tile)
+    }
+    // Splits are as many ranges of keys: each ends where the next one begins.
+    var first = 0
+    var isFirst = true
+    func add(_ keys: Range<Int>) {
+      attend(tile, in: keys)
+      store(tile, into: isFirst ? whole : part)
+      if !isFirst { whole.merge(part, rowCount: tile.rowCount, call.kernels) }
+      isFirst = false
+    }
+    call.forEachKeyTile(tile, in: 0..<call.shape.keyCount) { keyTile in
+      guard let start = keyTile.splitStart else { return }
+      if start > first { add(first..<start) }
+      first = start
+    }
+    add(first..<call.shape.keyCount)
+    finish(tile, whole)
+  }
+
+  /// One split of a tile's keys.
+  private func attend(_ tile: QueryTile, split: Int) {
+    if tile.rowCount == 0 { return }
+    attend(
+      tile,
+      in: call.schedule.split(split, batch: tile.batch, queries: tile.queries, length: call.plan.splitLength))
+  }
+
+  /// Maximum, sum and result of every row over some keys, from nothing.
+  private func attend(_ tile: QueryTile, in keys: Range<Int>) {
+    attend(tile, in: keys, TileCare())
+    if !tiles.hasFiniteResult(tile) { attendAgain(tile, in: keys) }
+  }
+
+  /// The same, and what it takes care of.
+  func attend(_ tile: QueryTile, in keys: Range<Int>, _ care: TileCare) {
+    let memory = tiles.memory
+    if care.normalizesWeights { findNormalizedRows(tile) }
+    memory.maximum.update(repeating: -.infinity, count: tile.rowCount)
+    memory.sum.update(repeating: 0, count: tile.rowCount)
+    if care.normalizesWeights { memory.normalized.restoreMaxima(rowCount: tile.rowCount, memory.maximum) }
+    tiles.begin(tile)
+    call.forEachKeyTile(tile, in: keys) { keyTile in
+      let key = tiles.keys(tile, keyTile.keys, keyTile.set)
+      let value = tiles.values(tile, keyTile.keys, keyTile.set, isNative: care.leavesOutHazards)
+      let hasHazards = care.leavesOutHazards && !call.isFinite(value.native)
+      forEachBlock(tile, keyTile) { block, cut in
+        let keys =
+          block.keys.lowerBound - keyTile.keys.lowerBound..<block.keys.upperBound - keyTile.keys.lowerBound
+        let (ownKey, ownValue) = (key.rows(keys), value.rows(keys))
+        let maximum = computeScores(block, cut, tile, ownKey, next: ownValue)
+        if hasHazards && isHiding(block) {
+          return accumulateWithoutHazards(block, cut, tile, ownValue.native, maximum, care)
+        }
+        tiles.softmax(block, tile, cut, maximum)
+        if care.normalizesWeights { normalizeWeights(block) }
+        tiles.accumulate(block, cut, ownValue)
+      }
+    }
+    tiles.end(tile)
+    if care.normalizesWeights { memory.normalized.restoreSums(rowCount: tile.rowCount, memory.sum) }
+    for row in 0..<tile.rowCount { memory.factor[row] = memory.sum[row] == 0 ? 0 : 1 / memory.sum[row] }
+    if care.normalizesWeights { finishNormalizedRows(tile) }
+  }
+
+  // MARK: Blocks
+
+  /// Calls `body` for every part of a tile of keys that the mask does not leave empty, and how it is cut where an edge of the
+  /// mask crosses it.
+  func forEachBlock(
+    _ tile: QueryTile, _ keyTile: KeyTile, _ body: (_ block: Block<Element>, _ cut: BlockCut?) -> Void
+  ) {
+    let intervals = keyTile.set.intervals
+    let isRagged =
+      Tiles.cutsRows && intervals.isRagged
+      && intervals.common(batch: tile.batch, queries: tile.queries).clamped(to: keyTile.keys) != keyTile.keys
+    tiles.forEachGroup(tile, isRagged: isRagged) { group in
+      if call.schedule.blocks.isEmpty || !keyTile.set.isMasked {
+        return cut(tile, group, keyTile, hasBlocks: false, body)
+      }
+      call.schedule.forEachBlockRun(
+        batch: tile.batch, heads: tile.heads(ofRows: group), queries: tile.queries(ofRows: group), keys: keyTile.keys
+      ) { keys, isFull in cut(tile, group, keyTile.part(keys), hasBlocks: !isFull, body) }
+    }
+  }
+
+  private func cut(
+    _ tile: QueryTile, _ group: Range<Int>, _ keyTile: KeyTile, hasBlocks: Bool,
+    _ body: (_ block: Block<Element>, _ cut: BlockCut?) -> Void
+  ) {
+    let intervals = keyTile.set.intervals
+    if !intervals.isRagged {
+      return body(tiles.block(group: group, keyTile, isRagged: false, hasBlocks: hasBlocks), nil)
+    }
+    let queries = tile.queries(ofRows: group)
+    let union = intervals.union(batch: tile.batch, queries: queries).clamped(to: keyTile.keys)
+    if union.isEmpty { return }
+    let common = intervals.common(batch: tile.batch, queries: queries).clamped(to: union)
+    let own = keyTile.part(union)
+    if common == union {
+      return body(tiles.block(group: group, own, isRagged: false, hasBlocks: hasBlocks), nil)
+    }
+    let strips = tiles.memory.strips
+    var index = 0
+    for first in stride(from: group.lowerBound, to: group.upperBound, by: tiles.stripLength) {
+      let rows = first..<min(first + tiles.stripLength, group.upperBound)
+      strips[index] = intervals.union(batch: tile.batch, queries: tile.queries(ofRows: rows)).clamped(to: union)
+      index += 1
+    }
+    // One strip is its own block.
+    let isWhole = index == 1
+    body(
+      tiles.block(group: group, own, isRagged: true, hasBlocks: hasBlocks),
+      BlockCut(
+        common: isWhole ? union.lowerBound..<union.lowerBound : common, strips: strips, stripLength: tiles.stripLength))
+  }
+
+  /// scores ← the scores of attended keys, −inf where something other than their interval forbids.
+  /// - Returns: Whether ``TileMemory/newMaximum`` is the maximum of those that every row attends to.
+  func computeScores(
+    _ block: Block<Element>, _ cut: BlockCut?, _ tile: QueryTile, _ key: StoredMatrix<Element>,
+    next: StoredMatrix<Element>?
+  ) -> ScoreMaximum {
+    let memory = tiles.memory
+    var maximum: UnsafeMutablePointer<Element>?
+    if Tiles.Scores.findsMaximum {
+      memory.newMaximum.update(
+        from: memory.maximum + block.rows.lowerBound, count: tiles.paddedCount(block.rows))
+      maximum = memory.newMaximum
+    }
+    guard let cut else { return computeScores(block, tile, key, maximum: maximum, next: next) }
+    var result = ScoreMaximum.unknown
+    cut.forEachPart(of: block) { part in
+      let keys = part.keys.lowerBound - block.keys.lowerBound..<part.keys.upperBound - block.keys.lowerBound
+      if part.isRagged {
+        _ = computeScores(part, tile, key.rows(keys), maximum: nil, next: next)
+      } else {
+        result = computeScores(part, tile, key.rows(keys), maximum: maximum, next: next)
+      }
+    }
+    return result
+  }
+
+  private func computeScores(
+    _ block: Block<Element>, _ tile: QueryTile, _ key: StoredMatrix<Element>, maximum: UnsafeMutablePointer<Element>?,
+    next: StoredMatrix<Element>?
+  ) -> ScoreMaximum {
+    if call.scale == 0 {
+      // Whatever the query and the key hold: 0·NaN is NaN.
+      fill(block, with: 0)
+      return modifiers.apply(to: block, tile, after: nil, maximum: maximum)
+    }
+    let bias = modifiers.leadingBias(block).flatMap { tiles.addsBias($0) ? $0 : nil }
+    let isDone = modifiers.areDone(block, after: bias)
+    let found = tiles.computeScores(block, tile, key, adding: bias, maximum: isDone ? maximum : nil, next: next)
+    return isDone ? found : modifiers.apply(to: block, tile, after: bias, maximum: maximum)
+  }
+
+  private func fill(_ block: Block<Element>, with element: Element) {
+    let count = tiles.paddedCount(block.rows)
+    if block.rowStride == 1 {
+      for key in 0..<block.keys.count {
+        (block.scores + key * block.keyStride).update(repeating: element, count: count)
+      }
+    } else {
+      for row in 0..<count {
+        (block.scores + row * block.rowStride).update(repeating: element, count: block.keys.count)
+      }
+    }
+  }
+
+  /// True if some row may not attend to some key of a block.
+  func isHiding(_ block: Block<Element>) -> Bool {
+    block.isRagged || (block.set.isMasked && call.schedule.hidesWithinIntervals)
   }
 }

@@ -1,452 +1,313 @@
 internal import AttentionBLAS
 internal import AttentionTensors
 
-/// Tiles whose queries run along the vectors' lanes, by the kernels of this package.
+/// Tiles whose queries run along the lanes of vectors, by the kernels of this package.
 ///
-/// A tile's queries are packed once, in panels: Sᵀ = K·Qᵀ, softmax down the lanes, Oᵀ ← Oᵀ·rescale + Vᵀ·Sᵀ. Keys and
-/// values are read where they lie, an element at a time, so that any width and either layout is as good; a tile of them is packed
-/// only where neither of their strides is 1, where their rows lie pages apart, and where they are stored in two bytes.
-struct LaneTiles<Element: AttentionElement>: TileKernels {
-  typealias Call = AttentionCall<Element>
+/// A tile's queries are packed once, in panels of a few vectors: Sᵀ = K·Qᵀ, softmax down the lanes, Oᵀ ← Oᵀ·rescale + Vᵀ·Sᵀ.
+/// Keys and values are read where they lie, an element at a time, so that any width and either layout is as good; a tile of them
+/// is packed only where neither of their strides is 1, where their rows lie pages apart, and where they are stored in two bytes.
+struct LaneTiles<Element: AttentionElement>: TilePrimitives {
+  private let call: AttentionCall<Element>
+  private let ownMemory: UnsafePointer<Memory>
 
-  let call: Call
-  /// Elements of a vector.
-  let lanes: Int
-  /// Vectors of a panel at most.
-  let panelVectorCount: Int
-
-  init(_ call: Call) {
-    self.call = call
-    lanes = call.kernels.laneCount
-    panelVectorCount = call.kernels.panelVectorCount
-  }
-
-  struct Scratch {
+  private struct Memory {
+    let common: TileMemory<Element>
+    let laneCount: Int
+    /// Vectors of a panel at most.
+    let panelVectorCount: Int
     /// Panels of queries, each `[E, lanes]`, scaled.
     let query: UnsafeMutablePointer<Element>
-    /// Panels of results, each `[Ev, lanes]`: means of the values when they are multiplied by `factor`.
+    /// Panels of results, each `[Ev, lanes]`.
     let result: UnsafeMutablePointer<Element>
     /// For each vector of rows: whether the panel that begins there has a result yet.
     let isStarted: UnsafeMutablePointer<Bool>
+    /// What one block that is cut adds to a panel's result.
+    let blockResult: UnsafeMutablePointer<Element>
     /// One panel's scores: `[keys, lanes]`.
     let scores: UnsafeMutablePointer<Element>
-    /// One tile of keys and of values packed; and values without those that are not finite.
+    /// One tile of keys and of values, packed.
     let key: UnsafeMutablePointer<Element>
     let value: UnsafeMutablePointer<Element>
-    let finiteValue: UnsafeMutablePointer<Element>
-    /// For each row of the tile.
-    let maximum: UnsafeMutablePointer<Element>
-    let sum: UnsafeMutablePointer<Element>
-    let factor: UnsafeMutablePointer<Element>
-    /// The maximum of a panel's rows with the scores at hand.
-    let newMaximum: UnsafeMutablePointer<Element>
-    /// Sums that nobody reads.
-    let discarded: UnsafeMutablePointer<Element>
-    let normalized: NormalizedRows<Element>
-    /// For each lane of a panel.
-    let rescale: UnsafeMutablePointer<Element>
-    let begin: UnsafeMutablePointer<Element>
-    let end: UnsafeMutablePointer<Element>
-    /// Where rows of inputs or outputs lie.
-    let rows: UnsafeMutablePointer<UnsafeRawPointer>
-    let targets: UnsafeMutablePointer<UnsafeMutableRawPointer>
-    /// Rows of queries, results or biases in the type that is computed with, where they are stored in another.
-    let converted: UnsafeMutablePointer<Element>
-    /// For each lane of a panel: its slope, and the place of its query among the keys.
-    let slope: UnsafeMutablePointer<Element>
-    let position: UnsafeMutablePointer<Element>
-    /// For each row of a panel.
-    let heads: UnsafeMutablePointer<Int32>
-    let queries: UnsafeMutablePointer<Int32>
+    /// Factors that change nothing.
+    let ones: UnsafeMutablePointer<Element>
   }
 
-  func scratch(_ carver: inout Carver) -> Scratch {
-    let shape = call.shape
-    let rowCount = (call.plan.rowsPerTile + lanes - 1) / lanes * lanes
-    let panelRowCount = min(rowCount, lanes * panelVectorCount)
-    let keyCount = min(call.plan.keyTileLength, max(shape.keyCount, 1))
-    let schedule = call.schedule
-    let convertedCount = max(
-      call.query.half == nil ? 0 : rowCount * shape.width, call.outputs.half == nil ? 0 : rowCount * shape.valueWidth,
-      schedule.biases.allSatisfy { $0.half == nil } ? 0 : panelRowCount * keyCount)
-    return Scratch(
-      query: carver.take(rowCount * shape.width), result: carver.take(rowCount * shape.valueWidth),
-      isStarted: carver.take(rowCount / lanes), scores: carver.take(keyCount * panelRowCount),
-      key: carver.take(isReadable(call.key) ? 0 : keyCount * shape.width),
-      value: carver.take(isReadable(call.value) ? 0 : keyCount * shape.valueWidth),
-      finiteValue: carver.take(isHiding ? keyCount * shape.valueWidth : 0),
-      maximum: carver.take(rowCount), sum: carver.take(rowCount), factor: carver.take(rowCount),
-      newMaximum: carver.take(panelRowCount),
-      discarded: carver.take(rowCount), normalized: NormalizedRows(&carver, rowCount: rowCount),
-      rescale: carver.take(panelRowCount), begin: carver.take(panelRowCount), end: carver.take(panelRowCount),
-      rows: carver.take(rowCount), targets: carver.take(rowCount), converted: carver.take(convertedCount),
-      slope: carver.take(schedule.distances.isEmpty ? 0 : panelRowCount),
-      position: carver.take(schedule.distances.isEmpty ? 0 : panelRowCount),
-      heads: carver.take(schedule.functions.isEmpty ? 0 : panelRowCount),
-      queries: carver.take(schedule.functions.isEmpty ? 0 : panelRowCount))
+  init(_ call: AttentionCall<Element>, _ carver: inout Carver) {
+    self.call = call
+    let isCounting = carver.isCounting
+    let own: UnsafeMutablePointer<Memory> = carver.take(1)
+    let (shape, plan) = (call.shape, call.plan)
+    let laneCount = call.kernels.laneCount
+    let rowCapacity = (plan.rowsPerTile + laneCount - 1) / laneCount * laneCount
+    let panelCapacity = min(rowCapacity, laneCount * call.kernels.panelVectorCount)
+    let keyCapacity = min(plan.keyTileLength, max(shape.keyCount, 1))
+    let memory = Memory(
+      common: TileMemory(call, rowCapacity: rowCapacity, keyCapacity: keyCapacity, &carver), laneCount: laneCount,
+      panelVectorCount: call.kernels.panelVectorCount, query: carver.take(rowCapacity * shape.width),
+      result: carver.take(rowCapacity * shape.valueWidth), isStarted: carver.take(rowCapacity / laneCount),
+      blockResult: carver.take(call.schedule.isRagged ? panelCapacity * shape.valueWidth : 0),
+      scores: carver.take(panelCapacity * keyCapacity),
+      key: carver.take(Self.reads(call.key, call) ? 0 : keyCapacity * shape.width),
+      value: carver.take(Self.reads(call.value, call) ? 0 : keyCapacity * shape.valueWidth),
+      ones: carver.take(rowCapacity))
+    if !isCounting { own.initialize(to: memory) }
+    ownMemory = UnsafePointer(own)
   }
+
+  private var own: Memory { ownMemory.pointee }
+  var memory: TileMemory<Element> { own.common }
+  var scores: LaneScores<Element> { LaneScores(call: call, memory: memory.modifiers, laneCount: own.laneCount) }
 
   static func onWorker(_ body: () -> Void) { body() }
 
-  private func isReadable(_ operand: Operand) -> Bool {
+  // MARK: Rows
+
+  var stripLength: Int { own.laneCount }
+
+  static var cutsRows: Bool { false }
+
+  func paddedCount(_ rows: Range<Int>) -> Int { vectorCount(rows.count) * own.laneCount }
+
+  private func vectorCount(_ rowCount: Int) -> Int { (rowCount + own.laneCount - 1) / own.laneCount }
+
+  /// Panels of nearly even width.
+  func forEachGroup(_ tile: QueryTile, isRagged _: Bool, _ body: (Range<Int>) -> Void) {
+    let laneCount = own.laneCount
+    forEachPanel(vectorCount: vectorCount(tile.rowCount), limit: own.panelVectorCount) { vectors in
+      body(vectors.lowerBound * laneCount..<min(vectors.upperBound * laneCount, tile.rowCount))
+    }
+  }
+
+  private func forEachGroup(_ tile: QueryTile, _ body: (Range<Int>) -> Void) {
+    forEachGroup(tile, isRagged: false, body)
+  }
+
+  func begin(_ tile: QueryTile) {
+    own.isStarted.update(repeating: false, count: vectorCount(tile.rowCount))
+    for lane in tile.rowCount..<paddedCount(0..<tile.rowCount) {
+      memory.maximum[lane] = -.infinity
+      memory.sum[lane] = 0
+      memory.factor[lane] = 0
+    }
+    let width = call.shape.width
+    let stride = scores.gatherRows(call.query, tile, 0..<tile.rowCount, from: 0, count: width)
+    forEachGroup(tile) { panel in
+      call.kernels.pack(
+        .scaled(by: call.scale.asDouble), rowCount: panel.count, columnCount: width,
+        rows: memory.modifiers.rows + panel.lowerBound, columnStride: stride,
+        into: own.query + panel.lowerBound * width,
+        stride: paddedCount(panel))
+    }
+  }
+
+  // MARK: Keys and values
+
+  private static func reads(_ operand: Operand, _ call: AttentionCall<Element>) -> Bool {
     if operand.half != nil { return false }
     if operand.lengthStride == 1 { return true }
     return operand.widthStride == 1
       && operand.lengthStride < call.plan.farRowByteCount / MemoryLayout<Element>.stride
   }
 
-  // MARK: Panels
-
-  /// Some vectors of rows, whose scores are computed at once: a panel, or one vector of it.
-  struct Panel {
-    /// The rows that there are: the last vector may be filled up.
-    let rows: Range<Int>
-    let vectorCount: Int
-    /// The first row and the lanes of the whole panel, by which its arrays are laid out.
-    let firstRow: Int
-    let stride: Int
-
-    /// Where its lanes begin in the panel's arrays.
-    var lane: Int { rows.lowerBound - firstRow }
+  func keys(_ tile: QueryTile, _ keys: Range<Int>, _ set: IntervalSet) -> StoredMatrix<Element> {
+    StoredMatrix(
+      call.matrix(call.key, tile, keys, set, width: call.shape.width, packedAt: own.key) { _ in
+        Self.reads(call.key, call)
+      })
   }
 
-  private func vectorCount(_ tile: Call.Tile) -> Int { (tile.rowCount + lanes - 1) / lanes }
+  func values(_ tile: QueryTile, _ keys: Range<Int>, _ set: IntervalSet, isNative _: Bool) -> StoredMatrix<Element> {
+    StoredMatrix(
+      call.matrix(call.value, tile, keys, set, width: call.shape.valueWidth, packedAt: own.value) { _ in
+        Self.reads(call.value, call)
+      })
+  }
 
-  private func forEachPanel(_ tile: Call.Tile, _ body: (Panel) -> Void) {
-    AttentionTensors.forEachPanel(vectorCount: vectorCount(tile), limit: panelVectorCount) { vectors in
-      let firstRow = vectors.lowerBound * lanes
-      body(
-        Panel(
-          rows: firstRow..<min(vectors.upperBound * lanes, tile.rowCount), vectorCount: vectors.count,
-          firstRow: firstRow, stride: vectors.count * lanes))
+  // MARK: Scores
+
+  func block(group: Range<Int>, _ keyTile: KeyTile, isRagged: Bool, hasBlocks: Bool) -> Block<Element> {
+    Block(
+      rows: group, keys: keyTile.keys, set: keyTile.set, isRagged: isRagged, hasBlocks: hasBlocks,
+      firstIndex: keyTile.firstIndex, group: group, scores: own.scores, rowStride: 1, keyStride: paddedCount(group))
+  }
+
+  /// Where some rows of a group lie among its lanes.
+  private func lane(_ block: Block<Element>) -> Int { block.rows.lowerBound - block.group.lowerBound }
+
+  /// A bias is added, and the maximum taken, in the product's registers. What is wanted next is prefetched: the values, for a
+  /// tile's first panel, and a bias or a boolean mask. Columns taken from one row after the other are no stream that the CPU
+  /// would foresee.
+  func computeScores(
+    _ block: Block<Element>, _ tile: QueryTile, _ key: StoredMatrix<Element>, adding bias: Operand?,
+    maximum: UnsafeMutablePointer<Element>?, next: StoredMatrix<Element>?
+  ) -> ScoreMaximum {
+    call.kernels.multiply(
+      vectorCount: vectorCount(block.rows.count), key.native,
+      own.query + block.group.lowerBound * call.shape.width + lane(block), bStride: block.keyStride,
+      into: block.scores, stride: block.keyStride, rescale: nil,
+      addend: bias.map { scores.gatherLanes($0, block, tile) }, maximum: maximum,
+      next: block.group.lowerBound == 0 ? next.flatMap(ahead) : nil, after: maskAhead(block, tile))
+    return maximum == nil ? .unknown : .known
+  }
+
+  func addsBias(_ bias: Operand) -> Bool { bias.widthStride == 1 || bias.half != nil }
+
+  /// Values, as they are read in place.
+  private func ahead(_ value: StoredMatrix<Element>) -> RowsAhead? {
+    if value.columnStride != 1 { return nil }
+    let size = MemoryLayout<Element>.stride
+    return RowsAhead(
+      base: value.base, rowCount: value.rowCount, stride: value.rowStride * size, byteCount: value.columnCount * size)
+  }
+
+  /// What the panel after this one takes of the first bias or boolean mask: this one takes its own while that comes.
+  private func maskAhead(_ block: Block<Element>, _ tile: QueryTile) -> RowsAhead? {
+    guard block.set.isMasked, !block.isRagged, call.plan.headsPerTile == 1,
+      let operand = call.schedule.firstMatrix, operand.widthStride == 1
+    else { return nil }
+    var keys = block.keys
+    var rows = block.rows.upperBound..<min(block.rows.upperBound + block.keyStride, tile.rowCount)
+    if rows.isEmpty {
+      rows = 0..<min(block.keyStride, tile.rowCount)
+      keys = keys.upperBound..<min(keys.upperBound + keys.count, call.shape.keyCount)
+      if keys.isEmpty { return nil }
     }
+    let queries = tile.queries(ofRows: rows)
+    return RowsAhead(
+      base: operand.row(
+        batch: tile.batch, head: tile.head(ofRow: rows.lowerBound), index: queries.lowerBound, from: keys.lowerBound),
+      rowCount: operand.lengthStride == 0 ? 1 : queries.count, stride: operand.lengthStride * operand.elementByteCount,
+      byteCount: keys.count * operand.elementByteCount)
   }
 
-  /// A panel, or one vector of it, by some keys.
-  struct Piece {
-    let panel: Panel
-    let region: Call.Region
-    /// True if scores are hidden or changed.
-    let hasTerms: Bool
-    /// True if some row may not attend to some key.
-    let isHiding: Bool
-
-    var keys: Range<Int> { region.keys }
-    var isRagged: Bool { region.isRagged }
-  }
-
-  /// Calls `body` for every part of a panel by `keys` that the mask does not leave empty.
-  private func forEachPiece(
-    _ tile: Call.Tile, _ panel: Panel, _ keys: Range<Int>, _ layer: Call.Layer, _ body: (Piece) -> Void
-  ) {
-    let hasTerms = layer.isMasked && call.schedule.hasTerms
-    let isHiding = layer.isMasked && call.schedule.hidesWithinIntervals
-    // Where the diagonal crosses, each vector leaves out what it can.
-    call.forEachRegion(tile, rows: panel.rows, keys: keys, layer: layer, pieceLength: lanes) { region in
-      let part =
-        region.rows == panel.rows
-        ? panel : Panel(rows: region.rows, vectorCount: 1, firstRow: panel.firstRow, stride: panel.stride)
-      body(
-        Piece(panel: part, region: region, hasTerms: hasTerms, isHiding: isHiding || region.isRagged))
+  func softmax(_ block: Block<Element>, _ tile: QueryTile, _ cut: BlockCut?, _ maximum: ScoreMaximum) {
+    guard let cut else {
+      return softmax(
+        block, begin: nil, end: nil, common: 0..<0, newMaximum: maximum == .known ? memory.newMaximum : nil)
     }
-  }
-
-  // MARK: Attending
-
-  func attend(_ tile: Call.Tile, split: Int, _ scratch: Scratch) {
-    attend(tile, split: split, TileCare(), scratch)
-    if hasFiniteResult(tile, scratch) { return }
-    repeatWithCare(
-      isHiding: isHiding, hasFiniteValues: { hasFiniteValues(tile, split: split, scratch) },
-      hasFiniteResult: { hasFiniteResult(tile, scratch) }
-    ) { attend(tile, split: split, $0, scratch) }
-  }
-
-  private func hasFiniteResult(_ tile: Call.Tile, _ scratch: Scratch) -> Bool {
-    call.kernels.isFinite(vectorCount(tile) * lanes * call.shape.valueWidth, scratch.result)
-  }
-
-  private func hasFiniteValues(_ tile: Call.Tile, split: Int, _ scratch: Scratch) -> Bool {
-    var isFinite = true
-    call.forEachKeyTile(tile, split: split) { part, layer in
-      isFinite =
-        isFinite
-        && call.isFinite(matrix(call.value, tile, part, layer, width: call.shape.valueWidth, packedAt: scratch.value))
-    }
-    return isFinite
-  }
-
-  /// Computes the result, and the factors by which its rows become means of the values.
-  private func attend(_ tile: Call.Tile, split: Int, _ care: TileCare, _ scratch: Scratch) {
-    let laneCount = vectorCount(tile) * lanes
-    if care.normalizesWeights { findNormalizedRows(tile, scratch) }
-    call.startRows(tile, split: split, maximum: scratch.maximum, sum: scratch.sum)
-    for lane in tile.rowCount..<laneCount {
-      scratch.maximum[lane] = -.infinity
-      scratch.sum[lane] = 0
-    }
-    if care.normalizesWeights { scratch.normalized.restoreMaxima(rowCount: tile.rowCount, scratch.maximum) }
-    scratch.isStarted.update(repeating: false, count: vectorCount(tile))
-    packQueries(tile, scratch)
-    call.forEachKeyTile(tile, split: split) { part, layer in
-      let key = matrix(call.key, tile, part, layer, width: call.shape.width, packedAt: scratch.key)
-      let value = matrix(call.value, tile, part, layer, width: call.shape.valueWidth, packedAt: scratch.value)
-      let hasHazards = care.leavesOutHazards && !call.isFinite(value)
-      forEachPanel(tile) { panel in
-        forEachPiece(tile, panel, part, layer) { piece in
-          let rows = piece.keys.lowerBound - part.lowerBound..<piece.keys.upperBound - part.lowerBound
-          let knowsMaximum = computeScores(piece, tile, key.rows(rows), next: value.rows(rows), scratch)
-          let isHazardous = hasHazards && piece.isHiding
-          let forbidden =
-            isHazardous ? call.forbidden(scratch.scores, count: rows.count * piece.panel.stride) : nil
-          softmax(piece, knowsMaximum: knowsMaximum, sum: scratch.sum, scratch)
-          if care.normalizesWeights { normalize(piece, scratch) }
-          accumulate(piece, tile, value.rows(rows), isHazardous: isHazardous, forbidden, scratch)
-        }
+    // A strip without keys keeps its result.
+    for lane in 0..<paddedCount(block.rows) { memory.rescale[lane] = 1 }
+    let isKnown = maximum == .known && !cut.common.isEmpty
+    cut.forEachStrip(of: block) { rows, keys in
+      let strip = block.part(rows: rows, keys: keys, isRagged: true)
+      tile.forEachRow(rows) { row, _, query in
+        let attended = strip.keys(ofQuery: query, batch: tile.batch)
+        memory.begin[row - rows.lowerBound] = Element(attended.lowerBound - keys.lowerBound)
+        memory.end[row - rows.lowerBound] = Element(attended.upperBound - keys.lowerBound)
       }
-    }
-    forEachPanel(tile) { start($0, scratch) }
-    if care.normalizesWeights { scratch.normalized.restoreSums(rowCount: tile.rowCount, scratch.sum) }
-    invertSums(tile, scratch.sum, scratch)
-    if care.normalizesWeights {
-      forEachPanel(tile) { panel in
-        for row in panel.rows where scratch.normalized.contains(row) {
-          scratch.factor[row] = NormalizedRows<Element>.meanFactor
-          let result = scratch.result + panel.firstRow * call.shape.valueWidth + row - panel.firstRow
-          for column in 0..<call.shape.valueWidth {
-            result[column * panel.stride] = NormalizedRows.saturated(result[column * panel.stride])
-          }
-        }
+      for lane in rows.count..<own.laneCount {
+        memory.begin[lane] = 0
+        memory.end[lane] = 0
       }
-    }
-  }
-
-  private func findNormalizedRows(_ tile: Call.Tile, _ scratch: Scratch) {
-    let width = call.shape.valueWidth
-    scratch.normalized.factor.update(repeating: 1, count: vectorCount(tile) * lanes)
-    scratch.discarded.update(repeating: 0, count: vectorCount(tile) * lanes)
-    // 1 for rows with a result that is not finite.
-    forEachPanel(tile) { panel in
-      for row in panel.rows {
-        let result = scratch.result + panel.firstRow * width + row - panel.firstRow
-        if !(0..<width).allSatisfy({ result[$0 * panel.stride].isFinite }) { scratch.discarded[row] = 1 }
-      }
-    }
-    scratch.normalized.find(rowCount: tile.rowCount, maximum: scratch.maximum, sum: scratch.sum) {
-      scratch.discarded[$0] == 0
-    }
-  }
-
-  /// weights ← weights · their row's factor.
-  private func normalize(_ piece: Piece, _ scratch: Scratch) {
-    let factor = scratch.normalized.factor + piece.panel.rows.lowerBound
-    for key in 0..<piece.keys.count {
-      let weights = scratch.scores + key * piece.panel.stride
-      for lane in 0..<piece.panel.vectorCount * lanes { weights[lane] *= factor[lane] }
-    }
-  }
-
-  /// True if some query may not attend to some key.
-  private var isHiding: Bool { call.schedule.isRagged || call.schedule.hidesWithinIntervals }
-
-  private func matrix(
-    _ operand: Operand, _ tile: Call.Tile, _ keys: Range<Int>, _ layer: Call.Layer, width: Int,
-    packedAt pack: UnsafeMutablePointer<Element>
-  ) -> StridedMatrix<Element> {
-    call.matrix(operand, tile, keys, layer, width: width, packedAt: pack, unless: { _ in isReadable(operand) })
-  }
-
-  private func packQueries(_ tile: Call.Tile, _ scratch: Scratch) {
-    let stride = gatherRows(call.query, tile, 0..<tile.rowCount, from: 0, count: call.shape.width, scratch)
-    forEachPanel(tile) { panel in
-      call.kernels.pack(
-        .scaled(by: call.scale.asDouble), rowCount: panel.rows.count, columnCount: call.shape.width,
-        rows: scratch.rows + panel.firstRow, columnStride: stride,
-        into: scratch.query + panel.firstRow * call.shape.width, stride: panel.stride)
+      let common =
+        isKnown ? cut.common.lowerBound - keys.lowerBound..<cut.common.upperBound - keys.lowerBound : 0..<0
+      softmax(
+        strip, begin: UnsafePointer(memory.begin), end: UnsafePointer(memory.end), common: common,
+        newMaximum: isKnown ? memory.newMaximum + lane(strip) : nil)
     }
   }
 
   private func softmax(
-    _ piece: Piece, knowsMaximum: Bool, sum: UnsafeMutablePointer<Element>, _ scratch: Scratch
+    _ block: Block<Element>, begin: UnsafePointer<Element>?, end: UnsafePointer<Element>?, common: Range<Int>,
+    newMaximum: UnsafeMutablePointer<Element>?
   ) {
-    let first = piece.panel.rows.lowerBound
     call.kernels.softmaxLanes(
-      vectorCount: piece.panel.vectorCount, keyCount: piece.keys.count, stride: piece.panel.stride,
-      scores: scratch.scores, begin: piece.isRagged ? UnsafePointer(scratch.begin) : nil,
-      end: piece.isRagged ? UnsafePointer(scratch.end) : nil,
-      maximum: scratch.maximum + first, newMaximum: knowsMaximum ? UnsafePointer(scratch.newMaximum) : nil,
-      sum: sum + first, rescale: scratch.rescale)
-  }
-
-  /// Makes the result of a panel 0, if it has none yet.
-  private func start(_ panel: Panel, _ scratch: Scratch) {
-    if scratch.isStarted[panel.firstRow / lanes] { return }
-    scratch.isStarted[panel.firstRow / lanes] = true
-    let result = scratch.result + panel.firstRow * call.shape.valueWidth
-    result.update(repeating: 0, count: panel.stride * call.shape.valueWidth)
-  }
-
-  /// resultᵀ ← resultᵀ·rescale + Vᵀ·weights.
-  ///
-  /// Where some row does not attend to some key whose value is not finite, such values are left out of the product and added
-  /// one by one.
-  private func accumulate(
-    _ piece: Piece, _ tile: Call.Tile, _ value: StridedMatrix<Element>, isHazardous: Bool, _ forbidden: [Bool]?,
-    _ scratch: Scratch
-  ) {
-    let panel = piece.panel
-    // The first product of a whole panel only writes.
-    let isFirst = !scratch.isStarted[panel.firstRow / lanes] && panel.vectorCount * lanes == panel.stride
-    if isFirst { scratch.isStarted[panel.firstRow / lanes] = true } else { start(panel, scratch) }
-    let values = isHazardous ? withoutHazards(value, scratch) : value
-    let result = scratch.result + panel.firstRow * call.shape.valueWidth + panel.lane
-    call.kernels.multiply(
-      vectorCount: panel.vectorCount, values.transposed, scratch.scores, bStride: panel.stride, into: result,
-      stride: panel.stride,
-      rescale: isFirst ? nil : UnsafePointer(scratch.rescale))
-    if !isHazardous { return }
-    for key in 0..<value.rowCount where !call.isFinite(value.rows(key..<key + 1)) {
-      let index = piece.keys.lowerBound + key
-      tile.forEachRow(panel.rows) { row, head, query in
-        let lane = row - panel.rows.lowerBound
-        let weight = scratch.scores[key * panel.stride + lane]
-        guard forbidden?[key * panel.stride + lane] != true,
-          call.attends(tile, piece.region.layer, head: head, query: query, key: index)
-        else { return }
-        let source = value.base + key * value.rowStride
-        for column in 0..<value.columnCount {
-          result[column * panel.stride + lane] += weight * source[column * value.columnStride]
-        }
-      }
-    }
-  }
-
-  /// A copy in which values that are not finite are 0.
-  private func withoutHazards(_ value: StridedMatrix<Element>, _ scratch: Scratch) -> StridedMatrix<Element> {
-    let copy = value.pack(into: scratch.finiteValue)
-    for key in 0..<copy.rowCount where !call.isFinite(copy.rows(key..<key + 1)) {
-      (scratch.finiteValue + key * copy.rowStride).update(repeating: 0, count: copy.columnCount)
-    }
-    return copy
+      vectorCount: vectorCount(block.rows.count), keyCount: block.keys.count, stride: block.keyStride,
+      scores: block.scores, begin: begin, end: end, common: common,
+      maximum: memory.maximum + block.rows.lowerBound, newMaximum: newMaximum.map { UnsafePointer($0) },
+      sum: memory.sum + block.rows.lowerBound, rescale: memory.rescale + lane(block))
   }
 
   // MARK: Results
 
-  func state(_ scratch: Scratch) -> (maximum: UnsafePointer<Element>, sum: UnsafePointer<Element>) {
-    (UnsafePointer(scratch.maximum), UnsafePointer(scratch.sum))
-  }
-
-  func store(_ tile: Call.Tile, _ scratch: Scratch, into state: RowState<Element>) {
-    state.maximum.update(from: scratch.maximum, count: tile.rowCount)
-    state.sum.update(from: scratch.sum, count: tile.rowCount)
-    for row in 0..<tile.rowCount {
-      scratch.targets[row] = UnsafeMutableRawPointer(state.result + row * call.shape.valueWidth)
+  func accumulate(_ block: Block<Element>, _ cut: BlockCut?, _ value: StoredMatrix<Element>) {
+    let width = call.shape.valueWidth
+    let result = own.result + block.group.lowerBound * width
+    let isFirst = start(block.group)
+    let values = value.native
+    guard let cut else {
+      return multiply(block, values, into: result, rescale: isFirst ? nil : UnsafePointer(memory.rescale))
     }
-    unpack(tile, scratch, columnStride: 1)
-  }
-
-  func finish(_ tile: Call.Tile, _ scratch: Scratch) {
-    let isConverted = call.outputs.half != nil
-    let byteStride =
-      isConverted
-      ? call.shape.valueWidth * MemoryLayout<Element>.stride : call.outputs.lengthStride * call.outputs.elementByteCount
-    tile.forEachRun(0..<tile.rowCount) { run, head, query in
-      let first =
-        isConverted
-        ? UnsafeMutableRawPointer(scratch.converted + run.lowerBound * call.shape.valueWidth)
-        : call.outputs.outputRow(batch: tile.batch, head: head, query: query)
-      for row in run { scratch.targets[row] = first + (row - run.lowerBound) * byteStride }
+    // The first block's sum is the result.
+    let target = isFirst ? result : own.blockResult
+    var continues = cut.common.isEmpty || cut.hasEdgeBefore(of: block)
+    if continues { target.update(repeating: 0, count: block.keyStride * width) }
+    cut.forEachPart(of: block) { part in
+      let keys = part.keys.lowerBound - block.keys.lowerBound..<part.keys.upperBound - block.keys.lowerBound
+      multiply(part, values.rows(keys), into: target + lane(part), rescale: nil, continues: continues)
+      continues = true
     }
-    unpack(tile, scratch, columnStride: isConverted ? 1 : call.outputs.widthStride)
-    if isConverted {
-      tile.forEachRow(0..<tile.rowCount) { row, head, query in
-        call.writeOutput(scratch.converted + row * call.shape.valueWidth, tile, head: head, query: query)
-      }
-    }
-    call.writeLogSumExp(tile, maximum: scratch.maximum, sum: scratch.sum)
+    if isFirst { return }
+    call.kernels.addRescaled(
+      vectorCount: vectorCount(block.rows.count), rowCount: width, into: result, stride: block.keyStride,
+      rescale: memory.rescale, target, xStride: block.keyStride)
   }
 
-  /// factor ← 1 / sum, or 0 for a row that attends to nothing.
-  private func invertSums(_ tile: Call.Tile, _ sum: UnsafePointer<Element>, _ scratch: Scratch) {
-    for row in 0..<tile.rowCount { scratch.factor[row] = sum[row] == 0 ? 0 : 1 / sum[row] }
-    for lane in tile.rowCount..<vectorCount(tile) * lanes { scratch.factor[lane] = 0 }
+  /// True if a panel has no result yet; now it has.
+  private func start(_ panel: Range<Int>) -> Bool {
+    let index = panel.lowerBound / own.laneCount
+    if own.isStarted[index] { return false }
+    own.isStarted[index] = true
+    return true
   }
 
-  /// Rows of results times their factors, at the targets.
-  private func unpack(_ tile: Call.Tile, _ scratch: Scratch, columnStride: Int) {
-    forEachPanel(tile) { panel in
-      call.kernels.unpack(
-        rowCount: panel.rows.count, columnCount: call.shape.valueWidth,
-        scratch.result + panel.firstRow * call.shape.valueWidth, stride: panel.stride,
-        factor: scratch.factor + panel.firstRow, rows: scratch.targets + panel.firstRow, columnStride: columnStride)
-    }
-  }
-
-  // MARK: Weights and scores
-
-  func writeWeights(
-    _ weights: UnsafeMutablePointer<Element>, _ tile: Call.Tile, split: Int, maximum: UnsafePointer<Element>,
-    sum: UnsafePointer<Element>, _ scratch: Scratch
+  private func multiply(
+    _ block: Block<Element>, _ values: StridedMatrix<Element>, into result: UnsafeMutablePointer<Element>,
+    rescale: UnsafePointer<Element>?, continues: Bool = false
   ) {
-    invertSums(tile, sum, scratch)
-    // The same pieces as before give scores of the same bits, none of which exceeds its maximum: the softmax finds
-    // nothing greater, and gives exp(score − maximum).
-    scratch.discarded.update(repeating: 0, count: vectorCount(tile) * lanes)
-    if maximum != UnsafePointer(scratch.maximum) {
-      scratch.maximum.update(repeating: -.infinity, count: vectorCount(tile) * lanes)
-      scratch.maximum.update(from: maximum, count: tile.rowCount)
-    }
-    forEachComputedPiece(tile, split: split, scratch) { piece, knowsMaximum in
-      softmax(piece, knowsMaximum: knowsMaximum, sum: scratch.discarded, scratch)
-      copyOut(piece, tile, to: weights, scratch)
-    }
+    call.kernels.multiply(
+      vectorCount: vectorCount(block.rows.count), values.transposed, block.scores, bStride: block.keyStride,
+      into: result, stride: block.keyStride, rescale: rescale, continues: continues)
   }
 
-  func writeScores(_ scores: UnsafeMutablePointer<Element>, _ tile: Call.Tile, split: Int, _ scratch: Scratch) {
-    scratch.factor.update(repeating: 1, count: vectorCount(tile) * lanes)
-    forEachComputedPiece(tile, split: split, scratch) { piece, _ in copyOut(piece, tile, to: scores, scratch) }
-  }
-
-  /// Calls `body` with every piece of some keys when its scores are computed.
-  private func forEachComputedPiece(
-    _ tile: Call.Tile, split: Int, _ scratch: Scratch, _ body: (_ piece: Piece, _ knowsMaximum: Bool) -> Void
-  ) {
-    packQueries(tile, scratch)
-    call.forEachKeyTile(tile, split: split) { part, layer in
-      let key = matrix(call.key, tile, part, layer, width: call.shape.width, packedAt: scratch.key)
-      forEachPanel(tile) { panel in
-        forEachPiece(tile, panel, part, layer) { piece in
-          let rows = piece.keys.lowerBound - part.lowerBound..<piece.keys.upperBound - part.lowerBound
-          body(piece, computeScores(piece, tile, key.rows(rows), next: nil, scratch))
-        }
+  func end(_ tile: QueryTile) {
+    let width = call.shape.valueWidth
+    forEachGroup(tile) { panel in
+      if start(panel) {
+        (own.result + panel.lowerBound * width).update(repeating: 0, count: paddedCount(panel) * width)
       }
     }
   }
 
-  /// matrix[row, key] ← scores[key, lane] · factor[row] for attended keys.
-  private func copyOut(
-    _ piece: Piece, _ tile: Call.Tile, to matrix: UnsafeMutablePointer<Element>, _ scratch: Scratch
-  ) {
-    let panel = piece.panel
-    if !piece.isRagged {
-      tile.forEachRow(panel.rows) { row, head, query in
-        scratch.targets[row] = UnsafeMutableRawPointer(
-          call.row(of: matrix, tile, head: head, query: query) + piece.keys.lowerBound)
-      }
-      return call.kernels.unpack(
-        rowCount: panel.rows.count, columnCount: piece.keys.count, scratch.scores, stride: panel.stride,
-        factor: scratch.factor + panel.rows.lowerBound, rows: scratch.targets + panel.rows.lowerBound, columnStride: 1)
+  func hasFiniteResult(_ tile: QueryTile) -> Bool {
+    call.kernels.isFinite(paddedCount(0..<tile.rowCount) * call.shape.valueWidth, own.result)
+  }
+
+  func result(ofRow row: Int, group: Range<Int>) -> (base: UnsafeMutablePointer<Element>, columnStride: Int) {
+    (own.result + group.lowerBound * call.shape.valueWidth + row - group.lowerBound, paddedCount(group))
+  }
+
+  func writeResult(_ tile: QueryTile, columnStride: Int) {
+    let width = call.shape.valueWidth
+    forEachGroup(tile) { panel in
+      unpack(
+        panel, columnCount: width, own.result + panel.lowerBound * width, stride: paddedCount(panel),
+        factor: memory.factor + panel.lowerBound, columnStride: columnStride)
     }
-    // Beside the interval lie keys of other layers.
-    tile.forEachRow(panel.rows) { row, head, query in
-      let keys = piece.region.layer.intervals[tile.batch, query].clamped(to: piece.keys)
-      if keys.isEmpty { return }
-      let first = (keys.lowerBound - piece.keys.lowerBound) * panel.stride + row - panel.rows.lowerBound
-      let target = call.row(of: matrix, tile, head: head, query: query) + keys.lowerBound
+  }
+
+  private func unpack(
+    _ rows: Range<Int>, columnCount: Int, _ x: UnsafePointer<Element>, stride: Int, factor: UnsafePointer<Element>,
+    columnStride: Int
+  ) {
+    call.kernels.unpack(
+      rowCount: rows.count, columnCount: columnCount, x, stride: stride, factor: factor,
+      rows: memory.targets + rows.lowerBound, columnStride: columnStride)
+  }
+
+  func writeScores(_ block: Block<Element>, _ tile: QueryTile) {
+    if !block.isRagged {
+      own.ones.update(repeating: 1, count: block.rows.count)
+      return unpack(
+        block.rows, columnCount: block.keys.count, block.scores, stride: block.keyStride, factor: own.ones,
+        columnStride: 1)
+    }
+    tile.forEachRow(block.rows) { row, _, query in
+      let keys = block.keys(ofQuery: query, batch: tile.batch)
       copyStridedRow(
-        count: keys.count, elementByteCount: MemoryLayout<Element>.stride, from: scratch.scores + first,
-        stride: panel.stride, to: target, stride: 1)
-      call.kernels.scale(keys.count, target, scratch.factor[row], target)
+        count: keys.count, elementByteCount: MemoryLayout<Element>.stride,
+        from: block.scores + block.place(row: row, key: keys.lowerBound), stride: block.keyStride,
+        to: memory.targets[row], stride: 1)
     }
   }
 }

@@ -1,69 +1,97 @@
 internal import AttentionTensors
 
-/// The online softmax of a tile of queries, behind which algorithms differ. The driver does the rest.
-protocol TileKernels: Sendable {
+/// What an algorithm can do with one block of scores. A pass owns the loops and calls these.
+///
+/// A value of a few words, one for each worker: closures copy it.
+protocol TilePrimitives: SendableMetatype {
   associatedtype Element: AttentionElement
-  /// The working memory of one worker, and in it the state of the tile that it is at.
-  associatedtype Scratch
+  associatedtype Scores: ScoreLayout where Scores.Element == Element
 
-  init(_ call: AttentionCall<Element>)
+  /// Tiles that work in memory which `carver` takes from a block, of one size for every tile of the call and bounded whatever the
+  /// lengths. Without a block they only count.
+  init(_ call: AttentionCall<Element>, _ carver: inout Carver)
 
-  /// Memory of one size for every tile of the call, bounded whatever the lengths.
-  func scratch(_ carver: inout Carver) -> Scratch
+  var memory: TileMemory<Element> { get }
 
-  /// Work on a thread that runs these kernels.
+  /// How scores lie, and what may be done to them.
+  var scores: Scores { get }
+
+  /// How many elements the memory of some rows of a group has, unused ones included.
+  func paddedCount(_ rows: Range<Int>) -> Int
+
+  /// Rows of a strip, by which a block is cut where an edge of the mask crosses it.
+  var stripLength: Int { get }
+
+  /// Does some work on a thread that runs these primitives.
   static func onWorker(_ body: () -> Void)
 
-  /// maximum, sum and mean of every row over one part of the keys, from nothing.
-  func attend(_ tile: AttentionCall<Element>.Tile, split: Int, _ scratch: Scratch)
+  /// True if rows that attend to different keys make smaller groups.
+  static var cutsRows: Bool { get }
 
-  /// Copies what `attend` found, to be merged.
-  func store(_ tile: AttentionCall<Element>.Tile, _ scratch: Scratch, into state: RowState<Element>)
+  /// Calls `body` for the rows of a tile that are computed together; `isRagged` if they attend to different keys.
+  func forEachGroup(_ tile: QueryTile, isRagged: Bool, _ body: (Range<Int>) -> Void)
 
-  /// Writes the results of what `attend` found, weights aside.
-  func finish(_ tile: AttentionCall<Element>.Tile, _ scratch: Scratch)
+  /// Gets the queries ready, times the scale; there is no result yet.
+  func begin(_ tile: QueryTile)
 
-  /// The maximum and sum of every row that `attend` found.
-  func state(_ scratch: Scratch) -> (maximum: UnsafePointer<Element>, sum: UnsafePointer<Element>)
+  /// Some keys of a tile, as the products read them.
+  func keys(_ tile: QueryTile, _ keys: Range<Int>, _ set: IntervalSet) -> StoredMatrix<Element>
 
-  /// weights = exp(score − maximum) / sum over one part of the keys, where they are attended, from scores computed once
-  /// more in the same way. Sums of 0 and NaN are others' matter.
-  func writeWeights(
-    _ weights: UnsafeMutablePointer<Element>, _ tile: AttentionCall<Element>.Tile, split: Int,
-    maximum: UnsafePointer<Element>, sum: UnsafePointer<Element>, _ scratch: Scratch)
+  /// The values of some keys, as the products read them; in the type that is computed with if `isNative`.
+  func values(_ tile: QueryTile, _ keys: Range<Int>, _ set: IntervalSet, isNative: Bool) -> StoredMatrix<Element>
 
-  /// The scores over one part of the keys, where they are attended.
-  func writeScores(
-    _ scores: UnsafeMutablePointer<Element>, _ tile: AttentionCall<Element>.Tile, split: Int, _ scratch: Scratch)
-}
+  /// A block of a group of rows by some keys.
+  func block(group: Range<Int>, _ keyTile: KeyTile, isRagged: Bool, hasBlocks: Bool) -> Block<Element>
 
-/// What a pass over the keys of a tile takes care of beside the ordinary.
-///
-/// Both cases are rare and leave a trace: a result that is not finite. So a tile is computed without care first.
-struct TileCare {
-  /// Hazard: a masked key has weight 0, but 0·NaN is NaN. Values that are not finite are left out of the product where some
-  /// row does not attend to them, and added to those rows that do.
-  var leavesOutHazards = false
-  /// Hazard: Σ exp(score − maximum) · value overflows where the values are large: see ``NormalizedRows``.
-  var normalizesWeights = false
-}
-
-extension TileKernels {
-  /// After a pass without care whose result is not finite: calls `body` with what it shall take care of, until the result is
-  /// finite or nothing is left to be taken care of.
+  /// scores ← scale · Q Kᵀ.
   ///
-  /// Each row has the bits that it has where no other row needs care.
-  @inline(never)
-  func repeatWithCare(
-    isHiding: Bool, hasFiniteValues: () -> Bool, hasFiniteResult: () -> Bool, _ body: (TileCare) -> Void
-  ) {
-    var care = TileCare()
-    if isHiding && !hasFiniteValues() {
-      care.leavesOutHazards = true
-      body(care)
-      if hasFiniteResult() { return }
-    }
-    care.normalizesWeights = true
-    body(care)
-  }
+  /// - Parameters:
+  ///   - block: Which scores.
+  ///   - key: The keys of the block.
+  ///   - bias: To be added; only one for which `addsBias` is true.
+  ///   - maximum: To be raised to the scores, an element for each row of the block; nil: not wanted.
+  ///   - next: Values that are wanted soon.
+  /// - Returns: Whether `maximum` was raised.
+  func computeScores(
+    _ block: Block<Element>, _ tile: QueryTile, _ key: StoredMatrix<Element>, adding bias: Operand?,
+    maximum: UnsafeMutablePointer<Element>?, next: StoredMatrix<Element>?
+  ) -> ScoreMaximum
+
+  /// True if ``computeScores`` can add a bias.
+  func addsBias(_ bias: Operand) -> Bool
+
+  /// The online softmax of a block: scores become weights, and ``TileMemory/maximum``, `sum` and `rescale` follow.
+  ///
+  /// - Parameters:
+  ///   - block: Which scores.
+  ///   - cut: How it is cut; nil: every row attends to every key.
+  ///   - maximum: Whether ``TileMemory/newMaximum`` is the maximum of the scores that every row attends to.
+  func softmax(_ block: Block<Element>, _ tile: QueryTile, _ cut: BlockCut?, _ maximum: ScoreMaximum)
+
+  /// result ← result · rescale + weights · V. For each row, values are added in the order of the keys, and the sum of a block
+  /// starts at 0: however the block is cut, the bits are the same.
+  func accumulate(_ block: Block<Element>, _ cut: BlockCut?, _ value: StoredMatrix<Element>)
+
+  /// Makes the result 0 where nothing was accumulated.
+  func end(_ tile: QueryTile)
+
+  /// True if every result of a tile is finite.
+  func hasFiniteResult(_ tile: QueryTile) -> Bool
+
+  /// Where the result of a row of a group begins, and how far apart its columns lie.
+  func result(ofRow row: Int, group: Range<Int>) -> (base: UnsafeMutablePointer<Element>, columnStride: Int)
+
+  /// Writes every row of the result, times ``TileMemory/factor``, to where ``TileMemory/targets`` says.
+  func writeResult(_ tile: QueryTile, columnStride: Int)
+
+  /// Writes the scores of a block to where ``TileMemory/targets`` says, a row's from its first attended key on.
+  func writeScores(_ block: Block<Element>, _ tile: QueryTile)
+}
+
+/// What is known of the maximum of some scores.
+enum ScoreMaximum {
+  /// It was found while the scores were computed.
+  case known
+  /// It is to be looked for.
+  case unknown
 }

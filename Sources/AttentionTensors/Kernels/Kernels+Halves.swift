@@ -1,7 +1,7 @@
 internal import CAttentionKernels
 
 /// The types of two bytes, in which operands are stored and Float is computed.
-package enum HalfFormat: Sendable {
+@frozen @usableFromInline package enum HalfFormat: Sendable {
   /// Float16.
   case ieee
   /// BFloat16.

@@ -82,23 +82,27 @@ extension Kernels {
   /// c[rows, lanes] ← f(c·rescale + a[rows, depth]·b[depth, lanes] + bias); without `rescale` c is only written. With
   /// `addend`, a row of a.rowCount elements for each lane, c ← a·b + addendᵀ, as biases are added.
   ///
+  /// Each element is summed in the order of the depth. With `continues` its sum starts from c: a product that is cut along the
+  /// depth has the bits of the whole.
+  ///
   /// One of a's strides is 1. `maximum` is raised to the largest of each lane of a·b, or of a·b + addendᵀ. What is `next`,
   /// and what comes after it, is prefetched on the way.
   @_specialize(where Element == Float)
   @_specialize(where Element == Double)
   package func multiply(
     vectorCount: Int, _ a: StridedMatrix<Element>, _ b: Pointer, bStride: Int, into c: MutablePointer, stride: Int,
-    rescale: Pointer?, bias: Pointer? = nil, activation: Activation = .none,
+    rescale: Pointer?, continues: Bool = false, bias: Pointer? = nil, activation: Activation = .none,
     addend: UnsafePointer<UnsafeRawPointer>? = nil, maximum: MutablePointer? = nil,
     next: RowsAhead? = nil, after: RowsAhead? = nil
   ) {
     assert((1...productVectorCount).contains(vectorCount))
     assert(a.rowStride == 1 || a.columnStride == 1 || a.rowCount <= 1)
+    assert(!continues || (rescale == nil && addend == nil && maximum == nil))
     assert(addend == nil || (rescale == nil && bias == nil && activation == .none && vectorCount <= panelVectorCount))
     var arguments = attn_product(
       vector_count: vectorCount, row_count: a.rowCount, depth: a.columnCount, a: a.base, row_stride: a.rowStride,
-      column_stride: a.columnStride, b: b, b_stride: bStride, c: c, c_stride: stride, rescale: rescale, bias: bias,
-      activation: activation.kernel, addend: addend, maximum: maximum,
+      column_stride: a.columnStride, b: b, b_stride: bStride, c: c, c_stride: stride, rescale: rescale,
+      continues: continues, bias: bias, activation: activation.kernel, addend: addend, maximum: maximum,
       next: (next?.kernel ?? attn_ahead(), after?.kernel ?? attn_ahead()))
     table.pointee.multiply(&arguments)
   }
@@ -106,16 +110,26 @@ extension Kernels {
   /// The online softmax of a panel of scores `[keys, lanes]`, which become weights.
   ///
   /// `begin` and `end`, whole numbers, bound the attended keys of each lane; nil: all. `newMaximum` is the maximum raised to
-  /// the scores', where that is known already.
+  /// the scores', where that is known already: for all keys, or, beside `begin` and `end`, for those of `common`, which every
+  /// lane attends to.
   @_specialize(where Element == Float)
   @_specialize(where Element == Double)
   package func softmaxLanes(
     vectorCount: Int, keyCount: Int, stride: Int, scores: MutablePointer, begin: Pointer?,
-    end: Pointer?, maximum: MutablePointer, newMaximum: Pointer?, sum: MutablePointer, rescale: MutablePointer
+    end: Pointer?, common: Range<Int> = 0..<0, maximum: MutablePointer, newMaximum: Pointer?, sum: MutablePointer,
+    rescale: MutablePointer
   ) {
     var arguments = attn_softmax_lanes(
       vector_count: vectorCount, key_count: keyCount, stride: stride, scores: scores, begin: begin,
-      end: end, maximum: maximum, sum: sum, rescale: rescale, new_maximum: newMaximum)
+      end: end, maximum: maximum, sum: sum, rescale: rescale, new_maximum: newMaximum, common_begin: common.lowerBound,
+      common_end: common.upperBound)
     table.pointee.softmax_lanes(&arguments)
+  }
+
+  /// y[rows, lanes] ← y·rescale + x: x is a sum that was computed by itself.
+  package func addRescaled(
+    vectorCount: Int, rowCount: Int, into y: MutablePointer, stride: Int, rescale: Pointer, _ x: Pointer, xStride: Int
+  ) {
+    table.pointee.add_rescaled(vectorCount, rowCount, y, stride, rescale, x, xStride)
   }
 }

@@ -1,47 +1,51 @@
 internal import CAttentionKernels
 
 /// Keys or values as they are stored: in the type that is computed with, or in two bytes each.
-package struct StoredMatrix<Element> {
-  package let base: UnsafeRawPointer
+@usableFromInline package struct StoredMatrix<Element> {
+  @usableFromInline package let base: UnsafeRawPointer
   /// Nil: the type that is computed with.
-  package let half: HalfFormat?
-  package let rowCount: Int
-  package let columnCount: Int
-  package let rowStride: Int
-  package let columnStride: Int
+  @usableFromInline package let half: HalfFormat?
+  @usableFromInline package let rowCount: Int
+  @usableFromInline package let columnCount: Int
+  @usableFromInline package let rowStride: Int
+  @usableFromInline package let columnStride: Int
   /// The row after the last, which is read next, if it lies elsewhere than one would expect.
-  package let next: UnsafeRawPointer?
+  @usableFromInline package let next: UnsafeRawPointer?
 
-  package init(_ matrix: StridedMatrix<Element>, next: UnsafeRawPointer? = nil) {
-    self.next = next
-    base = UnsafeRawPointer(matrix.base)
-    half = nil
-    rowCount = matrix.rowCount
-    columnCount = matrix.columnCount
-    rowStride = matrix.rowStride
-    columnStride = matrix.columnStride
-  }
-
-  /// Rows whose elements of two bytes are contiguous.
-  package init(
-    _ half: HalfFormat, base: UnsafeRawPointer, rowCount: Int, columnCount: Int, rowStride: Int,
+  @inlinable package init(
+    base: UnsafeRawPointer, half: HalfFormat?, rowCount: Int, columnCount: Int, rowStride: Int, columnStride: Int,
     next: UnsafeRawPointer? = nil
   ) {
-    self.next = next
     self.base = base
     self.half = half
     self.rowCount = rowCount
     self.columnCount = columnCount
     self.rowStride = rowStride
-    columnStride = 1
+    self.columnStride = columnStride
+    self.next = next
+  }
+
+  @inlinable package init(_ matrix: StridedMatrix<Element>, next: UnsafeRawPointer? = nil) {
+    self.init(
+      base: UnsafeRawPointer(matrix.base), half: nil, rowCount: matrix.rowCount, columnCount: matrix.columnCount,
+      rowStride: matrix.rowStride, columnStride: matrix.columnStride, next: next)
   }
 
   /// The same, where it is of the type that is computed with.
-  package var native: StridedMatrix<Element> {
-    precondition(half == nil, "elements of two bytes are not \(Element.self)")
+  @inlinable package var native: StridedMatrix<Element> {
+    precondition(half == nil, "elements of two bytes are not those that are computed with")
     return StridedMatrix(
       base: base.assumingMemoryBound(to: Element.self), rowCount: rowCount, columnCount: columnCount,
       rowStride: rowStride, columnStride: columnStride)
+  }
+
+  /// Some of its rows.
+  @inlinable package func rows(_ range: Range<Int>) -> StoredMatrix {
+    let byteCount = half == nil ? MemoryLayout<Element>.stride : 2
+    return StoredMatrix(
+      base: base + range.lowerBound * rowStride * byteCount, half: half, rowCount: range.count,
+      columnCount: columnCount, rowStride: rowStride, columnStride: columnStride,
+      next: range.upperBound == rowCount ? next : nil)
   }
 
   var stored: attn_stored {
@@ -56,12 +60,13 @@ package struct StoredMatrix<Element> {
 /// Tiles whose queries are rows.
 extension Kernels {
   /// The online softmax of a block of scores `[rows, columns]`, which become weights; `maximum` and `sum` carry over
-  /// from tile to tile, `rescale` is what earlier tiles' results are to be multiplied by.
+  /// from tile to tile, `rescale` is what earlier tiles' results are to be multiplied by. `begin` and `end`, whole numbers,
+  /// bound the attended columns of each row; nil: all.
   @_specialize(where Element == Float)
   @_specialize(where Element == Double)
   package func softmaxRows(
-    rowCount: Int, columnCount: Int, scores: MutablePointer, stride: Int, begin: UnsafePointer<Int64>?,
-    end: UnsafePointer<Int64>?, maximum: MutablePointer, sum: MutablePointer, rescale: MutablePointer
+    rowCount: Int, columnCount: Int, scores: MutablePointer, stride: Int, begin: Pointer?, end: Pointer?,
+    maximum: MutablePointer, sum: MutablePointer, rescale: MutablePointer
   ) {
     var arguments = attn_softmax_rows(
       row_count: rowCount, column_count: columnCount, stride: stride, scores: scores, begin: begin, end: end,
@@ -81,21 +86,25 @@ extension Kernels {
       row_count: query.rowCount, key_count: key.rowCount, width: key.columnCount,
       rows: UnsafeMutableRawPointer(mutating: query.base), row_stride: query.rowStride, key: key.base,
       key_stride: key.rowStride, next: key.next, stored: key.stored, scores: scores, score_stride: stride,
-      factor: factor.asDouble)
+      factor: factor.asDouble, first_index: 0)
     table.pointee.dot_rows(&arguments)
   }
 
   /// result[R, Ev] += weights[R, N] · V[N, Ev], for a few rows. Columns of both are contiguous.
+  ///
+  /// A sum begins at every 32nd key, counted from `firstIndex` for the first one.
   @_specialize(where Element == Float)
   @_specialize(where Element == Double)
   package func accumulateRows(
-    weights: StridedMatrix<Element>, value: StoredMatrix<Element>, into result: MutablePointer, stride: Int
+    weights: StridedMatrix<Element>, value: StoredMatrix<Element>, firstIndex: Int, into result: MutablePointer,
+    stride: Int
   ) {
     assert((weights.columnStride == 1 || value.rowCount <= 1) && (value.columnStride == 1 || value.columnCount <= 1))
     var arguments = attn_row_product(
       row_count: weights.rowCount, key_count: value.rowCount, width: value.columnCount, rows: result,
       row_stride: stride, key: value.base, key_stride: value.rowStride, next: value.next, stored: value.stored,
-      scores: UnsafeMutableRawPointer(mutating: weights.base), score_stride: weights.rowStride, factor: 1)
+      scores: UnsafeMutableRawPointer(mutating: weights.base), score_stride: weights.rowStride, factor: 1,
+      first_index: firstIndex)
     table.pointee.accumulate_rows(&arguments)
   }
 }

@@ -55,7 +55,7 @@ typedef enum attn_type { attn_type_f32 = 0, attn_type_f64 = 1 } attn_type;
 typedef struct attn_softmax_rows {
   ptrdiff_t row_count, column_count, stride;
   void *scores; // [row_count, column_count], scores in, weights out
-  const int64_t *_Nullable begin, *_Nullable end; // [row_count]; NULL: every column is attended
+  const void *_Nullable begin, *_Nullable end; // [row_count] whole numbers; NULL: every column is attended
   void *maximum, *sum, *rescale; // [row_count]
 } attn_softmax_rows;
 
@@ -67,6 +67,9 @@ typedef struct attn_softmax_lanes {
   const void *_Nullable begin, *_Nullable end; // [lanes] whole numbers: attended keys; NULL: all
   void *maximum, *sum, *rescale; // [lanes]
   const void *_Nullable new_maximum; // [lanes], where the scores' maxima are known, raised to them; NULL: they are looked for
+  // Beside `begin` and `new_maximum`: keys that every lane attends to, the only ones whose maxima are known. The others' are
+  // looked for.
+  ptrdiff_t common_begin, common_end;
 } attn_softmax_lanes;
 
 // Functions of one number.
@@ -84,7 +87,8 @@ typedef struct attn_ahead {
 } attn_ahead;
 
 // One product of a panel: c[row_count, lanes] = c·rescale + a[row_count, depth]·b[depth, lanes], or a·b + addendᵀ.
-// One of a's two strides must be 1.
+// One of a's two strides must be 1. Each element is summed from the first step of the depth to the last, so its bits do not
+// depend on the other rows, lanes or steps of weight 0.
 typedef struct attn_product {
   ptrdiff_t vector_count, row_count, depth;
   const void *a;
@@ -94,6 +98,8 @@ typedef struct attn_product {
   void *c;
   ptrdiff_t c_stride;
   const void *_Nullable rescale; // [lanes]; NULL: c is only written
+  // Sums start from c instead of 0: a product that is cut along its depth has the bits of the whole. Excludes rescale.
+  bool continues;
   // What is done to each c after it: f(c + bias).
   const void *_Nullable bias; // [lanes]; NULL: none
   attn_activation activation;
@@ -120,7 +126,7 @@ typedef struct attn_layer_norm {
 // One product of a few rows:
 //   dot_rows:         scores[row_count, key_count] = factor · rows[row_count, width]·key[key_count, width]ᵀ,
 //   accumulate_rows:  rows[row_count, width] += scores[row_count, key_count]·key[key_count, width],
-// `key` being the values. Elements of a row are contiguous. Keys, or values, may be of two bytes each: float only.
+// `key` being the values; a sum of them begins at every 32nd key, counted from `first_index` for the first one. Elements of a row are contiguous. Keys, or values, may be of two bytes each: float only.
 typedef enum attn_stored { attn_stored_native = 0, attn_stored_ieee = 1, attn_stored_brain = 2 } attn_stored;
 
 typedef struct attn_row_product {
@@ -134,6 +140,7 @@ typedef struct attn_row_product {
   void *scores;
   ptrdiff_t score_stride;
   double factor;
+  ptrdiff_t first_index;
 } attn_row_product;
 
 // Rows into lanes: y[column, row] = f(rows[row][column]); lanes up to a whole vector repeat the last row.
@@ -201,6 +208,10 @@ typedef struct attn_kernels {
   void (*unpack)(const attn_unpack *);
   void (*multiply)(const attn_product *);
   void (*softmax_lanes)(const attn_softmax_lanes *);
+  // y[row_count, lanes] = y·rescale + x: x is a sum that was computed by itself.
+  void (*add_rescaled)(
+      ptrdiff_t vector_count, ptrdiff_t row_count, void *y, ptrdiff_t y_stride, const void *rescale, const void *x,
+      ptrdiff_t x_stride);
   // x = cap·tanh(x / cap).
   void (*softcap)(ptrdiff_t count, void *x, double cap);
   void (*distance_lanes)(const attn_distance *);

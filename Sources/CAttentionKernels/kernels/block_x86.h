@@ -38,11 +38,7 @@
 #define COLUMNS_6_BY_2(a, b) \
   STEP_6_BY_2(b, ELEMENTS(0) a, ELEMENTS(1) a, ELEMENTS(2) a, ELEMENTS(3) a, ELEMENTS(4) a, ELEMENTS(5) a)
 
-#define ZERO(i, v) "vxorps %[sum" #i #v "], %[sum" #i #v "], %[sum" #i #v "]\n\t"
-#define ZERO_2(i) ZERO(i, 0) ZERO(i, 1)
-#define ZERO_4_BY_3 ZERO_2(0) ZERO(0, 2) ZERO_2(1) ZERO(1, 2) ZERO_2(2) ZERO(2, 2) ZERO_2(3) ZERO(3, 2)
-#define ZERO_6_BY_2 ZERO_2(0) ZERO_2(1) ZERO_2(2) ZERO_2(3) ZERO_2(4) ZERO_2(5)
-#define SUM(i, v) [sum##i##v] "=&x"(sum[i][v])
+#define SUM(i, v) [sum##i##v] "+&x"(sum[i][v])
 #define SUM_2(i) SUM(i, 0), SUM(i, 1)
 #define SUM_4_BY_3 SUM_2(0), SUM(0, 2), SUM_2(1), SUM(1, 2), SUM_2(2), SUM(2, 2), SUM_2(3), SUM(3, 2)
 #define SUM_6_BY_2 SUM_2(0), SUM_2(1), SUM_2(2), SUM_2(3), SUM_2(4), SUM_2(5)
@@ -50,7 +46,6 @@
 // Four steps at a time, then one.
 #define BLOCK(shape, four, one, skip_four, skip_one)                                   \
   __asm__ volatile(                                                                    \
-      ZERO_##shape                                                                     \
       "test %[fours], %[fours]\n\t"                                                    \
       "jz 2f\n\t"                                                                      \
       ".p2align 5\n"                                                                   \
@@ -78,7 +73,7 @@
   BLOCK(shape, COLUMNS_##shape(A0, B0) COLUMNS_##shape(A1, B1) COLUMNS_##shape(A2, B2) COLUMNS_##shape(A3, B3),       \
         COLUMNS_##shape(A0, B0), "lea (%[a],%[a_stride],4), %[a]\n\t", "add %[a_stride], %[a]\n\t")
 
-// sum = a·b of 4 rows by 3 vectors, or 6 by 2. One of A's strides is 1.
+// sum += a·b of 4 rows by 3 vectors, or 6 by 2. One of A's strides is 1.
 static inline INLINE void NAME(multiply_block)(
     const int vectors, V sum[][PRODUCT_PANEL], ptrdiff_t depth, const T *a, ptrdiff_t row_stride, ptrdiff_t column_stride,
     const T *b, ptrdiff_t b_stride) {
@@ -114,10 +109,6 @@ static inline INLINE void NAME(multiply_block)(
 #undef ROWS_6_BY_2
 #undef COLUMNS_4_BY_3
 #undef COLUMNS_6_BY_2
-#undef ZERO
-#undef ZERO_2
-#undef ZERO_4_BY_3
-#undef ZERO_6_BY_2
 #undef SUM
 #undef SUM_2
 #undef SUM_4_BY_3

@@ -41,16 +41,20 @@ static inline INLINE void NAME(multiply_step)(
 static inline INLINE void NAME(multiply_rows)(
     const int rows, const int vectors, ptrdiff_t depth, const T *a, ptrdiff_t row_stride, ptrdiff_t column_stride,
     const T *b, ptrdiff_t b_stride, T *c, ptrdiff_t c_stride, const T *rescale, T *maximum, const char *next,
-    ptrdiff_t next_pitch, NAME(addend) *addend, const T *ready) {
+    ptrdiff_t next_pitch, NAME(addend) *addend, const T *ready, const bool continues) {
   V sum[16][PRODUCT_PANEL];
+  if (continues)
+    UNROLL for (int i = 0; i < rows; i++)
+      UNROLL for (int v = 0; v < vectors; v++) sum[i][v] = NAME(load)(c + i * c_stride + v * LANES);
+  else
+    UNROLL for (int i = 0; i < rows; i++)
+      UNROLL for (int v = 0; v < vectors; v++) sum[i][v] = (V){};
 #ifdef BLOCK_IN_ASSEMBLY
   if (vectors > 1 && rows == ROWS(vectors)) {
     NAME(multiply_block)(vectors, sum, depth, a, row_stride, column_stride, b, b_stride);
   } else
 #endif
   {
-    UNROLL for (int i = 0; i < rows; i++)
-      UNROLL for (int v = 0; v < vectors; v++) sum[i][v] = (V){};
     const bool is_by_rows = column_stride == 1;
     const attn_strides step = attn_strides_of(b_stride * (ptrdiff_t)sizeof(T));
     const attn_strides far = attn_strides_of((is_by_rows ? row_stride : column_stride) * (ptrdiff_t)sizeof(T));
@@ -118,7 +122,7 @@ static inline INLINE void NAME(multiply_panel)(
   const ptrdiff_t row_count = p->row_count, depth = p->depth, b_stride = p->b_stride, c_stride = p->c_stride;
   const T *a = p->a, *b = p->b, *rescale = p->rescale;
   T *c = p->c, *maximum = p->maximum;
-  const bool is_finished = p->bias || p->activation != attn_activation_none;
+  const bool is_finished = p->bias || p->activation != attn_activation_none, continues = p->continues;
   // The last of what is wanted next is spread, if it can be.
   attn_ahead next[2] = {p->next[0], p->next[1]};
   attn_spread spread = {0};
@@ -134,7 +138,7 @@ static inline INLINE void NAME(multiply_panel)(
     const T *ready = addend ? NAME(ready_rows)(addend, i, i + (rows)) : NULL;                             \
     NAME(multiply_rows)(                                                                                  \
         rows, vectors, depth, a, row_stride, column_stride, b, b_stride, c, c_stride, rescale, maximum,   \
-        line, pitch, addend, ready);                                                                      \
+        line, pitch, addend, ready, continues);                                                           \
     /* While it is in the first-level cache. */                                                           \
     if (is_finished) NAME(finish)(p->activation, rows, vectors * LANES, c, c_stride, p->bias);            \
     if (has_rows) NAME(prefetch)(next, i, i + (rows), row_count);                                         \
@@ -237,7 +241,14 @@ static inline INLINE void NAME(softmax_panel)(const int vectors, const attn_soft
   UNROLL for (int v = 0; v < vectors; v++) most[v] = NAME(load)(known + v * LANES);
   T *scores = p->scores;
   if (begin) {
+    // Where the maximum is known, keys that every lane attends to are passed over.
+    const ptrdiff_t common = p->new_maximum ? p->common_end - p->common_begin : 0;
     for (ptrdiff_t key = 0; key < p->key_count; key++, scores += p->stride) {
+      if (common && key == p->common_begin) {
+        key += common;
+        scores += common * p->stride;
+        if (key == p->key_count) break;
+      }
       V index = (V)(T)key;
       UNROLL for (int v = 0; v < vectors; v++) {
         V score = NAME(load)(scores + v * LANES);
@@ -269,6 +280,19 @@ static inline INLINE void NAME(softmax_panel)(const int vectors, const attn_soft
   for (; key < p->key_count; key++, scores += stride) NAME(weigh)(1, vectors, scores, stride, shift, added);
   UNROLL for (int v = 0; v < vectors; v++)
     NAME(store)(sum + v * LANES, NAME(load)(sum + v * LANES) + added[v]);
+}
+
+// y = y·rescale + x, as a product that is not cut would have added x.
+static void NAME(add_rescaled)(
+    ptrdiff_t vector_count, ptrdiff_t row_count, void *results, ptrdiff_t stride, const void *factors, const void *sums,
+    ptrdiff_t sum_stride) {
+  const T *rescale = factors;
+  for (ptrdiff_t row = 0; row < row_count; row++) {
+    T *y = (T *)results + row * stride;
+    const T *x = (const T *)sums + row * sum_stride;
+    for (ptrdiff_t i = 0; i < vector_count * LANES; i += LANES)
+      NAME(store)(y + i, FMA(NAME(load)(y + i), NAME(load)(rescale + i), NAME(load)(x + i)));
+  }
 }
 
 static void NAME(softmax_lanes)(const attn_softmax_lanes *p) {

@@ -157,7 +157,7 @@ static void NAME(dot_rows)(const attn_row_product *p) { BY_STORED(NAME(dot_store
 // Vectors of columns that are summed at once for some rows: what fills the registers. Two rows by 4 vectors with AVX2, twice
 // over for four rows, took 1.45 of the time.
 #define WIDE(rows) ((rows) == 1 ? 8 : (ACCUMULATORS < 24 ? 12 : 16) / (rows))
-// Keys whose values stay in the first-level cache from the first rows to the last.
+// Keys whose weighted values are one sum, and whose values stay in the first-level cache from the first rows to the last.
 #define NEAR 32
 
 // result[rows, columns] += weights[rows, keys]·value[keys, columns] for up to `vectors` vectors of columns,
@@ -221,8 +221,10 @@ static inline INLINE void NAME(accumulate_columns)(
 }
 
 static inline INLINE void NAME(accumulate_stored_rows)(const attn_stored stored, const attn_row_product *p) {
-  for (ptrdiff_t key = 0; key < p->key_count; key += NEAR) {
-    const ptrdiff_t count = p->key_count - key < NEAR ? p->key_count - key : NEAR;
+  // The first sum is as much shorter as keys are missing before it, so that the others begin where they always do.
+  ptrdiff_t length = NEAR - (ptrdiff_t)((size_t)p->first_index % NEAR);
+  for (ptrdiff_t key = 0; key < p->key_count; key += length, length = NEAR) {
+    const ptrdiff_t count = p->key_count - key < length ? p->key_count - key : length;
     ptrdiff_t row = 0;
     for (; row + 4 <= p->row_count; row += 4) NAME(accumulate_columns)(stored, 4, p, row, key, count);
     for (; row + 2 <= p->row_count; row += 2) NAME(accumulate_columns)(stored, 2, p, row, key, count);

@@ -127,10 +127,11 @@ static bool NAME(holds_nan)(ptrdiff_t count, const T *x) {
 
 static void NAME(softmax_rows)(const attn_softmax_rows *tile) {
   T *maximum = tile->maximum, *sum = tile->sum, *rescale = tile->rescale;
+  const T *begins = tile->begin, *ends = tile->end;
   for (ptrdiff_t row = 0; row < tile->row_count; row++) {
     T *scores = (T *)tile->scores + row * tile->stride;
-    ptrdiff_t begin = tile->begin ? tile->begin[row] : 0;
-    ptrdiff_t end = tile->end ? tile->end[row] : tile->column_count;
+    ptrdiff_t begin = begins ? (ptrdiff_t)begins[row] : 0;
+    ptrdiff_t end = ends ? (ptrdiff_t)ends[row] : tile->column_count;
     if (begin > 0) __builtin_memset(scores, 0, begin * sizeof(T));
     if (end < tile->column_count) __builtin_memset(scores + end, 0, (tile->column_count - end) * sizeof(T));
     T old = maximum[row];

@@ -18,6 +18,7 @@ const attn_kernels NAME(kernels) = {
     .unpack = NAME(unpack),
     .multiply = NAME(multiply),
     .softmax_lanes = NAME(softmax_lanes),
+    .add_rescaled = NAME(add_rescaled),
     .softcap = NAME(softcap),
     .distance_lanes = NAME(distance_lanes),
     .distance_rows = NAME(distance_rows),

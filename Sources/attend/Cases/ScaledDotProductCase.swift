@@ -72,7 +72,7 @@ struct ScaledDotProductCase: ConformanceCase {
 
   func plan(context: AttentionContext) throws -> String? {
     let problem = try AttentionProblem(query: query, key: key, value: value, mask: mask, scale: scale)
-    return try problem.plan(context: context).description
+    return try problem.plans(context: context).map(\.description).joined(separator: "; ")
   }
 
   func tolerance(of name: String, expected _: Tensor<Float>) throws -> Tolerance {

@@ -1,0 +1,130 @@
+internal import AttentionTensors
+
+/// What a pass over the keys of a tile takes care of beside the ordinary.
+///
+/// Both cases are rare and leave a trace: a result that is not finite. So a tile is computed without care first.
+struct TileCare {
+  /// Hazard: a masked key has weight 0, but 0·NaN is NaN. Values that are not finite are left out of the product where some
+  /// row does not attend to them, and added to those rows that do.
+  var leavesOutHazards = false
+  /// Hazard: Σ exp(score − maximum) · value overflows where the values are large: see ``NormalizedRows``.
+  var normalizesWeights = false
+}
+
+extension ForwardPass {
+  /// Computes a tile again whose result is not finite, with care, until it is finite or nothing is left to be taken care of.
+  ///
+  /// Each row has the bits that it has where no other row needs care.
+  @inline(never)
+  func attendAgain(_ tile: QueryTile, in keys: Range<Int>) {
+    var care = TileCare()
+    if call.schedule.isHiding && !hasFiniteValues(tile, in: keys) {
+      care.leavesOutHazards = true
+      attend(tile, in: keys, care)
+      if tiles.hasFiniteResult(tile) { return }
+    }
+    care.normalizesWeights = true
+    attend(tile, in: keys, care)
+  }
+
+  private func hasFiniteValues(_ tile: QueryTile, in keys: Range<Int>) -> Bool {
+    var isFinite = true
+    call.forEachKeyTile(tile, in: keys) { keyTile in
+      isFinite = isFinite && call.isFinite(tiles.values(tile, keyTile.keys, keyTile.set, isNative: true).native)
+    }
+    return isFinite
+  }
+
+  // MARK: Values that are not finite
+
+  /// Softmax and accumulation of a block in which some row does not attend to some key, and some value is not finite.
+  func accumulateWithoutHazards(
+    _ block: Block<Element>, _ cut: BlockCut?, _ tile: QueryTile, _ value: StridedMatrix<Element>,
+    _ maximum: ScoreMaximum, _ care: TileCare
+  ) {
+    // Functions of scores forbid by −inf, which the softmax replaces by a weight.
+    var forbidden: Set<Int> = []
+    if !call.schedule.functions.isEmpty {
+      for row in block.rows {
+        for key in block.keys where block.scores[block.place(row: row, key: key)] == -.infinity {
+          forbidden.insert(block.place(row: row, key: key))
+        }
+      }
+    }
+    tiles.softmax(block, tile, cut, maximum)
+    if care.normalizesWeights { normalizeWeights(block) }
+    let finite = withoutHazards(value)
+    tiles.accumulate(block, cut, StoredMatrix(finite))
+    for index in 0..<value.rowCount where !call.isFinite(value.rows(index..<index + 1)) {
+      let key = block.keys.lowerBound + index
+      let source = value.base + index * value.rowStride
+      tile.forEachRow(block.rows) { row, head, query in
+        let place = block.place(row: row, key: key)
+        if forbidden.contains(place) || !attends(block.set, tile, head: head, query: query, key: key) { return }
+        let weight = block.scores[place]
+        let (result, stride) = tiles.result(ofRow: row, group: block.group)
+        for column in 0..<value.columnCount { result[column * stride] += weight * source[column * value.columnStride] }
+      }
+    }
+  }
+
+  /// A copy in which the rows of values that are not finite are 0.
+  private func withoutHazards(_ value: StridedMatrix<Element>) -> StridedMatrix<Element> {
+    // OpenBLAS has other kernels, which round otherwise, for matrices that lie column by column: the copy lies as they do.
+    let isTransposed = value.columnStride != 1 && value.rowStride == 1
+    let target = tiles.memory.finiteValue
+    let copy = isTransposed ? value.transposed.pack(into: target).transposed : value.pack(into: target)
+    for row in 0..<copy.rowCount where !call.isFinite(copy.rows(row..<row + 1)) {
+      for column in 0..<copy.columnCount { target[row * copy.rowStride + column * copy.columnStride] = 0 }
+    }
+    return copy
+  }
+
+  /// Whether the value of a key reaches a query through the weight that it has in one interval set.
+  private func attends(_ set: IntervalSet, _ tile: QueryTile, head: Int, query: Int, key: Int) -> Bool {
+    set.intervals[tile.batch, query].contains(key)
+      && (!set.isMasked || call.schedule.allows(batch: tile.batch, head: head, query: query, key: key))
+  }
+
+  // MARK: Sums that overflow
+
+  /// Takes the rows whose result is not finite though their sum is.
+  func findNormalizedRows(_ tile: QueryTile) {
+    let memory = tiles.memory
+    forEachResult(tile) { row, result, stride in
+      let isFinite = (0..<call.shape.valueWidth).allSatisfy { result[$0 * stride].isFinite }
+      memory.normalized.take(row, maximum: memory.maximum[row], sum: memory.sum[row], isFinite: isFinite)
+    }
+  }
+
+  /// weights ← weights · their row's factor.
+  func normalizeWeights(_ block: Block<Element>) {
+    let normalized = tiles.memory.normalized
+    for row in block.rows where normalized.contains(row) {
+      for key in block.keys { block.scores[block.place(row: row, key: key)] *= normalized.factor[row] }
+    }
+  }
+
+  /// Their result is half of the mean already.
+  func finishNormalizedRows(_ tile: QueryTile) {
+    let memory = tiles.memory
+    forEachResult(tile) { row, result, stride in
+      if !memory.normalized.contains(row) { return }
+      memory.factor[row] = NormalizedRows<Element>.meanFactor
+      for column in 0..<call.shape.valueWidth {
+        result[column * stride] = NormalizedRows.saturated(result[column * stride])
+      }
+    }
+  }
+
+  private func forEachResult(
+    _ tile: QueryTile, _ body: (_ row: Int, _ result: UnsafeMutablePointer<Element>, _ columnStride: Int) -> Void
+  ) {
+    tiles.forEachGroup(tile, isRagged: false) { group in
+      for row in group {
+        let (result, stride) = tiles.result(ofRow: row, group: group)
+        body(row, result, stride)
+      }
+    }
+  }
+}

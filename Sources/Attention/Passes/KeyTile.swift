@@ -1,0 +1,95 @@
+/// Some keys of one interval set, which are read together.
+struct KeyTile {
+  let keys: Range<Int>
+  let set: IntervalSet
+  /// Where the first key stands in its sequence.
+  let firstIndex: Int
+  /// The first key that a split begins with, if these are its first ones; nil for a sequence's first split, which goes on with
+  /// what is before.
+  let splitStart: Int?
+
+  /// Some of its keys.
+  func part(_ keys: Range<Int>) -> KeyTile {
+    KeyTile(
+      keys: keys, set: set, firstIndex: firstIndex + keys.lowerBound - self.keys.lowerBound, splitStart: splitStart)
+  }
+}
+
+extension AttentionCall {
+  /// Calls `body` for every tile of keys of a range that the mask leaves to some query of `tile`.
+  ///
+  /// In order of the keys; each lies in one interval set, and in memory row after row. Tiles end where a multiple of their length
+  /// is reached in their sequence, and so do splits: which keys of a row are in one tile depends neither on other rows nor on
+  /// what else is in the batch.
+  func forEachKeyTile(_ tile: QueryTile, in range: Range<Int>, _ body: (KeyTile) -> Void) {
+    func union(_ set: IntervalSet) -> Range<Int> {
+      set.intervals.union(batch: tile.batch, queries: tile.queries).clamped(to: range)
+    }
+    let first = union(schedule.firstSet)
+    var position = range.lowerBound
+    var (lastSequence, lastSplit) = (0, 0)
+    while true {
+      var low = Int.max
+      func find(_ union: Range<Int>) {
+        if union.upperBound > position && !union.isEmpty { low = min(low, max(union.lowerBound, position)) }
+      }
+      find(first)
+      for set in schedule.otherSets { find(union(set)) }
+      if low == .max { return }
+      let sequence = schedule.origins.sequence(ofKey: low, batch: tile.batch)
+      let index = low - sequence.lowerBound
+      // Division is slow enough to be seen in small heads.
+      let keyTile = index < plan.keyTileLength ? 0 : index / plan.keyTileLength
+      var end = min(sequence.upperBound, sequence.lowerBound + (keyTile + 1) * plan.keyTileLength)
+      end = value.end(ofRunFrom: low, limit: key.end(ofRunFrom: low, limit: end))
+      let split = index < plan.splitLength ? 0 : index / plan.splitLength
+      let beginsSplit =
+        (split > 0 || schedule.origins.isTrailing(low)) && (sequence.lowerBound, split) != (lastSequence, lastSplit)
+      var splitStart = beginsSplit ? low : nil
+      (lastSequence, lastSplit) = (sequence.lowerBound, split)
+      func visit(_ set: IntervalSet, _ union: Range<Int>) {
+        let keys = union.clamped(to: low..<end)
+        if keys.isEmpty { return }
+        body(
+          KeyTile(keys: keys, set: set, firstIndex: keys.lowerBound - sequence.lowerBound, splitStart: splitStart))
+        splitStart = nil
+      }
+      visit(schedule.firstSet, first)
+      for set in schedule.otherSets { visit(set, union(set)) }
+      position = end
+    }
+  }
+}
+
+extension MaskSchedule {
+  /// The splits into which the keys of some queries fall, beside those that every query attends to; nil where there are no such
+  /// keys.
+  private func splits(batch: Int, queries: Range<Int>, length: Int) -> (first: Int, last: Int, origin: Int)? {
+    var (low, high) = (Int.max, 0)
+    forEachSet { set in
+      let union = set.intervals.union(batch: batch, queries: queries)
+      if !set.isMasked || union.isEmpty { return }
+      (low, high) = (min(low, union.lowerBound), max(high, union.upperBound))
+    }
+    if low >= high { return nil }
+    let origin = origins.sequence(ofKey: low, batch: batch).lowerBound
+    return ((low - origin) / length, (high - 1 - origin) / length, origin)
+  }
+
+  /// How many splits the keys of some queries fall into, where a row of keys is one sequence.
+  func splitCount(batch: Int, queries: Range<Int>, length: Int) -> Int {
+    let own = splits(batch: batch, queries: queries, length: length).map { $0.last - $0.first + 1 } ?? 0
+    return own + (origins.trailing.isEmpty ? 0 : 1)
+  }
+
+  /// The keys of one of these splits.
+  func split(_ index: Int, batch: Int, queries: Range<Int>, length: Int) -> Range<Int> {
+    guard let own = splits(batch: batch, queries: queries, length: length) else {
+      return index == 0 ? origins.trailing : 0..<0
+    }
+    let number = own.first + index
+    if number > own.last { return number == own.last + 1 ? origins.trailing : 0..<0 }
+    let low = own.origin + number * length
+    return low..<min(low + length, max(low, origins.trailing.lowerBound))
+  }
+}

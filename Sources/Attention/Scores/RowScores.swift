@@ -1,0 +1,69 @@
+internal import AttentionTensors
+
+/// Scores whose keys run along the vectors: `[rows, keys]`.
+struct RowScores<Element: AttentionElement>: ScoreLayout {
+  let call: AttentionCall<Element>
+  let memory: ModifierMemory<Element>
+
+  func softcap(_ block: Block<Element>, _ cap: Element) {
+    for row in 0..<block.rows.count {
+      call.kernels.softcap(block.keys.count, block.scores + row * block.rowStride, cap)
+    }
+  }
+
+  func subtractDistances(_ block: Block<Element>) {
+    call.kernels.subtractDistances(
+      rowCount: block.rows.count, keyCount: block.keys.count, rows: block.scores, stride: block.rowStride,
+      slope: memory.slope, position: memory.position)
+  }
+
+  static var findsMaximum: Bool { false }
+
+  func add(_ bias: Operand, to block: Block<Element>, _ tile: QueryTile, maximum _: UnsafeMutablePointer<Element>?) {
+    forEachRow(block, tile) { head, query, keys, scores in
+      let source = bias.row(batch: tile.batch, head: head, index: query, from: keys.lowerBound)
+      if bias.half == nil && bias.widthStride == 1 {
+        call.kernels.addBias(keys.count, scores, source.assumingMemoryBound(to: Element.self))
+      } else {
+        bias.copyRow(call.kernels, count: keys.count, from: source, to: memory.converted)
+        call.kernels.addBias(keys.count, scores, memory.converted)
+      }
+    }
+  }
+
+  func hide(_ boolean: Operand, in block: Block<Element>, _ tile: QueryTile, maximum _: UnsafeMutablePointer<Element>?)
+  {
+    forEachRow(block, tile) { head, query, keys, scores in
+      var source = boolean.row(batch: tile.batch, head: head, index: query, from: keys.lowerBound)
+      if boolean.widthStride != 1 {
+        copyStridedRow(
+          count: keys.count, elementByteCount: 1, from: source, stride: boolean.widthStride, to: memory.flags, stride: 1
+        )
+        source = UnsafeRawPointer(memory.flags)
+      }
+      call.kernels.mask(keys.count, scores, source.assumingMemoryBound(to: UInt8.self))
+    }
+  }
+
+  func hide(_ mask: BlockMask, in block: Block<Element>, _ tile: QueryTile) {
+    forEachRow(block, tile) { head, query, keys, scores in
+      mask.forEachColumn(of: keys) { column, part in
+        call.kernels.mask(
+          part.count, scores + (part.lowerBound - keys.lowerBound),
+          mask.row(batch: tile.batch, head: head, query: query, column: column)
+            + (part.lowerBound - column * mask.blockLength))
+      }
+    }
+  }
+
+  /// Calls `body` for every row with the keys that it attends to and their scores.
+  private func forEachRow(
+    _ block: Block<Element>, _ tile: QueryTile,
+    _ body: (_ head: Int, _ query: Int, _ keys: Range<Int>, _ scores: UnsafeMutablePointer<Element>) -> Void
+  ) {
+    tile.forEachRow(block.rows) { row, head, query in
+      let keys = block.keys(ofQuery: query, batch: tile.batch)
+      if !keys.isEmpty { body(head, query, keys, block.scores + block.place(row: row, key: keys.lowerBound)) }
+    }
+  }
+}

@@ -1,0 +1,52 @@
+internal import AttentionBLAS
+internal import AttentionTensors
+
+extension AttentionCall {
+  /// Some keys or values in place if `isReadable`, else packed row by row: 0 for keys of blocks that no row attends to, which are
+  /// not read.
+  func matrix(
+    _ operand: Operand, _ tile: QueryTile, _ keys: Range<Int>, _ set: IntervalSet, width: Int,
+    packedAt pack: UnsafeMutablePointer<Element>, unless isReadable: (StridedMatrix<Element>) -> Bool
+  ) -> StridedMatrix<Element> {
+    let row = operand.row(batch: tile.batch, head: tile.keyValueHead, index: keys.lowerBound)
+    let matrix = StridedMatrix(
+      base: row.assumingMemoryBound(to: Element.self), rowCount: keys.count, columnCount: width,
+      rowStride: operand.lengthStride, columnStride: operand.widthStride)
+    if operand.half == nil, isReadable(matrix) { return matrix }
+    func packRows(_ rows: Range<Int>) {
+      let target = pack + rows.lowerBound * width
+      if operand.half == nil {
+        _ = matrix.rows(rows).pack(into: target)
+        return
+      }
+      for (place, i) in rows.enumerated() {
+        operand.copyRow(
+          kernels, count: width, from: row + i * operand.lengthStride * operand.elementByteCount,
+          to: target + place * width)
+      }
+    }
+    if schedule.blocks.isEmpty || !set.isMasked {
+      packRows(0..<keys.count)
+    } else {
+      pack.update(repeating: 0, count: keys.count * width)
+      schedule.forEachBlockRun(batch: tile.batch, heads: tile.heads, queries: tile.queries, keys: keys) { run, _ in
+        packRows(run.lowerBound - keys.lowerBound..<run.upperBound - keys.lowerBound)
+      }
+    }
+    return StridedMatrix(
+      base: pack, rowCount: keys.count, columnCount: width, rowStride: width, columnStride: 1)
+  }
+
+  func isFinite(_ matrix: StridedMatrix<Element>) -> Bool {
+    if matrix.rowCount == 0 || matrix.columnCount == 0 { return true }
+    if matrix.columnStride == 1 && matrix.rowStride == matrix.columnCount {
+      return kernels.isFinite(matrix.rowCount * matrix.columnCount, matrix.base)
+    }
+    // Whole rows are contiguous, also those of one element; else it is the columns.
+    if matrix.columnStride == 1 || matrix.columnCount == 1 {
+      return (0..<matrix.rowCount).allSatisfy { kernels.isFinite(matrix.columnCount, matrix.rows($0..<$0 + 1).base) }
+    }
+    assert(matrix.rowStride == 1 || matrix.rowCount == 1)
+    return (0..<matrix.columnCount).allSatisfy { kernels.isFinite(matrix.rowCount, matrix.columns($0..<$0 + 1).base) }
+  }
+}

@@ -1,0 +1,97 @@
+internal import AttentionTensors
+
+/// Some rows of a tile by some keys of one interval set: scores that are computed at once, and where they lie.
+struct Block<Element: AttentionElement> {
+  /// Rows of the tile.
+  let rows: Range<Int>
+  let keys: Range<Int>
+  let set: IntervalSet
+  /// True if a row may attend to a part of the keys only.
+  let isRagged: Bool
+  /// True if block masks forbid some of these keys to some row.
+  let hasBlocks: Bool
+  /// Where the first key stands in its sequence.
+  let firstIndex: Int
+  /// The rows that are computed together, of which these are all or some.
+  let group: Range<Int>
+  /// The score of row r and key k: `scores[(r − rows.lowerBound) · rowStride + (k − keys.lowerBound) · keyStride]`.
+  let scores: UnsafeMutablePointer<Element>
+  let rowStride: Int
+  let keyStride: Int
+
+  /// A part of it.
+  func part(rows: Range<Int>, keys: Range<Int>, isRagged: Bool) -> Block {
+    Block(
+      rows: rows, keys: keys, set: set, isRagged: isRagged, hasBlocks: hasBlocks,
+      firstIndex: firstIndex + keys.lowerBound - self.keys.lowerBound, group: group,
+      scores: scores + (rows.lowerBound - self.rows.lowerBound) * rowStride
+        + (keys.lowerBound - self.keys.lowerBound) * keyStride,
+      rowStride: rowStride, keyStride: keyStride)
+  }
+
+  func place(row: Int, key: Int) -> Int {
+    (row - rows.lowerBound) * rowStride + (key - keys.lowerBound) * keyStride
+  }
+
+  /// The keys of the block that a query attends to, as far as its interval tells.
+  func keys(ofQuery query: Int, batch: Int) -> Range<Int> {
+    isRagged ? set.intervals[batch, query].clamped(to: keys) : keys
+  }
+}
+
+/// How a block is cut where an edge of the mask crosses it.
+///
+/// Strips of a few rows each have the keys that some of their rows attend to. The keys that all rows of the block attend to
+/// are computed for all strips at once, those before and after for each strip by itself.
+struct BlockCut {
+  /// The keys that every row of the block attends to; may be empty.
+  let common: Range<Int>
+  /// Of each strip, the keys that some row attends to; empty, or around `common`.
+  let strips: UnsafePointer<Range<Int>>
+  let stripLength: Int
+
+  /// Calls `body` for each strip with its rows and keys, empty ones left out.
+  func forEachStrip<Element>(
+    of block: Block<Element>, _ body: (_ rows: Range<Int>, _ keys: Range<Int>) -> Void
+  ) {
+    var index = 0
+    var row = block.rows.lowerBound
+    while row < block.rows.upperBound {
+      let end = min(row + stripLength, block.rows.upperBound)
+      if !strips[index].isEmpty { body(row..<end, strips[index]) }
+      row = end
+      index += 1
+    }
+  }
+
+  /// The keys of a strip before those that all rows attend to, or all of them where there are none such.
+  func edgeBefore(_ keys: Range<Int>) -> Range<Int> {
+    common.isEmpty ? keys : keys.lowerBound..<common.lowerBound
+  }
+
+  /// The keys of a strip after those that all rows attend to.
+  func edgeAfter(_ keys: Range<Int>) -> Range<Int> {
+    common.isEmpty ? keys.upperBound..<keys.upperBound : common.upperBound..<keys.upperBound
+  }
+
+  /// True if some strip has keys before those that all rows attend to.
+  func hasEdgeBefore<Element>(of block: Block<Element>) -> Bool {
+    var result = false
+    forEachStrip(of: block) { _, keys in result = result || !edgeBefore(keys).isEmpty }
+    return result
+  }
+
+  /// Calls `body` for the parts that are computed at once: for each row, its keys in order.
+  func forEachPart<Element>(of block: Block<Element>, _ body: (Block<Element>) -> Void) {
+    forEachStrip(of: block) { rows, keys in
+      let edge = edgeBefore(keys)
+      if !edge.isEmpty { body(block.part(rows: rows, keys: edge, isRagged: true)) }
+    }
+    if common.isEmpty { return }
+    body(block.part(rows: block.rows, keys: common, isRagged: false))
+    forEachStrip(of: block) { rows, keys in
+      let edge = edgeAfter(keys)
+      if !edge.isEmpty { body(block.part(rows: rows, keys: edge, isRagged: true)) }
+    }
+  }
+}

@@ -1,0 +1,80 @@
+internal import AttentionBLAS
+internal import AttentionTensors
+
+/// The two products of a tile whose queries are rows.
+///
+/// R rows (queries), N keys, E width, Ev width of values.
+protocol RowProducts {
+  associatedtype Element: AttentionElement
+
+  /// True if the products read a matrix of keys or values where it lies.
+  static func reads(_ matrix: StridedMatrix<Element>) -> Bool
+
+  /// True if they read keys and values of two bytes where they lie.
+  static var readsHalves: Bool { get }
+
+  /// True if rows that attend to different keys are computed block by block, because their products are large.
+  static var cutsRows: Bool { get }
+
+  static func onWorker(_ body: () -> Void)
+
+  /// scores[R, N] ← Q[R, E] · K[N, E]ᵀ.
+  static func computeScores(
+    _ kernels: Kernels<Element>, query: StridedMatrix<Element>, key: StoredMatrix<Element>,
+    into scores: UnsafeMutablePointer<Element>, stride: Int)
+
+  /// result[R, Ev] += weights[R, N] · V[N, Ev]. `firstIndex` says where the first key lies in its tile.
+  static func accumulateValues(
+    _ kernels: Kernels<Element>, weights: StridedMatrix<Element>, value: StoredMatrix<Element>, firstIndex: Int,
+    into result: UnsafeMutablePointer<Element>, stride: Int)
+}
+
+/// Tiles by OpenBLAS: any number of rows, on any machine.
+enum OpenBLASProducts<Element: AttentionElement>: RowProducts {
+  static func reads(_ matrix: StridedMatrix<Element>) -> Bool { matrix.blasLayout != nil }
+
+  static var readsHalves: Bool { false }
+
+  static var cutsRows: Bool { true }
+
+  static func onWorker(_ body: () -> Void) { OpenBLAS.withOneThread(body) }
+
+  static func computeScores(
+    _: Kernels<Element>, query: StridedMatrix<Element>, key: StoredMatrix<Element>,
+    into scores: UnsafeMutablePointer<Element>, stride: Int
+  ) {
+    multiply(query, key.native.transposed, .replacing, into: scores, stride: stride)
+  }
+
+  static func accumulateValues(
+    _: Kernels<Element>, weights: StridedMatrix<Element>, value: StoredMatrix<Element>, firstIndex _: Int,
+    into result: UnsafeMutablePointer<Element>, stride: Int
+  ) {
+    multiply(weights, value.native, .accumulating, into: result, stride: stride)
+  }
+}
+
+/// Tiles of a few rows, as in decoding: every key and value is read once from memory.
+enum FewRowProducts<Element: AttentionElement>: RowProducts {
+  static func reads(_ matrix: StridedMatrix<Element>) -> Bool { matrix.columnStride == 1 }
+
+  static var readsHalves: Bool { true }
+
+  static var cutsRows: Bool { false }
+
+  static func onWorker(_ body: () -> Void) { body() }
+
+  static func computeScores(
+    _ kernels: Kernels<Element>, query: StridedMatrix<Element>, key: StoredMatrix<Element>,
+    into scores: UnsafeMutablePointer<Element>, stride: Int
+  ) {
+    kernels.dotRows(query: query, key: key, factor: 1, into: scores, stride: stride)
+  }
+
+  static func accumulateValues(
+    _ kernels: Kernels<Element>, weights: StridedMatrix<Element>, value: StoredMatrix<Element>, firstIndex: Int,
+    into result: UnsafeMutablePointer<Element>, stride: Int
+  ) {
+    kernels.accumulateRows(weights: weights, value: value, firstIndex: firstIndex, into: result, stride: stride)
+  }
+}

@@ -1,0 +1,41 @@
+internal import AttentionTensors
+
+/// The working memory of one worker that every algorithm needs, an element for each row of a tile unless said otherwise.
+struct TileMemory<Element: AttentionElement> {
+  /// The greatest score so far.
+  let maximum: UnsafeMutablePointer<Element>
+  /// Σ exp(score − maximum).
+  let sum: UnsafeMutablePointer<Element>
+  /// By what the rows of the result are multiplied to be means of the values.
+  let factor: UnsafeMutablePointer<Element>
+  /// The maximum raised to the scores of the block at hand.
+  let newMaximum: UnsafeMutablePointer<Element>
+  /// By what a block's softmax wants the earlier results multiplied.
+  let rescale: UnsafeMutablePointer<Element>
+  /// The attended keys of each row of a block, counted from its first key: whole numbers.
+  let begin: UnsafeMutablePointer<Element>
+  let end: UnsafeMutablePointer<Element>
+  let normalized: NormalizedRows<Element>
+  /// Where rows of results go.
+  let targets: UnsafeMutablePointer<UnsafeMutableRawPointer>
+  /// The keys of each strip of a block.
+  let strips: UnsafeMutablePointer<Range<Int>>
+  /// A tile of values without those that are not finite.
+  let finiteValue: UnsafeMutablePointer<Element>
+  let modifiers: ModifierMemory<Element>
+
+  init(_ call: AttentionCall<Element>, rowCapacity: Int, keyCapacity: Int, _ carver: inout Carver) {
+    maximum = carver.take(rowCapacity)
+    sum = carver.take(rowCapacity)
+    factor = carver.take(rowCapacity)
+    newMaximum = carver.take(rowCapacity)
+    rescale = carver.take(rowCapacity)
+    begin = carver.take(rowCapacity)
+    end = carver.take(rowCapacity)
+    normalized = NormalizedRows(&carver, rowCount: rowCapacity)
+    targets = carver.take(rowCapacity)
+    strips = carver.take(call.schedule.isRagged ? rowCapacity : 0)
+    finiteValue = carver.take(call.schedule.isHiding ? keyCapacity * call.shape.valueWidth : 0)
+    modifiers = ModifierMemory(call, rowCapacity: rowCapacity, keyCapacity: keyCapacity, &carver)
+  }
+}
