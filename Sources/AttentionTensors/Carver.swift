@@ -9,6 +9,11 @@
 
   @inlinable package var isCounting: Bool { base == nil }
 
+  /// An array of no elements.
+  @inlinable package func none<Value>() -> UnsafeMutablePointer<Value> {
+    UnsafeMutableRawPointer(bitPattern: TensorStorage.alignment)!.assumingMemoryBound(to: Value.self)
+  }
+
   @inlinable package mutating func take<Value>(_ count: Int) -> UnsafeMutablePointer<Value> {
     // Counting needs an address too; it is never followed.
     let alignment = TensorStorage.alignment

@@ -24,7 +24,7 @@ package struct Tuning: Sendable, Equatable {
   /// threads, but more threads than pieces would idle; 32: 1.00 to 1.04.
   package var pieceTarget = 16
   /// Keys of a split, after which states are merged: of tiles of many rows, and of a few rows, as in decoding.
-  package var splitLength = 2048
+  package var splitLength = 4096
   package var fewRowSplitLength = 1024
   /// Rows fill too few lanes for panels if they are at most a vector's lanes over this. With panels instead, 4 rows: 2.6,
   /// 8 rows: 1.45; streaming 12 rows: 1.06, with E 64 1.27.

@@ -112,7 +112,7 @@ struct TileEdgeTests {
     Case(scenario: Scenario(B: 1, H: 8, Hk: 2, L: 1, S: 4500, E: 64, Ev: 64, mask: .causal)),
     Case(scenario: Scenario(B: 1, H: 3, Hk: 3, L: 1, S: 130, E: 32, Ev: 32)),
     Case(scenario: Scenario(B: 2, H: 4, Hk: 4, L: 40, S: 1600, E: 8, Ev: 8, mask: .bias)),
-    Case(scenario: Scenario(B: 2, H: 8, Hk: 8, L: 20, S: 2200, E: 8, Ev: 8, mask: .causal)),
+    Case(scenario: Scenario(B: 2, H: 8, Hk: 8, L: 20, S: 4200, E: 8, Ev: 8, mask: .causal)),
     Case(
       scenario: Scenario(B: 2, H: 6, Hk: 6, L: 700, S: 64, E: 16, Ev: 16, mask: .boolean),
       tune: { $0.tuning.headRunByteCount = 2 * 64 * 32 * 4 }),

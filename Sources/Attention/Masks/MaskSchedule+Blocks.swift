@@ -1,9 +1,13 @@
 extension MaskSchedule {
+  /// The block masks that apply to the keys of a set.
+  func blocks(in set: IntervalSet) -> [BlockMask] { set.isMasked ? terms?.blocks ?? [] : [] }
+
   /// Calls `body` for runs of keys of which the block masks leave everything, or a part, to some queries of some heads.
   func forEachBlockRun(
     batch: Int, heads: Range<Int>, queries: Range<Int>, keys: Range<Int>,
     _ body: (_ keys: Range<Int>, _ isFull: Bool) -> Void
   ) {
+    let blocks = terms?.blocks ?? []
     func state(at key: Int) -> Int32 {
       var result = BlockMask.full
       for mask in blocks {

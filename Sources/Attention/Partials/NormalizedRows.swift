@@ -11,13 +11,15 @@ struct NormalizedRows<Element: AttentionElement> {
   let factor: UnsafeMutablePointer<Element>
   private let capacity: Int
 
-  // One pointer for three arrays: every closure of a tile copies its scratch.
+  static var arrayCount: Int { 3 }
+
   private var maximum: UnsafeMutablePointer<Element> { factor + capacity }
   private var sum: UnsafeMutablePointer<Element> { factor + 2 * capacity }
 
-  init(_ carver: inout Carver, rowCount: Int) {
-    factor = carver.take(3 * rowCount)
-    capacity = rowCount
+  /// In memory for ``arrayCount`` arrays of `capacity` elements.
+  init(_ memory: UnsafeMutablePointer<Element>, capacity: Int) {
+    factor = memory
+    self.capacity = capacity
   }
 
   func contains(_ row: Int) -> Bool { factor[row] != 1 }

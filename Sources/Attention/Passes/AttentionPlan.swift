@@ -55,19 +55,19 @@ package struct AttentionPlan: CustomStringConvertible {
   package let tilesPerTask: Int
   private let work: Double
 
-  /// The plans of a call: two where some elements of the batch have few rows, and others not.
+  /// Calls `body` with the plans of a call: two where some elements of the batch have few rows, and others not.
   ///
   /// `isStreamable` says whether keys and values can be read as few rows read them.
-  static func plans<Element>(
+  static func forEach<Element>(
     schedule: MaskSchedule<Element>, shape: AttentionShape, isStreamable: Bool, hasSinks: Bool,
-    kernels: Kernels<Element>,
-    context: AttentionContext
-  ) -> [AttentionPlan] {
-    func plan(_ tiles: TileStyle, _ batches: [Int]?) -> AttentionPlan {
-      AttentionPlan(
-        tiles, batches, schedule: schedule, shape: shape, hasSinks: hasSinks, kernels: kernels, context: context)
+    kernels: Kernels<Element>, context: AttentionContext, _ body: (AttentionPlan) throws -> Void
+  ) rethrows {
+    func plan(_ tiles: TileStyle, _ batches: [Int]? = nil) throws {
+      try body(
+        AttentionPlan(
+          tiles, batches, schedule: schedule, shape: shape, hasSinks: hasSinks, kernels: kernels, context: context))
     }
-    if context.resolvedAlgorithm == .openBLAS { return [plan(.openBLAS, nil)] }
+    if context.resolvedAlgorithm == .openBLAS { return try plan(.openBLAS) }
     /// Each element of the batch by its own queries and keys: it is carried out as it would be alone.
     func hasFewRows(_ batch: Int) -> Bool {
       let queryCount = schedule.queryCount(batch: batch, of: shape)
@@ -77,12 +77,13 @@ package struct AttentionPlan: CustomStringConvertible {
         // A few tokens that attend to themselves have the bits that they have among longer sequences.
         && schedule.unionCount(batch: batch, queries: 0..<queryCount) > kernels.laneCount
     }
-    if !isStreamable || shape.batchCount == 0 { return [plan(.lanes, nil)] }
-    if !schedule.differsByBatch { return [plan(hasFewRows(0) ? .fewRows : .lanes, nil)] }
+    if !isStreamable || shape.batchCount == 0 { return try plan(.lanes) }
+    if !schedule.differsByBatch { return try plan(hasFewRows(0) ? .fewRows : .lanes) }
     let few = (0..<shape.batchCount).filter(hasFewRows)
-    if few.isEmpty { return [plan(.lanes, nil)] }
-    if few.count == shape.batchCount { return [plan(.fewRows, nil)] }
-    return [plan(.fewRows, few), plan(.lanes, (0..<shape.batchCount).filter { !few.contains($0) })]
+    if few.isEmpty { return try plan(.lanes) }
+    if few.count == shape.batchCount { return try plan(.fewRows) }
+    try plan(.fewRows, few)
+    try plan(.lanes, (0..<shape.batchCount).filter { !few.contains($0) })
   }
 
   private init<Element>(
@@ -128,7 +129,7 @@ package struct AttentionPlan: CustomStringConvertible {
     queryTileCount = (max(shape.queryCount, 1) + queryTileLength - 1) / queryTileLength
     headTileCount = (group + headsPerTile - 1) / headsPerTile
     var turns = 1
-    if let mask = schedule.firstMatrix, mask.headStride == 0, queryTileCount > 1 {
+    if let mask = schedule.terms?.firstMatrix, mask.headStride == 0, queryTileCount > 1 {
       // Keys that are broadcast may be more than memory, and their bytes more than an Int.
       let keyByteCount = (shape.width + shape.valueWidth) * MemoryLayout<Element>.stride
       let headByteCount = Double(shape.keyCount) * Double(keyByteCount)
@@ -155,7 +156,7 @@ package struct AttentionPlan: CustomStringConvertible {
         }
       }
     }
-    let isShared = splitCount > 1 && tileCount < tuning.pieceTarget && !schedule.origins.hasDocuments
+    let isShared = splitCount > 1 && tileCount < tuning.pieceTarget && !schedule.sequences.hasDocuments
     splitsPerTile = isShared ? splitCount : 1
     needsStates = !isShared && (splitCount > 1 || hasSinks)
     let products =

@@ -119,15 +119,19 @@ package struct AttentionProblem<Element: AttentionElement> {
     return isStreamable(key) && isStreamable(value)
   }
 
-  private func plans(_ kernels: Kernels<Element>, _ context: AttentionContext) -> [AttentionPlan] {
-    AttentionPlan.plans(
+  private func forEachPlan(
+    _ kernels: Kernels<Element>, _ context: AttentionContext, _ body: (AttentionPlan) throws -> Void
+  ) rethrows {
+    try AttentionPlan.forEach(
       schedule: schedule, shape: shape, isStreamable: isStreamable, hasSinks: sinks != nil, kernels: kernels,
-      context: context)
+      context: context, body)
   }
 
   /// How a call with this context is carried out.
   package func plans(context: AttentionContext) throws(AttentionError) -> [AttentionPlan] {
-    plans(try context.kernels(for: Element.self), context)
+    var plans: [AttentionPlan] = []
+    forEachPlan(try context.kernels(for: Element.self), context) { plans.append($0) }
+    return plans
   }
 
   private func call(
@@ -197,7 +201,7 @@ package struct AttentionProblem<Element: AttentionElement> {
       output: output, elementByteCount: dataType.bitCount / 8, half: HalfFormat(dataType), batchStride: strides[0],
       headStride: strides[1], lengthStride: strides[2], widthStride: strides[3], logSumExp: logSumExp, weights: weights)
     try withExtendedLifetime(self) {
-      for plan in plans(kernels, context) {
+      try forEachPlan(kernels, context) { plan in
         try call(kernels, plan, schedule, softcap: softcap, outputs).run(.results, context: context)
       }
     }
@@ -211,12 +215,11 @@ package struct AttentionProblem<Element: AttentionElement> {
   ) throws {
     if isEmpty { return }
     let kernels = try context.kernels(for: Element.self)
-    let plans = plans(kernels, context)
     let open = try MaskSchedule<Element>(.none, shape: shape)
     func write(_ scores: UnsafeMutablePointer<Element>?, _ schedule: MaskSchedule<Element>, _ softcap: Element?) throws
     {
       guard let scores else { return }
-      for plan in plans {
+      try forEachPlan(kernels, context) { plan in
         try call(kernels, plan, schedule, softcap: softcap, nil).run(.scores(scores), context: context)
       }
     }

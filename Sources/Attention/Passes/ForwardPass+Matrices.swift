@@ -49,7 +49,7 @@ extension ForwardPass {
         // NaN for every key that is attended to, 0 for the others. What functions forbid, only the scores tell.
         for key in 0..<keyCount {
           let isAttended =
-            (call.schedule.functions.isEmpty || target[key] != -.infinity)
+            (call.schedule.terms?.functions.isEmpty != false || target[key] != -.infinity)
             && call.schedule.attends(batch: tile.batch, head: head, query: query, key: key)
           target[key] = isAttended ? .nan : 0
         }

@@ -44,7 +44,7 @@ extension ForwardPass {
   ) {
     // Functions of scores forbid by −inf, which the softmax replaces by a weight.
     var forbidden: Set<Int> = []
-    if !call.schedule.functions.isEmpty {
+    if call.schedule.terms?.functions.isEmpty == false {
       for row in block.rows {
         for key in block.keys where block.scores[block.place(row: row, key: key)] == -.infinity {
           forbidden.insert(block.place(row: row, key: key))
@@ -83,7 +83,7 @@ extension ForwardPass {
   /// Whether the value of a key reaches a query through the weight that it has in one interval set.
   private func attends(_ set: IntervalSet, _ tile: QueryTile, head: Int, query: Int, key: Int) -> Bool {
     set.intervals[tile.batch, query].contains(key)
-      && (!set.isMasked || call.schedule.allows(batch: tile.batch, head: head, query: query, key: key))
+      && (!set.isMasked || call.schedule.terms?.allows(batch: tile.batch, head: head, query: query, key: key) != false)
   }
 
   // MARK: Sums that overflow

@@ -46,12 +46,12 @@ struct ForwardPass<Tiles: TilePrimitives> {
 
   /// Computes the outputs of a call, each task some tiles of queries.
   private static func runTiles(_ call: AttentionCall<Element>, context: AttentionContext) throws {
-    try withWorkers(call, context) { width, pass in
+    try withWorkers(call, context) { workers in
       let plan = call.plan
       let taskCount = (plan.tileCount + plan.tilesPerTask - 1) / plan.tilesPerTask
-      context.execute(pieceCount: taskCount, width: width) { task, worker in
+      context.execute(pieceCount: taskCount, width: workers.count) { task, worker in
         Tiles.onWorker {
-          let own = pass(worker)
+          let own = workers.pass(worker)
           // Last tiles first: under a causal mask they are the longest.
           let first = (taskCount - 1 - task) * plan.tilesPerTask
           for index in first..<min(first + plan.tilesPerTask, plan.tileCount) { own.attend(call.tile(index)) }
@@ -65,9 +65,9 @@ struct ForwardPass<Tiles: TilePrimitives> {
     _ scores: UnsafeMutablePointer<Element>, _ call: AttentionCall<Element>, context: AttentionContext
   ) throws {
     let scores = UncheckedSendable(scores)
-    try withWorkers(call, context) { width, pass in
-      context.execute(pieceCount: call.plan.tileCount, width: width) { index, worker in
-        Tiles.onWorker { pass(worker).writeScores(scores.value, call.tile(index)) }
+    try withWorkers(call, context) { workers in
+      context.execute(pieceCount: call.plan.tileCount, width: workers.count) { index, worker in
+        Tiles.onWorker { workers.pass(worker).writeScores(scores.value, call.tile(index)) }
       }
     }
   }
@@ -79,26 +79,25 @@ struct ForwardPass<Tiles: TilePrimitives> {
     // Bounded, whatever the number of keys: splits are computed some at a time.
     let most = max(1, Self.stateByteLimit / (plan.tileCount * stateByteCount))
     let count = min(plan.splitsPerTile, most)
-    try withWorkers(call, context, byteCount: plan.tileCount * (count + 1) * stateByteCount) {
-      threadCount, pass, memory in
-      let memory = UncheckedSendable(memory)
+    let sharedByteCount = plan.tileCount * (count + 1) * stateByteCount
+    try withWorkers(call, context, sharedByteCount: sharedByteCount) { workers in
       func state(_ tile: Int, _ split: Int) -> RowState<Element> {
-        RowState(base: memory.value, index: tile * (count + 1) + split, rowCount: plan.rowsPerTile, valueWidth: width)
+        RowState(base: workers.shared, index: tile * (count + 1) + split, rowCount: plan.rowsPerTile, valueWidth: width)
       }
       for first in stride(from: 0, to: plan.splitsPerTile, by: count) {
         let splits = first..<min(first + count, plan.splitsPerTile)
-        context.execute(pieceCount: plan.tileCount * splits.count, width: threadCount) { task, worker in
+        context.execute(pieceCount: plan.tileCount * splits.count, width: workers.count) { task, worker in
           Tiles.onWorker {
             let (index, split) = task.quotientAndRemainder(dividingBy: splits.count)
-            let (own, tile) = (pass(worker), call.tile(index))
+            let (own, tile) = (workers.pass(worker), call.tile(index))
             own.attend(tile, split: first + split)
             own.store(tile, into: state(index, 1 + split))
           }
         }
         let isLast = splits.upperBound == plan.splitsPerTile
-        context.execute(pieceCount: plan.tileCount, width: threadCount) { index, worker in
+        context.execute(pieceCount: plan.tileCount, width: workers.count) { index, worker in
           Tiles.onWorker {
-            let (own, tile, whole) = (pass(worker), call.tile(index), state(index, 0))
+            let (own, tile, whole) = (workers.pass(worker), call.tile(index), state(index, 0))
             if first == 0 { whole.copy(state(index, 1), rowCount: tile.rowCount) }
             for split in (first == 0 ? 1 : 0)..<splits.count {
               whole.merge(state(index, 1 + split), rowCount: tile.rowCount, own.call.kernels)
@@ -116,36 +115,36 @@ struct ForwardPass<Tiles: TilePrimitives> {
   /// Memory for the states of splits that are not merged yet.
   private static var stateByteLimit: Int { 16 << 20 }
 
-  /// Calls `body` with the number of workers and the pass of each.
-  private static func withWorkers(
-    _ call: AttentionCall<Element>, _ context: AttentionContext,
-    _ body: (_ width: Int, _ pass: @escaping @Sendable (_ worker: Int) -> ForwardPass) -> Void
-  ) throws {
-    try withWorkers(call, context, byteCount: 0) { width, pass, _ in body(width, pass) }
+  /// The workers of a call, each with a pass in memory of its own.
+  private struct Workers: @unchecked Sendable {
+    let count: Int
+    fileprivate let call: AttentionCall<Element>
+    /// One for each further thread: threads that count references to one call wait for one another's caches, which cost heads of
+    /// 16 queries up to a fifth of their time (Zen 4, 2026-11).
+    fileprivate let copies: [AttentionCall<Element>]
+    fileprivate let memory: UnsafeMutableRawPointer
+    fileprivate let byteCount: Int
+
+    func pass(_ worker: Int) -> ForwardPass {
+      var carver = Carver(base: memory + worker * byteCount)
+      return ForwardPass(worker == 0 ? call : copies[worker - 1], &carver)
+    }
+
+    /// Memory for all of them.
+    var shared: UnsafeMutableRawPointer { memory + count * byteCount }
   }
 
-  /// The same with `byteCount` bytes of memory for all workers.
+  /// Calls `body` with the workers of a call, and `sharedByteCount` bytes for all of them.
   private static func withWorkers(
-    _ call: AttentionCall<Element>, _ context: AttentionContext, byteCount: Int,
-    _ body: (
-      _ width: Int, _ pass: @escaping @Sendable (_ worker: Int) -> ForwardPass, _ memory: UnsafeMutableRawPointer
-    ) -> Void
+    _ call: AttentionCall<Element>, _ context: AttentionContext, sharedByteCount: Int = 0, _ body: (Workers) -> Void
   ) throws {
-    let width = call.plan.width(threadCount: context.threadCount)
+    let count = call.plan.width(threadCount: context.threadCount)
     var counter = Carver(base: nil)
     _ = ForwardPass(call, &counter)
-    let ownByteCount = counter.byteCount
-    // One for each further thread: threads that count references to one call wait for one another's caches, which cost heads of
-    // 16 queries up to a fifth of their time (Zen 4, 2026-11).
-    let copies = (1..<max(width, 1)).map { _ in AttentionCall(copying: call) }
-    try withScratch(byteCount: width * ownByteCount + byteCount) { memory in
-      let base = UncheckedSendable(memory)
-      body(
-        width,
-        { worker in
-          var carver = Carver(base: base.value + worker * ownByteCount)
-          return ForwardPass(worker == 0 ? call : copies[worker - 1], &carver)
-        }, memory + width * ownByteCount)
+    let byteCount = counter.byteCount
+    let copies = (1..<count).map { _ in AttentionCall(copying: call) }
+    try withScratch(byteCount: count * byteCount + sharedByteCount) { memory in
+      body(Workers(count: count, call: call, copies: copies, memory: memory, byteCount: byteCount))
     }
   }
 
@@ -204,9 +203,12 @@ struct ForwardPass<Tiles: TilePrimitives> {
       let value = tiles.values(tile, keyTile.keys, keyTile.set, isNative: care.leavesOutHazards)
       let hasHazards = care.leavesOutHazards && !call.isFinite(value.native)
       forEachBlock(tile, keyTile) { block, cut in
-        let keys =
-          block.keys.lowerBound - keyTile.keys.lowerBound..<block.keys.upperBound - keyTile.keys.lowerBound
-        let (ownKey, ownValue) = (key.rows(keys), value.rows(keys))
+        var (ownKey, ownValue) = (key, value)
+        if block.keys != keyTile.keys {
+          let keys =
+            block.keys.lowerBound - keyTile.keys.lowerBound..<block.keys.upperBound - keyTile.keys.lowerBound
+          (ownKey, ownValue) = (key.rows(keys), value.rows(keys))
+        }
         let maximum = computeScores(block, cut, tile, ownKey, next: ownValue)
         if hasHazards && isHiding(block) {
           return accumulateWithoutHazards(block, cut, tile, ownValue.native, maximum, care)
@@ -226,6 +228,7 @@ struct ForwardPass<Tiles: TilePrimitives> {
 
   /// Calls `body` for every part of a tile of keys that the mask does not leave empty, and how it is cut where an edge of the
   /// mask crosses it.
+  @inline(__always)
   func forEachBlock(
     _ tile: QueryTile, _ keyTile: KeyTile, _ body: (_ block: Block<Element>, _ cut: BlockCut?) -> Void
   ) {
@@ -234,15 +237,14 @@ struct ForwardPass<Tiles: TilePrimitives> {
       Tiles.cutsRows && intervals.isRagged
       && intervals.common(batch: tile.batch, queries: tile.queries).clamped(to: keyTile.keys) != keyTile.keys
     tiles.forEachGroup(tile, isRagged: isRagged) { group in
-      if call.schedule.blocks.isEmpty || !keyTile.set.isMasked {
-        return cut(tile, group, keyTile, hasBlocks: false, body)
-      }
+      if call.schedule.blocks(in: keyTile.set).isEmpty { return cut(tile, group, keyTile, hasBlocks: false, body) }
       call.schedule.forEachBlockRun(
         batch: tile.batch, heads: tile.heads(ofRows: group), queries: tile.queries(ofRows: group), keys: keyTile.keys
       ) { keys, isFull in cut(tile, group, keyTile.part(keys), hasBlocks: !isFull, body) }
     }
   }
 
+  @inline(__always)
   private func cut(
     _ tile: QueryTile, _ group: Range<Int>, _ keyTile: KeyTile, hasBlocks: Bool,
     _ body: (_ block: Block<Element>, _ cut: BlockCut?) -> Void
@@ -304,6 +306,9 @@ struct ForwardPass<Tiles: TilePrimitives> {
     _ block: Block<Element>, _ tile: QueryTile, _ key: StoredMatrix<Element>, maximum: UnsafeMutablePointer<Element>?,
     next: StoredMatrix<Element>?
   ) -> ScoreMaximum {
+    if call.scale != 0 && modifiers.areNone(block) {
+      return tiles.computeScores(block, tile, key, adding: nil, maximum: maximum, next: next)
+    }
     if call.scale == 0 {
       // Whatever the query and the key hold: 0·NaN is NaN.
       fill(block, with: 0)

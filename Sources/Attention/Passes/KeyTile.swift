@@ -21,6 +21,7 @@ extension AttentionCall {
   /// In order of the keys; each lies in one interval set, and in memory row after row. Tiles end where a multiple of their length
   /// is reached in their sequence, and so do splits: which keys of a row are in one tile depends neither on other rows nor on
   /// what else is in the batch.
+  @inline(__always)
   func forEachKeyTile(_ tile: QueryTile, in range: Range<Int>, _ body: (KeyTile) -> Void) {
     func union(_ set: IntervalSet) -> Range<Int> {
       set.intervals.union(batch: tile.batch, queries: tile.queries).clamped(to: range)
@@ -36,7 +37,7 @@ extension AttentionCall {
       find(first)
       for set in schedule.otherSets { find(union(set)) }
       if low == .max { return }
-      let sequence = schedule.origins.sequence(ofKey: low, batch: tile.batch)
+      let sequence = schedule.sequences.sequence(ofKey: low, batch: tile.batch)
       let index = low - sequence.lowerBound
       // Division is slow enough to be seen in small heads.
       let keyTile = index < plan.keyTileLength ? 0 : index / plan.keyTileLength
@@ -44,7 +45,7 @@ extension AttentionCall {
       end = value.end(ofRunFrom: low, limit: key.end(ofRunFrom: low, limit: end))
       let split = index < plan.splitLength ? 0 : index / plan.splitLength
       let beginsSplit =
-        (split > 0 || schedule.origins.isTrailing(low)) && (sequence.lowerBound, split) != (lastSequence, lastSplit)
+        (split > 0 || schedule.sequences.isTrailing(low)) && (sequence.lowerBound, split) != (lastSequence, lastSplit)
       var splitStart = beginsSplit ? low : nil
       (lastSequence, lastSplit) = (sequence.lowerBound, split)
       func visit(_ set: IntervalSet, _ union: Range<Int>) {
@@ -72,24 +73,24 @@ extension MaskSchedule {
       (low, high) = (min(low, union.lowerBound), max(high, union.upperBound))
     }
     if low >= high { return nil }
-    let origin = origins.sequence(ofKey: low, batch: batch).lowerBound
+    let origin = sequences.sequence(ofKey: low, batch: batch).lowerBound
     return ((low - origin) / length, (high - 1 - origin) / length, origin)
   }
 
   /// How many splits the keys of some queries fall into, where a row of keys is one sequence.
   func splitCount(batch: Int, queries: Range<Int>, length: Int) -> Int {
     let own = splits(batch: batch, queries: queries, length: length).map { $0.last - $0.first + 1 } ?? 0
-    return own + (origins.trailing.isEmpty ? 0 : 1)
+    return own + (sequences.trailing.isEmpty ? 0 : 1)
   }
 
   /// The keys of one of these splits.
   func split(_ index: Int, batch: Int, queries: Range<Int>, length: Int) -> Range<Int> {
     guard let own = splits(batch: batch, queries: queries, length: length) else {
-      return index == 0 ? origins.trailing : 0..<0
+      return index == 0 ? sequences.trailing : 0..<0
     }
     let number = own.first + index
-    if number > own.last { return number == own.last + 1 ? origins.trailing : 0..<0 }
+    if number > own.last { return number == own.last + 1 ? sequences.trailing : 0..<0 }
     let low = own.origin + number * length
-    return low..<min(low + length, max(low, origins.trailing.lowerBound))
+    return low..<min(low + length, max(low, sequences.trailing.lowerBound))
   }
 }

@@ -16,20 +16,26 @@ struct ModifierMemory<Element: AttentionElement> {
   let queries: UnsafeMutablePointer<Int32>
 
   init(_ call: AttentionCall<Element>, rowCapacity: Int, keyCapacity: Int, _ carver: inout Carver) {
-    let (schedule, shape) = (call.schedule, call.shape)
-    func count(_ isWanted: Bool, _ count: Int) -> Int { isWanted ? count : 0 }
-    let biasCount = count(schedule.biases.contains { $0.half != nil }, rowCapacity * keyCapacity)
     rows = carver.take(rowCapacity)
-    converted = carver.take(
-      max(
-        count(call.query.half != nil, rowCapacity * shape.width),
-        count(call.outputs?.half != nil, rowCapacity * shape.valueWidth),
-        biasCount, count(!schedule.biases.isEmpty, keyCapacity)))
-    flags = carver.take(count(!schedule.booleans.isEmpty, keyCapacity))
-    let distanceCount = count(!schedule.distances.isEmpty, rowCapacity)
+    var convertedCount = 0
+    if call.query.half != nil { convertedCount = rowCapacity * call.shape.width }
+    if call.outputs?.half != nil { convertedCount = max(convertedCount, rowCapacity * call.shape.valueWidth) }
+    guard let terms = call.schedule.terms else {
+      converted = carver.take(convertedCount)
+      (flags, slope, position, heads, queries) = (
+        carver.none(), carver.none(), carver.none(), carver.none(), carver.none()
+      )
+      return
+    }
+    for bias in terms.biases {
+      convertedCount = max(convertedCount, bias.half == nil ? keyCapacity : rowCapacity * keyCapacity)
+    }
+    converted = carver.take(convertedCount)
+    flags = carver.take(terms.booleans.isEmpty ? 0 : keyCapacity)
+    let distanceCount = terms.distances.isEmpty ? 0 : rowCapacity
     slope = carver.take(distanceCount)
     position = carver.take(distanceCount)
-    let functionCount = count(!schedule.functions.isEmpty, rowCapacity)
+    let functionCount = terms.functions.isEmpty ? 0 : rowCapacity
     heads = carver.take(functionCount)
     queries = carver.take(functionCount)
   }

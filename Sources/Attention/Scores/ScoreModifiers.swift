@@ -8,20 +8,22 @@ struct ScoreModifiers<Layout: ScoreLayout> {
   let layout: Layout
   private var call: AttentionCall<Element> { layout.call }
 
+  /// True if nothing is done to the scores of a block.
+  func areNone(_ block: Block<Element>) -> Bool { call.softcap == nil && terms(block) == nil }
+
   /// The first bias, if it is what comes first after the product, which then may add it on its way.
   func leadingBias(_ block: Block<Element>) -> Operand? {
-    let schedule = call.schedule
-    guard hasMask(block), call.scale != 0, call.softcap == nil, schedule.functions.isEmpty, schedule.distances.isEmpty
+    guard let terms = terms(block), call.scale != 0, call.softcap == nil, terms.functions.isEmpty,
+      terms.distances.isEmpty
     else { return nil }
-    return schedule.biases.first
+    return terms.biases.first
   }
 
   /// True if scores are as they shall be after the product, which has added `leadingBias`.
   func areDone(_ block: Block<Element>, after leadingBias: Operand?) -> Bool {
     if call.softcap != nil { return false }
-    if !hasMask(block) { return true }
-    let schedule = call.schedule
-    return leadingBias != nil && schedule.biases.count == 1 && schedule.booleans.isEmpty && !block.hasBlocks
+    guard let terms = terms(block) else { return true }
+    return leadingBias != nil && terms.biases.count == 1 && terms.booleans.isEmpty && !block.hasBlocks
   }
 
   /// Changes the scores of a block to which the product has added `leadingBias`.
@@ -30,10 +32,9 @@ struct ScoreModifiers<Layout: ScoreLayout> {
     to block: Block<Element>, _ tile: QueryTile, after leadingBias: Operand?, maximum: UnsafeMutablePointer<Element>?
   ) -> ScoreMaximum {
     if let cap = call.softcap { layout.softcap(block, cap) }
-    if !hasMask(block) { return .unknown }
-    let schedule = call.schedule
-    applyFunctions(to: block, tile)
-    for distances in schedule.distances {
+    guard let terms = terms(block) else { return .unknown }
+    apply(terms.functions, to: block, tile)
+    for distances in terms.distances {
       tile.forEachRow(block.rows) { row, head, query in
         layout.memory.slope[row - block.rows.lowerBound] = distances.slopes[head]
         layout.memory.position[row - block.rows.lowerBound] = Element(
@@ -42,29 +43,30 @@ struct ScoreModifiers<Layout: ScoreLayout> {
       layout.subtractDistances(block)
     }
     // Whichever comes last finds the maximum on its way.
-    let biases = schedule.biases.dropFirst(leadingBias == nil ? 0 : 1)
-    var rest = biases.count + schedule.booleans.count
+    let biases = terms.biases.dropFirst(leadingBias == nil ? 0 : 1)
+    var rest = biases.count + terms.booleans.count
     let last = block.hasBlocks ? nil : maximum
     let isFound = rest > 0 && last != nil
     for bias in biases {
       rest -= 1
       layout.add(bias, to: block, tile, maximum: rest == 0 ? last : nil)
     }
-    for boolean in schedule.booleans {
+    for boolean in terms.booleans {
       rest -= 1
       layout.hide(boolean, in: block, tile, maximum: rest == 0 ? last : nil)
     }
     if block.hasBlocks {
-      for mask in schedule.blocks { layout.hide(mask, in: block, tile) }
+      for mask in terms.blocks { layout.hide(mask, in: block, tile) }
     }
     return isFound ? .known : .unknown
   }
 
   /// Keys that every query attends to are not changed by masks either.
-  private func hasMask(_ block: Block<Element>) -> Bool { block.set.isMasked && call.schedule.hasTerms }
+  private func terms(_ block: Block<Element>) -> MaskTerms<Element>? {
+    block.set.isMasked ? call.schedule.terms : nil
+  }
 
-  private func applyFunctions(to block: Block<Element>, _ tile: QueryTile) {
-    let functions = call.schedule.functions
+  private func apply(_ functions: [AttentionScoreFunction<Element>], to block: Block<Element>, _ tile: QueryTile) {
     if functions.isEmpty { return }
     let memory = layout.memory
     tile.forEachRow(block.rows) { row, head, query in

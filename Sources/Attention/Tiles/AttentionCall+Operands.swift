@@ -25,7 +25,7 @@ extension AttentionCall {
           to: target + place * width)
       }
     }
-    if schedule.blocks.isEmpty || !set.isMasked {
+    if schedule.blocks(in: set).isEmpty {
       packRows(0..<keys.count)
     } else {
       pack.update(repeating: 0, count: keys.count * width)

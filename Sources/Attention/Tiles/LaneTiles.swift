@@ -71,6 +71,7 @@ struct LaneTiles<Element: AttentionElement>: TilePrimitives {
   private func vectorCount(_ rowCount: Int) -> Int { (rowCount + own.laneCount - 1) / own.laneCount }
 
   /// Panels of nearly even width.
+  @inline(__always)
   func forEachGroup(_ tile: QueryTile, isRagged _: Bool, _ body: (Range<Int>) -> Void) {
     let laneCount = own.laneCount
     forEachPanel(vectorCount: vectorCount(tile.rowCount), limit: own.panelVectorCount) { vectors in
@@ -163,7 +164,7 @@ struct LaneTiles<Element: AttentionElement>: TilePrimitives {
   /// What the panel after this one takes of the first bias or boolean mask: this one takes its own while that comes.
   private func maskAhead(_ block: Block<Element>, _ tile: QueryTile) -> RowsAhead? {
     guard block.set.isMasked, !block.isRagged, call.plan.headsPerTile == 1,
-      let operand = call.schedule.firstMatrix, operand.widthStride == 1
+      let operand = call.schedule.terms?.firstMatrix, operand.widthStride == 1
     else { return nil }
     var keys = block.keys
     var rows = block.rows.upperBound..<min(block.rows.upperBound + block.keyStride, tile.rowCount)
@@ -185,26 +186,36 @@ struct LaneTiles<Element: AttentionElement>: TilePrimitives {
       return softmax(
         block, begin: nil, end: nil, common: 0..<0, newMaximum: maximum == .known ? memory.newMaximum : nil)
     }
-    // A strip without keys keeps its result.
-    for lane in 0..<paddedCount(block.rows) { memory.rescale[lane] = 1 }
-    let isKnown = maximum == .known && !cut.common.isEmpty
-    cut.forEachStrip(of: block) { rows, keys in
-      let strip = block.part(rows: rows, keys: keys, isRagged: true)
-      tile.forEachRow(rows) { row, _, query in
-        let attended = strip.keys(ofQuery: query, batch: tile.batch)
-        memory.begin[row - rows.lowerBound] = Element(attended.lowerBound - keys.lowerBound)
-        memory.end[row - rows.lowerBound] = Element(attended.upperBound - keys.lowerBound)
+    if cut.common.isEmpty {
+      // A strip without keys keeps its result.
+      for lane in 0..<paddedCount(block.rows) { memory.rescale[lane] = 1 }
+      return cut.forEachStrip(of: block) { rows, keys in
+        softmax(block.part(rows: rows, keys: keys, isRagged: true), tile, common: 0..<0, newMaximum: nil)
       }
-      for lane in rows.count..<own.laneCount {
-        memory.begin[lane] = 0
-        memory.end[lane] = 0
-      }
-      let common =
-        isKnown ? cut.common.lowerBound - keys.lowerBound..<cut.common.upperBound - keys.lowerBound : 0..<0
-      softmax(
-        strip, begin: UnsafePointer(memory.begin), end: UnsafePointer(memory.end), common: common,
-        newMaximum: isKnown ? memory.newMaximum + lane(strip) : nil)
     }
+    // Strips side by side: one by one, each exponential waits for the one before.
+    let isKnown = maximum == .known
+    let first = block.keys.lowerBound
+    softmax(
+      block, tile, common: isKnown ? cut.common.lowerBound - first..<cut.common.upperBound - first : 0..<0,
+      newMaximum: isKnown ? memory.newMaximum : nil)
+  }
+
+  /// The softmax of some rows that attend to different keys; those of `common`, counted from the first, are attended to by all.
+  private func softmax(
+    _ block: Block<Element>, _ tile: QueryTile, common: Range<Int>, newMaximum: UnsafeMutablePointer<Element>?
+  ) {
+    tile.forEachRow(block.rows) { row, _, query in
+      let attended = block.keys(ofQuery: query, batch: tile.batch)
+      memory.begin[row - block.rows.lowerBound] = Element(attended.lowerBound - block.keys.lowerBound)
+      memory.end[row - block.rows.lowerBound] = Element(attended.upperBound - block.keys.lowerBound)
+    }
+    for lane in block.rows.count..<paddedCount(block.rows) {
+      memory.begin[lane] = 0
+      memory.end[lane] = 0
+    }
+    softmax(
+      block, begin: UnsafePointer(memory.begin), end: UnsafePointer(memory.end), common: common, newMaximum: newMaximum)
   }
 
   private func softmax(

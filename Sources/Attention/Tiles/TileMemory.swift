@@ -25,14 +25,16 @@ struct TileMemory<Element: AttentionElement> {
   let modifiers: ModifierMemory<Element>
 
   init(_ call: AttentionCall<Element>, rowCapacity: Int, keyCapacity: Int, _ carver: inout Carver) {
-    maximum = carver.take(rowCapacity)
-    sum = carver.take(rowCapacity)
-    factor = carver.take(rowCapacity)
-    newMaximum = carver.take(rowCapacity)
-    rescale = carver.take(rowCapacity)
-    begin = carver.take(rowCapacity)
-    end = carver.take(rowCapacity)
-    normalized = NormalizedRows(&carver, rowCount: rowCapacity)
+    // One array for several: cutting them one by one is seen in small calls.
+    let capacity = (rowCapacity + 15) / 16 * 16
+    maximum = carver.take((7 + NormalizedRows<Element>.arrayCount) * capacity)
+    sum = maximum + capacity
+    factor = maximum + 2 * capacity
+    newMaximum = maximum + 3 * capacity
+    rescale = maximum + 4 * capacity
+    begin = maximum + 5 * capacity
+    end = maximum + 6 * capacity
+    normalized = NormalizedRows(maximum + 7 * capacity, capacity: capacity)
     targets = carver.take(rowCapacity)
     strips = carver.take(call.schedule.isRagged ? rowCapacity : 0)
     finiteValue = carver.take(call.schedule.isHiding ? keyCapacity * call.shape.valueWidth : 0)

@@ -1,0 +1,134 @@
+internal import AttentionTensors
+
+/// What a mask adds to scores, and what it forbids within the intervals of keys.
+///
+/// A class, and nil for most masks: a call copies its mask for each of its threads.
+final class MaskTerms<Element: AttentionElement>: @unchecked Sendable {
+  // Sendable: operands point to the memory of tensors, which are kept and not written to.
+
+  /// What to add to scores: −slope[head]·|key at which the query stands − key|.
+  struct Distances {
+    let slopes: [Element]
+    private let alignment: AttentionMask.Alignment
+    private let places: QueryPlaces
+
+    init(
+      _ distances: AttentionMask.Distances, _ places: QueryPlaces, shape: AttentionShape
+    ) throws(AttentionError) {
+      try distances.alignment.check(shape)
+      try requireShape(
+        distances.slopes.count == shape.headCount, AttentionShape.subject,
+        "one slope for each of \(shape.headCount) heads expected; got \(distances.slopes.count)")
+      slopes = distances.slopes.map { Element(nearest: $0) }
+      try requireArgument(
+        slopes.allSatisfy(\.isFinite), AttentionShape.subject,
+        "slopes that are finite as \(Element.self) expected; got \(distances.slopes)")
+      alignment = distances.alignment
+      self.places = places
+    }
+
+    func key(ofQuery query: Int, batch: Int) -> Int { places.key(ofQuery: query, batch: batch, alignment) }
+  }
+
+  let booleans: [Operand]
+  let blocks: [BlockMask]
+  let biases: [Operand]
+  let distances: [Distances]
+  let functions: [AttentionScoreFunction<Element>]
+  /// The first bias or boolean mask: of `[L, S]`, what a call reads most of.
+  var firstMatrix: Operand? { biases.first ?? booleans.first }
+  /// True if within its interval a query may still not attend to every key.
+  let isHiding: Bool
+  /// Keep the memory of tensors alive.
+  private let owners: [any Sendable]
+
+  /// Nil where there are none.
+  init?(_ mask: AttentionMask, keyCount: Int, shape: AttentionShape) throws(AttentionError) {
+    if mask.booleans.isEmpty && mask.biases.isEmpty && mask.blocks.isEmpty && mask.distances.isEmpty
+      && mask.functions.isEmpty
+    {
+      return nil
+    }
+    let target = [shape.batchCount, shape.headCount, shape.queryCount, keyCount]
+    func checkShape(_ name: String, _ shape: [Int]) throws(AttentionError) {
+      try requireShape(
+        isBroadcastable(shape, to: target), AttentionShape.subject,
+        "a \(name) that broadcasts to [B, H, L, S] = \(target) expected; got \(shape)")
+    }
+    func checkType(_ name: String, _ dataType: DataType, allowingHalves: Bool) throws(AttentionError) {
+      try requireArgument(
+        dataType == Element.dataType || (allowingHalves && HalfFormat(dataType) != nil && Element.dataType == .float32),
+        AttentionShape.subject,
+        "\(name) of \(Element.dataType.rawValue), the type that the query is computed in, expected; got "
+          + "\(dataType.rawValue)\(allowingHalves ? ": convert it with Tensor(converting:)" : "")")
+    }
+    var owners: [any Sendable] = []
+    booleans = try mask.booleans.map { tensor throws(AttentionError) in
+      try checkShape("boolean mask", tensor.shape)
+      owners.append(tensor)
+      let wide = try tensor.broadcast(to: target)
+      // A Bool is one byte, 0 or 1.
+      return Operand(base: wide.base, dataType: .bool, strides: wide.strides)
+    }
+    biases = try mask.biases.map { bias throws(AttentionError) in
+      try checkShape("bias", bias.shape)
+      try checkType("a bias", bias.dataType, allowingHalves: true)
+      owners.append(bias.tensor)
+      func operand<Value: TensorElement>(_ tensor: Tensor<Value>) throws(AttentionError) -> Operand {
+        let wide = try tensor.broadcast(to: target)
+        return Operand(base: wide.base, dataType: Value.dataType, strides: wide.strides)
+      }
+      switch bias.tensor {
+      case let tensor as Tensor<Element>: return try operand(tensor)
+      case let tensor as Tensor<BFloat16>: return try operand(tensor)
+      default:
+        #if !(os(macOS) && arch(x86_64))
+          if let tensor = bias.tensor as? Tensor<Float16> { return try operand(tensor) }
+        #endif
+        preconditionFailure("a bias of \(bias.dataType) passed the check")
+      }
+    }
+    blocks = mask.blocks
+    for block in mask.blocks {
+      try requireShape(
+        block.queryCount == shape.queryCount && block.keyCount == keyCount
+          && [1, shape.batchCount].contains(block.batchCount) && [1, shape.headCount].contains(block.headCount),
+        AttentionShape.subject,
+        "a block mask that broadcasts to [B, H, L, S] = \(target) expected; got "
+          + "\([block.batchCount, block.headCount, block.queryCount, block.keyCount])")
+    }
+    if mask.distances.isEmpty {
+      distances = []
+    } else {
+      let places = QueryPlaces(mask, keyCount: keyCount, shape: shape)
+      distances = try mask.distances.map { distances throws(AttentionError) in
+        try Distances(distances, places, shape: shape)
+      }
+    }
+    functions = try mask.functions.map { function throws(AttentionError) in
+      try checkType("a function of scores", function.dataType, allowingHalves: false)
+      return function.body as! AttentionScoreFunction<Element>
+    }
+    self.owners = owners
+    isHiding = !booleans.isEmpty || !biases.isEmpty || !blocks.isEmpty || !functions.isEmpty
+  }
+
+  /// Whether tensors and block masks let one query attend to one key, intervals aside.
+  func allows(batch: Int, head: Int, query: Int, key: Int) -> Bool {
+    booleans.allSatisfy {
+      $0.row(batch: batch, head: head, index: query, from: key).load(as: UInt8.self) != 0
+    }
+      && blocks.allSatisfy {
+        $0.row(batch: batch, head: head, query: query, column: key / $0.blockLength)[key % $0.blockLength] != 0
+      }
+      && biases.allSatisfy { !Self.isNegativeInfinity($0, $0.row(batch: batch, head: head, index: query, from: key)) }
+  }
+
+  private static func isNegativeInfinity(_ bias: Operand, _ place: UnsafeRawPointer) -> Bool {
+    switch bias.half {
+    case nil: place.load(as: Element.self) == -.infinity
+    case .ieee: place.load(as: UInt16.self) == 0xfc00
+    case .brain: place.load(as: UInt16.self) == 0xff80
+    }
+  }
+}
