@@ -45,13 +45,9 @@ protocol TilePrimitives: SendableMetatype {
 
   /// scores ← scale · Q Kᵀ.
   ///
-  /// - Parameters:
-  ///   - block: Which scores.
-  ///   - key: The keys of the block.
-  ///   - bias: To be added; only one for which `addsBias` is true.
-  ///   - maximum: To be raised to the scores, an element for each row of the block; nil: not wanted.
-  ///   - next: Values that are wanted soon.
-  /// - Returns: Whether `maximum` was raised.
+  /// `key`: the keys of the block. `bias`: to be added; only one for which ``addsBias`` is true. `maximum`, an element for each
+  /// row of the block, is raised to the scores, if it is not nil; the result says whether it was. `next`: values that are wanted
+  /// soon.
   func computeScores(
     _ block: Block<Element>, _ tile: QueryTile, _ key: StoredMatrix<Element>, adding bias: Operand?,
     maximum: UnsafeMutablePointer<Element>?, next: StoredMatrix<Element>?
@@ -62,10 +58,8 @@ protocol TilePrimitives: SendableMetatype {
 
   /// The online softmax of a block: scores become weights, and ``TileMemory/maximum``, `sum` and `rescale` follow.
   ///
-  /// - Parameters:
-  ///   - block: Which scores.
-  ///   - cut: How it is cut; nil: every row attends to every key.
-  ///   - maximum: Whether ``TileMemory/newMaximum`` is the maximum of the scores that every row attends to.
+  /// `cut` says how the block is cut; nil: every row attends to every key. `maximum` says whether ``TileMemory/newMaximum`` is
+  /// the maximum of the scores that every row attends to.
   func softmax(_ block: Block<Element>, _ tile: QueryTile, _ cut: BlockCut?, _ maximum: ScoreMaximum)
 
   /// result ← result · rescale + weights · V. For each row, values are added in the order of the keys, and the sum of a block

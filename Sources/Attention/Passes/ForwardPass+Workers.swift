@@ -1,0 +1,119 @@
+internal import AttentionTensors
+
+// Who computes what, and in which memory.
+
+extension ForwardPass {
+  static func run(
+    _ call: AttentionCall<Element>, _ work: AttentionCall<Element>.Work, context: AttentionContext
+  ) throws {
+    switch work {
+    case .scores(let scores): try writeScores(scores, call, context: context)
+    case .results where call.plan.splitsPerTile > 1: try runSplits(call, context: context)
+    case .results: try runTiles(call, context: context)
+    }
+  }
+
+  /// Computes the outputs of a call, each task some tiles of queries.
+  private static func runTiles(_ call: AttentionCall<Element>, context: AttentionContext) throws {
+    try withWorkers(call, context) { workers in
+      let plan = call.plan
+      let taskCount = (plan.tileCount + plan.tilesPerTask - 1) / plan.tilesPerTask
+      context.execute(pieceCount: taskCount, width: workers.count) { task, worker in
+        Tiles.onWorker {
+          let own = workers.pass(worker)
+          // Last tiles first: under a causal mask they are the longest.
+          let first = (taskCount - 1 - task) * plan.tilesPerTask
+          for index in first..<min(first + plan.tilesPerTask, plan.tileCount) { own.attend(call.tile(index)) }
+        }
+      }
+    }
+  }
+
+  /// The scores as they go into the softmax, −inf where they are masked; and nothing else.
+  private static func writeScores(
+    _ scores: UnsafeMutablePointer<Element>, _ call: AttentionCall<Element>, context: AttentionContext
+  ) throws {
+    let scores = UncheckedSendable(scores)
+    try withWorkers(call, context) { workers in
+      context.execute(pieceCount: call.plan.tileCount, width: workers.count) { index, worker in
+        Tiles.onWorker { workers.pass(worker).writeScores(scores.value, call.tile(index)) }
+      }
+    }
+  }
+
+  /// As ``runTiles``, where tiles are few and keys many: each split of a tile's keys is a task.
+  private static func runSplits(_ call: AttentionCall<Element>, context: AttentionContext) throws {
+    let (plan, width) = (call.plan, call.shape.valueWidth)
+    let stateByteCount = RowState<Element>.byteCount(rowCount: plan.rowsPerTile, valueWidth: width)
+    // Bounded, whatever the number of keys: splits are computed some at a time.
+    let most = max(1, Self.stateByteLimit / (plan.tileCount * stateByteCount))
+    let count = min(plan.splitsPerTile, most)
+    let sharedByteCount = plan.tileCount * (count + 1) * stateByteCount
+    try withWorkers(call, context, sharedByteCount: sharedByteCount) { workers in
+      func state(_ tile: Int, _ split: Int) -> RowState<Element> {
+        RowState(base: workers.shared, index: tile * (count + 1) + split, rowCount: plan.rowsPerTile, valueWidth: width)
+      }
+      for first in stride(from: 0, to: plan.splitsPerTile, by: count) {
+        let splits = first..<min(first + count, plan.splitsPerTile)
+        context.execute(pieceCount: plan.tileCount * splits.count, width: workers.count) { task, worker in
+          Tiles.onWorker {
+            let (index, split) = task.quotientAndRemainder(dividingBy: splits.count)
+            let (own, tile) = (workers.pass(worker), call.tile(index))
+            own.attend(tile, split: first + split)
+            own.store(tile, into: state(index, 1 + split))
+          }
+        }
+        let isLast = splits.upperBound == plan.splitsPerTile
+        context.execute(pieceCount: plan.tileCount, width: workers.count) { index, worker in
+          Tiles.onWorker {
+            let (own, tile, whole) = (workers.pass(worker), call.tile(index), state(index, 0))
+            if first == 0 { whole.copy(state(index, 1), rowCount: tile.rowCount) }
+            for split in (first == 0 ? 1 : 0)..<splits.count {
+              whole.merge(state(index, 1 + split), rowCount: tile.rowCount, own.call.kernels)
+            }
+            if isLast {
+              own.finish(tile, whole)
+              own.clearEmptyQueries(tile)
+            }
+          }
+        }
+      }
+    }
+  }
+
+  /// Memory for the states of splits that are not merged yet.
+  private static var stateByteLimit: Int { 16 << 20 }
+
+  /// The workers of a call, each with a pass in memory of its own.
+  private struct Workers: @unchecked Sendable {
+    let count: Int
+    fileprivate let call: AttentionCall<Element>
+    /// One for each further thread: threads that count references to one call wait for one another's caches, which cost heads of
+    /// 16 queries up to a fifth of their time (Zen 4, 2026-11).
+    fileprivate let copies: [AttentionCall<Element>]
+    fileprivate let memory: UnsafeMutableRawPointer
+    fileprivate let byteCount: Int
+
+    func pass(_ worker: Int) -> ForwardPass {
+      var carver = Carver(base: memory + worker * byteCount)
+      return ForwardPass(worker == 0 ? call : copies[worker - 1], &carver)
+    }
+
+    /// Memory for all of them.
+    var shared: UnsafeMutableRawPointer { memory + count * byteCount }
+  }
+
+  /// Calls `body` with the workers of a call, and `sharedByteCount` bytes for all of them.
+  private static func withWorkers(
+    _ call: AttentionCall<Element>, _ context: AttentionContext, sharedByteCount: Int = 0, _ body: (Workers) -> Void
+  ) throws {
+    let count = call.plan.width(threadCount: context.threadCount)
+    var counter = Carver(base: nil)
+    _ = ForwardPass(call, &counter)
+    let byteCount = counter.byteCount
+    let copies = (1..<count).map { _ in AttentionCall(copying: call) }
+    try withScratch(byteCount: count * byteCount + sharedByteCount) { memory in
+      body(Workers(count: count, call: call, copies: copies, memory: memory, byteCount: byteCount))
+    }
+  }
+}

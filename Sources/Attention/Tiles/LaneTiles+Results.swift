@@ -1,0 +1,94 @@
+internal import AttentionTensors
+
+extension LaneTiles {
+  func accumulate(_ block: Block<Element>, _ cut: BlockCut?, _ value: StoredMatrix<Element>) {
+    let width = call.shape.valueWidth
+    let result = own.result + block.group.lowerBound * width
+    let isFirst = start(block.group)
+    let values = value.native
+    guard let cut else {
+      return multiply(block, values, into: result, rescale: isFirst ? nil : UnsafePointer(memory.rescale))
+    }
+    // The first block's sum is the result.
+    let target = isFirst ? result : own.blockResult
+    var continues = cut.common.isEmpty || cut.hasEdgeBefore(of: block)
+    if continues { target.update(repeating: 0, count: block.keyStride * width) }
+    cut.forEachPart(of: block) { part in
+      let keys = part.keys.lowerBound - block.keys.lowerBound..<part.keys.upperBound - block.keys.lowerBound
+      multiply(part, values.rows(keys), into: target + lane(part), rescale: nil, continues: continues)
+      continues = true
+    }
+    if isFirst { return }
+    call.kernels.addRescaled(
+      vectorCount: vectorCount(block.rows.count), rowCount: width, into: result, stride: block.keyStride,
+      rescale: memory.rescale, target, xStride: block.keyStride)
+  }
+
+  /// True if a panel has no result yet; now it has.
+  private func start(_ panel: Range<Int>) -> Bool {
+    let index = panel.lowerBound / own.laneCount
+    if own.isStarted[index] { return false }
+    own.isStarted[index] = true
+    return true
+  }
+
+  private func multiply(
+    _ block: Block<Element>, _ values: StridedMatrix<Element>, into result: UnsafeMutablePointer<Element>,
+    rescale: UnsafePointer<Element>?, continues: Bool = false
+  ) {
+    call.kernels.multiply(
+      vectorCount: vectorCount(block.rows.count), values.transposed, block.scores, bStride: block.keyStride,
+      into: result, stride: block.keyStride, rescale: rescale, continues: continues)
+  }
+
+  func end(_ tile: QueryTile) {
+    let width = call.shape.valueWidth
+    forEachGroup(tile) { panel in
+      if start(panel) {
+        (own.result + panel.lowerBound * width).update(repeating: 0, count: paddedCount(panel) * width)
+      }
+    }
+  }
+
+  func hasFiniteResult(_ tile: QueryTile) -> Bool {
+    call.kernels.isFinite(paddedCount(0..<tile.rowCount) * call.shape.valueWidth, own.result)
+  }
+
+  func result(ofRow row: Int, group: Range<Int>) -> (base: UnsafeMutablePointer<Element>, columnStride: Int) {
+    (own.result + group.lowerBound * call.shape.valueWidth + row - group.lowerBound, paddedCount(group))
+  }
+
+  func writeResult(_ tile: QueryTile, columnStride: Int) {
+    let width = call.shape.valueWidth
+    forEachGroup(tile) { panel in
+      unpack(
+        panel, columnCount: width, own.result + panel.lowerBound * width, stride: paddedCount(panel),
+        factor: memory.factor + panel.lowerBound, columnStride: columnStride)
+    }
+  }
+
+  private func unpack(
+    _ rows: Range<Int>, columnCount: Int, _ x: UnsafePointer<Element>, stride: Int, factor: UnsafePointer<Element>,
+    columnStride: Int
+  ) {
+    call.kernels.unpack(
+      rowCount: rows.count, columnCount: columnCount, x, stride: stride, factor: factor,
+      rows: memory.targets + rows.lowerBound, columnStride: columnStride)
+  }
+
+  func writeScores(_ block: Block<Element>, _ tile: QueryTile) {
+    if !block.isRagged {
+      own.ones.update(repeating: 1, count: block.rows.count)
+      return unpack(
+        block.rows, columnCount: block.keys.count, block.scores, stride: block.keyStride, factor: own.ones,
+        columnStride: 1)
+    }
+    tile.forEachRow(block.rows) { row, _, query in
+      let keys = block.keys(ofQuery: query, batch: tile.batch)
+      copyStridedRow(
+        count: keys.count, elementByteCount: MemoryLayout<Element>.stride,
+        from: block.scores + block.place(row: row, key: keys.lowerBound), stride: block.keyStride,
+        to: memory.targets[row], stride: 1)
+    }
+  }
+}
