@@ -49,7 +49,7 @@ test-sanitized: setup ## run the tests under the thread, address and undefined-b
 # The parts of the tests that a sanitizer sees most in: kernels, products, files, and every path of attention.
 test-address: setup ## run the tests of kernels, products, files and attention under the address sanitizer
 	LSAN_OPTIONS=suppressions=$(CURDIR)/Tests/leaks.supp $(SANITIZED) .build-address --sanitize=address \
-	  --filter 'AttentionTensorsTests|AttentionBLASTests|AttentionFilesTests|FuzzSeedTests|LayoutTests|CacheTests|MaskTests'
+	  --filter 'AttentionRuntimeTests|AttentionTensorsTests|AttentionBLASTests|AttentionFilesTests|FuzzSeedTests|LayoutTests|CacheTests|MaskTests'
 
 mutants: setup ## put some seventy small faults into a copy, one at a time, and expect a test to find each
 	@Tests/mutants/run $(ARGUMENTS)
@@ -110,7 +110,7 @@ test-server: setup ## build the example server of embeddings, try it, and put it
 
 docs: setup ## build the documentation, without a warning, into .build-docs/html
 	ATTENTION_DOCC=1 swift package --scratch-path .build-docs --allow-writing-to-directory .build-docs \
-	  generate-documentation --target AttentionTensors --target AttentionBLAS --target Attention --target AttentionFiles --target AttentionModels --target AttentionTraining \
+	  generate-documentation --target AttentionRuntime --target AttentionTensors --target AttentionBLAS --target Attention --target AttentionFiles --target AttentionModels --target AttentionTraining \
 	  --enable-experimental-combined-documentation --output-path .build-docs/html --warnings-as-errors
 	@.ci/undocumented $$(find .build-docs/ -path '*extracted-symbols*' -name '*.symbols.json')
 

@@ -16,7 +16,7 @@ let package = Package(
   platforms: [.macOS(.v15)],
   products: [
     // MARK: Public API
-    .library(name: "Attention", targets: ["Attention", "AttentionTensors"]),
+    .library(name: "Attention", targets: ["Attention", "AttentionRuntime", "AttentionTensors"]),
     .library(name: "AttentionBLAS", targets: ["AttentionBLAS"]),
     .library(name: "AttentionFiles", targets: ["AttentionFiles"]),
     .library(name: "AttentionModels", targets: ["AttentionModels"]),
@@ -37,13 +37,17 @@ let package = Package(
     .target(name: "CAttentionKernels", linkerSettings: mathLibrary),
 
     // MARK: The library; imports run downwards to upwards only
-    .target(name: "AttentionTensors", dependencies: ["CAttentionKernels"], swiftSettings: swiftSettings),
-    .target(name: "AttentionFiles", dependencies: ["AttentionTensors"], swiftSettings: swiftSettings),
+    .target(name: "CLibrary", swiftSettings: swiftSettings),
+    .target(name: "AttentionRuntime", dependencies: ["CAttentionKernels", "CLibrary"], swiftSettings: swiftSettings),
+    .target(
+      name: "AttentionTensors", dependencies: ["AttentionRuntime", "CAttentionKernels", "CLibrary"],
+      swiftSettings: swiftSettings),
+    .target(name: "AttentionFiles", dependencies: ["AttentionTensors", "CLibrary"], swiftSettings: swiftSettings),
     .target(
       name: "AttentionBLAS", dependencies: ["AttentionTensors", "COpenBLAS", "COpenBLASStartup"],
       swiftSettings: swiftSettings),
     .target(
-      name: "Attention", dependencies: ["AttentionBLAS", "AttentionFiles", "AttentionTensors"],
+      name: "Attention", dependencies: ["AttentionBLAS", "AttentionFiles", "AttentionTensors", "CLibrary"],
       swiftSettings: swiftSettings),
 
     .target(
@@ -75,13 +79,18 @@ let package = Package(
 
     // MARK: Tests
     .target(name: "CFileCalls", path: "Tests/CFileCalls"),
-    .target(name: "AttentionTestSupport", path: "Tests/AttentionTestSupport", swiftSettings: swiftSettings),
+    .target(
+      name: "AttentionTestSupport", dependencies: ["CLibrary"], path: "Tests/AttentionTestSupport",
+      swiftSettings: swiftSettings),
     .target(
       name: "AttentionProblems",
-      dependencies: ["Attention", "AttentionFiles", "AttentionTensors", "AttentionTestSupport"],
+      dependencies: ["Attention", "AttentionFiles", "AttentionTensors", "AttentionTestSupport", "CLibrary"],
       path: "Tests/AttentionProblems", swiftSettings: swiftSettings),
     .testTarget(
-      name: "AttentionTensorsTests", dependencies: ["AttentionTensors", "AttentionTestSupport"],
+      name: "AttentionRuntimeTests", dependencies: ["AttentionRuntime", "AttentionTensors", "AttentionTestSupport"],
+      swiftSettings: swiftSettings),
+    .testTarget(
+      name: "AttentionTensorsTests", dependencies: ["AttentionTensors", "AttentionTestSupport", "CLibrary"],
       swiftSettings: swiftSettings),
     .testTarget(
       name: "AttentionBLASTests",
@@ -91,6 +100,7 @@ let package = Package(
       name: "AttentionTests",
       dependencies: [
         "Attention", "AttentionBLAS", "AttentionFiles", "AttentionProblems", "AttentionTensors", "AttentionTestSupport",
+        "CLibrary",
       ],
       swiftSettings: swiftSettings),
     .testTarget(

@@ -1,12 +1,6 @@
 internal import AttentionTensors
 
-#if canImport(Glibc)
-  internal import Glibc
-#elseif canImport(Musl)
-  internal import Musl
-#elseif canImport(Darwin)
-  internal import Darwin
-#endif
+internal import CLibrary
 
 /// Writes a file so that its name stands for the old content or the whole new one, never for a part:
 /// into a temporary file beside it, synced, then renamed over it.

@@ -1,12 +1,6 @@
 package import AttentionTensors
 
-#if canImport(Glibc)
-  internal import Glibc
-#elseif canImport(Musl)
-  internal import Musl
-#elseif canImport(Darwin)
-  internal import Darwin
-#endif
+internal import CLibrary
 
 /// The bytes of a file: mapped into memory, or read into memory of our own.
 final class FileBytes: @unchecked Sendable {

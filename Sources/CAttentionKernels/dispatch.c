@@ -1,6 +1,9 @@
 // Detection and dispatch. Compiled at the baseline: nothing here may need more than the oldest CPU.
 
 #include "CAttentionKernels.h"
+
+#include <stdatomic.h>
+
 #include "kernels/tables.h"
 
 #if defined(__x86_64__)
@@ -41,7 +44,7 @@ static bool x86_isa_is_present(attn_isa isa) {
 }
 #endif
 
-bool attn_isa_is_present(attn_isa isa) {
+static bool find_isa(attn_isa isa) {
   switch (isa) {
     case attn_isa_portable: return true;
 #if defined(__x86_64__)
@@ -52,6 +55,19 @@ bool attn_isa_is_present(attn_isa isa) {
 #endif
     default: return false;
   }
+}
+
+bool attn_isa_is_present(attn_isa isa) {
+  // Asking the CPU what it has traps into the hypervisor of a virtual machine. Whoever asks first finds the same.
+  enum { unknown, absent, present };
+  static _Atomic int known[attn_isa_count];
+  if ((unsigned)isa >= attn_isa_count) return false;
+  int found = atomic_load_explicit(&known[isa], memory_order_relaxed);
+  if (found == unknown) {
+    found = find_isa(isa) ? present : absent;
+    atomic_store_explicit(&known[isa], found, memory_order_relaxed);
+  }
+  return found == present;
 }
 
 #define OF(isa) (type == attn_type_f32 ? &attn_f32_kernels__##isa : &attn_f64_kernels__##isa)

@@ -1,12 +1,5 @@
 public import AttentionTensors
-
-#if canImport(Glibc)
-  import Glibc
-#elseif canImport(Musl)
-  import Musl
-#elseif canImport(Darwin)
-  import Darwin
-#endif
+import CLibrary
 
 /// Memory between two pages that may not be touched: who reads beyond an end, or what is hidden, dies at that moment.
 public final class GuardedMemory {

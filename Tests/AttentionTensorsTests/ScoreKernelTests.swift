@@ -1,12 +1,7 @@
 import AttentionTensors
 import AttentionTestSupport
+import CLibrary
 import Testing
-
-#if canImport(Glibc)
-  import Glibc
-#elseif canImport(Darwin)
-  import Darwin
-#endif
 
 @Suite("Kernels for scores and types of two bytes")
 struct ScoreKernelTests {

@@ -1,8 +1,4 @@
-#if canImport(Glibc)
-  import Glibc
-#elseif canImport(Darwin)
-  import Darwin
-#endif
+import CLibrary
 
 /// The formulas of activations, in Double, by the names of the library's cases.
 public func referenceActivation(_ name: String, _ x: Double) -> Double {

@@ -1,15 +1,8 @@
 import Attention
 import AttentionProblems
 import AttentionTestSupport
+import CLibrary
 import Testing
-
-#if canImport(Glibc)
-  import Glibc
-#elseif canImport(Musl)
-  import Musl
-#elseif canImport(Darwin)
-  import Darwin
-#endif
 
 @Suite("The caller's rounding mode and flush-to-zero")
 struct FloatingPointModeTests {

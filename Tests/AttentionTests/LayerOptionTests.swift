@@ -2,13 +2,8 @@ import Attention
 import AttentionBLAS
 import AttentionProblems
 import AttentionTestSupport
+import CLibrary
 import Testing
-
-#if canImport(Glibc)
-  import Glibc
-#elseif canImport(Darwin)
-  import Darwin
-#endif
 
 @Suite("Multi-head attention: what decoders add")
 struct LayerOptionTests {

@@ -1,13 +1,8 @@
 import Attention
 import AttentionProblems
 import AttentionTestSupport
+import CLibrary
 import Testing
-
-#if canImport(Glibc)
-  import Glibc
-#elseif canImport(Darwin)
-  import Darwin
-#endif
 
 @Suite("Positions")
 struct PositionTests {

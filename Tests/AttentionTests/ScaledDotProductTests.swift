@@ -1,15 +1,8 @@
 import Attention
 import AttentionProblems
 import AttentionTestSupport
+import CLibrary
 import Testing
-
-#if canImport(Glibc)
-  import Glibc
-#elseif canImport(Musl)
-  import Musl
-#elseif canImport(Darwin)
-  import Darwin
-#endif
 
 @Suite("Scaled dot-product attention agrees with the reference")
 struct ScaledDotProductTests {
@@ -187,6 +180,24 @@ struct ScaledDotProductTests {
       ] {
         #expect(output.allSatisfy { abs($0 - 7) < 1e-5 })
       }
+    }
+  }
+
+  @Test("a sink of −∞ is none, also for a query that attends to nothing", arguments: AttentionContext.everyPath)
+  func noSink(context: AttentionContext) throws {
+    for (L, S) in [(1, 40), (20, 5), (70, 70)] {
+      let query = try Tensor<Float>(uniform: -1..<1, shape: [1, 2, L, 8], seed: 1)
+      let key = try Tensor<Float>(uniform: -1..<1, shape: [1, 2, S, 8], seed: 2)
+      // Of 20 queries over 5 keys, the first 15 attend to nothing.
+      let result = try scaledDotProductAttention(
+        query: query, key: key, value: key, mask: .causal,
+        sinks: try Tensor([-Float.infinity, -.infinity], shape: [2]),
+        returning: [.weights, .logSumExp], context: context)
+      let plain = try scaledDotProductAttention(
+        query: query, key: key, value: key, mask: .causal, returning: [.weights, .logSumExp], context: context)
+      #expect(sameBits(result.output.array, plain.output.array), "\(L) × \(S)")
+      #expect(sameBits(result.weights!.array, plain.weights!.array), "\(L) × \(S)")
+      #expect(sameBits(result.logSumExp!.array, plain.logSumExp!.array), "\(L) × \(S)")
     }
   }
 

@@ -13,13 +13,13 @@ package struct Kernels<Element: RealTensorElement>: @unchecked Sendable {
 
   /// Nil where this machine lacks the instruction set, and for other types than Float and Double.
   package init?(_ instructionSet: InstructionSet) {
-    let tables: [UnsafePointer<attn_kernels>?]
+    let type: attn_type
     switch Element.dataType {
-    case .float32: tables = KernelTables.float
-    case .float64: tables = KernelTables.double
+    case .float32: type = attn_type_f32
+    case .float64: type = attn_type_f64
     default: return nil
     }
-    guard let table = tables[instructionSet.ordinal] else { return nil }
+    guard let table = attn_kernels_for(attn_isa(UInt32(instructionSet.ordinal)), type) else { return nil }
     self.table = table
     self.instructionSet = instructionSet
   }
@@ -68,15 +68,4 @@ package struct Kernels<Element: RealTensorElement>: @unchecked Sendable {
   @_specialize(where Element == Float)
   @_specialize(where Element == Double)
   package func exp2(_ count: Int, _ x: Pointer, _ y: MutablePointer) { table.pointee.exp2(count, x, y) }
-}
-
-/// By instruction set. Looked up once: asking the CPU what it has traps into the hypervisor of a virtual machine.
-private enum KernelTables {
-  nonisolated(unsafe) static let float = tables(attn_type_f32)
-  nonisolated(unsafe) static let double = tables(attn_type_f64)
-
-  private static func tables(_ type: attn_type) -> [UnsafePointer<attn_kernels>?] {
-    let sets = InstructionSet.allCases.map(\.isa).sorted { $0.rawValue < $1.rawValue }
-    return sets.map { attn_kernels_for($0, type) }
-  }
 }

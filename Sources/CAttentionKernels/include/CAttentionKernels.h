@@ -25,6 +25,7 @@ typedef enum attn_isa {
   attn_isa_avx2 = 2,
   attn_isa_avx512 = 3,
 } attn_isa;
+enum { attn_isa_count = 4 };
 
 /// True if this machine (CPU and operating system) runs the kernels of `isa`.
 bool attn_isa_is_present(attn_isa isa);

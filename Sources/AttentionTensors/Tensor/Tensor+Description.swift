@@ -1,10 +1,4 @@
-#if canImport(Glibc)
-  import Glibc
-#elseif canImport(Musl)
-  import Musl
-#elseif canImport(Darwin)
-  import Darwin
-#endif
+internal import CLibrary
 
 extension Tensor: CustomStringConvertible {
   /// The elements as NumPy prints them: nested brackets, aligned columns, `...` in the middle of long axes.

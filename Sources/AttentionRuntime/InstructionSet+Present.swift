@@ -29,12 +29,4 @@ extension AttentionContext {
     throw AttentionError(
       .unsupported, "instruction set", "this machine has no \(wanted.rawValue); it has \(names)")
   }
-
-  package func kernels<Element: RealTensorElement>(for _: Element.Type) throws(AttentionError) -> Kernels<Element> {
-    let instructionSet = try resolvedInstructionSet()
-    guard let kernels = Kernels<Element>(instructionSet) else {
-      preconditionFailure("\(instructionSet) is present but has no kernels")
-    }
-    return kernels
-  }
 }

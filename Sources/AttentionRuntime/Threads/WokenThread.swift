@@ -1,8 +1,4 @@
-#if canImport(Glibc)
-  import Glibc
-#elseif canImport(Musl)
-  import Musl
-#endif
+internal import CLibrary
 
 /// A thread that sleeps, to be woken on another CPU than the one that wakes it.
 ///

@@ -1,10 +1,4 @@
-#if canImport(Glibc)
-  import Glibc
-#elseif canImport(Musl)
-  import Musl
-#elseif canImport(Darwin)
-  import Darwin
-#endif
+internal import CLibrary
 
 /// What makes `fork` safe: a child inherits every lock as it is at that moment, but no thread that would release it.
 ///
@@ -44,8 +38,6 @@ final class ForkHandlers: @unchecked Sendable {
     _ = MemoryPool.shared
     _ = AttentionContext.default
     _ = InstructionSet.present
-    _ = Kernels<Float>(.portable)
-    _ = Kernels<Double>(.portable)
     pthread_mutex_lock(mutex)
     for lock in locks { lock.lock() }
   }

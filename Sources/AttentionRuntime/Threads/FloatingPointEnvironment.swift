@@ -1,12 +1,6 @@
 internal import CAttentionKernels
 
-#if canImport(Glibc)
-  import Glibc
-#elseif canImport(Musl)
-  import Musl
-#elseif canImport(Darwin)
-  import Darwin
-#endif
+internal import CLibrary
 
 /// How a thread computes: rounding mode, flush-to-zero, enabled exceptions (on x86-64 the registers MXCSR and the x87's
 /// control word, on arm64 FPCR).

@@ -4,7 +4,7 @@ package final class TensorStorage: @unchecked Sendable {
   // Sendable: `base` never changes, and writing needs the one reference that there is (Tensor's
   // copy-on-write sees to that).
   @usableFromInline package let base: UnsafeMutableRawPointer
-  let byteCount: Int
+  package let byteCount: Int
   /// What keeps `base` alive where it is not ours, for instance a mapped file.
   private let owner: AnyObject?
 
@@ -28,7 +28,7 @@ package final class TensorStorage: @unchecked Sendable {
     self.owner = owner
   }
 
-  var isReadOnly: Bool { owner != nil }
+  package var isReadOnly: Bool { owner != nil }
 
   deinit {
     if owner == nil { MemoryPool.shared.give(MemoryPool.Block(base: base, byteCount: byteCount)) }

@@ -1,0 +1,11 @@
+extension AttentionContext {
+  /// The kernels that calls with this context use.
+  /// - Throws: `AttentionError` where this machine lacks the instruction set asked for.
+  package func kernels<Element: RealTensorElement>(for _: Element.Type) throws(AttentionError) -> Kernels<Element> {
+    let instructionSet = try resolvedInstructionSet()
+    guard let kernels = Kernels<Element>(instructionSet) else {
+      preconditionFailure("\(instructionSet) is present but has no kernels")
+    }
+    return kernels
+  }
+}
