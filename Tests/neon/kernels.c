@@ -80,7 +80,7 @@ static double random_number(void) {
     for (int i = 0; i < keys * width; i++) k[i] = (T)(random_number() - 0.5), v[i] = (T)(random_number() - 0.5);   \
     int limit = (int)(kernels->lane_count * kernels->panel_vector_count);                                          \
     double worst = 0, worst_few = 0;                                                                               \
-    int wrong_maxima = 0, wrong_sums = 0;                                                                          \
+    int wrong_maxima = 0, wrong_sums = 0, wrong_cuts = 0;                                                          \
     for (int rows = 1; rows <= limit; rows++) {                                                                    \
       for (int i = 0; i < rows * width; i++) q[i] = (T)(random_number() - 0.5);                                    \
       const void *q_rows[most_rows], *bias_rows[most_rows];                                                        \
@@ -100,7 +100,7 @@ static double random_number(void) {
                            .column_stride = 1, .b = panel, .b_stride = stride, .c = scores, .c_stride = stride,    \
                            .maximum = dot_maximum, .next = {{v, keys, width * sizeof(T), width * sizeof(T)}, {v, 9, 1, 1}}};\
       kernels->multiply(&dots);                                                                                    \
-      attn_row_product row_dots = {rows, keys, width, q, width, k, width, v, attn_stored_native, few, keys, 0.5};                      \
+      attn_row_product row_dots = {rows, keys, width, q, width, k, width, v, attn_stored_native, few, keys, 0.5, 0};                   \
       kernels->dot_rows(&row_dots);                                                                                \
       for (int i = 0; i < rows; i++)                                                                               \
         for (int j = 0; j < keys; j++) {                                                                           \
@@ -117,13 +117,22 @@ static double random_number(void) {
         for (int j = 0; j < keys; j++) wrong_sums += sums[j * stride + i] != scores[j * stride + i];               \
       /* Half of the time the softmax has to look itself. */                                                       \
       attn_softmax_lanes softmax = {vectors, keys, stride, scores, NULL, NULL, maximum, sum, rescale,              \
-                                    rows % 2 ? new_maximum : NULL};                                                \
+                                    rows % 2 ? new_maximum : NULL, 0, 0};                                          \
       kernels->softmax_lanes(&softmax);                                                                            \
       for (int i = 0; i < stride; i++) wrong_maxima += maximum[i] != new_maximum[i];                               \
       attn_product values = {.vector_count = vectors, .row_count = width, .depth = keys, .a = v, .row_stride = 1,  \
                              .column_stride = width, .b = scores, .b_stride = stride, .c = result,                 \
                              .c_stride = stride};                                                                  \
       kernels->multiply(&values);                                                                                  \
+      /* A product that is cut along its depth, and added to nothing. */                                           \
+      attn_product part = values;                                                                                  \
+      part.c = sums, part.depth = 11;                                                                              \
+      kernels->multiply(&part);                                                                                    \
+      part.a = v + 11 * width, part.b = scores + 11 * stride, part.depth = keys - 11, part.continues = true;       \
+      kernels->multiply(&part);                                                                                    \
+      memset(few, 0, sizeof few);                                                                                  \
+      kernels->add_rescaled(vectors, width, few, stride, rescale, sums, stride);                                   \
+      for (int i = 0; i < width * stride; i++) wrong_cuts += few[i] != result[i];                                  \
       for (int i = 0; i < stride; i++) factor[i] = 1 / sum[i];                                                     \
       attn_unpack unpack = {rows, width, result, stride, factor, output_rows, 1};                                  \
       kernels->unpack(&unpack);                                                                                    \
@@ -145,6 +154,7 @@ static double random_number(void) {
     expect(worst <= TOLERANCE, name, #T ": attention of panels of 1 row to all lanes", worst);                     \
     expect(wrong_maxima == 0, name, #T ": maxima of products and biases", wrong_maxima);                           \
     expect(wrong_sums == 0, name, #T ": products with an addend", wrong_sums);                                     \
+    expect(wrong_cuts == 0, name, #T ": products that are cut", wrong_cuts);                                       \
     expect(worst_few <= TOLERANCE, name, #T ": products of few rows", worst_few);                                  \
   }                                                                                                                \
                                                                                                                    \
@@ -269,9 +279,9 @@ static void check_halves(attn_isa isa, const char *name) {
     for (int stored = 0; stored < 2; stored++) {
       attn_stored type = !stored ? attn_stored_native : half == attn_half_ieee ? attn_stored_ieee : attn_stored_brain;
       const void *matrix = stored ? (const void *)key : (const void *)wide;
-      attn_row_product dots = {rows, keys, width, q, width, matrix, width, NULL, type, scores[stored], keys, 1};
+      attn_row_product dots = {rows, keys, width, q, width, matrix, width, NULL, type, scores[stored], keys, 1, 0};
       kernels->dot_rows(&dots);
-      attn_row_product values = {rows, keys, width, sums[stored], width, matrix, width, NULL, type, q, keys, 1};
+      attn_row_product values = {rows, keys, width, sums[stored], width, matrix, width, NULL, type, q, keys, 1, 0};
       kernels->accumulate_rows(&values);
     }
     expect(!memcmp(scores[0], scores[1], sizeof scores[0]) && !memcmp(sums[0], sums[1], sizeof sums[0]), name,

@@ -28,7 +28,7 @@ struct MaskSchedule<Element: AttentionElement> {
     sequences = SequencePlaces(mask, keyCount: maskedKeyCount, shape: shape)
     intervals = compiled.owner
     isRagged = compiled.first.isRagged
-    terms = try MaskTerms(mask, keyCount: maskedKeyCount, shape: shape)
+    terms = try MaskTerms.compiled(mask, keyCount: maskedKeyCount, shape: shape)
   }
 
   /// True if within its interval a query may still not attend to every key.

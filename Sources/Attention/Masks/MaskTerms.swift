@@ -43,12 +43,19 @@ final class MaskTerms<Element: AttentionElement>: @unchecked Sendable {
   private let owners: [any Sendable]
 
   /// Nil where there are none.
-  init?(_ mask: AttentionMask, keyCount: Int, shape: AttentionShape) throws(AttentionError) {
+  static func compiled(
+    _ mask: AttentionMask, keyCount: Int, shape: AttentionShape
+  ) throws(AttentionError) -> MaskTerms? {
+    // Here and not in an initialiser, which would allocate an object before it returns nil.
     if mask.booleans.isEmpty && mask.biases.isEmpty && mask.blocks.isEmpty && mask.distances.isEmpty
       && mask.functions.isEmpty
     {
       return nil
     }
+    return try MaskTerms(mask, keyCount: keyCount, shape: shape)
+  }
+
+  private init(_ mask: AttentionMask, keyCount: Int, shape: AttentionShape) throws(AttentionError) {
     let target = [shape.batchCount, shape.headCount, shape.queryCount, keyCount]
     func checkShape(_ name: String, _ shape: [Int]) throws(AttentionError) {
       try requireShape(

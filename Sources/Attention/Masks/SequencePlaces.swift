@@ -26,6 +26,10 @@ struct SequencePlaces {
 
   init(_ mask: AttentionMask, keyCount: Int, shape: AttentionShape) {
     trailing = keyCount..<shape.keyCount
+    if mask.rules.isEmpty && mask.leftPaddings.isEmpty && mask.queryLengths.isEmpty {
+      table = nil
+      return
+    }
     let documents = mask.rules.lazy.compactMap { if case .documents(_, let keys, _, _) = $0 { keys } else { nil } }
       .first
     if documents == nil && mask.leftPaddings.isEmpty && mask.queryLengths.isEmpty {

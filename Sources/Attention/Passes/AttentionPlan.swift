@@ -97,10 +97,13 @@ package struct AttentionPlan: CustomStringConvertible {
     blockLength = tuning.blockLength
 
     // Few rows are those of the longest element.
-    let longest =
-      tiles == .fewRows
-      ? (batches ?? Array(0..<shape.batchCount)).reduce(0) { max($0, schedule.queryCount(batch: $1, of: shape)) }
-      : shape.queryCount
+    var longest = shape.queryCount
+    if tiles == .fewRows {
+      longest = 0
+      for index in 0..<(batches?.count ?? shape.batchCount) {
+        longest = max(longest, schedule.queryCount(batch: batches?[index] ?? index, of: shape))
+      }
+    }
     let length = max(longest, 1)
     let batchCount = batches?.count ?? shape.batchCount
     let group = max(shape.groupSize, 1)
