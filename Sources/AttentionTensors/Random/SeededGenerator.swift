@@ -31,7 +31,7 @@ public struct SeededGenerator: RandomNumberGenerator, Sendable {
 
 extension Tensor where Element: RealTensorElement {
   /// Independent numbers, uniform on `range`; the same ones for the same seed.
-  /// - Throws: ``AttentionError`` where the shape is impossible or memory is lacking.
+  /// - Throws: `AttentionError` where the shape is impossible or memory is lacking.
   public init(uniform range: Range<Double>, shape: [Int], seed: UInt64) throws {
     var generator = SeededGenerator(seed: seed)
     try self.init(shape: shape) { target in
@@ -42,7 +42,7 @@ extension Tensor where Element: RealTensorElement {
   }
 
   /// Independent normal numbers with mean 0; the same ones for the same seed.
-  /// - Throws: ``AttentionError`` where the shape is impossible or memory is lacking.
+  /// - Throws: `AttentionError` where the shape is impossible or memory is lacking.
   public init(normalWithDeviation deviation: Double, shape: [Int], seed: UInt64) throws {
     var generator = SeededGenerator(seed: seed)
     try self.init(shape: shape) { target in

@@ -2,7 +2,7 @@
 
 extension Tensor {
   /// Calls `body` with the elements in row-major order; copies them first if they are not so.
-  /// - Throws: What `body` throws; ``AttentionError`` where memory for a copy is lacking.
+  /// - Throws: What `body` throws; `AttentionError` where memory for a copy is lacking.
   @inlinable
   public func withUnsafeBufferPointer<R>(_ body: (UnsafeBufferPointer<Element>) throws -> R) throws -> R {
     let source = try contiguous()
@@ -12,7 +12,7 @@ extension Tensor {
   }
 
   /// Calls `body` with the elements in row-major order; copies them first if they are not so.
-  /// - Throws: What `body` throws; ``AttentionError`` where memory for a copy is lacking.
+  /// - Throws: What `body` throws; `AttentionError` where memory for a copy is lacking.
   @inlinable
   public func withSpan<R>(_ body: (Span<Element>) throws -> R) throws -> R {
     try withUnsafeBufferPointer { try body(Span(_unsafeElements: $0)) }
@@ -22,7 +22,7 @@ extension Tensor {
   ///
   /// The view ends with the closure, so copy-on-write happens once, before it, and never behind your back.
   /// Elements that this tensor does not see (gaps between strides) stay untouched.
-  /// - Throws: What `body` throws; ``AttentionError`` where memory for a copy is lacking.
+  /// - Throws: What `body` throws; `AttentionError` where memory for a copy is lacking.
   public mutating func withMutableView<R>(_ body: (inout MutableTensorView<Element>) throws -> R) throws -> R {
     try ensureWritable()
     var view = MutableTensorView(base: mutableBase, shape: shape, strides: strides)
@@ -61,7 +61,7 @@ public struct MutableTensorView<Element: TensorElement>: ~Copyable {
   }
 
   /// Calls `body` with the part of one axis within `range`.
-  /// - Throws: What `body` throws; ``AttentionError`` where the axis or range does not exist.
+  /// - Throws: What `body` throws; `AttentionError` where the axis or range does not exist.
   public mutating func withSlice<R>(
     _ range: Range<Int>, axis: Int, _ body: (inout MutableTensorView) throws -> R
   ) throws -> R {
@@ -75,7 +75,7 @@ public struct MutableTensorView<Element: TensorElement>: ~Copyable {
   }
 
   /// Calls `body` with the axes in another order: axis `k` is axis `order[k]` of this view.
-  /// - Throws: What `body` throws; ``AttentionError`` unless `order` names every axis once.
+  /// - Throws: What `body` throws; `AttentionError` unless `order` names every axis once.
   public mutating func withPermutation<R>(
     _ order: [Int], _ body: (inout MutableTensorView) throws -> R
   ) throws -> R {
@@ -87,7 +87,7 @@ public struct MutableTensorView<Element: TensorElement>: ~Copyable {
   }
 
   /// Writes the elements of `source`, which broadcasts to this view's shape.
-  /// - Throws: ``AttentionError`` where it does not.
+  /// - Throws: `AttentionError` where it does not.
   public mutating func copy(from source: Tensor<Element>) throws(AttentionError) {
     let source = try source.broadcast(to: shape)
     copyStrided(

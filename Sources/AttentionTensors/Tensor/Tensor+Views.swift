@@ -2,7 +2,7 @@
 
 extension Tensor {
   /// The part of one axis within `range`.
-  /// - Throws: ``AttentionError`` where the axis does not exist or the range reaches past it.
+  /// - Throws: `AttentionError` where the axis does not exist or the range reaches past it.
   public func slice(_ range: Range<Int>, axis: Int) throws(AttentionError) -> Tensor {
     try requireAxis(axis, "Tensor.slice")
     try requireArgument(
@@ -16,7 +16,7 @@ extension Tensor {
   }
 
   /// One index of one axis; the axis is gone.
-  /// - Throws: ``AttentionError`` where the axis or the index does not exist.
+  /// - Throws: `AttentionError` where the axis or the index does not exist.
   public func select(_ index: Int, axis: Int) throws(AttentionError) -> Tensor {
     try requireAxis(axis, "Tensor.select")
     try requireArgument(
@@ -29,7 +29,7 @@ extension Tensor {
   }
 
   /// The axes in another order: axis `k` of the result is axis `order[k]` of this tensor.
-  /// - Throws: ``AttentionError`` unless `order` names every axis once.
+  /// - Throws: `AttentionError` unless `order` names every axis once.
   public func permuted(_ order: [Int]) throws(AttentionError) -> Tensor {
     try requireArgument(
       order.sorted() == Array(shape.indices), "Tensor.permuted",
@@ -41,14 +41,14 @@ extension Tensor {
   }
 
   /// The last two axes exchanged.
-  /// - Throws: ``AttentionError`` where there are fewer than two.
+  /// - Throws: `AttentionError` where there are fewer than two.
   public func transposed() throws(AttentionError) -> Tensor {
     try requireShape(rank >= 2, "Tensor.transposed", "at least 2 axes expected; got shape \(shape)")
     return try permuted(Array(0..<rank - 2) + [rank - 1, rank - 2])
   }
 
   /// Another shape over the same elements in row-major order. Copies only where strides forbid a view.
-  /// - Throws: ``AttentionError`` unless both shapes have as many elements.
+  /// - Throws: `AttentionError` unless both shapes have as many elements.
   public func reshaped(_ newShape: [Int]) throws(AttentionError) -> Tensor {
     let newCount = try elementCount(of: newShape)
     try requireShape(
@@ -96,7 +96,7 @@ extension Tensor {
   }
 
   /// Repeats axes of extent 1, and new axes in front, without copying: stride 0. Right-aligned, as in NumPy.
-  /// - Throws: ``AttentionError`` where an axis is neither 1 nor the extent wanted.
+  /// - Throws: `AttentionError` where an axis is neither 1 nor the extent wanted.
   public func broadcast(to newShape: [Int]) throws(AttentionError) -> Tensor {
     _ = try elementCount(of: newShape)
     try requireShape(
@@ -111,7 +111,7 @@ extension Tensor {
   }
 
   /// `[…, L, H·E]` as `[…, H, L, E]`: the heads of a projection, as strides.
-  /// - Throws: ``AttentionError`` unless the last axis divides by `headCount`.
+  /// - Throws: `AttentionError` unless the last axis divides by `headCount`.
   public func splitHeads(_ headCount: Int) throws(AttentionError) -> Tensor {
     try requireShape(rank >= 2, "Tensor.splitHeads", "[…, length, width] expected; got shape \(shape)")
     try requireShape(
@@ -126,7 +126,7 @@ extension Tensor {
   }
 
   /// `[…, H, L, E]` as `[…, L, H·E]`: the inverse of ``splitHeads(_:)``. Copies unless it undoes that view.
-  /// - Throws: ``AttentionError`` where there are fewer than three axes.
+  /// - Throws: `AttentionError` where there are fewer than three axes.
   public func mergedHeads() throws(AttentionError) -> Tensor {
     try requireShape(rank >= 3, "Tensor.mergedHeads", "[…, heads, length, width] expected; got shape \(shape)")
     let order = Array(0..<rank - 3) + [rank - 2, rank - 3, rank - 1]

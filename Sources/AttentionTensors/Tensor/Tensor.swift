@@ -8,7 +8,7 @@
 ///     x[1, 2]          // 6
 ///     try x.transposed().shape   // [3, 2], no copy
 ///
-/// Memory is aligned to 64 bytes. Functions check shapes and throw ``AttentionError``; subscripts and
+/// Memory is aligned to 64 bytes. Functions check shapes and throw `AttentionError`; subscripts and
 /// literals trap as Array's do.
 public struct Tensor<Element: TensorElement>: Sendable {
   @usableFromInline package var storage: TensorStorage
@@ -31,7 +31,7 @@ public struct Tensor<Element: TensorElement>: Sendable {
   /// - Parameters:
   ///   - shape: The extents, none negative.
   ///   - fill: Must initialise every element of the buffer.
-  /// - Throws: ``AttentionError`` where the shape is impossible or memory is lacking; what `fill` throws.
+  /// - Throws: `AttentionError` where the shape is impossible or memory is lacking; what `fill` throws.
   @inlinable
   public init(shape: [Int], initializingWith fill: (UnsafeMutableBufferPointer<Element>) throws -> Void) throws {
     try self.init(uninitializedShape: shape)
@@ -49,14 +49,14 @@ public struct Tensor<Element: TensorElement>: Sendable {
   }
 
   /// A tensor with one value everywhere.
-  /// - Throws: ``AttentionError`` where the shape is impossible or memory is lacking.
+  /// - Throws: `AttentionError` where the shape is impossible or memory is lacking.
   public init(repeating value: Element, shape: [Int]) throws(AttentionError) {
     try self.init(uninitializedShape: shape)
     UnsafeMutableBufferPointer(start: mutableBase, count: count).initialize(repeating: value)
   }
 
   /// A tensor of `values` in row-major order.
-  /// - Throws: ``AttentionError`` unless `values` has as many elements as `shape` says.
+  /// - Throws: `AttentionError` unless `values` has as many elements as `shape` says.
   public init(_ values: some Collection<Element>, shape: [Int]) throws(AttentionError) {
     let count = try elementCount(of: shape)
     try requireShape(
@@ -118,7 +118,7 @@ public struct Tensor<Element: TensorElement>: Sendable {
   }
 
   /// The same elements in row-major order, copied only if they are not so already.
-  /// - Throws: ``AttentionError`` where memory is lacking.
+  /// - Throws: `AttentionError` where memory is lacking.
   public func contiguous() throws(AttentionError) -> Tensor {
     isContiguous ? self : try copied()
   }
@@ -147,7 +147,7 @@ extension Tensor: Equatable where Element: Equatable {
 
 extension Tensor where Element: RealTensorElement {
   /// The same numbers as another element type, rounded to nearest.
-  /// - Throws: ``AttentionError`` where memory is lacking.
+  /// - Throws: `AttentionError` where memory is lacking.
   @inlinable
   public init<Other: RealTensorElement>(converting other: Tensor<Other>) throws {
     try self.init(shape: other.shape) { target in
