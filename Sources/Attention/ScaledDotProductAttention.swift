@@ -26,7 +26,7 @@ public import AttentionTensors
 /// converted a tile at a time and computed with as Float, and results rounded once.
 /// Cost: 2·B·H·L·S·(E + Ev) operations, half of it under a causal mask. The same inputs give the same
 /// bits on the same kernels, whatever the threads; and a sequence has the bits that it has alone, whatever else is in the batch
-/// or packed beside it (not with OpenBLAS's products).
+/// or packed beside it: not with OpenBLAS's products, nor with a ``BlockMask``.
 /// Source: Vaswani et al. 2017 (arXiv:1706.03762), equation 1; Dao et al. 2022 (arXiv:2205.14135); softcap: Gemma Team
 /// 2024 (arXiv:2408.00118), §2; sinks: Miller 2023, "Attention is off by one", and gpt-oss.
 @_specialize(where Element == Float, KeyElement == Float)

@@ -226,7 +226,7 @@ extension AttentionMask.Rule {
       let high = min(low + length, keyCount)
       return max(low, 0) < high ? max(low, 0)..<high : 0..<0
     case .documents(let queries, let keys, let left, let right):
-      guard let own = QueryPlaces.document(ofQuery: query, queries) else { return 0..<0 }
+      guard let own = QueryPlaces.document(at: query, queries) else { return 0..<0 }
       return band(query - queries[own + 1] + keys[own + 1], left, right, in: keys[own]..<keys[own + 1])
     }
   }

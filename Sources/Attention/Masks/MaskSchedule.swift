@@ -2,12 +2,11 @@ internal import AttentionTensors
 
 /// A mask compiled for one call: for every query intervals of keys, and what applies to scores within them.
 struct MaskSchedule<Element: AttentionElement> {
-  let keyCount: Int
   /// The set in which every query that attends to something has an interval.
   let firstSet: IntervalSet
   let otherSets: [IntervalSet]
   let sequences: SequencePlaces
-  /// Nil: scores are what softcap leaves, and every key of an interval is attended to.
+  /// What is done to scores within intervals; nil if nothing is, and every key of an interval is attended to.
   let terms: MaskTerms<Element>?
   /// Keeps the memory of intervals alive.
   private let intervals: KeyIntervalTable?
@@ -15,14 +14,13 @@ struct MaskSchedule<Element: AttentionElement> {
   let isRagged: Bool
 
   init(_ mask: AttentionMask, shape: AttentionShape) throws(AttentionError) {
-    keyCount = shape.keyCount
     let maskedKeyCount = shape.keyCount - mask.trailingKeyCount
     assert(maskedKeyCount >= 0)
     let compiled = try KeyIntervalTable.compile(mask, keyCount: maskedKeyCount, shape: shape)
     firstSet = IntervalSet(intervals: compiled.first, isMasked: true)
     var otherSets = compiled.others.map { IntervalSet(intervals: $0, isMasked: true) }
-    if maskedKeyCount < keyCount {
-      otherSets.append(IntervalSet(intervals: KeyIntervals(maskedKeyCount..<keyCount), isMasked: false))
+    if maskedKeyCount < shape.keyCount {
+      otherSets.append(IntervalSet(intervals: KeyIntervals(maskedKeyCount..<shape.keyCount), isMasked: false))
     }
     self.otherSets = otherSets
     sequences = SequencePlaces(mask, keyCount: maskedKeyCount, shape: shape)
@@ -31,7 +29,7 @@ struct MaskSchedule<Element: AttentionElement> {
     terms = try MaskTerms.compiled(mask, keyCount: maskedKeyCount, shape: shape)
   }
 
-  /// True if within its interval a query may still not attend to every key.
+  /// True if a query may be forbidden a key that lies in its interval.
   var hidesWithinIntervals: Bool { terms?.isHiding ?? false }
 
   /// True if elements of the batch have intervals of their own.
@@ -40,7 +38,7 @@ struct MaskSchedule<Element: AttentionElement> {
   /// True if some query's intervals may leave keys out.
   var isStructured: Bool { firstSet.intervals.isStructured }
 
-  /// The queries of an element of the batch that may attend to something.
+  /// How many queries an element of the batch has; those after them attend to nothing.
   func queryCount(batch: Int, of shape: AttentionShape) -> Int {
     sequences.queryCount(batch: batch) ?? shape.queryCount
   }
@@ -60,7 +58,7 @@ struct MaskSchedule<Element: AttentionElement> {
     return count
   }
 
-  /// Whether one query may attend to one key, functions of scores aside. For rare paths: passes work by intervals.
+  /// Returns true if a query may attend to a key. Functions of scores are not asked. This is slow: passes work by intervals.
   func attends(batch: Int, head: Int, query: Int, key: Int) -> Bool {
     func has(_ set: IntervalSet) -> Bool { set.intervals[batch, query].contains(key) }
     if !has(firstSet) {

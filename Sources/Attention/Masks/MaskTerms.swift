@@ -1,12 +1,13 @@
 internal import AttentionTensors
 
-/// What a mask adds to scores, and what it forbids within the intervals of keys.
+/// The part of a mask that works on scores: biases, distances and functions, and the tensors and blocks that forbid keys within
+/// their intervals.
 ///
-/// A class, and nil for most masks: a call copies its mask for each of its threads.
+/// This is a class because a call copies its compiled mask for each thread: one reference is copied instead of five arrays.
 final class MaskTerms<Element: AttentionElement>: @unchecked Sendable {
   // Sendable: operands point to the memory of tensors, which are kept and not written to.
 
-  /// What to add to scores: −slope[head]·|key at which the query stands − key|.
+  /// A linear bias, ALiBi: adds −slope[head]·|key at which the query stands − key| to each score.
   struct Distances {
     let slopes: [Element]
     private let alignment: AttentionMask.Alignment
@@ -35,14 +36,14 @@ final class MaskTerms<Element: AttentionElement>: @unchecked Sendable {
   let biases: [Operand]
   let distances: [Distances]
   let functions: [AttentionScoreFunction<Element>]
-  /// The first bias or boolean mask: of `[L, S]`, what a call reads most of.
+  /// The bias or boolean mask that is applied first. It has an element for each score, so it can be the largest input of a call.
   var firstMatrix: Operand? { biases.first ?? booleans.first }
-  /// True if within its interval a query may still not attend to every key.
+  /// True if these terms may forbid a key that lies in a query's interval.
   let isHiding: Bool
   /// Keep the memory of tensors alive.
   private let owners: [any Sendable]
 
-  /// Nil where there are none.
+  /// The terms of a mask; nil if it has none.
   static func compiled(
     _ mask: AttentionMask, keyCount: Int, shape: AttentionShape
   ) throws(AttentionError) -> MaskTerms? {
@@ -120,7 +121,7 @@ final class MaskTerms<Element: AttentionElement>: @unchecked Sendable {
     isHiding = !booleans.isEmpty || !biases.isEmpty || !blocks.isEmpty || !functions.isEmpty
   }
 
-  /// Whether tensors and block masks let one query attend to one key, intervals aside.
+  /// Returns true if the boolean masks, block masks and biases allow a query to attend to a key. Intervals are not checked.
   func allows(batch: Int, head: Int, query: Int, key: Int) -> Bool {
     booleans.allSatisfy {
       $0.row(batch: batch, head: head, index: query, from: key).load(as: UInt8.self) != 0

@@ -28,7 +28,7 @@ struct QueryPlaces {
   /// The key at which a query stands; it may lie before the first key or after the last.
   func key(ofQuery query: Int, batch: Int, _ alignment: AttentionMask.Alignment) -> Int {
     if case .offsets(let offsets) = alignment { return query + offsets[batch] }
-    if let documents, let own = Self.document(ofQuery: query, documents.queries) {
+    if let documents, let own = Self.document(at: query, documents.queries) {
       return alignment == .topLeft
         ? query - documents.queries[own] + documents.keys[own]
         : query - documents.queries[own + 1] + documents.keys[own + 1]
@@ -39,17 +39,18 @@ struct QueryPlaces {
   /// The first key of the query's sequence: of its document, or after its sample's left padding.
   func firstKey(ofQuery query: Int, batch: Int) -> Int {
     let first = firstKeys?[batch] ?? 0
-    guard let documents, let own = Self.document(ofQuery: query, documents.queries) else { return first }
+    guard let documents, let own = Self.document(at: query, documents.queries) else { return first }
     return max(first, documents.keys[own])
   }
 
-  /// The last document that begins at or before a query; empty ones before it do not count. Nil after the end of all.
-  static func document(ofQuery query: Int, _ offsets: [Int]) -> Int? {
+  /// The document that a query, or a key, lies in, by where documents begin and the last one ends. Empty documents are passed over;
+  /// nil after the end of all.
+  static func document(at place: Int, _ offsets: [Int]) -> Int? {
     var (low, high) = (0, offsets.count - 1)
-    if query >= offsets[high] { return nil }
+    if place >= offsets[high] { return nil }
     while high - low > 1 {
       let middle = (low + high) / 2
-      if offsets[middle] <= query { low = middle } else { high = middle }
+      if offsets[middle] <= place { low = middle } else { high = middle }
     }
     return low
   }

@@ -1,14 +1,14 @@
-/// Where the sequences of one call lie: the keys of each, and how many queries it has.
+/// Where each sequence of a call begins and ends among the keys, and how many queries it has.
 ///
-/// Tiles and splits of keys are counted from the first key of their sequence: so a sequence has the same ones, and its results
-/// the same bits, wherever it lies.
+/// A sequence is an element of the batch without its padding, or one packed document. Tiles and splits of keys are counted from
+/// the first key of their sequence. So a sequence has the same tiles, and its results the same bits, wherever it lies.
 struct SequencePlaces {
-  /// Keys after all sequences that every query attends to.
+  /// The keys that a layer adds at the end, to which every query attends.
   let trailing: Range<Int>
-  /// Nil: one sequence, from the first key on.
+  /// Nil if each element of the batch is one sequence that begins at key 0.
   private let table: Table?
 
-  /// A class, and nil for most masks: a call copies it for each of its threads.
+  /// A class because a call copies its compiled mask for each thread: one reference is copied instead of three arrays.
   private final class Table: Sendable {
     /// Of each element of the batch, the keys that its left padding takes. Nil: none.
     let firstKeys: [Int]?
@@ -26,12 +26,10 @@ struct SequencePlaces {
 
   init(_ mask: AttentionMask, keyCount: Int, shape: AttentionShape) {
     trailing = keyCount..<shape.keyCount
-    if mask.rules.isEmpty && mask.leftPaddings.isEmpty && mask.queryLengths.isEmpty {
-      table = nil
-      return
+    var documents: [Int]?
+    for rule in mask.rules {
+      if documents == nil, case .documents(_, let keys, _, _) = rule { documents = keys }
     }
-    let documents = mask.rules.lazy.compactMap { if case .documents(_, let keys, _, _) = $0 { keys } else { nil } }
-      .first
     if documents == nil && mask.leftPaddings.isEmpty && mask.queryLengths.isEmpty {
       table = nil
       return
@@ -49,22 +47,19 @@ struct SequencePlaces {
   /// True if a row of keys may hold several sequences.
   var hasDocuments: Bool { table?.documents != nil }
 
-  /// The queries of an element of the batch that may attend to something; nil: all of them.
+  /// How many queries an element of the batch has; nil if all of the call's queries are its own.
   func queryCount(batch: Int) -> Int? { table?.queryCounts?[batch] }
 
-  /// The keys of the sequence that a key belongs to; empty ones before it do not count.
+  /// The keys of the sequence that a key belongs to. If empty documents begin at the same key, they are passed over.
   func sequence(ofKey key: Int, batch: Int) -> Range<Int> {
     if key >= trailing.lowerBound { return trailing }
     guard let table else { return 0..<trailing.lowerBound }
     let first = table.firstKeys?[batch] ?? 0
     guard let documents = table.documents else { return key < first ? 0..<first : first..<trailing.lowerBound }
-    var (low, high) = (0, documents.count - 1)
-    if key >= documents[high] { return documents[high]..<trailing.lowerBound }
-    while high - low > 1 {
-      let middle = (low + high) / 2
-      if documents[middle] <= key { low = middle } else { high = middle }
+    guard let own = QueryPlaces.document(at: key, documents) else {
+      return documents[documents.count - 1]..<trailing.lowerBound
     }
-    let document = documents[low]..<documents[low + 1]
+    let document = documents[own]..<documents[own + 1]
     return document.contains(first) && key >= first ? first..<document.upperBound : document
   }
 }

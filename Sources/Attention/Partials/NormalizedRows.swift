@@ -24,7 +24,8 @@ struct NormalizedRows<Element: AttentionElement> {
 
   func contains(_ row: Int) -> Bool { factor[row] != 1 }
 
-  /// Takes a row if its result is not finite though its sum is, with the maximum and sum that a pass found.
+  /// Decides whether a row is computed again from normalised weights: if its result is not finite, but its sum is. `maximum` and
+  /// `sum` are what the earlier pass found; they are kept for ``restoreMaxima`` and ``restoreSums``.
   func take(_ row: Int, maximum: Element, sum: Element, isFinite: Bool) {
     factor[row] = sum > 0 && sum.isFinite && !isFinite ? 1 / sum / 2 : 1
     self.maximum[row] = maximum

@@ -1,12 +1,12 @@
 internal import AttentionTensors
 
-/// What attention to some of the keys gave for each row of a tile.
+/// The state of the softmax for each row of a tile after some of its keys. Two states, of different keys, can be merged.
 struct RowState<Element: AttentionElement> {
   /// The greatest score; −inf for a row that attends to nothing.
   let maximum: UnsafeMutablePointer<Element>
   /// Σ exp(score − maximum).
   let sum: UnsafeMutablePointer<Element>
-  /// `[rows, Ev]`: means of the values, which do not overflow where states are merged.
+  /// `[rows, Ev]`: the mean of the values, weighted by the softmax. A mean cannot overflow when states are merged; a sum could.
   let result: UnsafeMutablePointer<Element>
   private let valueWidth: Int
 
@@ -17,7 +17,7 @@ struct RowState<Element: AttentionElement> {
     self.valueWidth = valueWidth
   }
 
-  /// One of several states that lie one after another.
+  /// The state with a number, in memory that holds several states one after another.
   init(base: UnsafeMutableRawPointer, index: Int, rowCount: Int, valueWidth: Int) {
     var carver = Carver(base: base + index * Self.byteCount(rowCount: rowCount, valueWidth: valueWidth))
     self.init(&carver, rowCount: rowCount, valueWidth: valueWidth)
@@ -29,16 +29,16 @@ struct RowState<Element: AttentionElement> {
     return carver.byteCount
   }
 
-  /// Takes over another state.
+  /// Copies another state into this one.
   func copy(_ other: RowState, rowCount: Int) {
     maximum.update(from: other.maximum, count: rowCount)
     sum.update(from: other.sum, count: rowCount)
     result.update(from: other.result, count: rowCount * valueWidth)
   }
 
-  /// Adds what attention to other keys gave: means are averaged by their sums, brought to the greater maximum.
+  /// Adds a state of other keys to this one: the mean of the two means, weighted by their sums.
   ///
-  /// A row that attends to nothing in one of the two keeps the bits of the other.
+  /// If a row attends to nothing in one of the two states, its result has the bits of the other.
   func merge(_ other: RowState, rowCount: Int, _ kernels: Kernels<Element>) {
     for row in 0..<rowCount where other.sum[row] != 0 {
       let (share, otherShare) = addSum(other.sum[row], maximum: other.maximum[row], to: row)
@@ -63,7 +63,7 @@ struct RowState<Element: AttentionElement> {
     infinity < 0 ? -.greatestFiniteMagnitude : .greatestFiniteMagnitude
   }
 
-  /// Adds a logit that has no value for each row.
+  /// Adds a sink to each row: one more logit, which takes its share of the softmax but has no value to add to the result.
   func addSinks(_ sink: (_ row: Int) -> Element, rowCount: Int, _ kernels: Kernels<Element>) {
     for row in 0..<rowCount {
       let logit = sink(row)
@@ -73,12 +73,13 @@ struct RowState<Element: AttentionElement> {
     }
   }
 
-  /// sum ← Σ exp(score − maximum) over more scores, the maximum raised to theirs.
-  /// - Returns: What parts of the new sum the old one and the added one are.
+  /// Adds Σ exp(score − other) of more scores to the sum of a row, whose maximum is raised to `other` if that is greater.
+  /// - Returns: The shares of the new sum: the old sum's, and the added sum's.
   private func addSum(_ added: Element, maximum other: Element, to row: Int) -> (Element, Element) {
-    // Not max: NaN must win, in either operand. A row that has attended to nothing but NaN has sum NaN and maximum −inf.
+    // `max` is not used because it may drop a NaN; a NaN in either maximum must stay. A row whose scores were all NaN has the sum
+    // NaN and the maximum −inf.
     let most = maximum[row] > other ? maximum[row] : other
-    // Equal ones first: ∞ − ∞ is NaN.
+    // Compared before it is subtracted, because ∞ − ∞ is NaN.
     func factor(_ maximum: Element) -> Element {
       maximum == most ? 1 : Element(nearest: (maximum - most).asDouble.exponential)
     }

@@ -74,13 +74,13 @@ final class AttentionCall<Element: AttentionElement>: @unchecked Sendable {
 
   // MARK: Algorithms
 
-  /// What is computed of a call.
+  /// What a forward pass computes: the outputs of a call, or only its scores.
   enum Work {
     case results
     case scores(UnsafeMutablePointer<Element>)
   }
 
-  /// Computes it by the algorithm that the plan has chosen.
+  /// Runs the forward pass with the tiles that the plan has chosen, to compute `work`.
   func run(_ work: Work, context: AttentionContext) throws {
     switch plan.tiles {
     case .openBLAS: try ForwardPass<RowTiles<OpenBLASProducts<Element>>>.run(self, work, context: context)

@@ -1,7 +1,7 @@
 internal import AttentionBLAS
 internal import AttentionTensors
 
-/// Which tile kernels carry out a call.
+/// Which tiles carry out a call: the conformers of ``TilePrimitives``.
 package enum TileStyle: String {
   /// Products by OpenBLAS.
   case openBLAS = "OpenBLAS"
@@ -41,8 +41,8 @@ package struct AttentionPlan: CustomStringConvertible {
   package let queryTileCount: Int
   /// Tiles along the heads of one group.
   package let headTileCount: Int
-  /// Key/value heads that take their turn at each tile of queries, where a mask is the same for all heads: what it says of
-  /// these queries is then near. Divides their count.
+  /// If a mask is the same for all heads: how many key/value heads are computed for one tile of queries before the next tile. They
+  /// find the mask's rows for these queries in a cache. Divides the number of key/value heads.
   package let headTurnCount: Int
 
   /// What one tile costs whatever its size, some 0.3 µs, in operations. Not tuned.
@@ -68,13 +68,13 @@ package struct AttentionPlan: CustomStringConvertible {
           tiles, batches, schedule: schedule, shape: shape, hasSinks: hasSinks, kernels: kernels, context: context))
     }
     if context.resolvedAlgorithm == .openBLAS { return try plan(.openBLAS) }
-    /// Each element of the batch by its own queries and keys: it is carried out as it would be alone.
+    // Decided by an element's own queries and keys, so that it is computed as it would be alone.
     func hasFewRows(_ batch: Int) -> Bool {
       let queryCount = schedule.queryCount(batch: batch, of: shape)
       if queryCount == 0 || queryCount > kernels.laneCount { return false }
       let heads = min(shape.groupSize, max(1, context.tuning.rowTarget / queryCount))
       return heads * queryCount * context.tuning.fewRowDivisor <= kernels.laneCount
-        // A few tokens that attend to themselves have the bits that they have among longer sequences.
+        // Self-attention of a few tokens is not computed as few rows: padded beside longer sequences it is not, either.
         && schedule.unionCount(batch: batch, queries: 0..<queryCount) > kernels.laneCount
     }
     if !isStreamable || shape.batchCount == 0 { return try plan(.lanes) }

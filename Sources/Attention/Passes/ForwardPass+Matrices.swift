@@ -17,9 +17,7 @@ extension ForwardPass {
     call.forEachKeyTile(tile, in: 0..<call.shape.keyCount) { keyTile in
       let key = tiles.keys(tile, keyTile.keys, keyTile.set)
       forEachBlock(tile, keyTile) { block, cut in
-        let keys =
-          block.keys.lowerBound - keyTile.keys.lowerBound..<block.keys.upperBound - keyTile.keys.lowerBound
-        _ = computeScores(block, cut, tile, key.rows(keys), next: nil)
+        _ = computeScores(block, cut, tile, key.rows(block.keys.counted(from: keyTile.keys)), next: nil)
         if let cut {
           cut.forEachPart(of: block) { writeScores(of: $0, tile, to: scores) }
         } else {
@@ -66,6 +64,6 @@ extension ForwardPass {
   private func row(
     of matrix: UnsafeMutablePointer<Element>, _ tile: QueryTile, head: Int, query: Int
   ) -> UnsafeMutablePointer<Element> {
-    matrix + ((tile.batch * call.shape.headCount + head) * call.shape.queryCount + query) * call.shape.keyCount
+    matrix + call.shape.row(batch: tile.batch, head: head, query: query) * call.shape.keyCount
   }
 }

@@ -1,8 +1,9 @@
 internal import AttentionTensors
 
-/// What a pass over the keys of a tile takes care of beside the ordinary.
+/// The hazards that a pass over the keys of a tile guards against.
 ///
-/// Both cases are rare and leave a trace: a result that is not finite. So a tile is computed without care first.
+/// Both are rare, and both make a result that is not finite. So a tile is first computed without guards, and again with them if
+/// its result is not finite.
 struct TileCare {
   /// Hazard: a masked key has weight 0, but 0·NaN is NaN. Values that are not finite are left out of the product where some
   /// row does not attend to them, and added to those rows that do.
@@ -12,7 +13,8 @@ struct TileCare {
 }
 
 extension ForwardPass {
-  /// Computes a tile again whose result is not finite, with care, until it is finite or nothing is left to be taken care of.
+  /// Computes a tile again, because its result is not finite: without the masked values that are not finite, if there are any, and if
+  /// that does not help also with normalised weights.
   ///
   /// Each row has the bits that it has where no other row needs care.
   @inline(never)
@@ -88,7 +90,7 @@ extension ForwardPass {
 
   // MARK: Sums that overflow
 
-  /// Takes the rows whose result is not finite though their sum is.
+  /// Finds the rows that are to be computed from normalised weights, by the results of the pass before.
   func findNormalizedRows(_ tile: QueryTile) {
     let memory = tiles.memory
     forEachResult(tile) { row, result, stride in
@@ -105,7 +107,7 @@ extension ForwardPass {
     }
   }
 
-  /// Their result is half of the mean already.
+  /// Sets the factors of the rows that were computed from normalised weights. Their result is half of the mean.
   func finishNormalizedRows(_ tile: QueryTile) {
     let memory = tiles.memory
     forEachResult(tile) { row, result, stride in

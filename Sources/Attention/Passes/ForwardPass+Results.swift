@@ -1,9 +1,9 @@
 internal import AttentionTensors
 
-// What a tile's rows leave behind: outputs, log-sum-exps, states.
+// Writing what a tile of queries gave: to the outputs of the call, or to a state that will be merged.
 
 extension ForwardPass {
-  /// Copies what a pass over some keys gave, to be merged.
+  /// Copies the maximum, sum and mean of every row into a state, to be merged with those of other keys.
   func store(_ tile: QueryTile, into state: RowState<Element>) {
     if tile.rowCount == 0 { return }
     let memory = tiles.memory
@@ -46,7 +46,7 @@ extension ForwardPass {
     writeWeights(tile, maximum: state.maximum, sum: state.sum)
   }
 
-  /// Writes the results of queries that are no rows: output and weights 0, log-sum-exp −inf.
+  /// Writes the results of the queries after the end of a sequence: output and weights 0, log-sum-exp −inf.
   func clearEmptyQueries(_ tile: QueryTile) {
     guard let outputs = call.outputs, !tile.emptyQueries.isEmpty else { return }
     let shape = call.shape
@@ -58,7 +58,7 @@ extension ForwardPass {
           (target + column * outputs.widthStride * outputs.elementByteCount).initializeMemory(
             as: UInt8.self, repeating: 0, count: outputs.elementByteCount)
         }
-        let row = (tile.batch * shape.headCount + head) * shape.queryCount + query
+        let row = shape.row(batch: tile.batch, head: head, query: query)
         outputs.logSumExp?[row] = -.infinity
         if let weights = outputs.weights {
           (weights + row * shape.keyCount).update(repeating: 0, count: shape.keyCount)
@@ -90,7 +90,7 @@ extension ForwardPass {
   ) {
     guard let logSumExp = outputs.logSumExp else { return }
     tile.forEachRow(0..<tile.rowCount) { row, head, query in
-      logSumExp[(tile.batch * call.shape.headCount + head) * call.shape.queryCount + query] =
+      logSumExp[call.shape.row(batch: tile.batch, head: head, query: query)] =
         sum[row] == 0 ? -.infinity : maximum[row] + Element(nearest: sum[row].asDouble.naturalLogarithm)
     }
   }

@@ -3,6 +3,7 @@ internal import AttentionTensors
 // Who computes what, and in which memory.
 
 extension ForwardPass {
+  /// Computes the outputs or the scores of a call on the threads of a context.
   static func run(
     _ call: AttentionCall<Element>, _ work: AttentionCall<Element>.Work, context: AttentionContext
   ) throws {
@@ -29,7 +30,7 @@ extension ForwardPass {
     }
   }
 
-  /// The scores as they go into the softmax, −inf where they are masked; and nothing else.
+  /// Writes only the scores, as they go into the softmax: −inf where they are masked.
   private static func writeScores(
     _ scores: UnsafeMutablePointer<Element>, _ call: AttentionCall<Element>, context: AttentionContext
   ) throws {
@@ -41,7 +42,8 @@ extension ForwardPass {
     }
   }
 
-  /// As ``runTiles``, where tiles are few and keys many: each split of a tile's keys is a task.
+  /// Computes the outputs of a call that has few tiles of queries and many keys: each split of a tile's keys is a task, and then
+  /// the states of the splits are merged.
   private static func runSplits(_ call: AttentionCall<Element>, context: AttentionContext) throws {
     let (plan, width) = (call.plan, call.shape.valueWidth)
     let stateByteCount = RowState<Element>.byteCount(rowCount: plan.rowsPerTile, valueWidth: width)

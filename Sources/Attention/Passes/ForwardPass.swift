@@ -14,13 +14,14 @@ struct ForwardPass<Tiles: TilePrimitives> {
 
   let call: AttentionCall<Element>
   let tiles: Tiles
-  /// What several splits of a tile's keys gave together, and one of them by itself; nil where no tile has several.
+  /// The state of a tile after the splits of its keys so far; nil if no tile of the call needs to merge states.
   let whole: RowState<Element>?
+  /// The state of the last split, before it is merged into `whole`.
   let part: RowState<Element>?
 
   var modifiers: ScoreModifiers<Tiles.Scores> { ScoreModifiers(layout: tiles.scores) }
 
-  /// A worker's pass, in memory that `carver` takes from a block; without a block it only counts.
+  /// The pass of one worker. `carver` cuts its working memory out of a block; a carver without a block only counts the bytes.
   init(_ call: AttentionCall<Element>, _ carver: inout Carver) {
     self.call = call
     tiles = Tiles(call, &carver)
@@ -34,7 +35,7 @@ struct ForwardPass<Tiles: TilePrimitives> {
 
   // MARK: Tiles of queries
 
-  /// A whole tile, from the first key to the results.
+  /// Computes a tile of queries from its first key to its results.
   func attend(_ tile: QueryTile) {
     defer { clearEmptyQueries(tile) }
     if tile.rowCount == 0 { return }
@@ -42,7 +43,7 @@ struct ForwardPass<Tiles: TilePrimitives> {
       attend(tile, in: 0..<call.shape.keyCount)
       return finish(tile)
     }
-    // Splits are as many ranges of keys: each ends where the next one begins.
+    // A split is the range of keys from where it begins to where the next split begins.
     var first = 0
     var isFirst = true
     func add(_ keys: Range<Int>) {
@@ -60,7 +61,7 @@ struct ForwardPass<Tiles: TilePrimitives> {
     finish(tile, whole)
   }
 
-  /// One split of a tile's keys.
+  /// Computes one split of a tile's keys, which leaves its maximum, sum and result in the memory of the tiles.
   func attend(_ tile: QueryTile, split: Int) {
     if tile.rowCount == 0 { return }
     attend(
@@ -68,13 +69,13 @@ struct ForwardPass<Tiles: TilePrimitives> {
       in: call.schedule.split(split, batch: tile.batch, queries: tile.queries, length: call.plan.splitLength))
   }
 
-  /// Maximum, sum and result of every row over some keys, from nothing.
+  /// Computes the maximum, sum and result of every row over a range of keys, starting from an empty state.
   private func attend(_ tile: QueryTile, in keys: Range<Int>) {
     attend(tile, in: keys, TileCare())
     if !tiles.hasFiniteResult(tile) { attendAgain(tile, in: keys) }
   }
 
-  /// The same, and what it takes care of.
+  /// Computes the same once, taking care of the hazards that `care` names.
   func attend(_ tile: QueryTile, in keys: Range<Int>, _ care: TileCare) {
     let memory = tiles.memory
     if care.normalizesWeights { findNormalizedRows(tile) }
@@ -89,8 +90,7 @@ struct ForwardPass<Tiles: TilePrimitives> {
       forEachBlock(tile, keyTile) { block, cut in
         var (ownKey, ownValue) = (key, value)
         if block.keys != keyTile.keys {
-          let keys =
-            block.keys.lowerBound - keyTile.keys.lowerBound..<block.keys.upperBound - keyTile.keys.lowerBound
+          let keys = block.keys.counted(from: keyTile.keys)
           (ownKey, ownValue) = (key.rows(keys), value.rows(keys))
         }
         let maximum = computeScores(block, cut, tile, ownKey, next: ownValue)
@@ -110,8 +110,8 @@ struct ForwardPass<Tiles: TilePrimitives> {
 
   // MARK: Blocks
 
-  /// Calls `body` for every part of a tile of keys that the mask does not leave empty, and how it is cut where an edge of the
-  /// mask crosses it.
+  /// Calls `body` for every block of scores of a tile of keys. Blocks in which no row attends to any key are left out. The second
+  /// argument says how a block is cut where an edge of the mask crosses it; it is nil if every row attends to every key.
   @inline(__always)
   func forEachBlock(
     _ tile: QueryTile, _ keyTile: KeyTile, _ body: (_ block: Block<Element>, _ cut: BlockCut?) -> Void
@@ -152,7 +152,7 @@ struct ForwardPass<Tiles: TilePrimitives> {
       strips[index] = intervals.union(batch: tile.batch, queries: tile.queries(ofRows: rows)).clamped(to: union)
       index += 1
     }
-    // One strip is its own block.
+    // If the block is one strip, it is computed as a whole.
     let isWhole = index == 1
     body(
       tiles.block(group: group, own, isRagged: true, hasBlocks: hasBlocks),
@@ -160,8 +160,9 @@ struct ForwardPass<Tiles: TilePrimitives> {
         common: isWhole ? union.lowerBound..<union.lowerBound : common, strips: strips, stripLength: tiles.stripLength))
   }
 
-  /// scores ← the scores of attended keys, −inf where something other than their interval forbids.
-  /// - Returns: Whether ``TileMemory/newMaximum`` is the maximum of those that every row attends to.
+  /// Computes the scores of the attended keys of a block. A score is −inf where a bias, a boolean or block mask, or a function forbids
+  /// the key. Keys outside a row's interval are left as they are.
+  /// - Returns: `known` if ``TileMemory/newMaximum`` is the maximum of the keys that every row attends to.
   func computeScores(
     _ block: Block<Element>, _ cut: BlockCut?, _ tile: QueryTile, _ key: StoredMatrix<Element>,
     next: StoredMatrix<Element>?
@@ -176,7 +177,7 @@ struct ForwardPass<Tiles: TilePrimitives> {
     guard let cut else { return computeScores(block, tile, key, maximum: maximum, next: next) }
     var result = ScoreMaximum.unknown
     cut.forEachPart(of: block) { part in
-      let keys = part.keys.lowerBound - block.keys.lowerBound..<part.keys.upperBound - block.keys.lowerBound
+      let keys = part.keys.counted(from: block.keys)
       if part.isRagged {
         _ = computeScores(part, tile, key.rows(keys), maximum: nil, next: next)
       } else {

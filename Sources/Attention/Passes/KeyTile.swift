@@ -4,8 +4,8 @@ struct KeyTile {
   let set: IntervalSet
   /// Where the first key stands in its sequence.
   let firstIndex: Int
-  /// The first key that a split begins with, if these are its first ones; nil for a sequence's first split, which goes on with
-  /// what is before.
+  /// The first key of a split, if this tile is the first one of that split. Nil for other tiles, and for the first split of a
+  /// sequence: no row has keys both there and before it.
   let splitStart: Int?
 
   /// Some of its keys.
@@ -63,8 +63,8 @@ extension AttentionCall {
 }
 
 extension MaskSchedule {
-  /// The splits into which the keys of some queries fall, beside those that every query attends to; nil where there are no such
-  /// keys.
+  /// The numbers of the first and the last split that hold keys of some queries, and the key from which splits are counted. Keys that a
+  /// layer adds at the end are left out. Nil if the queries have no keys.
   private func splits(batch: Int, queries: Range<Int>, length: Int) -> (first: Int, last: Int, origin: Int)? {
     var (low, high) = (Int.max, 0)
     forEachSet { set in

@@ -53,6 +53,9 @@ struct AttentionShape {
   /// Query heads that share a key/value head.
   var groupSize: Int { headCount / max(keyValueHeadCount, 1) }
 
+  /// The number of a query among those of all heads and elements of the batch: its place in `[B, H, L]`.
+  func row(batch: Int, head: Int, query: Int) -> Int { (batch * headCount + head) * queryCount + query }
+
   /// Names the extents of canonical `[B, H, L, E]` shapes.
   /// - Throws: `AttentionError` where they disagree.
   init(query: [Int], key: [Int], value: [Int]) throws(AttentionError) {

@@ -1,6 +1,6 @@
 internal import AttentionTensors
 
-/// The working memory of what changes scores.
+/// The working memory of ``ScoreModifiers``.
 struct ModifierMemory<Element: AttentionElement> {
   /// Where rows of a mask, or of queries, lie.
   let rows: UnsafeMutablePointer<UnsafeRawPointer>

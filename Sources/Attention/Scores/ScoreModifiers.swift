@@ -11,7 +11,7 @@ struct ScoreModifiers<Layout: ScoreLayout> {
   /// True if nothing is done to the scores of a block.
   func areNone(_ block: Block<Element>) -> Bool { call.softcap == nil && terms(block) == nil }
 
-  /// The first bias, if it is what comes first after the product, which then may add it on its way.
+  /// The first bias, if nothing is done to the scores before it is added. Then the product may add it itself.
   func leadingBias(_ block: Block<Element>) -> Operand? {
     guard let terms = terms(block), call.scale != 0, call.softcap == nil, terms.functions.isEmpty,
       terms.distances.isEmpty
@@ -19,7 +19,7 @@ struct ScoreModifiers<Layout: ScoreLayout> {
     return terms.biases.first
   }
 
-  /// True if scores are as they shall be after the product, which has added `leadingBias`.
+  /// True if nothing is left to be done to the scores after a product that has added `leadingBias`.
   func areDone(_ block: Block<Element>, after leadingBias: Operand?) -> Bool {
     if call.softcap != nil { return false }
     guard let terms = terms(block) else { return true }
@@ -42,7 +42,7 @@ struct ScoreModifiers<Layout: ScoreLayout> {
       }
       layout.subtractDistances(block)
     }
-    // Whichever comes last finds the maximum on its way.
+    // The last of these also raises the maximum, which saves a pass over the scores.
     let biases = terms.biases.dropFirst(leadingBias == nil ? 0 : 1)
     var rest = biases.count + terms.booleans.count
     let last = block.hasBlocks ? nil : maximum

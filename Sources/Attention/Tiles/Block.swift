@@ -6,7 +6,7 @@ struct Block<Element: AttentionElement> {
   let rows: Range<Int>
   let keys: Range<Int>
   let set: IntervalSet
-  /// True if a row may attend to a part of the keys only.
+  /// True if some row may attend to only a part of the keys.
   let isRagged: Bool
   /// True if block masks forbid some of these keys to some row.
   let hasBlocks: Bool
@@ -36,6 +36,13 @@ struct Block<Element: AttentionElement> {
   /// The keys of the block that a query attends to, as far as its interval tells.
   func keys(ofQuery query: Int, batch: Int) -> Range<Int> {
     isRagged ? set.intervals[batch, query].clamped(to: keys) : keys
+  }
+}
+
+extension Range<Int> {
+  /// The same places, counted from the first one of another range.
+  func counted(from other: Range<Int>) -> Range<Int> {
+    lowerBound - other.lowerBound..<upperBound - other.lowerBound
   }
 }
 

@@ -14,8 +14,9 @@ extension LaneTiles {
     var continues = cut.common.isEmpty || cut.hasEdgeBefore(of: block)
     if continues { target.update(repeating: 0, count: block.keyStride * width) }
     cut.forEachPart(of: block) { part in
-      let keys = part.keys.lowerBound - block.keys.lowerBound..<part.keys.upperBound - block.keys.lowerBound
-      multiply(part, values.rows(keys), into: target + lane(part), rescale: nil, continues: continues)
+      multiply(
+        part, values.rows(part.keys.counted(from: block.keys)), into: target + lane(part), rescale: nil,
+        continues: continues)
       continues = true
     }
     if isFirst { return }

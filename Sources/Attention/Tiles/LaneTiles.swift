@@ -195,9 +195,8 @@ struct LaneTiles<Element: AttentionElement>: TilePrimitives {
     }
     // Strips side by side: one by one, each exponential waits for the one before.
     let isKnown = maximum == .known
-    let first = block.keys.lowerBound
     softmax(
-      block, tile, common: isKnown ? cut.common.lowerBound - first..<cut.common.upperBound - first : 0..<0,
+      block, tile, common: isKnown ? cut.common.counted(from: block.keys) : 0..<0,
       newMaximum: isKnown ? memory.newMaximum : nil)
   }
 

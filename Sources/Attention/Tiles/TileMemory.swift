@@ -6,11 +6,11 @@ struct TileMemory<Element: AttentionElement> {
   let maximum: UnsafeMutablePointer<Element>
   /// Σ exp(score − maximum).
   let sum: UnsafeMutablePointer<Element>
-  /// By what the rows of the result are multiplied to be means of the values.
+  /// The factors that make each row of the result the mean of the values.
   let factor: UnsafeMutablePointer<Element>
   /// The maximum raised to the scores of the block at hand.
   let newMaximum: UnsafeMutablePointer<Element>
-  /// By what a block's softmax wants the earlier results multiplied.
+  /// exp(old maximum − new maximum): the factor for the results of earlier blocks, after the softmax of a block.
   let rescale: UnsafeMutablePointer<Element>
   /// The attended keys of each row of a block, counted from its first key: whole numbers.
   let begin: UnsafeMutablePointer<Element>
@@ -25,7 +25,7 @@ struct TileMemory<Element: AttentionElement> {
   let modifiers: ModifierMemory<Element>
 
   init(_ call: AttentionCall<Element>, rowCapacity: Int, keyCapacity: Int, _ carver: inout Carver) {
-    // One array for several: cutting them one by one is seen in small calls.
+    // One array is cut into ten: cutting each by itself takes time that a call on a few numbers shows.
     let capacity = (rowCapacity + 15) / 16 * 16
     maximum = carver.take((7 + NormalizedRows<Element>.arrayCount) * capacity)
     sum = maximum + capacity

@@ -2,13 +2,13 @@ internal import AttentionTensors
 
 /// What an algorithm can do with one block of scores. A pass owns the loops and calls these.
 ///
-/// A value of a few words, one for each worker: closures copy it.
+/// A conforming type is a value of a few words, because closures copy it; its arrays are in memory. Each worker has one.
 protocol TilePrimitives: SendableMetatype {
   associatedtype Element: AttentionElement
   associatedtype Scores: ScoreLayout where Scores.Element == Element
 
-  /// Tiles that work in memory which `carver` takes from a block, of one size for every tile of the call and bounded whatever the
-  /// lengths. Without a block they only count.
+  /// `carver` cuts the working memory out of a block; a carver without a block only counts the bytes. The size is the same for every
+  /// tile of the call, and bounded whatever the lengths.
   init(_ call: AttentionCall<Element>, _ carver: inout Carver)
 
   var memory: TileMemory<Element> { get }
@@ -22,7 +22,7 @@ protocol TilePrimitives: SendableMetatype {
   /// Rows of a strip, by which a block is cut where an edge of the mask crosses it.
   var stripLength: Int { get }
 
-  /// Does some work on a thread that runs these primitives.
+  /// Runs `body` with the settings of the thread that these primitives need.
   static func onWorker(_ body: () -> Void)
 
   /// True if rows that attend to different keys make smaller groups.
@@ -31,7 +31,7 @@ protocol TilePrimitives: SendableMetatype {
   /// Calls `body` for the rows of a tile that are computed together; `isRagged` if they attend to different keys.
   func forEachGroup(_ tile: QueryTile, isRagged: Bool, _ body: (Range<Int>) -> Void)
 
-  /// Gets the queries ready, times the scale; there is no result yet.
+  /// Packs the queries of a tile, times the scale, and forgets the result of the tile before.
   func begin(_ tile: QueryTile)
 
   /// Some keys of a tile, as the products read them.
