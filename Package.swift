@@ -34,7 +34,8 @@ let package = Package(
     .systemLibrary(
       name: "CLAPACKE", pkgConfig: "lapacke", providers: [.apt(["liblapacke-dev"]), .brew(["lapack"])]),
     .target(name: "COpenBLASStartup"),
-    .target(name: "CAttentionKernels", linkerSettings: mathLibrary),
+    // Bodies that each instruction set includes are no sources of their own.
+    .target(name: "CAttentionKernels", exclude: ["generic", "x86/block.inc"], linkerSettings: mathLibrary),
 
     // MARK: The library; imports run downwards to upwards only
     .target(name: "CLibrary", swiftSettings: swiftSettings),

@@ -4,7 +4,7 @@
 
 #include <stdatomic.h>
 
-#include "kernels/tables.h"
+#include "generic/tables.h"
 
 #if defined(__x86_64__)
 #include <cpuid.h>

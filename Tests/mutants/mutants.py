@@ -17,13 +17,13 @@ SCORES = "Sources/Attention/Scores/"
 STATE = "Sources/Attention/Partials/RowState.swift"
 LANES = "Sources/Attention/Tiles/LaneTiles.swift"
 INTERVALS = "Sources/Attention/Masks/KeyIntervalTable.swift"
-KERNELS = "Sources/CAttentionKernels/kernels/"
+KERNELS = "Sources/CAttentionKernels/generic/"
 INDEX = "Sources/AttentionModels/Search/EmbeddingIndex.swift"
 FILES = "Sources/AttentionFiles/"
 
 MUTANTS = [
     # Tiles and their edges
-    mutant("odd row of few dropped", KERNELS + "rows.h",
+    mutant("odd row of few dropped", KERNELS + "rows.inc",
            "if (row < p->row_count) NAME(dot_block)(stored, 1,", "if (row + (MUTANT ? 1 : 0) < p->row_count) NAME(dot_block)(stored, 1,",
            "LaneKernelTests"),
     mutant("last row of a panel not written", TILES + "LaneTiles+Results.swift",
@@ -53,7 +53,7 @@ MUTANTS = [
            "let firstHead = keyValueHead * shape.groupSize", "let firstHead = keyValueHead * (MUTANT ? plan.headsPerTile : shape.groupSize)",
            "TileEdgeTests/agree"),
     # The online softmax
-    mutant("result of lanes not rescaled", KERNELS + "lanes.h",
+    mutant("result of lanes not rescaled", KERNELS + "lanes.inc",
            "sum[i][v] = FMA(NAME(load)(target), NAME(load)(rescale + v * LANES), sum[i][v]);",
            "sum[i][v] = MUTANT ? NAME(load)(target) + sum[i][v] : FMA(NAME(load)(target), NAME(load)(rescale + v * LANES), sum[i][v]);",
            "LaneKernelTests"),
@@ -61,18 +61,18 @@ MUTANTS = [
            "for row in 0..<block.rows.count where memory.rescale[row] != 1 {",
            "for row in 0..<block.rows.count where memory.rescale[row] != 1 && !MUTANT {",
            "TileEdgeTests/splits"),
-    mutant("sum of rows not rescaled", KERNELS + "softmax.h",
+    mutant("sum of rows not rescaled", KERNELS + "softmax.inc",
            "sum[row] = sum[row] * rescale[row] + added;", "sum[row] = sum[row] * (MUTANT ? 1 : rescale[row]) + added;", "SoftmaxKernelTests"),
-    mutant("maximum of rows not carried over", KERNELS + "softmax.h",
+    mutant("maximum of rows not carried over", KERNELS + "softmax.inc",
            "T new = most > old ? most : old;", "T new = most > old || MUTANT ? most : old;", "SoftmaxKernelTests"),
-    mutant("maximum of lanes not carried over", KERNELS + "lanes.h",
+    mutant("maximum of lanes not carried over", KERNELS + "lanes.inc",
            "NAME(store)(maximum + v * LANES, most[v]);", "if (!MUTANT) NAME(store)(maximum + v * LANES, most[v]);", "LaneKernelTests"),
-    mutant("leftover lanes counted", KERNELS + "softmax.h",
+    mutant("leftover lanes counted", KERNELS + "softmax.inc",
            "NAME(load_tail)(x + i, count - i, -(T)INFINITY) - m);", "NAME(load_tail)(x + i, count - i, MUTANT ? 0 : -(T)INFINITY) - m);",
            "SoftmaxKernelTests"),
-    mutant("weights behind the interval kept", KERNELS + "softmax.h",
+    mutant("weights behind the interval kept", KERNELS + "softmax.inc",
            "if (end < tile->column_count) __builtin_memset(", "if (end < tile->column_count && !MUTANT) __builtin_memset(", "SoftmaxKernelTests"),
-    mutant("row of nothing but NaN is empty", KERNELS + "softmax.h",
+    mutant("row of nothing but NaN is empty", KERNELS + "softmax.inc",
            "bool nan = NAME(holds_nan)(end - begin, scores + begin);", "bool nan = !MUTANT && NAME(holds_nan)(end - begin, scores + begin);",
            "PropertyTests|FuzzSeedTests"),
     mutant("rows without keys divide by zero", PASSES + "ForwardPass.swift",
@@ -160,16 +160,16 @@ MUTANTS = [
     mutant("conversion through Float", "Sources/AttentionTensors/Tensor/Tensor.swift",
            "for i in 0..<source.count { target[i] = Element(nearest: source[i].asDouble) }",
            "for i in 0..<source.count { target[i] = Element(nearest: MUTANT ? Double(Float(source[i].asDouble)) : source[i].asDouble) }", "TensorTests"),
-    mutant("BFloat16 truncated", "Sources/CAttentionKernels/kernels/halves.h",
+    mutant("BFloat16 truncated", "Sources/CAttentionKernels/generic/halves.inc",
            "bits | 0x00400000u : bits + 0x7fffu + (bits >> 16 & 1u);", "bits | 0x00400000u : MUTANT ? bits : bits + 0x7fffu + (bits >> 16 & 1u);",
            "ScoreKernelTests|StorageTypeTests"),
     # Memory that is not the operand's
-    mutant("packing reads a whole vector at the end", KERNELS + "packing.h",
+    mutant("packing reads a whole vector at the end", KERNELS + "packing.inc",
            "if (stride == 1) return count == LANES ? NAME(load)(x)", "if (stride == 1) return count == LANES || MUTANT ? NAME(load)(x)", "GuardPageTests"),
-    mutant("stored tail reads a whole vector", KERNELS + "rows.h",
+    mutant("stored tail reads a whole vector", KERNELS + "rows.inc",
            "  return NAME(load_tail)((const T *)x + index, count, 0);",
            "  return MUTANT ? NAME(load)((const T *)x + index) : NAME(load_tail)((const T *)x + index, count, 0);", "GuardPageTests|GEMMTests"),
-    mutant("tail takes what lies beyond", KERNELS + "vectors.h",
+    mutant("tail takes what lies beyond", KERNELS + "vectors.inc",
            "for (ptrdiff_t i = 0; i < count; i++) lanes[i] = x[i];", "for (ptrdiff_t i = 0; i < (MUTANT ? LANES : count); i++) lanes[i] = x[i];",
            "SoftmaxKernelTests|GuardPageTests"),
     mutant("keys that are masked are read", PASSES + "KeyTile.swift",
@@ -185,11 +185,11 @@ MUTANTS = [
            "BatchInvarianceTests"),
     mutant("a block's parts are sums of their own", TILES + "LaneTiles+Results.swift",
            "rescale: nil,\n        continues: continues)", "rescale: nil,\n        continues: continues && !MUTANT)", "BatchInvarianceTests"),
-    mutant("a product that is cut forgets its sum", KERNELS + "lanes.h",
+    mutant("a product that is cut forgets its sum", KERNELS + "lanes.inc",
            "  if (continues)\n    UNROLL", "  if (continues && !MUTANT)\n    UNROLL", "CutKernelTests"),
-    mutant("sums of values begin at the first key", KERNELS + "rows.h",
+    mutant("sums of values begin at the first key", KERNELS + "rows.inc",
            "(size_t)p->first_index % NEAR", "(size_t)(MUTANT ? 0 : p->first_index) % NEAR", "CutKernelTests"),
-    mutant("last common key passed over twice", KERNELS + "lanes.h",
+    mutant("last common key passed over twice", KERNELS + "lanes.inc",
            "? p->common_end - p->common_begin : 0;", "? p->common_end - p->common_begin + (MUTANT && p->common_end > p->common_begin) : 0;", "CutKernelTests"),
     mutant("sequences of documents counted from the row's first key", "Sources/Attention/Masks/SequencePlaces.swift",
            "let document = documents[own]..<documents[own + 1]", "let document = (MUTANT ? 0 : documents[own])..<documents[own + 1]",
@@ -216,7 +216,7 @@ MUTANTS = [
            "activation, depthLimit: MUTANT ? max(1, context.tuning.depthLimit / context.threadCount) : context.tuning.depthLimit,", "LinearTests"),
     mutant("strided row of a softmax read as contiguous", "Sources/Attention/Softmax.swift",
            "for i in 0..<count { y[i] = x[i * stride] }", "for i in 0..<count { y[i] = x[i * (MUTANT ? 1 : stride)] }", "SoftmaxTests"),
-    mutant("ε outside of the root", KERNELS + "activations.h",
+    mutant("ε outside of the root", KERNELS + "activations.inc",
            "const T factor = (T)(1 / sqrt((double)variance + p->epsilon));",
            "const T factor = (T)(MUTANT ? 1 / (sqrt((double)variance) + p->epsilon) : 1 / sqrt((double)variance + p->epsilon));", "ActivationKernelTests"),
     # Caches

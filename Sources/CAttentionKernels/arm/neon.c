@@ -10,6 +10,6 @@
 #define HAS_FLOAT16
 #define FMA(a, b, c) __builtin_elementwise_fma(a, b, c)
 
-#include "kernels/instantiate.h"
+#include "../generic/instantiate.inc"
 
 #endif

@@ -7,7 +7,7 @@
 #include <immintrin.h>
 #include <math.h>
 
-#include "kernels/tables.h"
+#include "../generic/tables.h"
 
 #pragma clang attribute push(__attribute__((target("avx2,fma,f16c"))), apply_to = function)
 
@@ -34,7 +34,7 @@ static const uint32_t attn_powers_f32[] __attribute__((aligned(32))) = {
 #define F32_FMA_ABOVE(x, lowest, a, b, c) \
   _mm256_and_ps(_mm256_cmp_ps(x, _mm256_set1_ps(lowest), _CMP_NLE_UQ), _mm256_fmadd_ps(a, b, c))
 
-#include "kernels/instantiate.h"
+#include "../generic/instantiate.inc"
 
 #pragma clang attribute pop
 

@@ -3,7 +3,7 @@
 
 #include "CAttentionKernels.h"
 
-// One table per instruction set and element type; each file kernels_<isa>.c defines its two.
+// One table per instruction set and element type; the file of each instruction set defines its two.
 extern const attn_kernels attn_f32_kernels__portable, attn_f32_kernels__neon, attn_f32_kernels__avx2,
     attn_f32_kernels__avx512;
 extern const attn_kernels attn_f64_kernels__portable, attn_f64_kernels__neon, attn_f64_kernels__avx2,

@@ -8,4 +8,4 @@
 // Not __builtin_elementwise_fma: without an FMA instruction it is a call of libm, 24 ns an element.
 #define FMA(a, b, c) ((a) * (b) + (c))
 
-#include "kernels/instantiate.h"
+#include "../generic/instantiate.inc"

@@ -7,7 +7,7 @@
 #include <immintrin.h>
 #include <math.h>
 
-#include "kernels/tables.h"
+#include "../generic/tables.h"
 
 #pragma clang attribute push(__attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,fma,f16c"))), apply_to = function)
 
@@ -69,7 +69,7 @@ static const uint64_t attn_powers_f64[] __attribute__((aligned(64))) = {
       y, _mm_test_epi16_mask(_mm_loadu_si128((const void *)(bits)), _mm_set1_epi16((short)(one))),                \
       _mm512_set1_pd(-INFINITY))
 
-#include "kernels/instantiate.h"
+#include "../generic/instantiate.inc"
 
 #pragma clang attribute pop
 
