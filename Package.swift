@@ -61,11 +61,12 @@ let package = Package(
 
     // MARK: Executables
     .target(name: "AttentionDrawing", swiftSettings: swiftSettings),
+    .target(name: "AttentionCases", dependencies: ["Attention", "AttentionFiles"], swiftSettings: swiftSettings),
     .executableTarget(
       name: "attend",
       dependencies: [
-        "Attention", "AttentionBLAS", "AttentionDrawing", "AttentionFiles", "AttentionModels", "AttentionTensors",
-        .product(name: "ArgumentParser", package: "swift-argument-parser"),
+        "Attention", "AttentionBLAS", "AttentionCases", "AttentionDrawing", "AttentionFiles", "AttentionModels",
+        "AttentionTensors", .product(name: "ArgumentParser", package: "swift-argument-parser"),
       ],
       resources: [.embedInCode("Maps/map.html")], swiftSettings: swiftSettings),
     // Here and not in the nested package, because it uses `package` symbols.

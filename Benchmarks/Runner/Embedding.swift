@@ -70,7 +70,7 @@ final class EmbeddingWorkload {
   /// Projections and feed-forward parts, and attention.
   private func operationCount(length: Int) -> Double {
     let c = encoder.encoder.configuration
-    let (d, inner, l) = (Double(c.hiddenWidth), Double(c.intermediateWidth), Double(length))
+    let (d, inner, l) = (Double(c.hiddenDimension), Double(c.intermediateDimension), Double(length))
     return Double(c.layerCount) * (2 * l * (4 * d * d + 2 * d * inner) + 4 * l * l * d)
   }
 }

@@ -52,7 +52,7 @@ struct Machine: Encodable {
         peak = max(peak, operations / seconds * 1e-9)
         let all = secondsTaken {
           // Pieces of equal length, one for each thread.
-          context.execute(pieceCount: context.threadCount, width: context.threadCount) { _, _ in
+          context.execute(taskCount: context.threadCount, threadCount: context.threadCount) { _, _ in
             _ = peaks_run_fma(8)
           }
         }
@@ -90,16 +90,16 @@ struct Machine: Encodable {
     _ buffers: [UnsafeRawBufferPointer], _ context: AttentionContext, times: Int = 5
   ) -> Double {
     // Enough pieces to share, and none a power of two long: places at such distances share sets of the cache.
-    let pieceCount = 63
+    let taskCount = 63
     let shared = UncheckedSendable(buffers)
     let best = (0..<times).map { _ in
       secondsTaken {
         for index in buffers.indices {
-          context.execute(pieceCount: pieceCount, width: context.threadCount) { piece, _ in
+          context.execute(taskCount: taskCount, threadCount: context.threadCount) { task, _ in
             let floats = shared.value[index].assumingMemoryBound(to: Float.self)
-            let length = floats.count / pieceCount
+            let length = floats.count / taskCount
             // NaN compares as false, too: what matters is that the sum is needed.
-            if peaks_read(floats.baseAddress! + piece * length, length) == .infinity { fatalError("infinite operands") }
+            if peaks_read(floats.baseAddress! + task * length, length) == .infinity { fatalError("infinite operands") }
           }
         }
       }

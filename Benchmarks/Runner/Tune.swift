@@ -54,7 +54,7 @@ struct Tune: ParsableCommand {
         attention("L1024 E256", heads: 8, 1024, 256), attention("L2048 bias", heads: 8, 2048, 64, #","mask":"bias""#),
       ]),
     Sweep(
-      name: "headRunByteCount", field: \.headRunByteCount, values: [0, 2 << 20, 4 << 20, 16 << 20],
+      name: "headTurnByteCount", field: \.headTurnByteCount, values: [0, 2 << 20, 4 << 20, 16 << 20],
       problems: [
         attention("L1024 bias", heads: 16, 1024, 64, #","mask":"bias""#),
         attention("L2048 bias", heads: 8, 2048, 64, #","mask":"bias""#),
@@ -62,7 +62,7 @@ struct Tune: ParsableCommand {
         attention("L2048 boolean", heads: 8, 2048, 64, #","mask":"boolean""#),
       ]),
     Sweep(
-      name: "pieceTarget", field: \.pieceTarget, values: [4, 8, 16, 32],
+      name: "taskTarget", field: \.taskTarget, values: [4, 8, 16, 32],
       problems: [
         attention("H2 L512", heads: 2, 512, 64), attention("H1 L2048", heads: 1, 2048, 64),
         decoding("H8/8 S8192", heads: 8, 8, 8192), decoding("H32/8 S4096", heads: 32, 8, 4096),

@@ -59,7 +59,7 @@ final class UnfusedAttention<Element: AttentionElement> {
     let bias = bias.map { UncheckedSendable($0.base) }
     let rowsPerPiece = max(1, (1 << 16) / max(keyCount, 1))
     context.execute(
-      pieceCount: (rowCount + rowsPerPiece - 1) / rowsPerPiece, width: context.threadCount
+      taskCount: (rowCount + rowsPerPiece - 1) / rowsPerPiece, threadCount: context.threadCount
     ) { piece, _ in
       for row in piece * rowsPerPiece..<min((piece + 1) * rowsPerPiece, rowCount) {
         let target = base.value + row * keyCount

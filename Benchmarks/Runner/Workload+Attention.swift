@@ -17,7 +17,7 @@ extension Workload {
     }
     let mask = try RequestedMask(request, Element.self)
     let shape = [batch, heads, request.queries, request.valueWidth]
-    let slot = Slot(try Tensor<Stored>(repeating: Stored(nearest: .nan), shape: shape))
+    let slot = Slot(try Tensor<Stored>(repeating: Stored(_nearest: .nan), shape: shape))
     var turn = 0
     var unfused: UnfusedAttention<Element>?
     var plain: ReferenceAttention?
@@ -59,7 +59,7 @@ extension Workload {
         if unfused == nil { unfused = try UnfusedAttention(request, mask) }
         var output = try Tensor<Element>(repeating: 0, shape: shape)
         if let own = slot.tensor as? Tensor<Element> { output = own }
-        slot.tensor = try Tensor(repeating: Stored(nearest: 0), shape: [0])
+        slot.tensor = try Tensor(repeating: Stored(_nearest: 0), shape: [0])
         try unfused!.attend(converted(query), converted(key), converted(value), into: &output, context)
         slot.tensor = try output as? Tensor<Stored> ?? Tensor(converting: output)
       case .naive:
@@ -84,8 +84,8 @@ extension Workload {
     _ kind: Request.Cache, _ key: Tensor<Stored>, _ value: Tensor<Stored>
   ) throws -> KeyValueCache<Stored> {
     let cache = try KeyValueCache<Stored>(
-      kind == .paged ? .paged() : .growing, batchCount: key.shape[0], headCount: key.shape[1], width: key.shape[3],
-      valueWidth: value.shape[3])
+      batchCount: key.shape[0], headCount: key.shape[1], headDimension: key.shape[3],
+      valueDimension: value.shape[3], placement: kind == .paged ? .paged() : .contiguous)
     try cache.append(key: key, value: value)
     return cache
   }
@@ -158,7 +158,7 @@ struct RequestedMask<Element: AttentionElement> {
       share = Double(lengths.reduce(0, +)) / Double(request.batch * request.keys)
     }
     if let window = request.window {
-      mask = mask.intersection(.window(left: window, right: nil, alignment: alignment))
+      mask = mask.combined(with: .window(left: window, right: nil, alignment: alignment))
     }
     if isCausal && request.window == nil && request.queries == request.keys {
       share = 0.5

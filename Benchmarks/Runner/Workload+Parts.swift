@@ -7,7 +7,7 @@ extension Workload {
   /// `width` × `heads` is the width of the model.
   static func layer<Element: AttentionElement>(_ request: Request, _: Element.Type) throws -> Workload {
     let width = request.width * request.heads
-    let layer = try MultiHeadAttention<Element>(embeddingWidth: width, headCount: request.heads, seed: request.seed)
+    let layer = try MultiHeadAttention<Element>(embeddingDimension: width, headCount: request.heads, seed: request.seed)
     let x: Tensor<Element> = try random([request.batch, request.queries, width], request, 1)
     let mask = try RequestedMask(request, Element.self)
     let slot = Slot(x)

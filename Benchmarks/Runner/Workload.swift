@@ -132,7 +132,7 @@ final class Slot<Element: AttentionStorage> {
   init(_ tensor: Tensor<Element>) { self.tensor = tensor }
 
   func checksum() throws -> Double {
-    try tensor.withUnsafeBufferPointer { $0.reduce(0) { $0 + $1.asDouble } }
+    try tensor.withUnsafeBufferPointer { $0.reduce(0) { $0 + $1._double } }
   }
 
   /// How to compare with what `reference` makes; nil in Double, which has nothing to be compared with.
@@ -140,7 +140,7 @@ final class Slot<Element: AttentionStorage> {
     if Element.self == Double.self { return nil }
     return {
       zip(self.tensor.array, try reference().array).reduce(0) { worst, pair in
-        let error = abs(pair.0.asDouble - pair.1)
+        let error = abs(pair.0._double - pair.1)
         return error.isNaN ? .infinity : max(worst, error)
       }
     }

@@ -12,10 +12,7 @@ public import AttentionTensors
 ///     than the query's, as long as both are computed in one: Float for all but Double.
 ///   - value: `[B, Hk, S, Ev]`, of the key's type.
 ///   - mask: Who may attend to whom, and what is added to the scores.
-///   - scale: Multiplies the scores before the mask. Default 1/√E. 0 makes every score 0, whatever the query.
-///   - softcap: c bounds scores by c·tanh(score / c), after the scale and before the mask. Nil: no bound.
-///   - sinks: `[H]`: one more logit for each head, which takes its share of the weights and has no value. Nil: none.
-///   - layout: `.lengthFirst` for `[B, L, H, E]`.
+///   - options: Scale, softcap, sinks and layout; by default a scale of 1/√E and heads first.
 ///   - context: Threads, instruction set, algorithm.
 /// - Returns: `[B, H, L, Ev]`, in the query's layout, rank and type, contiguous. A query that may attend to
 ///   nothing gets 0; NaN that is attended gives NaN, NaN that is masked does not matter.
@@ -33,16 +30,14 @@ public import AttentionTensors
 @_specialize(where Element == Double, KeyElement == Double)
 public func scaledDotProductAttention<Element: AttentionStorage, KeyElement: AttentionStorage>(
   query: Tensor<Element>, key: Tensor<KeyElement>, value: Tensor<KeyElement>, mask: AttentionMask = .none,
-  scale: Double? = nil, softcap: Double? = nil, sinks: Tensor<Element.Arithmetic>? = nil,
-  layout: AttentionLayout = .headsFirst, context: AttentionContext = .default
+  options: AttentionOptions<Element.Arithmetic> = AttentionOptions(), context: AttentionContext = .default
 ) throws -> Tensor<Element> where KeyElement.Arithmetic == Element.Arithmetic {
   try scaledDotProductAttention(
-    query: query, key: key, value: value, mask: mask, scale: scale, softcap: softcap, sinks: sinks, layout: layout,
-    returning: [], context: context
+    query: query, key: key, value: value, mask: mask, options: options, returning: [], context: context
   ).output
 }
 
-/// ``scaledDotProductAttention(query:key:value:mask:scale:softcap:sinks:layout:context:)`` with the log-sum-exp, the
+/// ``scaledDotProductAttention(query:key:value:mask:options:context:)`` with the log-sum-exp, the
 /// weights or the scores.
 ///
 /// `extras` names what is wanted beside the output; parameters and errors are as there.
@@ -50,16 +45,15 @@ public func scaledDotProductAttention<Element: AttentionStorage, KeyElement: Att
 @_specialize(where Element == Double, KeyElement == Double)
 public func scaledDotProductAttention<Element: AttentionStorage, KeyElement: AttentionStorage>(
   query: Tensor<Element>, key: Tensor<KeyElement>, value: Tensor<KeyElement>, mask: AttentionMask = .none,
-  scale: Double? = nil, softcap: Double? = nil, sinks: Tensor<Element.Arithmetic>? = nil,
-  layout: AttentionLayout = .headsFirst, returning extras: AttentionExtras, context: AttentionContext = .default
+  options: AttentionOptions<Element.Arithmetic> = AttentionOptions(), returning extras: AttentionExtras,
+  context: AttentionContext = .default
 ) throws -> AttentionResult<Element> where KeyElement.Arithmetic == Element.Arithmetic {
   let problem = try AttentionProblem<Element.Arithmetic>(
-    query: query, key: key, value: value, mask: mask,
-    AttentionOptions(scale: scale, softcap: softcap, sinks: sinks, layout: layout))
+    query: query, key: key, value: value, mask: mask, options)
   return try problem.result(Element.self, returning: extras, context: context)
 }
 
-/// ``scaledDotProductAttention(query:key:value:mask:scale:softcap:sinks:layout:context:)`` into a tensor that is there
+/// ``scaledDotProductAttention(query:key:value:mask:options:context:)`` into a tensor that is there
 /// already: nothing is allocated for the result, unless another tensor shares its memory.
 ///
 /// `output` is `[B, H, L, Ev]`, in the query's layout and rank; any strides. Its old contents are not read; where
@@ -68,17 +62,16 @@ public func scaledDotProductAttention<Element: AttentionStorage, KeyElement: Att
 @_specialize(where Element == Double, KeyElement == Double)
 public func scaledDotProductAttention<Element: AttentionStorage, KeyElement: AttentionStorage>(
   query: Tensor<Element>, key: Tensor<KeyElement>, value: Tensor<KeyElement>, mask: AttentionMask = .none,
-  scale: Double? = nil, softcap: Double? = nil, sinks: Tensor<Element.Arithmetic>? = nil,
-  layout: AttentionLayout = .headsFirst, into output: inout Tensor<Element>, context: AttentionContext = .default
+  options: AttentionOptions<Element.Arithmetic> = AttentionOptions(), into output: inout Tensor<Element>,
+  context: AttentionContext = .default
 ) throws where KeyElement.Arithmetic == Element.Arithmetic {
   let problem = try AttentionProblem<Element.Arithmetic>(
-    query: query, key: key, value: value, mask: mask,
-    AttentionOptions(scale: scale, softcap: softcap, sinks: sinks, layout: layout))
+    query: query, key: key, value: value, mask: mask, options)
   try problem.checkOutput(output.shape)
   try output.withMutableView { try problem.run(into: &$0, context: context) }
 }
 
-/// ``scaledDotProductAttention(query:key:value:mask:scale:softcap:sinks:layout:context:)`` into a part of a tensor.
+/// ``scaledDotProductAttention(query:key:value:mask:options:context:)`` into a part of a tensor.
 ///
 /// `output` is `[B, H, L, Ev]`, in the query's layout and rank; any strides, and gaps between them stay
 /// untouched; where its shape is another, that is an error. The other parameters are as there.
@@ -86,12 +79,10 @@ public func scaledDotProductAttention<Element: AttentionStorage, KeyElement: Att
 @_specialize(where Element == Double, KeyElement == Double)
 public func scaledDotProductAttention<Element: AttentionStorage, KeyElement: AttentionStorage>(
   query: Tensor<Element>, key: Tensor<KeyElement>, value: Tensor<KeyElement>, mask: AttentionMask = .none,
-  scale: Double? = nil, softcap: Double? = nil, sinks: Tensor<Element.Arithmetic>? = nil,
-  layout: AttentionLayout = .headsFirst, into output: inout MutableTensorView<Element>,
+  options: AttentionOptions<Element.Arithmetic> = AttentionOptions(), into output: inout MutableTensorView<Element>,
   context: AttentionContext = .default
 ) throws where KeyElement.Arithmetic == Element.Arithmetic {
   let problem = try AttentionProblem<Element.Arithmetic>(
-    query: query, key: key, value: value, mask: mask,
-    AttentionOptions(scale: scale, softcap: softcap, sinks: sinks, layout: layout))
+    query: query, key: key, value: value, mask: mask, options)
   try problem.run(into: &output, context: context)
 }

@@ -48,7 +48,7 @@ public func logSumExp<Element: AttentionElement>(
   try runRows(of: x, "logSumExp", context, scratchCount: count) { kernels, row, source, scratch in
     let (maximum, sum) = exponentials(kernels, count, source, x.strides[x.rank - 1], scratch)
     target.value[row] =
-      sum > 0 ? maximum + Element(nearest: sum.asDouble.naturalLogarithm) : sum == 0 ? -.infinity : .nan
+      sum > 0 ? maximum + Element(_nearest: sum._double.naturalLogarithm) : sum == 0 ? -.infinity : .nan
   }
   return result
 }
@@ -82,22 +82,19 @@ private func runRows<Element: AttentionElement>(
   let count = x.shape[x.rank - 1]
   let rowCount = x.shape.dropLast().reduce(1, *)
   if rowCount == 0 { return }
-  // A piece has at least some 30 µs of work, at 0.25 ns an element; less is not shared.
-  let rowsPerPiece = max(1, (1 << 17) / max(count, 1))
-  let pieceCount = (rowCount + rowsPerPiece - 1) / rowsPerPiece
-  let width = max(1, min(context.threadCount, pieceCount))
-  let (byteCount, overflow) = scratchCount.multipliedReportingOverflow(by: MemoryLayout<Element>.stride * width)
-  guard !overflow, byteCount < Int.max - 64 * width else {
-    throw AttentionError(.outOfMemory, subject, "\(width) rows of \(count) elements could not be allocated")
+  // 0.25 ns an element.
+  let loop = ParallelLoop(itemCount: rowCount, nanosecondsPerItem: 0.25 * Double(count), context: context)
+  let (byteCount, overflow) = scratchCount.multipliedReportingOverflow(
+    by: MemoryLayout<Element>.stride * loop.workerCount)
+  guard !overflow, byteCount < Int.max - 64 * loop.workerCount else {
+    throw AttentionError(.outOfMemory, subject, "\(loop.workerCount) rows of \(count) elements could not be allocated")
   }
-  let rowByteCount = (byteCount / width + 63) / 64 * 64
-  try withScratch(byteCount: width * rowByteCount) { memory in
+  let rowByteCount = (byteCount / loop.workerCount).roundedUp(toMultipleOf: TensorStorage.alignment)
+  try withScratch(byteCount: loop.workerCount * rowByteCount) { memory in
     let (source, scratches) = (UncheckedSendable(x.base), UncheckedSendable(memory))
-    context.execute(pieceCount: pieceCount, width: width) { piece, worker in
+    loop.run { rows, worker in
       let scratch = (scratches.value + worker * rowByteCount).assumingMemoryBound(to: Element.self)
-      for row in piece * rowsPerPiece..<min((piece + 1) * rowsPerPiece, rowCount) {
-        body(kernels, row, source.value + x.offset(ofRow: row), scratch)
-      }
+      for row in rows { body(kernels, row, source.value + x.offset(ofRow: row), scratch) }
     }
   }
 }

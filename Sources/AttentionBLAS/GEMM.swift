@@ -124,12 +124,12 @@ package func runProducts<Element: BLASElement>(
   let cut = ProductCut(
     rowCount: rowCount, columnCount: columnCount, depth: depth, productCount: count,
     panelWidth: packed?.panelWidth ?? 1)
-  let width = cut.width(threadCount: context.threadCount)
+  let workerCount = cut.workerCount(threadCount: context.threadCount)
   func forEachBlock(
-    _ piece: Int, unless isReadable: (StridedMatrix<Element>) -> Bool,
+    _ task: Int, unless isReadable: (StridedMatrix<Element>) -> Bool,
     _ body: (StridedMatrix<Element>, StridedMatrix<Element>, UnsafeMutablePointer<Element>, Int) -> Void
   ) {
-    for block in cut.blocks(ofPiece: piece) where !block.rows.isEmpty && !block.columns.isEmpty {
+    for block in cut.blocks(ofTask: task) where !block.rows.isEmpty && !block.columns.isEmpty {
       let (a, b, first, cStride) = operands(block.product)
       let c = first + block.rows.lowerBound * cStride + block.columns.lowerBound
       if depth == 0 || alpha == 0 {
@@ -144,20 +144,20 @@ package func runProducts<Element: BLASElement>(
   }
   if let packed {
     let scratchByteCount = packed.scratchByteCount(depth: depth)
-    try withScratch(byteCount: width * scratchByteCount) { memory in
+    try withScratch(byteCount: workerCount * scratchByteCount) { memory in
       let scratches = UncheckedSendable(memory)
-      context.execute(pieceCount: cut.pieceCount, width: width) { piece, worker in
+      context.execute(taskCount: cut.taskCount, threadCount: workerCount) { task, worker in
         let scratch = packed.scratch(at: scratches.value + worker * scratchByteCount, depth: depth)
-        forEachBlock(piece, unless: { $0.rowStride == 1 || $0.columnStride == 1 }) { a, b, c, cStride in
+        forEachBlock(task, unless: { $0.rowStride == 1 || $0.columnStride == 1 }) { a, b, c, cStride in
           packed.multiply(alpha: alpha, a, b, mode, into: c, stride: cStride, scratch)
         }
       }
     }
     return
   }
-  context.execute(pieceCount: cut.pieceCount, width: width) { piece, _ in
+  context.execute(taskCount: cut.taskCount, threadCount: workerCount) { task, _ in
     OpenBLAS.withOneThread {
-      forEachBlock(piece, unless: { $0.blasLayout != nil }) { a, b, c, cStride in
+      forEachBlock(task, unless: { $0.blasLayout != nil }) { a, b, c, cStride in
         withPacked(b, unless: { $0.blasLayout != nil }) { b in
           multiply(alpha: alpha, a, b, mode, into: c, stride: cStride)
         }

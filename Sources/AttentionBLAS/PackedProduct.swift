@@ -14,8 +14,6 @@ struct PackedProduct<Element: BLASElement>: Sendable {
 
   private let depthLimit: Int
   private let unpackedRowLimit: Int
-  /// Rows of C that are held back where the last vector of columns is not whole.
-  private static var edgeRowCount: Int { 64 }
 
   /// Nil where most lanes would be idle.
   init?(kernels: Kernels<Element>, tuning: Tuning, columnCount: Int) {
@@ -36,23 +34,23 @@ struct PackedProduct<Element: BLASElement>: Sendable {
     fileprivate let ones: UnsafeMutablePointer<Element>
     fileprivate let columns: UnsafeMutablePointer<UnsafeRawPointer>
 
-    fileprivate init(_ carver: inout Carver, product: PackedProduct, depth: Int) {
-      panel = carver.take(min(depth, product.depthLimit) * product.panelWidth)
-      edge = carver.take(edgeRowCount * product.lanes)
-      ones = carver.take(product.panelWidth)
-      columns = carver.take(product.panelWidth)
+    fileprivate init(_ arrays: inout ScratchArrays, product: PackedProduct, depth: Int) {
+      panel = arrays.take(min(depth, product.depthLimit) * product.panelWidth)
+      edge = arrays.take(PanelEdge<Element>.rowCount * product.lanes)
+      ones = arrays.take(product.panelWidth)
+      columns = arrays.take(product.panelWidth)
     }
   }
 
   func scratchByteCount(depth: Int) -> Int {
-    var carver = Carver(base: nil)
-    _ = Scratch(&carver, product: self, depth: depth)
-    return carver.byteCount
+    var arrays = ScratchArrays(base: nil)
+    _ = Scratch(&arrays, product: self, depth: depth)
+    return arrays.byteCount
   }
 
   func scratch(at memory: UnsafeMutableRawPointer, depth: Int) -> Scratch {
-    var carver = Carver(base: memory)
-    let scratch = Scratch(&carver, product: self, depth: depth)
+    var arrays = ScratchArrays(base: memory)
+    let scratch = Scratch(&arrays, product: self, depth: depth)
     scratch.ones.update(repeating: 1, count: panelWidth)
     return scratch
   }
@@ -67,18 +65,11 @@ struct PackedProduct<Element: BLASElement>: Sendable {
       return multiplyFewRows(alpha: alpha, a, b, mode, into: c, stride: stride, scratch)
     }
     let isInPlace = alpha == 1 && b.columnStride == 1 && a.rowCount <= unpackedRowLimit
-    // Parts of even depth. Small products would pay for the divisions.
-    var partLength = a.columnCount
-    if partLength > depthLimit {
-      let partCount = (partLength + depthLimit - 1) / depthLimit
-      partLength = (partLength + partCount - 1) / partCount
-    }
     forEachPanel(b.columnCount) { columns in
-      for low in Swift.stride(from: 0, to: a.columnCount, by: partLength) {
-        let depth = low..<min(low + partLength, a.columnCount)
+      forEachDepthBlock(a.columnCount, limit: depthLimit) { block in
         multiplyPanel(
-          alpha, a.columns(depth), b.rows(depth).columns(columns), isInPlace: isInPlace,
-          isAdded: mode == .accumulating || low > 0, c + columns.lowerBound, stride, scratch)
+          alpha, a.columns(block), b.rows(block).columns(columns), isInPlace: isInPlace,
+          isAdded: mode == .accumulating || block.lowerBound > 0, c + columns.lowerBound, stride, scratch)
       }
     }
   }
@@ -100,7 +91,7 @@ struct PackedProduct<Element: BLASElement>: Sendable {
     if mode == .replacing {
       return kernels.dotRows(query: a, key: StoredMatrix(b.transposed), factor: alpha, into: c, stride: stride)
     }
-    let width = Self.edgeRowCount * lanes / a.rowCount
+    let width = PanelEdge<Element>.rowCount * lanes / a.rowCount
     for first in Swift.stride(from: 0, to: b.columnCount, by: width) {
       let columns = first..<min(first + width, b.columnCount)
       kernels.dotRows(
@@ -131,15 +122,11 @@ struct PackedProduct<Element: BLASElement>: Sendable {
         vectorCount: vectorCount, a, scratch.panel, bStride: vectorCount * lanes, into: c, stride: stride,
         rescale: isAdded ? UnsafePointer(scratch.ones) : nil)
     }
-    for first in Swift.stride(from: 0, to: a.rowCount, by: Self.edgeRowCount) {
-      let rows = first..<min(first + Self.edgeRowCount, a.rowCount)
+    PanelEdge(memory: scratch.edge, stride: lanes).write(
+      rowCount: a.rowCount, columnCount: b.columnCount, isAdded: isAdded, into: c, stride: stride
+    ) { rows in
       kernels.multiply(
         vectorCount: 1, a.rows(rows), scratch.panel, bStride: lanes, into: scratch.edge, stride: lanes, rescale: nil)
-      for row in rows {
-        let source = scratch.edge + (row - first) * lanes
-        let target = c + row * stride
-        for column in 0..<b.columnCount { target[column] = isAdded ? target[column] + source[column] : source[column] }
-      }
     }
   }
 
@@ -155,7 +142,7 @@ struct PackedProduct<Element: BLASElement>: Sendable {
     }
     for column in 0..<b.columnCount { scratch.columns[column] = UnsafeRawPointer(b.base + column * b.columnStride) }
     kernels.pack(
-      .scaled(by: alpha.asDouble), rowCount: b.columnCount, columnCount: b.rowCount, rows: scratch.columns,
+      .scaled(by: alpha._double), rowCount: b.columnCount, columnCount: b.rowCount, rows: scratch.columns,
       columnStride: b.rowStride, into: scratch.panel, stride: width)
   }
 }

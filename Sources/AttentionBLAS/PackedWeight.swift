@@ -1,25 +1,27 @@
-internal import AttentionTensors
+package import AttentionTensors
 
 /// A weight `[out, in]` in the order in which products of one instruction set read it: its transpose in panels of columns.
 ///
 /// Panels are as wide as the kernels': read at twice their width, which is not in the first-level cache any more, they
 /// took 1.05 to 1.2 of the time with AVX2. Against packing at each call and adding the bias first, layers of attention take 0.95 to 0.98
 /// of the time, one of 12 tokens and width 384 0.76 (2 threads of an EPYC of family 25, AVX-512, 2026-11).
-final class PackedWeight<Element: BLASElement>: Sendable {
-  let columnCount: Int
-  let depth: Int
+package final class PackedWeight<Element: BLASElement>: Sendable {
+  private let columnCount: Int
+  private let depth: Int
   private let storage: TensorStorage
   private let kernels: Kernels<Element>
   private let lanes: Int
 
   /// Columns, of which the last may be filled up to whole vectors.
-  struct Panel {
+  private struct Panel {
     let columns: Range<Int>
     let width: Int
   }
-  let panels: [Panel]
+  private let panels: [Panel]
+  /// The number of panels.
+  package var panelCount: Int { panels.count }
 
-  init(_ weight: Tensor<Element>, _ bias: Tensor<Element>?, kernels: Kernels<Element>) throws {
+  package init(_ weight: Tensor<Element>, _ bias: Tensor<Element>?, kernels: Kernels<Element>) throws {
     columnCount = weight.shape[0]
     depth = weight.shape[1]
     self.kernels = kernels
@@ -59,13 +61,11 @@ final class PackedWeight<Element: BLASElement>: Sendable {
   private let hasBias: Bool
   private let paddedCount: Int
 
-  /// Rows that are held back where a panel's columns are not whole.
-  private static var edgeRowCount: Int { 64 }
   /// Elements of working memory that a thread needs.
-  var scratchCount: Int { (Self.edgeRowCount + kernels.productVectorCount) * lanes }
+  package var scratchCount: Int { (PanelEdge<Element>.rowCount + kernels.productVectorCount) * lanes }
 
   /// Some columns of `f(A·Wᵀ + b)`. One of A's strides is 1.
-  func multiply(
+  package func multiply(
     _ a: StridedMatrix<Element>, panels range: Range<Int>, _ activation: Activation, depthLimit: Int,
     into c: UnsafeMutablePointer<Element>, stride: Int, scratch: UnsafeMutablePointer<Element>
   ) {
@@ -83,13 +83,10 @@ final class PackedWeight<Element: BLASElement>: Sendable {
         multiplyPanel(a, packed, panel.width, bias, activation, depthLimit, c + first, stride, ones)
         continue
       }
-      for low in Swift.stride(from: 0, to: a.rowCount, by: Self.edgeRowCount) {
-        let rows = low..<min(low + Self.edgeRowCount, a.rowCount)
-        multiplyPanel(
-          a.rows(rows), packed, panel.width, bias, activation, depthLimit, edge, panel.width, ones)
-        for row in rows {
-          (c + row * stride + first).update(from: edge + (row - low) * panel.width, count: panel.columns.count)
-        }
+      PanelEdge(memory: edge, stride: panel.width).write(
+        rowCount: a.rowCount, columnCount: panel.columns.count, isAdded: false, into: c + first, stride: stride
+      ) { rows in
+        multiplyPanel(a.rows(rows), packed, panel.width, bias, activation, depthLimit, edge, panel.width, ones)
       }
     }
   }
@@ -108,16 +105,14 @@ final class PackedWeight<Element: BLASElement>: Sendable {
     _ activation: Activation, _ depthLimit: Int, _ c: UnsafeMutablePointer<Element>,
     _ stride: Int, _ ones: UnsafePointer<Element>
   ) {
-    // Parts of even depth; the last one finishes.
-    let partCount = max(1, (depth + depthLimit - 1) / depthLimit)
-    let partLength = max(1, (depth + partCount - 1) / partCount)
-    for low in Swift.stride(from: 0, to: max(depth, 1), by: partLength) {
-      let part = low..<min(low + partLength, depth)
-      let isLast = part.upperBound == depth
+    forEachDepthBlock(depth, limit: depthLimit) { block in
+      // The last block adds the bias and the activation.
+      let isLast = block.upperBound == depth
       kernels.multiply(
-        vectorCount: width / lanes, a.columns(part), packed + low * width, bStride: width, into: c, stride: stride,
-        rescale: low > 0 ? ones : nil, bias: isLast ? bias : nil, activation: isLast ? activation : .none,
-        next: following(packed + part.upperBound * width, count: part.count * width, rowCount: a.rowCount))
+        vectorCount: width / lanes, a.columns(block), packed + block.lowerBound * width, bStride: width, into: c,
+        stride: stride, rescale: block.lowerBound > 0 ? ones : nil, bias: isLast ? bias : nil,
+        activation: isLast ? activation : .none,
+        next: following(packed + block.upperBound * width, count: block.count * width, rowCount: a.rowCount))
     }
   }
 }

@@ -1,4 +1,4 @@
-/// How a batch of equal products is cut into pieces for threads.
+/// How a batch of equal products is cut into tasks for threads.
 ///
 /// The cut follows from shapes alone, so a product has the same bits whatever the number of threads.
 package struct ProductCut {
@@ -17,7 +17,7 @@ package struct ProductCut {
   /// Rows and columns of a part: multiples of a unit, so that none but the last has a ragged edge.
   private let rowPartLength: Int
   private let columnPartLength: Int
-  private let blocksPerPiece: Int
+  private let blocksPerTask: Int
   private let work: Double
 
   // Ratios of times below: 2 threads of an EPYC of family 26, OpenBLAS 0.3.21, whose every part packs both operands;
@@ -31,8 +31,8 @@ package struct ProductCut {
   private static let mostParts = 8
   /// Where parts of rows each pack the columns anew, rows are cut only if they are this many times as long.
   private static let packedTallness = 4
-  /// Pieces of less work than this, some 10 µs, are joined, for handing out a piece costs too.
-  package static let leastPieceWork = 1e6
+  /// Tasks of less work than this, some 10 µs, are joined, for handing out a task costs too.
+  package static let leastTaskWork = 1e6
   /// What one product costs whatever its size, some 0.2 µs, in operations.
   private static let callWork = 2e4
   /// Operations below which a second thread is not woken, here and in attention. Not sharing 1.7e7 (attention, H4
@@ -63,16 +63,16 @@ package struct ProductCut {
     rowPartLength = length(rowCount, rows, unit: 16)
     columnPartLength = length(columnCount, columns, unit: max(panelWidth, 16))
     work = blockWork * Double(blockCount)
-    blocksPerPiece = max(1, min(blockCount / 16, Int(Self.leastPieceWork / blockWork)))
+    blocksPerTask = max(1, min(blockCount / 16, Int(Self.leastTaskWork / blockWork)))
   }
 
-  package var pieceCount: Int { (productCount * rowParts * columnParts + blocksPerPiece - 1) / blocksPerPiece }
+  package var taskCount: Int { (productCount * rowParts * columnParts + blocksPerTask - 1) / blocksPerTask }
 
-  package func width(threadCount: Int) -> Int { work < Self.leastSharedWork ? 1 : min(threadCount, pieceCount) }
+  package func workerCount(threadCount: Int) -> Int { work < Self.leastSharedWork ? 1 : min(threadCount, taskCount) }
 
-  package func blocks(ofPiece piece: Int) -> some Sequence<Block> {
+  package func blocks(ofTask task: Int) -> some Sequence<Block> {
     let parts = rowParts * columnParts
-    let range = piece * blocksPerPiece..<min((piece + 1) * blocksPerPiece, productCount * parts)
+    let range = task * blocksPerTask..<min((task + 1) * blocksPerTask, productCount * parts)
     return range.lazy.map { index in
       // Small products, which are not cut, would pay for the divisions.
       if parts == 1 { return Block(product: index, rows: 0..<rowCount, columns: 0..<columnCount) }

@@ -2,7 +2,7 @@ public import AttentionTensors
 
 /// A safetensors file, opened for reading: named tensors and a dictionary of strings.
 ///
-///     let file = try SafeTensorsFile(path: "model.safetensors")
+///     let file = try SafeTensorsFile(contentsOf: "model.safetensors")
 ///     let weight = try file.tensor("encoder.weight", as: Float.self)
 ///
 /// Opening reads and checks the header: types, shapes, ranges without gap or overlap, no name twice (names
@@ -28,7 +28,7 @@ public struct SafeTensorsFile: Sendable {
   private let dataOffset: Int
 
   /// - Throws: `AttentionError` where the file cannot be read or contradicts its format.
-  public init(path: String, loading: Loading = .mapped) throws(AttentionError) {
+  public init(contentsOf path: String, loading: Loading = .mapped) throws(AttentionError) {
     try self.init(FileBytes(path: path, isMapped: loading == .mapped), path: path)
   }
 
@@ -61,10 +61,10 @@ public struct SafeTensorsFile: Sendable {
     _ name: String, as _: Element.Type = Element.self
   ) throws -> Tensor<Element> {
     let entry = try requireEntry(name)
-    guard entry.dataType == Element.dataType, entry.dataType.bitCount == 8 * MemoryLayout<Element>.stride else {
+    guard entry.dataType == Element._dataType, entry.dataType.bitCount == 8 * MemoryLayout<Element>.stride else {
       throw AttentionError(
         .invalidArgument, path,
-        "tensor \"\(name)\" of \(Element.dataType.rawValue) expected; it is \(entry.dataType.rawValue)")
+        "tensor \"\(name)\" of \(Element._dataType.rawValue) expected; it is \(entry.dataType.rawValue)")
     }
     let data = data(of: entry)
     // A Bool in memory is 0 or 1, whatever the file holds: read it as bytes, and check.
@@ -91,7 +91,7 @@ public struct SafeTensorsFile: Sendable {
   ) throws -> Tensor<Element> {
     let entry = try requireEntry(name)
     switch entry.dataType {
-    case Element.dataType: return try tensor(name)
+    case Element._dataType: return try tensor(name)
     case .float32: return try Tensor(converting: tensor(name, as: Float.self))
     case .float64: return try Tensor(converting: tensor(name, as: Double.self))
     case .bfloat16: return try Tensor(converting: tensor(name, as: BFloat16.self))
@@ -102,6 +102,20 @@ public struct SafeTensorsFile: Sendable {
       throw AttentionError(
         .unsupported, path, "tensor \"\(name)\" of real numbers expected; it is \(entry.dataType.rawValue)")
     }
+  }
+
+  /// All tensors by their names, each as ``tensor(_:as:)`` gives it: a state dictionary.
+  /// - Throws: `AttentionError` where one has another type.
+  public func tensors<Element: TensorElement>(as element: Element.Type) throws -> [String: Tensor<Element>] {
+    Dictionary(uniqueKeysWithValues: try entries.map { ($0.name, try tensor($0.name, as: element)) })
+  }
+
+  /// All tensors by their names, each as ``tensor(_:convertingTo:)`` gives it.
+  /// - Throws: `AttentionError` where one holds no real numbers.
+  public func tensors<Element: RealTensorElement>(
+    convertingTo element: Element.Type
+  ) throws -> [String: Tensor<Element>] {
+    Dictionary(uniqueKeysWithValues: try entries.map { ($0.name, try tensor($0.name, convertingTo: element)) })
   }
 
   /// Calls `body` with the bytes of a tensor of any type, as they are in the file.

@@ -34,7 +34,7 @@ public struct SafeTensorsWriter: Sendable {
     try requireShape(!overflow, "SafeTensorsWriter", "tensor \"\(name)\" of \(tensor.shape) is too large for a file")
     try append(
       Entry(
-        name: name, dataType: Element.dataType, shape: tensor.shape, byteCount: byteCount,
+        name: name, dataType: Element._dataType, shape: tensor.shape, byteCount: byteCount,
         withBytes: { body in try tensor.withUnsafeBufferPointer { try body(UnsafeRawBufferPointer($0)) } }))
   }
 

@@ -1,7 +1,8 @@
 /// Who computes the products inside attention, and those of layers and `matmul`.
 public enum AttentionAlgorithm: String, Sendable, Hashable, CaseIterable {
-  /// This package's own kernels, for which one operand is packed into the layout of vectors. The default.
+  /// This package's own kernels, for which one operand is packed into the layout of vectors. The default with every
+  /// instruction set but `portable`.
   case packed
-  /// OpenBLAS, one thread per call.
+  /// OpenBLAS, one thread per call. The default with portable kernels.
   case openBLAS = "openblas"
 }

@@ -13,13 +13,11 @@ public struct AttentionContext: Sendable {
   /// The instruction set of the kernels; nil: the best one present. One that this machine lacks makes
   /// every call that uses kernels throw ``AttentionError`` with code `unsupported`.
   public var instructionSet: InstructionSet?
-  /// Who computes products; nil: the best there is, ``AttentionAlgorithm/packed``.
+  /// Who computes products; nil: the faster one for the instruction set, which ``resolvedAlgorithm`` tells.
   public var algorithm: AttentionAlgorithm?
-  /// The algorithm that calls with this context use.
-  package var resolvedAlgorithm: AttentionAlgorithm { algorithm ?? .packed }
   /// The constants of plans: for measurements to change, and nobody else.
   package var tuning = Tuning()
-  /// Where the pieces of a call run.
+  /// Where the tasks of a call run.
   public var executor: any ParallelExecutor
   /// What was wrong with the environment; every call with this context throws it.
   package var environmentError: AttentionError?
@@ -54,10 +52,10 @@ public struct AttentionContext: Sendable {
     }
   }
 
-  /// Runs the pieces of one call on ``executor``, floating-point exceptions untrapped. Every call of an executor in this
+  /// Runs the tasks of one call on ``executor``, floating-point exceptions untrapped. Every call of an executor in this
   /// package goes through here.
-  package func execute(pieceCount: Int, width: Int, _ body: (_ piece: Int, _ worker: Int) -> Void) {
-    FloatingPointEnvironment.withoutTraps { executor.execute(pieceCount: pieceCount, width: width, body) }
+  package func execute(taskCount: Int, threadCount: Int, _ body: (_ task: Int, _ worker: Int) -> Void) {
+    FloatingPointEnvironment.withoutTraps { executor.execute(taskCount: taskCount, threadCount: threadCount, body) }
   }
 
   private static func clamped(_ count: Int) -> Int { min(max(count, 1), threadLimit) }

@@ -29,4 +29,11 @@ extension AttentionContext {
     throw AttentionError(
       .unsupported, "instruction set", "this machine has no \(wanted.rawValue); it has \(names)")
   }
+
+  /// The algorithm that calls with this context use: the one asked for, else the faster one for the instruction set.
+  public var resolvedAlgorithm: AttentionAlgorithm {
+    if let algorithm { return algorithm }
+    // A set that is not present is an error of the call, told by its kernels.
+    return instructionSet == .portable || InstructionSet.present.count == 1 ? .openBLAS : .packed
+  }
 }

@@ -19,10 +19,10 @@ package struct Tuning: Sendable, Equatable {
   /// Bytes of keys and values of the heads that take turns where a mask is the same for all heads, so that it is read less
   /// often from memory: what a third-level cache that others use too still holds. 0, one head after the other: 1.04 to 1.12
   /// (Zen 5); 2 to 16 MiB: alike within the noise.
-  package var headRunByteCount = 4 << 20
+  package var headTurnByteCount = 4 << 20
   /// Pieces that are wanted at least, to keep some threads busy. 8: 1.04 with one head, 0.92 to 0.97 in decoding on two
   /// threads, but more threads than pieces would idle; 32: 1.00 to 1.04.
-  package var pieceTarget = 16
+  package var taskTarget = 16
   /// Keys of a split, after which states are merged: of tiles of many rows, and of a few rows, as in decoding.
   package var splitLength = 4096
   package var fewRowSplitLength = 1024

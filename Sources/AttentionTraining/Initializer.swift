@@ -85,7 +85,7 @@ public struct Initializer: Sendable, Hashable {
     func extent(_ fan: Fan) -> Double { fan == .in ? fanIn : fanOut }
     // √12: the whole width of a uniform distribution, which is the largest number in here.
     try requireArgument(
-      Element(nearest: gain * (12.0).squareRoot()).isFinite, "Initializer",
+      Element(_nearest: gain * (12.0).squareRoot()).isFinite, "Initializer",
       "a gain whose weights \(Element.self) holds expected; got \(gain)")
     switch rule {
     case .xavierUniform: return try uniform(deviation: (2 / (fanIn + fanOut)).squareRoot(), shape, seed)
@@ -101,7 +101,7 @@ public struct Initializer: Sendable, Hashable {
   private func uniform<Element: RealTensorElement>(
     deviation: Double, _ shape: [Int], _ seed: UInt64
   ) throws -> Tensor<Element> {
-    if shape.contains(0) { return try Tensor(repeating: Element(nearest: 0), shape: shape) }
+    if shape.contains(0) { return try Tensor(repeating: Element(_nearest: 0), shape: shape) }
     // Uniform on ±b has deviation b/√3.
     let bound = gain * deviation * 3.0.squareRoot()
     return try Tensor(uniform: -bound..<bound, shape: shape, seed: seed)

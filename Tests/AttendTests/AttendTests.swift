@@ -48,7 +48,7 @@ struct AttendTests {
   /// The operator's own tolerance is a thousandth.
   @Test("ONNX's cases in Float are what they are in Double", arguments: onnxCases, ["packed", "openblas"])
   func onnxInDouble(name: String, algorithm: String) throws {
-    let file = try SafeTensorsFile(path: "\(Self.fixtures)/onnx/\(name)")
+    let file = try SafeTensorsFile(contentsOf: "\(Self.fixtures)/onnx/\(name)")
     guard file.entry("in.Q")?.dataType == .float32 else { return }
     var writer = SafeTensorsWriter()
     writer.metadata = file.metadata
@@ -63,7 +63,7 @@ struct AttendTests {
     func results(_ input: String) throws -> SafeTensorsFile {
       let command = try attend("compute", input, "-o", folder("out.safetensors"), "--algorithm", algorithm)
       #expect(command.status == 0, "\(command.errors)")
-      return try SafeTensorsFile(path: folder("out.safetensors"), loading: .copied)
+      return try SafeTensorsFile(contentsOf: folder("out.safetensors"), loading: .copied)
     }
     let (narrow, wide) = (try results(file.path), try results(folder("in.safetensors")))
     for entry in wide.entries {
@@ -77,7 +77,7 @@ struct AttendTests {
 
   @Test("a wrong result fails")
   func wrongResult() throws {
-    let file = try SafeTensorsFile(path: "\(Self.fixtures)/sdpa/plain_cross.safetensors")
+    let file = try SafeTensorsFile(contentsOf: "\(Self.fixtures)/sdpa/plain_cross.safetensors")
     var writer = SafeTensorsWriter()
     writer.metadata = file.metadata
     for entry in file.entries {
@@ -94,7 +94,7 @@ struct AttendTests {
 
   @Test("no tolerance is infinite, and garbage is none", arguments: ["inf", "1e400", "nan", "abc", "", "-1"])
   func tolerances(text: String) throws {
-    let file = try SafeTensorsFile(path: "\(Self.fixtures)/sdpa/single_key.safetensors")
+    let file = try SafeTensorsFile(contentsOf: "\(Self.fixtures)/sdpa/single_key.safetensors")
     var writer = SafeTensorsWriter()
     writer.metadata = file.metadata
     writer.metadata["tolerance.output"] = text
@@ -145,7 +145,7 @@ struct AttendTests {
 
   @Test("map of weights that are NaN, of words with control characters")
   func hostileMap() throws {
-    let layer = try SafeTensorsFile(path: Self.layer)
+    let layer = try SafeTensorsFile(contentsOf: Self.layer)
     var writer = SafeTensorsWriter()
     writer.metadata = ["num_heads": "12", "tokens": "a \u{1b}[31mred b"]
     for entry in layer.entries where entry.name.contains("projection") {
@@ -216,8 +216,8 @@ struct AttendTests {
     let path = "\(Self.fixtures)/sdpa/gqa.safetensors"
     let command = try attend("compute", path, "-o", folder("out.safetensors"))
     #expect(command.status == 0, "\(command.errors)")
-    let expected = try SafeTensorsFile(path: path)
-    let results = try SafeTensorsFile(path: folder("out.safetensors"))
+    let expected = try SafeTensorsFile(contentsOf: path)
+    let results = try SafeTensorsFile(contentsOf: folder("out.safetensors"))
     for name in ["output", "weights", "lse"] {
       let difference = mismatch(
         try results.tensor(name, as: Float.self).array,
@@ -232,7 +232,7 @@ struct AttendTests {
 
   @Test("compute leaves no file behind when it fails")
   func computeFails() throws {
-    let source = try SafeTensorsFile(path: "\(Self.fixtures)/sdpa/softcap_small.safetensors")
+    let source = try SafeTensorsFile(contentsOf: "\(Self.fixtures)/sdpa/softcap_small.safetensors")
     var writer = SafeTensorsWriter()
     writer.metadata = ["softcap": "-3"]
     for name in ["query", "key", "value"] { try writer.add(name, source.tensor(name, as: Float.self)) }

@@ -47,7 +47,7 @@ struct ModelCommandTests {
     let texts = ["the rain", "", "a single man of large fortune", "her sister", "a letter to the house"]
     let written = try attend("embed", "--file", lines(texts), "--output", folder("vectors.safetensors"))
     #expect(written.status == 0 && written.output.contains("5 vectors of 48 written"))
-    let file = try SafeTensorsFile(path: folder("vectors.safetensors"))
+    let file = try SafeTensorsFile(contentsOf: folder("vectors.safetensors"))
     #expect(try file.tensor("vectors", as: Float.self).shape == [5, 48])
 
     let saved = try attend("search", lines(texts), "--save", folder("lines.index"))

@@ -55,10 +55,10 @@ struct RunnerTests {
     for (index, request) in requests.enumerated() {
       let path = folder("\(index).safetensors")
       let answer = try answers(request + #""iterations":1,"save":"\#(path)"}"#)[0]
-      let output = try SafeTensorsFile(path: path).tensor("output", as: Float.self).array
+      let output = try SafeTensorsFile(contentsOf: path).tensor("output", as: Float.self).array
       #expect(abs((answer["checksum"] as? Double ?? .nan) - output.reduce(0) { $0 + Double($1) }) < 1e-9)
     }
-    let names = try SafeTensorsFile(path: folder("0.safetensors")).entries.map(\.name).sorted()
+    let names = try SafeTensorsFile(contentsOf: folder("0.safetensors")).entries.map(\.name).sorted()
     #expect(names == ["key", "key_lengths", "output", "query", "value"])
     let refused = try answers(#"{"op":"softmax","queries":8,"keys":9,"save":"\#(folder("none/x"))"}"#)[0]
     #expect((refused["error"] as? String)?.contains("none/x") == true)

@@ -121,7 +121,7 @@ struct GEMMTests {
     let exact = product(a, b)
     for path in AttentionContext.everyPath { try checkBits(a, b, exact, path) }
     let cut = ProductCut(rowCount: m, columnCount: n, depth: k, productCount: 1)
-    #expect(cut.pieceCount > 1 && cut.width(threadCount: 2) == 2, "or this test shows nothing")
+    #expect(cut.taskCount > 1 && cut.workerCount(threadCount: 2) == 2, "or this test shows nothing")
   }
 
   /// [m, k] · [k, n] in Double, row by row.
@@ -172,8 +172,8 @@ struct GEMMTests {
     let cut = ProductCut(rowCount: m, columnCount: n, depth: k, productCount: count, panelWidth: panelWidth)
     var areas = [Int](repeating: 0, count: count)
     var blocks: [[(rows: Range<Int>, columns: Range<Int>)]] = Array(repeating: [], count: count)
-    for piece in 0..<cut.pieceCount {
-      for block in cut.blocks(ofPiece: piece) {
+    for piece in 0..<cut.taskCount {
+      for block in cut.blocks(ofTask: piece) {
         #expect(!blocks[block.product].contains { $0.rows.overlaps(block.rows) && $0.columns.overlaps(block.columns) })
         blocks[block.product].append((block.rows, block.columns))
         areas[block.product] += block.rows.count * block.columns.count

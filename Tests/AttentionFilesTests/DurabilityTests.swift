@@ -16,7 +16,7 @@
 
   /// The number of which a file is, if it is a whole one.
   private func content(of path: String) throws -> Float? {
-    let x = try SafeTensorsFile(path: path, loading: .copied).tensor("x", as: Float.self).array
+    let x = try SafeTensorsFile(contentsOf: path, loading: .copied).tensor("x", as: Float.self).array
     return x.count == 1 << 19 && x.allSatisfy { $0 == x[0] } ? x[0] : nil
   }
 

@@ -17,7 +17,7 @@ struct HostileFileTests {
     var errors: [AttentionError?] = []
     for loading in [SafeTensorsFile.Loading.mapped, .copied] {
       do {
-        _ = try SafeTensorsFile(path: path, loading: loading)
+        _ = try SafeTensorsFile(contentsOf: path, loading: loading)
         errors.append(nil)
       } catch {
         errors.append(error)
@@ -116,8 +116,8 @@ struct HostileFileTests {
   func header() throws {
     for count in 0..<8 {
       let path = try folder.write([UInt8](repeating: 0, count: count), to: "short.safetensors")
-      #expect(throws: AttentionError.self) { try SafeTensorsFile(path: path) }
-      #expect(throws: AttentionError.self) { try SafeTensorsFile(path: path, loading: .copied) }
+      #expect(throws: AttentionError.self) { try SafeTensorsFile(contentsOf: path) }
+      #expect(throws: AttentionError.self) { try SafeTensorsFile(contentsOf: path, loading: .copied) }
     }
     let empty = Array("{}".utf8)
     #expect(try openError([], length: 0)?.message.contains("begin with") == true)
@@ -165,7 +165,7 @@ struct HostileFileTests {
       let path = try folder.write(
         withUnsafeBytes(of: UInt64(bytes.count).littleEndian, Array.init) + bytes + [UInt8](repeating: 0, count: 12),
         to: "m.safetensors")
-      guard let file = try? SafeTensorsFile(path: path) else { continue }
+      guard let file = try? SafeTensorsFile(contentsOf: path) else { continue }
       for entry in file.entries {
         try file.withUnsafeBytes(of: entry.name) { #expect($0.count == entry.byteRange.count) }
         if entry.dataType == .uint8 { _ = try file.tensor(entry.name, as: UInt8.self).description }
@@ -178,10 +178,10 @@ struct HostileFileTests {
   func others() throws {
     let header = Array("{\(tensor("b", "BOOL", "[4]"))}".utf8)
     let bytes = withUnsafeBytes(of: UInt64(header.count).littleEndian, Array.init) + header + [0, 1, 2, 0]
-    let file = try SafeTensorsFile(path: folder.write(bytes, to: "b.safetensors"))
+    let file = try SafeTensorsFile(contentsOf: folder.write(bytes, to: "b.safetensors"))
     let error = #expect(throws: AttentionError.self) { try file.tensor("b", as: Bool.self) }
     #expect(error?.message.contains("element 2 is 2") == true)
-    #expect(throws: AttentionError.self) { try SafeTensorsFile(path: folder.path) }
-    #expect(throws: AttentionError.self) { try SafeTensorsFile(path: folder("missing")) }
+    #expect(throws: AttentionError.self) { try SafeTensorsFile(contentsOf: folder.path) }
+    #expect(throws: AttentionError.self) { try SafeTensorsFile(contentsOf: folder("missing")) }
   }
 }

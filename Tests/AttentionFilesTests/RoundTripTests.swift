@@ -24,7 +24,7 @@ struct RoundTripTests {
     try writer.add("name with \"quotes\"", [7] as Tensor<Int32>)
     try writer.write(to: folder("a.safetensors"))
 
-    let file = try SafeTensorsFile(path: folder("a.safetensors"), loading: loading)
+    let file = try SafeTensorsFile(contentsOf: folder("a.safetensors"), loading: loading)
     #expect(file.metadata == writer.metadata)
     #expect(try file.tensor("x") == x)
     #expect(try file.tensor("turned") == x.transposed())
@@ -43,7 +43,7 @@ struct RoundTripTests {
     var writer = SafeTensorsWriter()
     try writer.add("x", dataType: dataType, shape: [2, 4], bytes: bytes)
     try writer.write(to: folder("t.safetensors"))
-    let file = try SafeTensorsFile(path: folder("t.safetensors"))
+    let file = try SafeTensorsFile(contentsOf: folder("t.safetensors"))
     #expect(file.entry("x")?.dataType == dataType)
     #expect(file.entry("x")?.shape == [2, 4])
     try file.withUnsafeBytes(of: "x") { #expect(Array($0) == bytes) }
@@ -54,13 +54,13 @@ struct RoundTripTests {
     var writer = SafeTensorsWriter()
     try writer.add("x", [1, 2, 3] as Tensor<Float>)
     try writer.write(to: folder("v.safetensors"))
-    let file = try SafeTensorsFile(path: folder("v.safetensors"))
+    let file = try SafeTensorsFile(contentsOf: folder("v.safetensors"))
     let first = try file.tensor("x", as: Float.self)
     var second = try file.tensor("x", as: Float.self)
     #expect(first.base == second.base)
     second[0] = 9
     #expect(first[0] == 1 && second[0] == 9)
-    #expect(try SafeTensorsFile(path: folder("v.safetensors")).tensor("x", as: Float.self)[0] == 1)
+    #expect(try SafeTensorsFile(contentsOf: folder("v.safetensors")).tensor("x", as: Float.self)[0] == 1)
   }
 
   @Test("a tensor outlives the file that it came from")
@@ -68,7 +68,7 @@ struct RoundTripTests {
     var writer = SafeTensorsWriter()
     try writer.add("x", Tensor<Float>(repeating: 4, shape: [10_000]))
     try writer.write(to: folder("o.safetensors"))
-    let tensor = try SafeTensorsFile(path: folder("o.safetensors")).tensor("x", as: Float.self)
+    let tensor = try SafeTensorsFile(contentsOf: folder("o.safetensors")).tensor("x", as: Float.self)
     try FileManager.default.removeItem(atPath: folder("o.safetensors"))
     #expect(tensor.array.allSatisfy { $0 == 4 })
   }
@@ -80,7 +80,7 @@ struct RoundTripTests {
     let padded = header + (header.utf8.count % 2 == 0 ? " " : "")
     var bytes = withUnsafeBytes(of: UInt64(padded.utf8.count).littleEndian, Array.init) + Array(padded.utf8)
     for value in [Float(1.5), -2] { bytes += withUnsafeBytes(of: value.bitPattern.littleEndian, Array.init) }
-    let file = try SafeTensorsFile(path: folder.write(bytes, to: "u.safetensors"))
+    let file = try SafeTensorsFile(contentsOf: folder.write(bytes, to: "u.safetensors"))
     #expect(try file.tensor("x", as: Float.self) == [1.5, -2])
   }
 
@@ -101,7 +101,7 @@ struct RoundTripTests {
     try FileManager.default.setAttributes([.posixPermissions: 0o640], ofItemAtPath: folder("w.safetensors"))
     try writer.add("y", [2] as Tensor<Float>)
     try writer.write(to: folder("link"))
-    #expect(try SafeTensorsFile(path: folder("w.safetensors")).entries.count == 2)
+    #expect(try SafeTensorsFile(contentsOf: folder("w.safetensors")).entries.count == 2)
     try FileManager.default.createSymbolicLink(atPath: folder("dangling"), withDestinationPath: "nowhere")
     #expect(throws: AttentionError.self) { try writer.write(to: folder("dangling")) }
     let attributes = try FileManager.default.attributesOfItem(atPath: folder("w.safetensors"))
@@ -109,7 +109,7 @@ struct RoundTripTests {
     try writer.write(to: folder(String(repeating: "n", count: 250)))
     #expect(throws: AttentionError.self) { try writer.write(to: "") }
     #expect(throws: AttentionError.self) { try writer.write(to: folder("a\0b")) }
-    #expect(throws: AttentionError.self) { try SafeTensorsFile(path: folder("w.safetensors\0junk")) }
+    #expect(throws: AttentionError.self) { try SafeTensorsFile(contentsOf: folder("w.safetensors\0junk")) }
   }
 
   @Test("names that are taken or reserved, bytes that do not fit")
@@ -134,7 +134,7 @@ struct RoundTripTests {
     try writer.add("x", [1] as Tensor<Float>)
     try writer.add("n", [1] as Tensor<Int32>)
     try writer.write(to: folder("n.safetensors"))
-    let file = try SafeTensorsFile(path: folder("n.safetensors"))
+    let file = try SafeTensorsFile(contentsOf: folder("n.safetensors"))
     let type = #expect(throws: AttentionError.self) { try file.tensor("x", as: Double.self) }
     #expect(type?.message == "tensor \"x\" of F64 expected; it is F32")
     let name = #expect(throws: AttentionError.self) { try file.tensor("z", as: Float.self) }

@@ -18,7 +18,7 @@
     @Test("in a child an embedder that was made before is an error, and goes on in the parent")
     func inheritedEmbedder() async {
       await #expect(processExitsWith: .success) {
-        let embedder = try await TextEmbedder(directory: URL(fileURLWithPath: Fixture.tiny))
+        let embedder = try await TextEmbedder(directory: Fixture.tiny)
         let expected = try await embedder.embed("the house")
         let status = statusOfChild {
           let isRight = Mutex(false)

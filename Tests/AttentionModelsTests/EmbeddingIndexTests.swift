@@ -32,7 +32,7 @@ struct EmbeddingIndexTests {
     let texts = generator.texts(count)
     let index = try EmbeddingIndex(texts: texts, encoder: model)
     #expect(index.count == count)
-    #expect(index.width == 48)
+    #expect(index.dimension == 48)
     #expect((0..<count).allSatisfy { index.text($0) == texts[$0] })
     let queries = try model.embed(generator.texts(3))
     let exact = try rows(queries).map { try scores(index, $0) }
@@ -77,7 +77,7 @@ struct EmbeddingIndexTests {
       let index = try EmbeddingIndex(texts: texts, encoder: plain)
       try index.write(to: folder("plain.index"))
       let vectors = try plain.embed(queries)
-      for index in [index, try EmbeddingIndex(path: folder("plain.index"))] {
+      for index in [index, try EmbeddingIndex(contentsOf: folder("plain.index"))] {
         try index.check(plain)
         for (found, expected) in zip(try index.search(vectors, limit: 20), expected) {
           #expect(found.map(\.position) == expected.map(\.position))
@@ -107,7 +107,7 @@ struct EmbeddingIndexTests {
     let short = try SentenceEncoder(directory: copy.path)
     let index = try EmbeddingIndex(texts: ["the rain", "a house", "her sister"], encoder: short)
     let best = try index.search(short.embed(["a house"]), limit: 1)[0][0]
-    #expect(index.width == 7 && best.position == 1 && abs(best.score - 1) < 1e-5)
+    #expect(index.dimension == 7 && best.position == 1 && abs(best.score - 1) < 1e-5)
   }
 
   @Test("what lies beyond the model's limit is counted as cut, or found in chunks of which a line's best counts")
@@ -120,7 +120,7 @@ struct EmbeddingIndexTests {
     let index = try EmbeddingIndex(lines: lines, encoder: model, chunking: .init(overlap: 6))
     #expect(index.cutCount == 0 && index.count > 5)
     try index.write(to: folder("chunks.index"))
-    for index in [index, try EmbeddingIndex(path: folder("chunks.index"))] {
+    for index in [index, try EmbeddingIndex(contentsOf: folder("chunks.index"))] {
       let found = try index.search(query, limit: 10)[0]
       #expect(found[0].line == 2)
       // Every line once, with its best chunk.
@@ -141,7 +141,7 @@ struct EmbeddingIndexTests {
       }
     }
     try cut.write(to: folder("cut.index"))
-    #expect(try EmbeddingIndex(path: folder("cut.index")).cutCount == 2)
+    #expect(try EmbeddingIndex(contentsOf: folder("cut.index")).cutCount == 2)
   }
 
   @Test("chunks hold every word in order, fit the limit, and overlap", arguments: [0, 1, 7, 14])
@@ -251,9 +251,9 @@ struct EmbeddingIndexTests {
       try EmbeddingIndex(texts: [], encoder: model), try EmbeddingIndex(lines: ["", " \t"], encoder: model),
     ] {
       try index.write(to: path)
-      for index in [index, try EmbeddingIndex(path: path)] {
+      for index in [index, try EmbeddingIndex(contentsOf: path)] {
         #expect(index.count == 0)
-        #expect(index.width == 48)
+        #expect(index.dimension == 48)
         #expect(try index.search(model.embed(["house", "rain"]), limit: 5) == [[], []])
         try index.check(model)
       }
@@ -272,7 +272,7 @@ struct EmbeddingIndexTests {
     // What begins as an index does is taken for one, so that opening it tells what is wrong; a text is not.
     #expect(EmbeddingIndex.isIndex(path: Fixture.tinyReference))
     #expect(!EmbeddingIndex.isIndex(path: Fixture.tiny + "/vocab.txt"))
-    let read = try EmbeddingIndex(path: path)
+    let read = try EmbeddingIndex(contentsOf: path)
     #expect(read.count == texts.count)
     for (position, text) in texts.enumerated() {
       #expect(Array(read.text(position).utf8) == Array(text.utf8))
@@ -304,7 +304,7 @@ struct EmbeddingIndexTests {
     let path = folder("lines")
     let index = try EmbeddingIndex(lines: lines, encoder: model)
     try index.write(to: path)
-    for index in [index, try EmbeddingIndex(path: path)] {
+    for index in [index, try EmbeddingIndex(contentsOf: path)] {
       let found = try index.search(model.embed(["rain"]), limit: 9)[0]
       #expect(found.first?.text == "rain")
       let order = found.sorted { $0.position < $1.position }

@@ -15,7 +15,7 @@ struct StoredResults {
 
   /// The file at `path`, whose metadata hold the texts as a JSON list by the name `key`.
   init(path: String, textsKey key: String) throws {
-    file = try SafeTensorsFile(path: path)
+    file = try SafeTensorsFile(contentsOf: path)
     texts = try JSONDecoder().decode([String].self, from: Data(#require(file.metadata[key]).utf8))
     let (ids, mask) = (try file.tensor("input_ids", as: Int64.self), try file.tensor("attention_mask", as: Int64.self))
     tokens = try texts.indices.map { text in

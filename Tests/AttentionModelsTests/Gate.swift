@@ -11,7 +11,7 @@ final class Gate: ParallelExecutor, @unchecked Sendable {
   private var rest: Int?
   private var heldCount = 0
 
-  func execute(pieceCount: Int, width: Int, _ body: (_ piece: Int, _ worker: Int) -> Void) {
+  func execute(taskCount: Int, threadCount: Int, _ body: (_ task: Int, _ worker: Int) -> Void) {
     condition.lock()
     heldCount += 1
     while rest == 0 { condition.wait() }
@@ -19,7 +19,7 @@ final class Gate: ParallelExecutor, @unchecked Sendable {
     rest = rest.map { $0 - 1 }
     callCount += 1
     condition.unlock()
-    for piece in 0..<max(pieceCount, 0) { body(piece, 0) }
+    for task in 0..<max(taskCount, 0) { body(task, 0) }
   }
 
   /// Lets so many calls pass, then none; nil: all.

@@ -23,7 +23,7 @@ struct HostileIndexTests {
     try tensors.write(to: path)
   }
 
-  private func open() throws { _ = try EmbeddingIndex(path: path) }
+  private func open() throws { _ = try EmbeddingIndex(contentsOf: path) }
 
   @Test(
     "ends out of order, beyond the bytes, or below 0",
@@ -105,20 +105,20 @@ struct HostileIndexTests {
       expectError(path, code: .invalidFile) { try open() }
     }
     for other in [Fixture.tiny + "/model.safetensors", Fixture.tiny + "/config.json", Fixture.tiny, folder("missing")] {
-      expectError(other) { _ = try EmbeddingIndex(path: other) }
+      expectError(other) { _ = try EmbeddingIndex(contentsOf: other) }
     }
   }
 
   @Test("texts whose vectors are NaN are never found, whatever the limit", arguments: [1, 2, 4, 10])
   func notANumber(limit: Int) throws {
-    let expected = try EmbeddingIndex(path: path).search(model.embed(["rain"]), limit: 4)[0]
+    let expected = try EmbeddingIndex(contentsOf: path).search(model.embed(["rain"]), limit: 4)[0]
     try edit { tensors in
       var values: [Float] = try tensors.values("vectors")
       values[0] = .nan
       values[3 * 48 + 47] = .nan
       tensors.set("vectors", to: values, shape: [4, 48])
     }
-    let found = try EmbeddingIndex(path: path).search(model.embed(["rain"]), limit: limit)[0]
+    let found = try EmbeddingIndex(contentsOf: path).search(model.embed(["rain"]), limit: limit)[0]
     #expect(found == Array(expected.filter { [1, 2].contains($0.position) }.prefix(limit)))
   }
 
@@ -131,7 +131,7 @@ struct HostileIndexTests {
       tensors.set("vectors", to: values, shape: [4, 48])
     }
     let query = try Tensor<Float>([1] + [Float](repeating: 0, count: 47), shape: [1, 48])
-    let found = try EmbeddingIndex(path: path).search(query, limit: 4)[0]
+    let found = try EmbeddingIndex(contentsOf: path).search(query, limit: 4)[0]
     #expect(found.map(\.position).first == 0)
     #expect(found.map(\.position).last == 1)
     #expect(found.map(\.score).first == .infinity)
@@ -140,7 +140,7 @@ struct HostileIndexTests {
   @Test("a NaN query finds nothing")
   func queryOfNaN() throws {
     let query = try Tensor<Float>(repeating: .nan, shape: [1, 48])
-    #expect(try EmbeddingIndex(path: path).search(query, limit: 3) == [[]])
+    #expect(try EmbeddingIndex(contentsOf: path).search(query, limit: 3) == [[]])
   }
 
   @Test("a probe that is NaN, in part or as a whole, is no match", arguments: [0..<1, 47..<48, 0..<48])
@@ -150,18 +150,18 @@ struct HostileIndexTests {
       for i in range { values[i] = .nan }
       tensors.set("probe", to: values)
     }
-    let index = try EmbeddingIndex(path: path)
+    let index = try EmbeddingIndex(contentsOf: path)
     expectError("the model that the index was made with expected", code: .invalidArgument) { try index.check(model) }
   }
 
   @Test("a model of another width is refused by its width")
-  func otherWidth() throws {
+  func otherDimension() throws {
     try edit { tensors in
       tensors.set("vectors", to: [Float](repeating: 0, count: 4 * 47), shape: [4, 47])
       tensors.set("probe", to: [Float](repeating: 0, count: 47))
     }
-    let index = try EmbeddingIndex(path: path)
-    expectError("a model of width 47 expected, as the index has it; got 48", code: .invalidArgument) {
+    let index = try EmbeddingIndex(contentsOf: path)
+    expectError("a model of dimension 47 expected, as the index has it; got 48", code: .invalidArgument) {
       try index.check(model)
     }
   }
@@ -172,7 +172,7 @@ struct HostileIndexTests {
       tensors.set("vectors", to: [Float](), shape: [4, 0])
       tensors.set("probe", to: [Float]())
     }
-    let index = try EmbeddingIndex(path: path)
+    let index = try EmbeddingIndex(contentsOf: path)
     let found = try index.search(Tensor(repeating: 0, shape: [2, 0]), limit: 3)
     #expect(found.map { $0.map(\.position) } == [[0, 1, 2], [0, 1, 2]])
     #expect(throws: AttentionError.self) { try index.check(model) }
@@ -191,7 +191,7 @@ struct HostileIndexTests {
       tensors.set("text.ends", to: [2, 3, 3, 6] as [Int64])
       tensors.set("lines", to: [7, 1, 2, .max] as [Int64])
     }
-    let index = try EmbeddingIndex(path: path)
+    let index = try EmbeddingIndex(contentsOf: path)
     #expect((0..<4).map(index.text) == ["\u{fffd}a", "\u{fffd}", "", "\u{fffd}b\u{0}"])
     let lines = try index.search(model.embed(["rain"]), limit: 4)[0].sorted { $0.position < $1.position }.map(\.line)
     #expect(lines == [7, 1, 2, .max])

@@ -76,7 +76,7 @@ struct StoredTensors {
   private(set) var entries: [String: Entry] = [:]
 
   init(path: String) throws {
-    let file = try SafeTensorsFile(path: path, loading: .copied)
+    let file = try SafeTensorsFile(contentsOf: path, loading: .copied)
     metadata = file.metadata
     for entry in file.entries {
       entries[entry.name] = Entry(
@@ -93,13 +93,13 @@ struct StoredTensors {
 
   mutating func set<Element: TensorElement>(_ name: String, to values: [Element], shape: [Int]? = nil) {
     entries[name] = Entry(
-      dataType: Element.dataType, shape: shape ?? [values.count], bytes: values.withUnsafeBytes(Array.init))
+      dataType: Element._dataType, shape: shape ?? [values.count], bytes: values.withUnsafeBytes(Array.init))
   }
 
   /// The numbers of a tensor of `Element`.
   func values<Element: TensorElement>(_ name: String, as _: Element.Type = Element.self) throws -> [Element] {
     let entry = try #require(entries[name])
-    #expect(entry.dataType == Element.dataType)
+    #expect(entry.dataType == Element._dataType)
     return entry.bytes.withUnsafeBytes { Array($0.bindMemory(to: Element.self)) }
   }
 

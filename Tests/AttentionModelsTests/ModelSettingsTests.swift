@@ -78,7 +78,7 @@ struct ModelSettingsTests {
   func vectors(variant: SettingsVariant) async throws {
     let copy = try variant.make()
     let model = try SentenceEncoder(directory: copy.path)
-    let reference = try SafeTensorsFile(path: Fixture.folder + "/bert/settings-reference.safetensors")
+    let reference = try SafeTensorsFile(contentsOf: Fixture.folder + "/bert/settings-reference.safetensors")
     let expected = try reference.tensor(variant.name, as: Float.self)
     let prompt = variant.prompt.map(EmbeddingPrompt.named) ?? .automatic
     let vectors = try model.embed(SettingsVariant.texts, prompt: prompt)
@@ -177,7 +177,7 @@ struct ModelSettingsTests {
     for page in ["<!DOCTYPE html><html>", "\n  <html lang=\"en\">", "<!doctype HTML>"] {
       try copy.write(page, to: "model.safetensors")
       expectError("model.safetensors", "HTML", code: .invalidFile) {
-        _ = try SafeTensorsFile(path: copy("model.safetensors"))
+        _ = try SafeTensorsFile(contentsOf: copy("model.safetensors"))
       }
       try copy.write(page, to: "tokenizer.json")
       expectError("tokenizer.json", "HTML", code: .invalidFile) { _ = try WordPieceTokenizer(directory: copy.path) }
@@ -187,7 +187,7 @@ struct ModelSettingsTests {
     bytes += Array(header.utf8)
     try copy.write(Data(bytes), to: "model.safetensors")
     expectError("__metadata__", "\"version\"", "a string", code: .invalidFile) {
-      _ = try SafeTensorsFile(path: copy("model.safetensors"))
+      _ = try SafeTensorsFile(contentsOf: copy("model.safetensors"))
     }
   }
 }

@@ -2,6 +2,7 @@ import AttentionModels
 import AttentionTensors
 import AttentionTestSupport
 import Foundation
+import Synchronization
 import Testing
 
 /// A vector for each text, as SentenceEncoder computes them.
@@ -53,14 +54,14 @@ struct TextEmbedderTests {
       return generator.texts(count, wordCount: 0...30)
     }
     let embedder = try await TextEmbedder(
-      directory: URL(fileURLWithPath: Fixture.tiny), options: Self.choices[choice])
+      directory: Fixture.tiny, options: Self.choices[choice])
     try await expectSameBits(embedder, requests, "seed \(seed)")
   }
 
   @Test("no texts have no vectors, and one text has its own")
   func noTexts() async throws {
     let embedder = try await TextEmbedder(model: model)
-    #expect(embedder.width == 48)
+    #expect(embedder.dimension == 48)
     #expect(try await embedder.embed([String]()) == [])
     #expect(sameBits([try await embedder.embed("house")], try expectedVectors(["house"], model)))
     #expect(sameBits(try await embedder.embed(["", ""]), try expectedVectors(["", ""], model)))
@@ -172,15 +173,32 @@ struct TextEmbedderTests {
     for _ in 0..<3000 { try #require(sameBits(try await embedder.embed(["house", "rain"]), expected)) }
   }
 
+  @Test("every batch is reported: what it held, what waits, how long it took")
+  func reports() async throws {
+    let reports = Mutex<[TextEmbedder.BatchReport]>([])
+    let embedder = try await TextEmbedder(
+      model: model,
+      options: .init(maximumDelay: .zero, tokenLimit: 8) { report in reports.withLock { $0.append(report) } })
+    let texts = ["house", "rain falls", "", "a letter came"]
+    _ = try await embedder.embed(texts)
+    // The last batch is reported after its caller has heard of it.
+    while reports.withLock({ $0.reduce(0) { $0 + $1.textCount } }) < texts.count {
+      try await Task.sleep(for: .milliseconds(1))
+    }
+    let seen = reports.withLock { $0 }
+    #expect(seen.reduce(0) { $0 + $1.textCount } == texts.count)
+    #expect(seen.reduce(0) { $0 + $1.tokenCount } == texts.reduce(0) { $0 + model.tokens($1).count })
+    #expect(seen.count > 1 && seen.allSatisfy { $0.requestCount == 1 && $0.succeeded && $0.duration > .zero })
+    #expect(seen.last?.waitingTextCount == 0 && seen[0].waitingTextCount == texts.count - seen[0].textCount)
+    #expect(seen.allSatisfy { $0.longestWait >= .zero })
+  }
+
   @Test("a wrong folder and wrong options throw")
   func wrong() async throws {
-    let missing = URL(fileURLWithPath: Fixture.folder + "/missing")
+    let missing = Fixture.folder + "/missing"
     let error = await #expect(throws: AttentionError.self) { try await TextEmbedder(directory: missing) }
     #expect(error?.code == .notFound)
-    #expect(error?.description.contains(missing.path) == true)
-    let web = try #require(URL(string: "https://example.org/tiny"))
-    let webError = await #expect(throws: AttentionError.self) { try await TextEmbedder(directory: web) }
-    #expect(webError?.description.contains("https://example.org/tiny") == true)
+    #expect(error?.description.contains(missing) == true)
     let lacking = try #require(InstructionSet.allCases.first { !InstructionSet.present.contains($0) })
     for (options, part) in [
       (TextEmbedder.Options(tokenLimit: 0), "got 0, 65536"), (.init(tokenLimit: .min), "\(Int.min)"),

@@ -103,11 +103,11 @@ struct WeightTests {
     for name in try StoredTensors(path: weights).names {
       try own.editWeights { tensors in
         let values: [Float] = try tensors.values(name)
-        tensors.set(name, to: values.map { Element(nearest: Double($0)) }, shape: tensors[name]?.shape)
+        tensors.set(name, to: values.map { Element(_nearest: Double($0)) }, shape: tensors[name]?.shape)
       }
       try rounded.editWeights { tensors in
         let values: [Float] = try tensors.values(name)
-        tensors.set(name, to: values.map { Float(Element(nearest: Double($0)).asDouble) }, shape: tensors[name]?.shape)
+        tensors.set(name, to: values.map { Float(Element(_nearest: Double($0))._double) }, shape: tensors[name]?.shape)
       }
     }
     return (try embed(own.path), try embed(rounded.path))

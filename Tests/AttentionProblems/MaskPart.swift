@@ -142,7 +142,7 @@ public struct MaskPart {
 extension [MaskPart] {
   /// The library's mask: all parts at once.
   public func mask(_ element: any AttentionElement.Type) throws -> AttentionMask {
-    try reduce(.none) { $0.intersection(try $1.mask(element)) }
+    try reduce(.none) { $0.combined(with: try $1.mask(element)) }
   }
 
   /// The same for the reference.

@@ -18,23 +18,23 @@ struct ExecutorTests {
     var values: [Int] { storage.map { $0.value.load(ordering: .sequentiallyConsistent) } }
   }
 
-  @Test("every piece runs once", arguments: [0, 1], [0, 1, 2, 3, 7, 100, 10_000])
-  func everyPieceOnce(executor: Int, pieceCount: Int) throws {
-    for width in [1, 2, 5, 64] {
-      let counters = Counters(pieceCount)
-      Self.executors[executor].execute(pieceCount: pieceCount, width: width) { piece, worker in
-        #expect((0..<width).contains(worker))
-        _ = counters.add(piece)
+  @Test("every task runs once", arguments: [0, 1], [0, 1, 2, 3, 7, 100, 10_000])
+  func everyPieceOnce(executor: Int, taskCount: Int) throws {
+    for threadCount in [1, 2, 5, 64] {
+      let counters = Counters(taskCount)
+      Self.executors[executor].execute(taskCount: taskCount, threadCount: threadCount) { task, worker in
+        #expect((0..<threadCount).contains(worker))
+        _ = counters.add(task)
       }
       #expect(counters.values.allSatisfy { $0 == 1 })
     }
   }
 
-  @Test("no two pieces share a worker at one time", arguments: [0, 1])
+  @Test("no two tasks share a worker at one time", arguments: [0, 1])
   func workersAreExclusive(executor: Int) {
     let inside = Counters(4)
     let collisions = Counters(1)
-    Self.executors[executor].execute(pieceCount: 2_000, width: 4) { _, worker in
+    Self.executors[executor].execute(taskCount: 2_000, threadCount: 4) { _, worker in
       if inside.add(worker) != 1 { _ = collisions.add(0) }
       for _ in 0..<100 { _ = Double.random(in: 0...1).squareRoot() }
       _ = inside.add(worker, -1)
@@ -47,8 +47,8 @@ struct ExecutorTests {
     let total = Counters(1)
     let executor = Self.executors[executor]
     DispatchQueue.concurrentPerform(iterations: 8) { _ in
-      executor.execute(pieceCount: 20, width: 3) { _, _ in
-        executor.execute(pieceCount: 10, width: 3) { _, _ in _ = total.add(0) }
+      executor.execute(taskCount: 20, threadCount: 3) { _, _ in
+        executor.execute(taskCount: 10, threadCount: 3) { _, _ in _ = total.add(0) }
       }
     }
     #expect(total.values == [8 * 20 * 10])
@@ -60,7 +60,7 @@ struct ExecutorTests {
       // CPUs that are not there may be listed too, for threads that were never kept off one.
       let whole = min(processorCountByAffinity(), Int(sysconf(Int32(_SC_NPROCESSORS_ONLN))))
       for _ in 0..<20 {
-        ThreadTeam.shared.execute(pieceCount: 3, width: 3) { _, _ in usleep(100) }
+        ThreadTeam.shared.execute(taskCount: 3, threadCount: 3) { _, _ in usleep(100) }
         // They sleep after 30 µs without work.
         usleep(2_000)
       }
@@ -80,7 +80,7 @@ struct ExecutorTests {
   @Test("many short calls, one after another: none returns while a worker still holds on to it", arguments: [0, 1])
   func shortCalls(executor: Int) {
     let total = Counters(1)
-    for _ in 0..<50_000 { Self.executors[executor].execute(pieceCount: 3, width: 3) { _, _ in _ = total.add(0) } }
+    for _ in 0..<50_000 { Self.executors[executor].execute(taskCount: 3, threadCount: 3) { _, _ in _ = total.add(0) } }
     #expect(total.values == [150_000])
   }
 
@@ -89,7 +89,7 @@ struct ExecutorTests {
     for pause in [0.0, 0.002, 0.05] {
       let total = Counters(1)
       Thread.sleep(forTimeInterval: pause)
-      ThreadTeam.shared.execute(pieceCount: 50, width: 2) { _, _ in _ = total.add(0) }
+      ThreadTeam.shared.execute(taskCount: 50, threadCount: 2) { _, _ in _ = total.add(0) }
       #expect(total.values == [50])
     }
   }

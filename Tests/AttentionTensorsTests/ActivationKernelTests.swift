@@ -41,12 +41,15 @@ struct ActivationKernelTests {
     }
   }
 
-  @Test("a layer norm agrees with its formula for every width, with and without a residual", arguments: instructionSets)
-  func layerNorm(set: InstructionSet) {
+  @Test(
+    "layer norm and RMS norm agree with their formulas for every row length, with and without residual and bias",
+    arguments: instructionSets)
+  func norm(set: InstructionSet) {
     func check<Element: RealTensorElement & BinaryFloatingPoint>(_: Element.Type) {
       let kernels = Kernels<Element>(set)!
       for width in [1, 2, 7, 15, 16, 17, 48, 100, 384] {
-        for hasResidual in [false, true] {
+        for options in 0..<8 {
+          let (hasResidual, isCentred, hasBias) = (options & 1 != 0, options & 2 != 0, options & 4 != 0)
           var generator = TestGenerator(seed: UInt64(width))
           let (rowCount, stride) = (3, width + 5)
           // Far from 0: what a difference of sums of squares would lose.
@@ -55,14 +58,17 @@ struct ActivationKernelTests {
           let (weight, bias) = (generator.numbers(width, bound: 2), generator.numbers(width))
           var y = [Element](repeating: .nan, count: rowCount * stride)
           let parts = [x, residual, weight, bias].map { $0.map { Element($0) } }
-          kernels.layerNorm(
-            rowCount: rowCount, width: width, parts[0], stride: stride, residual: hasResidual ? parts[1] : nil,
-            residualStride: width, weight: parts[2], bias: parts[3], epsilon: 1e-3, into: &y, stride: stride)
+          kernels.norm(
+            rowCount: rowCount, columnCount: width, isCentred: isCentred, parts[0], stride: stride,
+            residual: hasResidual ? parts[1] : nil,
+            residualStride: width, weight: parts[2], bias: hasBias ? parts[3] : nil, epsilon: 1e-3, into: &y,
+            stride: stride)
           for row in 0..<rowCount {
             let sum = (0..<width).map { x[row * stride + $0] + (hasResidual ? residual[row * width + $0] : 0) }
-            let mean = sum.reduce(0, +) / Double(width)
+            let mean = isCentred ? sum.reduce(0, +) / Double(width) : 0
             let variance = sum.reduce(0) { $0 + ($1 - mean) * ($1 - mean) } / Double(width)
-            let want = (0..<width).map { (sum[$0] - mean) / (variance + 1e-3).squareRoot() * weight[$0] + bias[$0] }
+            let factor = 1 / (variance + 1e-3).squareRoot()
+            let want = (0..<width).map { (sum[$0] - mean) * factor * weight[$0] + (hasBias ? bias[$0] : 0) }
             // What the mean is rounded by, over the deviation, times the weight; and the last roundings.
             let rounding = Double(Element(31).ulp) / (variance + 1e-3).squareRoot() * 2
             let tolerance = 6 * rounding + 4 * Double(Element.ulpOfOne) * want.map(\.magnitude).max()!

@@ -47,14 +47,14 @@ struct ScoreKernelTests {
       let kernels = Kernels<Float>(set)!
       let bits = (0...UInt16.max).map { $0 }
       var floats = [Float](repeating: .nan, count: bits.count)
-      kernels.widen(.ieee, bits.count, bits, stride: 1, &floats)
+      kernels.widen(.float16, bits.count, bits, stride: 1, &floats)
       #expect(zip(bits, floats).allSatisfy { same(Float(Float16(bitPattern: $0)), $1) })
-      kernels.widen(.brain, bits.count, bits, stride: 1, &floats)
+      kernels.widen(.bfloat16, bits.count, bits, stride: 1, &floats)
       #expect(zip(bits, floats).allSatisfy { same(BFloat16(bitPattern: $0).floatValue, $1) })
       // Tails, and elements apart.
       for count in 0..<40 {
         var row = [Float](repeating: 7, count: 41)
-        kernels.widen(.ieee, count, Array(bits[1000..<1200]), stride: 3, &row)
+        kernels.widen(.float16, count, Array(bits[1000..<1200]), stride: 3, &row)
         #expect((0..<count).allSatisfy { row[$0] == Float(Float16(bitPattern: bits[1000 + 3 * $0])) })
         #expect(row[count...].allSatisfy { $0 == 7 })
       }
@@ -72,15 +72,15 @@ struct ScoreKernelTests {
       }
       x += [65504, 65519.99, 65520, -65520, .infinity, .nan, 0, -0.0, 2.9e-8, 2.98e-8, 5.9e-8]
       var halves = [UInt16](repeating: 0, count: x.count)
-      kernels.narrow(.ieee, x.count, x, &halves, stride: 1)
+      kernels.narrow(.float16, x.count, x, &halves, stride: 1)
       let wrong = zip(x, halves).first { !same(Float(Float16($0)), Float(Float16(bitPattern: $1))) }
       #expect(wrong == nil, "\(set)")
-      kernels.narrow(.brain, x.count, x, &halves, stride: 1)
+      kernels.narrow(.bfloat16, x.count, x, &halves, stride: 1)
       let wrongBrain = zip(x, halves).first { !same(BFloat16($0).floatValue, BFloat16(bitPattern: $1).floatValue) }
       #expect(wrongBrain == nil, "\(set)")
       for count in 0..<40 {
         var row = [UInt16](repeating: 7, count: 121)
-        kernels.narrow(.ieee, count, Array(x[0..<40]), &row, stride: 3)
+        kernels.narrow(.float16, count, Array(x[0..<40]), &row, stride: 3)
         #expect((0..<count).allSatisfy { same(Float(Float16(bitPattern: row[3 * $0])), Float(Float16(x[$0]))) })
         #expect(row.indices.allSatisfy { $0 % 3 == 0 && $0 < 3 * count || row[$0] == 7 })
       }

@@ -189,9 +189,9 @@ struct TensorTests {
     #expect(BFloat16(Float.nan).floatValue.isNaN)
     #expect(BFloat16(Float(bitPattern: 0x7f80_0001)).floatValue.isNaN)
     // Just above a tie: rounding to Float first would make it one.
-    #expect(BFloat16(nearest: 1 + 0x1p-8 + 0x1p-40).floatValue == 1.0078125)
+    #expect(BFloat16(_nearest: 1 + 0x1p-8 + 0x1p-40).floatValue == 1.0078125)
     // Just below one, whose even neighbour is the upper one.
-    #expect(BFloat16(nearest: 1 + 0x1.8p-7 - 0x1p-40).floatValue == 1.0078125)
+    #expect(BFloat16(_nearest: 1 + 0x1.8p-7 - 0x1p-40).floatValue == 1.0078125)
     // Double to Double, through nothing.
     #expect(
       try Tensor<Double>(converting: Tensor<Double>([0.1, 1 + 0x1p-50], shape: [2])).array == [0.1, 1 + 0x1p-50])

@@ -7,6 +7,7 @@ public func referenceActivation(_ name: String, _ x: Double) -> Double {
   case "relu": max(x, 0)
   case "gelu": x * 0.5 * erfc(-x / 2.squareRoot())
   case "geluTanh": x * 0.5 * (1 + tanh((2 / Double.pi).squareRoot() * (x + 0.044715 * x * x * x)))
+  case "silu": x / (1 + exp(-x))
   default: fatalError("no formula for \(name)")
   }
 }

@@ -66,9 +66,10 @@ struct BatchInvarianceTests {
       _ mask: AttentionMask, softcap: Double? = nil, sinks: Bool = false, _ context: AttentionContext
     ) throws -> (output: Tensor<Element>, logSumExp: Tensor<Element>) {
       let result = try scaledDotProductAttention(
-        query: query, key: key, value: value, mask: mask, softcap: softcap,
-        sinks: sinks ? try Tensor([0.5, -1, 2, 0], shape: [4]) : nil, returning: .logSumExp, context: context)
-      return (result.output, try result.logSumExp!.reshaped(result.logSumExp!.shape + [1]))
+        query: query, key: key, value: value, mask: mask,
+        options: AttentionOptions(softcap: softcap, sinks: sinks ? try Tensor([0.5, -1, 2, 0], shape: [4]) : nil),
+        returning: .logSumExp, context: context)
+      return try (result.output, result.logSumExp.reshaped(result.logSumExp.shape + [1]))
     }
   }
 
@@ -130,9 +131,9 @@ struct BatchInvarianceTests {
     for mask in Mask.allCases {
       let softcap = mask == .window ? 3.0 : nil
       let onTheRight = try right.attend(
-        mask.value().intersection(.keyLengths(Self.lengths)), softcap: softcap, sinks: mask == .causal, context)
+        mask.value().combined(with: .keyLengths(Self.lengths)), softcap: softcap, sinks: mask == .causal, context)
       let onTheLeft = try left.attend(
-        mask.value().intersection(.leftPadding(Self.lengths.map { longest - $0 })), softcap: softcap,
+        mask.value().combined(with: .leftPadding(Self.lengths.map { longest - $0 })), softcap: softcap,
         sinks: mask == .causal, context)
       for (index, one) in all.enumerated() {
         let alone = try one.attend(mask.value(), softcap: softcap, sinks: mask == .causal, context)
@@ -166,7 +167,7 @@ struct BatchInvarianceTests {
         (.window(left: 1500, right: 0, alignment: offsets), .window(left: 1500, right: 0)),
       ]
       for (index, mask) in masks.enumerated() {
-        let together = try batch.attend(mask.together.intersection(.keyLengths(lengths)), context)
+        let together = try batch.attend(mask.together.combined(with: .keyLengths(lengths)), context)
         for (sample, one) in all.enumerated() {
           try expectSame(
             together, sample: sample, 0..<queries, try one.attend(mask.alone, context),
@@ -211,21 +212,21 @@ struct BatchInvarianceTests {
 
   @Test("prompts and tokens of a cache", arguments: paths)
   func caches(context: AttentionContext) throws {
-    for kind in [KeyValueCache<Float>.Kind.growing, .window(length: 64, keepingFirst: 4), .paged(pageLength: 48)] {
+    for kind in [CacheKind.growing, .window(64, 4), .paged(48), .window(64, 4, pageLength: 48)] {
       try cache(kind, Float.self, context)
     }
-    for kind in [KeyValueCache<Double>.Kind.growing, .window(length: 64), .paged(pageLength: 48)] {
+    for kind in [CacheKind.growing, .window(64, 0), .paged(48)] {
       try cache(kind, Double.self, context)
     }
     try cache(.growing, BFloat16.self, context)
   }
 
   private func cache<Stored: AttentionStorage>(
-    _ kind: KeyValueCache<Stored>.Kind, _: Stored.Type, _ context: AttentionContext
+    _ kind: CacheKind, _: Stored.Type, _ context: AttentionContext
   ) throws {
     typealias Element = Stored.Arithmetic
     func make(_ batchCount: Int) throws -> KeyValueCache<Stored> {
-      try KeyValueCache<Stored>(kind, batchCount: batchCount, headCount: 2, width: 20)
+      try kind.cache(Stored.self, batchCount: batchCount, headCount: 2, headDimension: 20)
     }
     let together = try make(Self.lengths.count)
     let each = try Self.lengths.map { _ in try make(1) }
@@ -243,7 +244,7 @@ struct BatchInvarianceTests {
         try cache.append(key: tokens.key, value: tokens.value, counts: counts)
         let result = try scaledDotProductAttention(
           query: tokens.query, cache: cache, returning: .logSumExp, context: context)
-        return (result.output, try result.logSumExp!.reshaped(result.logSumExp!.shape + [1]))
+        return try (result.output, result.logSumExp.reshaped(result.logSumExp.shape + [1]))
       }
       let result = try attend(batch, together, counts)
       for (index, one) in all.enumerated() where counts[index] > 0 {

@@ -6,30 +6,11 @@ import Testing
 
 @Suite("Key/value caches")
 struct CacheTests {
-  static let kinds: [KeyValueCacheKind] = [
+  static let kinds: [CacheKind] = [
     .growing, .paged(1), .paged(16), .paged(256), .window(7, 0), .window(20, 3), .window(1000, 2),
+    .window(7, 0, pageLength: 4), .window(20, 3, pageLength: 1), .window(20, 3, pageLength: 16),
+    .window(9, 2, pageLength: 256),
   ]
-
-  /// A kind of any element type.
-  enum KeyValueCacheKind: Sendable {
-    case growing
-    case paged(Int)
-    case window(Int, Int)
-
-    func make<Element: AttentionStorage>(_: Element.Type) -> KeyValueCache<Element>.Kind {
-      switch self {
-      case .growing: .growing
-      case .paged(let length): .paged(pageLength: length)
-      case .window(let length, let first): .window(length: length, keepingFirst: first)
-      }
-    }
-
-    /// What decoding is to be like: one causal prefill.
-    var mask: AttentionMask {
-      guard case .window(let length, let first) = self else { return .causal }
-      return .window(left: length - 1, keepingFirst: first)
-    }
-  }
 
   private struct Tokens<Element: AttentionStorage> {
     let query: Tensor<Element.Arithmetic>
@@ -57,13 +38,13 @@ struct CacheTests {
   }
 
   private func cache<Element: AttentionStorage>(
-    _ kind: KeyValueCacheKind, batchCount: Int = 1, _: Element.Type = Element.self
+    _ kind: CacheKind, batchCount: Int = 1, _: Element.Type = Element.self
   ) throws -> KeyValueCache<Element> {
-    try KeyValueCache(kind.make(Element.self), batchCount: batchCount, headCount: 2, width: 16, valueWidth: 9)
+    try kind.cache(batchCount: batchCount, headCount: 2, headDimension: 16, valueDimension: 9)
   }
 
   @Test("decoding through a cache, a few tokens at a time, is one causal prefill", arguments: kinds, [1, 2, 3])
-  func decoding(kind: KeyValueCacheKind, seed: Int) throws {
+  func decoding(kind: CacheKind, seed: Int) throws {
     try decode(kind, seed, Float.self)
     try decode(kind, seed, Double.self)
     try decode(kind, seed, BFloat16.self)
@@ -72,7 +53,7 @@ struct CacheTests {
     #endif
   }
 
-  private func decode<Element: AttentionStorage>(_ kind: KeyValueCacheKind, _ seed: Int, _: Element.Type) throws {
+  private func decode<Element: AttentionStorage>(_ kind: CacheKind, _ seed: Int, _: Element.Type) throws {
     var generator = TestGenerator(seed: UInt64(seed))
     let tokens = try Tokens<Element>(count: 150)
     for context in AttentionContext.everyPath {
@@ -88,7 +69,7 @@ struct CacheTests {
         let output = try scaledDotProductAttention(query: new.query, cache: cache, context: context)
         let part = try expected.slice(token..<token + count, axis: 2)
         let difference = mismatch(
-          output.array.map(\.asDouble), part.array.map(\.asDouble),
+          output.array.map(\._double), part.array.map(\._double),
           tolerance: tolerance(ofFloat: 2e-6, as: Element.Arithmetic.self),
           "\(Element.self) \(kind) token \(token), \(context.path)")
         #expect(difference == nil)
@@ -99,11 +80,11 @@ struct CacheTests {
   }
 
   @Test("samples of several lengths, each as if it were alone", arguments: kinds)
-  func ragged(kind: KeyValueCacheKind) throws {
+  func ragged(kind: CacheKind) throws {
     for context in AttentionContext.everyPath { try ragged(kind, context) }
   }
 
-  private func ragged(_ kind: KeyValueCacheKind, _ context: AttentionContext) throws {
+  private func ragged(_ kind: CacheKind, _ context: AttentionContext) throws {
     var generator = TestGenerator(seed: 5)
     let tokens = try Tokens<Float>(batchCount: 3, count: 60)
     let batched = try cache(kind, batchCount: 3, Float.self)
@@ -143,11 +124,11 @@ struct CacheTests {
   }
 
   @Test("a fork goes its own way, and so does its origin", arguments: kinds)
-  func forks(kind: KeyValueCacheKind) throws {
+  func forks(kind: CacheKind) throws {
     for context in AttentionContext.everyPath { try forks(kind, context) }
   }
 
-  private func forks(_ kind: KeyValueCacheKind, _ context: AttentionContext) throws {
+  private func forks(_ kind: CacheKind, _ context: AttentionContext) throws {
     let tokens = try Tokens<Float>(count: 60)
     func append(_ cache: KeyValueCache<Float>, _ range: Range<Int>) throws -> [Float] {
       let new = try tokens.slice(range)
@@ -189,11 +170,11 @@ struct CacheTests {
   }
 
   @Test("truncated tokens are as if they had never been: speculative decoding", arguments: kinds)
-  func truncation(kind: KeyValueCacheKind) throws {
+  func truncation(kind: CacheKind) throws {
     for context in AttentionContext.everyPath { try truncation(kind, context) }
   }
 
-  private func truncation(_ kind: KeyValueCacheKind, _ context: AttentionContext) throws {
+  private func truncation(_ kind: CacheKind, _ context: AttentionContext) throws {
     let tokens = try Tokens<Float>(count: 90)
     let (cache, straight) = (try cache(kind, Float.self), try cache(kind, Float.self))
     func append(_ cache: KeyValueCache<Float>, _ range: Range<Int>) throws -> [Float] {
@@ -222,9 +203,9 @@ struct CacheTests {
       try append(cache, 80..<84), try append(straight, 80..<84).map(Double.init), tolerance: 2e-6, "\(kind)")
     #expect(difference == nil)
     #expect(fork.lengths == [50])
-    if case .window(7, _) = kind {
+    if case .window(7, _) = kind.retention {
       #expect(throws: AttentionError.self) { try cache.truncate(to: 3) }
-    } else if case .growing = kind {
+    } else if kind == .growing {
       try cache.truncate(to: 0)
       #expect(cache.lengths == [0])
     }
@@ -242,7 +223,7 @@ struct CacheTests {
   }
 
   @Test("saved and loaded, a cache goes on where it was", arguments: kinds)
-  func files(kind: KeyValueCacheKind) throws {
+  func files(kind: CacheKind) throws {
     let folder = try TemporaryFolder()
     let tokens = try Tokens<BFloat16>(batchCount: 2, count: 120)
     let cache = try cache(kind, batchCount: 2, BFloat16.self)
@@ -252,15 +233,17 @@ struct CacheTests {
       return try scaledDotProductAttention(query: new.query, cache: cache).array
     }
     for start in stride(from: 0, to: 100, by: 10) { _ = try append(cache, start..<start + 10, [10, 7]) }
-    try cache.save(to: folder("cache.safetensors"))
+    try cache.write(to: folder("cache.safetensors"))
     let loaded = try KeyValueCache<BFloat16>(contentsOf: folder("cache.safetensors"))
-    #expect(loaded.kind == cache.kind && loaded.lengths == [100, 70] && loaded.storedCounts == cache.storedCounts)
+    #expect(
+      loaded.retention == cache.retention && loaded.placement == cache.placement && loaded.lengths == [100, 70]
+        && loaded.storedCounts == cache.storedCounts)
     // All tokens at once: the last ones, none of which was appended to this one.
-    if case .growing = kind {
-      let whole = try KeyValueCache<BFloat16>(.growing, batchCount: 2, headCount: 2, width: 16, valueWidth: 9)
+    if kind == .growing {
+      let whole = try KeyValueCache<BFloat16>(batchCount: 2, headCount: 2, headDimension: 16, valueDimension: 9)
       let first = try tokens.slice(0..<30)
       try whole.append(key: first.key, value: first.value)
-      try whole.save(to: folder("whole.safetensors"))
+      try whole.write(to: folder("whole.safetensors"))
       let again = try KeyValueCache<BFloat16>(contentsOf: folder("whole.safetensors"))
       let expected = try scaledDotProductAttention(query: first.query, cache: whole).array
       #expect(sameBits(try scaledDotProductAttention(query: first.query, cache: again).array, expected))
@@ -275,7 +258,7 @@ struct CacheTests {
     func load(_ change: (inout SafeTensorsWriter) throws -> Void) throws -> KeyValueCache<Float> {
       var writer = SafeTensorsWriter()
       writer.metadata = [
-        "format": "swift-attention key-value cache, version 1", "kind": "window", "window": "4", "keeping_first": "1",
+        "format": "swift-attention key-value cache, version 2", "window": "4", "keeping_first": "1",
       ]
       try change(&writer)
       try writer.write(to: folder("x.safetensors"))
@@ -296,7 +279,7 @@ struct CacheTests {
         try add(&$0); $0.metadata["format"] = "pt"
       },
       {
-        try add(&$0); $0.metadata["kind"] = "ring"
+        try add(&$0); $0.metadata["page_length"] = "many"
       },
       {
         try add(&$0); $0.metadata["window"] = "many"
@@ -315,16 +298,16 @@ struct CacheTests {
       { try add(&$0, lengths: [9, 9]) },
       { try add(&$0, valueRows: 4) },
       {
-        try add(&$0); $0.metadata["kind"] = "growing"
+        try add(&$0); $0.metadata["window"] = nil
       },
       {
-        try add(&$0); $0.metadata["kind"] = "paged"; $0.metadata["page_length"] = "0"
+        try add(&$0); $0.metadata["page_length"] = "0"
       },
     ]
     // Rows without bytes: a few digits must not be billions of them.
     #expect(throws: AttentionError.self) {
       try load { writer in
-        writer.metadata["kind"] = "growing"
+        writer.metadata["window"] = nil
         try writer.add("key", Tensor<Float>([] as [Float], shape: [1, 1, 1 << 30, 0]))
         try writer.add("value", Tensor<Float>([] as [Float], shape: [1, 1, 1 << 30, 0]))
         try writer.add("lengths", Tensor<Int64>([1 << 30], shape: [1]))
@@ -338,7 +321,7 @@ struct CacheTests {
   func rotaryAppend() throws {
     let x = try Tensor<Float>(uniform: -1..<1, shape: [1, 2, 6, 16], seed: 1)
     let v = try Tensor<Float>(uniform: -1..<1, shape: [1, 2, 6, 9], seed: 2)
-    let table: RotaryTable<Float> = try RotaryEmbedding(width: 16).table(.startingAt(0), count: 6)
+    let table: RotaryTable<Float> = try RotaryEmbedding(dimension: 16).table(.startingAt(0), count: 6)
     let cache = try cache(.growing, BFloat16.self)
     try cache.append(
       key: x.permuted([0, 2, 1, 3]), value: v.permuted([0, 2, 1, 3]), rotary: table, layout: .lengthFirst)
@@ -348,7 +331,7 @@ struct CacheTests {
   }
 
   @Test("where every sample takes fewer tokens than there are rows, the others' queries give 0", arguments: kinds)
-  func fewerThanRows(kind: KeyValueCacheKind) throws {
+  func fewerThanRows(kind: CacheKind) throws {
     let tokens = try Tokens<Float>(count: 14)
     let (cache, alone) = (try cache(kind, Float.self), try cache(kind, Float.self))
     for one in [cache, alone] { try one.append(key: tokens.slice(0..<10).key, value: tokens.slice(0..<10).value) }
@@ -366,7 +349,7 @@ struct CacheTests {
   func windowLimits() throws {
     let tokens = try Tokens<Float>(count: 40)
     let query = try tokens.slice(37..<40).query
-    func filled(_ kind: KeyValueCacheKind) throws -> KeyValueCache<Float> {
+    func filled(_ kind: CacheKind) throws -> KeyValueCache<Float> {
       let cache = try cache(kind, Float.self)
       for token in 0..<40 {
         let new = try tokens.slice(token..<token + 1)
@@ -386,7 +369,7 @@ struct CacheTests {
       }
     }
     let one = try tokens.slice(39..<40).query
-    func attend(_ kind: KeyValueCacheKind, _ mask: AttentionMask) throws -> [Float] {
+    func attend(_ kind: CacheKind, _ mask: AttentionMask) throws -> [Float] {
       try scaledDotProductAttention(query: one, cache: filled(kind), mask: mask).array
     }
     for mask in [AttentionMask.prefix([2]), .chunks(length: 4), .documents([0, 1], keyOffsets: [0, 3])] {
@@ -395,7 +378,7 @@ struct CacheTests {
     for mask in [AttentionMask.alibi(headCount: 4), .window(left: 5, right: 0)] {
       #expect(throws: AttentionError.self) { try attend(.window(7, 2), mask) }
       let whole = try scaledDotProductAttention(
-        query: one, key: tokens.key, value: tokens.value, mask: mask.intersection(.window(left: 6, right: 0)))
+        query: one, key: tokens.key, value: tokens.value, mask: mask.combined(with: .window(left: 6, right: 0)))
       #expect(mismatch(try attend(.window(7, 0), mask), whole.array.map(Double.init), tolerance: 2e-6) == nil)
     }
     for count in [Int.min, -1] { _ = try filled(.window(7, 0)).mask(queryCount: count) }
@@ -418,11 +401,11 @@ struct CacheTests {
         // Padding within the first tokens, within the window, before and after it.
         for padding in [[0, 2], [1, 30], [min(5, token), max(0, token - 2)], [token, max(0, token - 1)]] {
           let mask = AttentionMask.leftPadding(padding.map { min($0, token) })
-            .intersection(.keyLengths([token, max(0, token - 1)]))
+            .combined(with: .keyLengths([token, max(0, token - 1)]))
           let output = try scaledDotProductAttention(query: new.query, cache: cache, mask: mask)
           let expected = try scaledDotProductAttention(
             query: new.query, key: seen.key, value: seen.value,
-            mask: .window(left: length - 1, keepingFirst: first).intersection(mask))
+            mask: .window(left: length - 1, keepingFirst: first).combined(with: mask))
           let difference = mismatch(
             output.array, expected.array.map(Double.init), tolerance: 2e-6,
             "window \(length) keeping \(first), token \(token), padding \(padding)")
@@ -447,18 +430,19 @@ struct CacheTests {
 
   @Test("a window of one token, whatever the padding, gives each token its own value; through layers too")
   func windowOfOne() throws {
-    let cache = try KeyValueCache<Float>(.window(length: 1), batchCount: 1, headCount: 1, width: 1)
+    let cache = try KeyValueCache<Float>(batchCount: 1, headCount: 1, headDimension: 1, retention: .window(length: 1))
     for t in 0..<6 {
       let x = try Tensor<Float>([Float(t)], shape: [1, 1, 1, 1])
       try cache.append(key: x, value: x)
       let output = try scaledDotProductAttention(query: x, cache: cache, mask: .leftPadding([min(2, t + 1)]))
       #expect(output.array == [t < 2 ? 0 : Float(t)])
     }
-    let layer = try MultiHeadAttention<Float>(configuration: .init(embeddingWidth: 8, headCount: 2, window: 3), seed: 1)
+    let layer = try MultiHeadAttention<Float>(
+      configuration: .init(embeddingDimension: 8, headCount: 2, window: 3), seed: 1)
     let x = try Tensor<Float>(uniform: -1..<1, shape: [2, 20, 8], seed: 2)
     let mask = AttentionMask.leftPadding([3, 0])
-    let whole = try layer(x, mask: .causal.intersection(mask))
-    let own = try KeyValueCache<Float>(.window(length: 3), batchCount: 2, headCount: 2, width: 4)
+    let whole = try layer(x, mask: .causal.combined(with: mask))
+    let own = try KeyValueCache<Float>(batchCount: 2, headCount: 2, headDimension: 4, retention: .window(length: 3))
     for t in 0..<20 {
       let output = try layer.forward(
         x.slice(t..<t + 1, axis: 1), cache: own, mask: .leftPadding([min(3, t + 1), 0])
@@ -470,15 +454,15 @@ struct CacheTests {
   }
 
   @Test("samples of several lengths: the default alignment is each sample's own", arguments: kinds)
-  func raggedAlignment(kind: KeyValueCacheKind) throws {
+  func raggedAlignment(kind: CacheKind) throws {
     let tokens = try Tokens<Float>(batchCount: 2, count: 12)
     let batched = try cache(kind, batchCount: 2, Float.self)
     let counts = [9, 6]
     var rest = try tokens.slice(0..<9)
     try batched.append(key: rest.key, value: rest.value, counts: counts)
     var masks: [AttentionMask] = [.window(left: 1, right: 0), .alibi(headCount: 4), .causal]
-    if case .window = kind {
-      if case .window(_, let first) = kind, first > 0 { masks = [.causal] }
+    if case .window = kind.retention {
+      if case .window(_, let first) = kind.retention, first > 0 { masks = [.causal] }
     } else {
       masks += [.chunks(length: 4), .window(left: 1, keepingFirst: 1)]
     }
@@ -498,7 +482,7 @@ struct CacheTests {
     }
     rest = try tokens.slice(9..<10)
     try batched.append(key: rest.key, value: rest.value)
-    if case .growing = kind {
+    if kind == .growing {
       let output = try scaledDotProductAttention(query: rest.query, cache: batched, mask: .window(left: 1, right: 0))
       #expect(try output.slice(1..<2, axis: 0).array.contains { $0 != 0 })
     }
@@ -529,13 +513,12 @@ struct CacheTests {
 
   @Test("what does not fit is an error, and leaves the cache as it was")
   func errors() throws {
-    func make(_ kind: KeyValueCache<Float>.Kind, _ batchCount: Int = 1, _ width: Int = 4) throws -> KeyValueCache<Float>
-    {
-      try KeyValueCache(kind, batchCount: batchCount, headCount: 2, width: width)
+    func make(_ kind: CacheKind, _ batchCount: Int = 1, _ headDimension: Int = 4) throws -> KeyValueCache<Float> {
+      try kind.cache(batchCount: batchCount, headCount: 2, headDimension: headDimension)
     }
-    #expect(throws: AttentionError.self) { try make(.window(length: 0)) }
-    #expect(throws: AttentionError.self) { try make(.window(length: 1, keepingFirst: -1)) }
-    #expect(throws: AttentionError.self) { try make(.paged(pageLength: 0)) }
+    #expect(throws: AttentionError.self) { try make(.window(0, 0)) }
+    #expect(throws: AttentionError.self) { try make(.window(1, -1)) }
+    #expect(throws: AttentionError.self) { try make(.paged(0)) }
     #expect(throws: AttentionError.self) { try make(.growing, -1) }
     #expect(throws: AttentionError.self) { try make(.growing, 1, .max) }
     #expect(throws: AttentionError.self) { try make(.growing, Int(Int32.max)) }
@@ -555,7 +538,7 @@ struct CacheTests {
     #expect(throws: AttentionError.self) { try scaledDotProductAttention(query: zeros([1, 4, 1, 4]), cache: cache) }
     #expect(throws: AttentionError.self) { try scaledDotProductAttention(query: zeros([2, 4, 1, 5]), cache: cache) }
     #expect(throws: AttentionError.self) { try cache.fork(samples: [2]) }
-    let empty = try make(.paged(), 2)
+    let empty = try make(.paged(256), 2)
     #expect(try scaledDotProductAttention(query: zeros([2, 4, 0, 4]), cache: empty).shape == [2, 4, 0, 4])
   }
 }

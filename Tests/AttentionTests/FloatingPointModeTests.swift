@@ -105,7 +105,7 @@ struct FloatingPointModeTests {
         var flags = try Tensor<Bool>(repeating: true, shape: [130, 130])
         for key in 0..<130 { flags[3, key] = false }
         let layer = try MultiHeadAttention<Float>(
-          configuration: .init(embeddingWidth: 24, headCount: 4, rotary: RotaryEmbedding(width: 6)), seed: 1)
+          configuration: .init(embeddingDimension: 24, headCount: 4, rotary: RotaryEmbedding(dimension: 6)), seed: 1)
         // Invalid operations, division by zero, overflow: their masks in MXCSR.
         let traps: UInt32 = 0x680
         var mode = fenv_t()
@@ -121,7 +121,8 @@ struct FloatingPointModeTests {
                 let (query, wide) = (try x.slice(0..<count, axis: 2), try y.slice(0..<count, axis: 2))
                 let flagged = count == 1 ? AttentionMask.causal : mask
                 _ = try scaledDotProductAttention(
-                  query: query, key: x, value: x, mask: flagged, softcap: 5, returning: [.weights, .logSumExp],
+                  query: query, key: x, value: x, mask: flagged, options: AttentionOptions(softcap: 5),
+                  returning: [.weights, .logSumExp],
                   context: context)
                 _ = try scaledDotProductAttention(query: wide, key: y, value: y, mask: flagged, context: context)
               }

@@ -67,12 +67,13 @@
             strides: [4 * L * E, L * E, E, 1])
           try scaledDotProductAttention(
             query: query, key: key, value: value, mask: mask, into: &output, context: context)
-          precondition((0..<4 * L * E).allSatisfy { !output.base[$0].asDouble.isNaN })
+          precondition((0..<4 * L * E).allSatisfy { !output.base[$0]._double.isNaN })
           // Heads side by side, of which the last one's rows end at the end.
           let wide = try random([1, L, 4, E], 1).guarded(side) as Tensor<Stored>
           let keys = try random([1, S, 2, E], 2).guarded(side) as Tensor<Stored>
           _ = try scaledDotProductAttention(
-            query: wide, key: keys, value: keys, mask: mask, layout: .lengthFirst, returning: .weights,
+            query: wide, key: keys, value: keys, mask: mask, options: AttentionOptions(layout: .lengthFirst),
+            returning: .weights,
             context: context)
         }
       }
@@ -136,13 +137,13 @@
             let places = (0..<bias.count / S).flatMap { row in
               hidden.map { row * S + $0.lowerBound..<row * S + $0.upperBound }
             }
-            mask = mask.intersection(.bias(try bias.guarded(.front, hiding: places, hiddenPageCount: &pageCount)))
+            mask = mask.combined(with: .bias(try bias.guarded(.front, hiding: places, hiddenPageCount: &pageCount)))
           }
           for context in AttentionContext.everyPath {
             announce("\(Stored.self) L\(L) \(name) bias \(biasShape ?? []) \(context.path)")
             let result = try scaledDotProductAttention(
               query: query, key: key, value: value, mask: mask, returning: [.logSumExp, .weights], context: context)
-            precondition(result.output.array.allSatisfy { !$0.asDouble.isNaN })
+            precondition(result.output.array.allSatisfy { !$0._double.isNaN })
           }
         }
       }

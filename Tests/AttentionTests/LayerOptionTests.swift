@@ -10,16 +10,16 @@ struct LayerOptionTests {
   typealias Layer = MultiHeadAttention<Float>
 
   static let configurations: [Layer.Configuration] = {
-    let rotary = try! RotaryEmbedding(width: 8, base: 500)
-    let interleaved = try! RotaryEmbedding(width: 4, base: 500, pairing: .interleaved)
+    let rotary = try! RotaryEmbedding(dimension: 8, base: 500)
+    let interleaved = try! RotaryEmbedding(dimension: 4, base: 500, pairing: .interleaved)
     return [
       Layer.Configuration(
-        embeddingWidth: 24, headCount: 4, keyValueHeadCount: 2, hasBias: false, headWidth: 8, rotary: rotary),
+        embeddingDimension: 24, headCount: 4, keyValueHeadCount: 2, hasBias: false, headDimension: 8, rotary: rotary),
       Layer.Configuration(
-        embeddingWidth: 32, headCount: 4, keyValueHeadCount: 1, rotary: interleaved, normEpsilon: 1e-3),
-      Layer.Configuration(embeddingWidth: 32, headCount: 4, softcap: 0.7, window: 5, hasSinks: true),
+        embeddingDimension: 32, headCount: 4, keyValueHeadCount: 1, rotary: interleaved, normEpsilon: 1e-3),
+      Layer.Configuration(embeddingDimension: 32, headCount: 4, softcap: 0.7, window: 5, hasSinks: true),
       Layer.Configuration(
-        embeddingWidth: 20, headCount: 6, keyValueHeadCount: 3, headWidth: 8, scale: 0.3, softcap: 2, window: 9,
+        embeddingDimension: 20, headCount: 6, keyValueHeadCount: 3, headDimension: 8, scale: 0.3, softcap: 2, window: 9,
         rotary: rotary, normEpsilon: 1e-6, hasSinks: true),
     ]
   }()
@@ -63,7 +63,7 @@ struct LayerOptionTests {
   ) throws -> [Double] {
     let c = layer.configuration
     let state = try layer.stateDictionary(naming: .perProjection)
-    let (B, L, E) = (x.shape[0], x.shape[1], c.headWidth)
+    let (B, L, E) = (x.shape[0], x.shape[1], c.headDimension)
     func project(_ rows: [Double], _ name: String, _ width: Int) -> [Double] {
       let weight = state["\(name)_projection.weight"]!
       return (0..<B * L).flatMap { row in
@@ -91,7 +91,7 @@ struct LayerOptionTests {
               let old = row
               for (pair, angle) in angles.enumerated() {
                 let (a, b) =
-                  rotary.pairing == .halves ? (pair, pair + rotary.width / 2) : (2 * pair, 2 * pair + 1)
+                  rotary.pairing == .halves ? (pair, pair + rotary.dimension / 2) : (2 * pair, 2 * pair + 1)
                 let turn = Double(i) * angle
                 row[a] = old[a] * cos(turn) - old[b] * sin(turn)
                 row[b] = old[b] * cos(turn) + old[a] * sin(turn)
@@ -108,9 +108,9 @@ struct LayerOptionTests {
     (problem.B, problem.H, problem.Hk, problem.L, problem.S, problem.E, problem.Ev) = (
       B, c.headCount, c.keyValueHeadCount, L, L, E, E
     )
-    problem.query = heads(project(input, "query", c.embeddingWidth), c.headCount, norm: "query_norm.weight")
-    problem.key = heads(project(input, "key", c.embeddingWidth), c.keyValueHeadCount, norm: "key_norm.weight")
-    problem.value = heads(project(input, "value", c.embeddingWidth), c.keyValueHeadCount, norm: nil)
+    problem.query = heads(project(input, "query", c.embeddingDimension), c.headCount, norm: "query_norm.weight")
+    problem.key = heads(project(input, "key", c.embeddingDimension), c.keyValueHeadCount, norm: "key_norm.weight")
+    problem.value = heads(project(input, "value", c.embeddingDimension), c.keyValueHeadCount, norm: nil)
     problem.scale = c.scale
     problem.softcap = c.softcap
     problem.sinks = state["sinks"]?.array.map { Double($0) }
@@ -138,7 +138,7 @@ struct LayerOptionTests {
 
   private func writtenOut<Element: AttentionElement>(_ configuration: Layer.Configuration, _: Element.Type) throws {
     let layer = try layer(configuration, Element.self)
-    let x = try Tensor<Element>(uniform: -1..<1, shape: [2, 23, configuration.embeddingWidth], seed: 5)
+    let x = try Tensor<Element>(uniform: -1..<1, shape: [2, 23, configuration.embeddingDimension], seed: 5)
     let expected = try reference(layer, x)
     // Key and value apart from the query: other products, the same result.
     let other = try x.copied()
@@ -166,15 +166,18 @@ struct LayerOptionTests {
     _ configuration: Layer.Configuration, _: Element.Type, _ context: AttentionContext
   ) throws {
     let layer = try layer(configuration, Element.self)
-    let x = try Tensor<Element>(uniform: -1..<1, shape: [2, 40, configuration.embeddingWidth], seed: 6)
+    let x = try Tensor<Element>(uniform: -1..<1, shape: [2, 40, configuration.embeddingDimension], seed: 6)
     let expected = try layer.forward(
       query: x, key: x, value: x, mask: .causal, weights: .averaged, context: context)
-    var kinds: [KeyValueCache<Element>.Kind] = [.growing, .paged(pageLength: 8)]
+    var kinds: [CacheKind] = [.growing, .paged(8)]
     // A window that is wider than the layer's own changes nothing.
-    if let window = configuration.window { kinds += [.window(length: window), .window(length: window + 6)] }
+    if let window = configuration.window {
+      kinds += [.window(window, 0), .window(window + 6, 0), .window(window, 0, pageLength: 8)]
+    }
     for kind in kinds {
-      let cache = try KeyValueCache<Element>(
-        kind, batchCount: 2, headCount: configuration.keyValueHeadCount, width: configuration.headWidth)
+      let cache = try kind.cache(
+        Element.self, batchCount: 2, headCount: configuration.keyValueHeadCount,
+        headDimension: configuration.headDimension)
       var token = 0
       for count in [17, 1, 1, 3, 1, 5, 1, 11] {
         let new = try x.slice(token..<token + count, axis: 1)
@@ -193,7 +196,7 @@ struct LayerOptionTests {
   func raggedCache() throws {
     let layer = try layer(Self.configurations[0])
     let x = try Tensor<Float>(uniform: -1..<1, shape: [2, 12, 24], seed: 6)
-    let cache = try KeyValueCache<Float>(batchCount: 2, headCount: 2, width: 8)
+    let cache = try KeyValueCache<Float>(batchCount: 2, headCount: 2, headDimension: 8)
     _ = try layer.forward(x.slice(0..<7, axis: 1), cache: cache, counts: [7, 4])
     var next = try Tensor<Float>(repeating: 0, shape: [2, 1, 24])
     try next.withMutableView { view in
@@ -212,7 +215,7 @@ struct LayerOptionTests {
   @Test("state dictionaries round-trip under every naming", arguments: configurations)
   func namings(configuration: Layer.Configuration) throws {
     let layer = try layer(configuration)
-    let x = try Tensor<Float>(uniform: -1..<1, shape: [1, 9, configuration.embeddingWidth], seed: 5)
+    let x = try Tensor<Float>(uniform: -1..<1, shape: [1, 9, configuration.embeddingDimension], seed: 5)
     let expected = try layer(x, mask: .causal)
     for naming in [Layer.Naming.pyTorch, .perProjection, .huggingFace, .bert, .keras] {
       let state = try layer.stateDictionary(naming: naming, prefix: "a.")
@@ -221,7 +224,7 @@ struct LayerOptionTests {
       #expect(sameBits(try copy(x, mask: .causal).array, expected.array), "\(naming)")
     }
     let keras = try layer.stateDictionary(naming: .keras)
-    let (d, H, E) = (configuration.embeddingWidth, configuration.headCount, configuration.headWidth)
+    let (d, H, E) = (configuration.embeddingDimension, configuration.headCount, configuration.headDimension)
     #expect(keras["query/kernel"]!.shape == [d, H, E])
     #expect(keras["key/kernel"]!.shape == [d, configuration.keyValueHeadCount, E])
     #expect(keras["attention_output/kernel"]!.shape == [H, E, d])
@@ -232,25 +235,25 @@ struct LayerOptionTests {
 
   @Test("more queries than keys: both are turned for the same length, and the last ones meet")
   func moreQueriesThanKeys() throws {
-    let rotary = try RotaryEmbedding(width: 8, scaling: .dynamicNTK(factor: 8, trainedLength: 4))
+    let rotary = try RotaryEmbedding(dimension: 8, scaling: .dynamicNTK(factor: 8, trainedLength: 4))
     let layer = try Layer(
-      configuration: Layer.Configuration(embeddingWidth: 16, headCount: 2, window: 3, rotary: rotary), seed: 1)
+      configuration: Layer.Configuration(embeddingDimension: 16, headCount: 2, window: 3, rotary: rotary), seed: 1)
     let x = try Tensor<Float>(uniform: -1..<1, shape: [1, 12, 16], seed: 2)
     let keys = try x.slice(8..<12, axis: 1)
     let cross = try layer.forward(query: x, key: keys, value: keys, mask: .causal, weights: .perHead)
     let own = try layer.forward(query: x, key: x, value: x, mask: .causal, weights: .perHead)
     // The last query sees the last three keys, the same in both.
     for head in 0..<2 {
-      for key in 0..<4 { #expect(abs(cross.weights![0, head, 11, key] - own.weights![0, head, 11, 8 + key]) < 1e-6) }
+      for key in 0..<4 { #expect(try abs(cross.weights[0, head, 11, key] - own.weights[0, head, 11, 8 + key]) < 1e-6) }
     }
-    #expect((0..<8).allSatisfy { i in (0..<4).allSatisfy { cross.weights![0, 0, i, $0] == 0 } })
+    #expect(try (0..<8).allSatisfy { i in try (0..<4).allSatisfy { try cross.weights[0, 0, i, $0] == 0 } })
   }
 
   @Test("a wrong mask leaves the cache as it was")
   func wrongMask() throws {
     let layer = try layer(Self.configurations[0])
     let x = try Tensor<Float>(uniform: -1..<1, shape: [1, 4, 24], seed: 2)
-    let cache = try KeyValueCache<Float>(batchCount: 1, headCount: 2, width: 8)
+    let cache = try KeyValueCache<Float>(batchCount: 1, headCount: 2, headDimension: 8)
     #expect(throws: AttentionError.self) { try layer.forward(x, cache: cache, mask: .keyLengths([1, 2])) }
     #expect(cache.lengths == [0])
     #expect(try layer.forward(x, cache: cache, counts: [2]).output.shape == [1, 4, 24])
@@ -260,17 +263,17 @@ struct LayerOptionTests {
   @Test("what does not fit is an error")
   func errors() throws {
     func make(_ change: (inout Layer.Configuration) -> Void) throws -> Layer {
-      var configuration = Layer.Configuration(embeddingWidth: 24, headCount: 4, headWidth: 8)
+      var configuration = Layer.Configuration(embeddingDimension: 24, headCount: 4, headDimension: 8)
       change(&configuration)
       return try Layer(configuration: configuration, seed: 1)
     }
-    #expect(try make { _ in }.configuration.queryWidth == 32)
-    let rotary = try RotaryEmbedding(width: 10)
+    #expect(try make { _ in }.configuration.projectedQueryDimension == 32)
+    let rotary = try RotaryEmbedding(dimension: 10)
     #expect(throws: AttentionError.self) { try make { $0.rotary = rotary } }
     #expect(throws: AttentionError.self) { try make { $0.window = 0 } }
     #expect(throws: AttentionError.self) { try make { $0.normEpsilon = -1 } }
-    #expect(throws: AttentionError.self) { try make { $0.headWidth = 0 } }
-    #expect(throws: AttentionError.self) { try make { $0.headWidth = .max } }
+    #expect(throws: AttentionError.self) { try make { $0.headDimension = 0 } }
+    #expect(throws: AttentionError.self) { try make { $0.headDimension = .max } }
     #expect(throws: AttentionError.self) { try make { ($0.window, $0.addsZeroAttention) = (3, true) } }
     let state = try make { $0.hasSinks = true }.stateDictionary(naming: .huggingFace)
     #expect(throws: AttentionError.self) {
@@ -293,9 +296,9 @@ struct LayerOptionTests {
     let layer = try make { _ in }
     let x = try Tensor<Float>(repeating: 0, shape: [1, 2, 24])
     for cache in [
-      try KeyValueCache<Float>(batchCount: 1, headCount: 2, width: 8),
-      try KeyValueCache<Float>(batchCount: 1, headCount: 4, width: 6),
-      try KeyValueCache<Float>(batchCount: 2, headCount: 4, width: 8),
+      try KeyValueCache<Float>(batchCount: 1, headCount: 2, headDimension: 8),
+      try KeyValueCache<Float>(batchCount: 1, headCount: 4, headDimension: 6),
+      try KeyValueCache<Float>(batchCount: 2, headCount: 4, headDimension: 8),
     ] {
       #expect(throws: AttentionError.self) { try layer.forward(x, cache: cache) }
       #expect(cache.lengths.allSatisfy { $0 == 0 })

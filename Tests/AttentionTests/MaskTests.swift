@@ -30,7 +30,7 @@ struct MaskTests {
     let boolean = try scaledDotProductAttention(
       query: inputs.query, key: inputs.key, value: inputs.value, mask: .attending(flags), returning: .weights)
     #expect(mismatch(structural.output.array, boolean.output.array.map(Double.init), tolerance: 2e-6) == nil)
-    #expect(mismatch(structural.weights!.array, boolean.weights!.array.map(Double.init), tolerance: 2e-6) == nil)
+    #expect(try mismatch(structural.weights.array, boolean.weights.array.map(Double.init), tolerance: 2e-6) == nil)
   }
 
   @Test("packed documents are what the sequences are one by one", arguments: [nil, 0] as [Int?])
@@ -58,7 +58,7 @@ struct MaskTests {
     [
       AttentionMask.causal, .causal(.topLeft), .window(left: 1, right: 2), .chunks(length: 2),
       .alibi(slopes: [1, 0.25]), .alibi(slopes: [1, 0.25], alignment: .topLeft),
-      .causal.intersection(.alibi(slopes: [1, 0.25])), .window(left: 1, keepingFirst: 0),
+      .causal.combined(with: .alibi(slopes: [1, 0.25])), .window(left: 1, keepingFirst: 0),
     ])
   func besideDocuments(context: AttentionContext, rule: AttentionMask) throws {
     // As many queries as keys, fewer, more; and none.
@@ -67,7 +67,7 @@ struct MaskTests {
     let key = try Tensor<Float>(uniform: -1..<1, shape: [1, 2, 14, 8], seed: 2)
     let value = try Tensor<Float>(uniform: -1..<1, shape: [1, 2, 14, 8], seed: 3)
     let packed = try scaledDotProductAttention(
-      query: query, key: key, value: value, mask: .documents(queryOffsets, keyOffsets: keyOffsets).intersection(rule),
+      query: query, key: key, value: value, mask: .documents(queryOffsets, keyOffsets: keyOffsets).combined(with: rule),
       context: context)
     for document in 0..<4 {
       let queries = queryOffsets[document]..<queryOffsets[document + 1]
@@ -87,13 +87,13 @@ struct MaskTests {
     let zeros = try Tensor<Float>(repeating: 0, shape: [1, 1, 6, 1])
     let output = try scaledDotProductAttention(
       query: zeros.slice(0..<3, axis: 2), key: zeros, value: Tensor<Float>([0, 1, 0, 0, 1, 0], shape: [1, 1, 6, 1]),
-      mask: .documents([0, 2, 3], keyOffsets: [0, 3, 6]).intersection(.alibi(slopes: [1])))
+      mask: .documents([0, 2, 3], keyOffsets: [0, 3, 6]).combined(with: .alibi(slopes: [1])))
     #expect(abs(output.array[0] - 0.576117) < 1e-5)
   }
 
   @Test("chunks begin at a sample's own first token")
   func chunksAfterPadding() throws {
-    let mask = AttentionMask.causal.intersection(.chunks(length: 4)).intersection(.leftPadding([2, 0, 7]))
+    let mask = AttentionMask.causal.combined(with: .chunks(length: 4)).combined(with: .leftPadding([2, 0, 7]))
     #expect(
       try mask.drawing(queryCount: 8, keyCount: 8, batchCount: 3) == """
         · · · · · · · ·
@@ -147,9 +147,9 @@ struct MaskTests {
           query: inputs.query, key: inputs.key, value: inputs.value, mask: mask, context: context
         ).array
       }
-      let expected = try run(.alibi(headCount: 4).intersection(.causal)).map(Double.init)
-      #expect(mismatch(try run(alibi.intersection(causal)), expected, tolerance: 2e-6) == nil)
-      #expect(mismatch(try run(alibi.intersection(.causal)), expected, tolerance: 2e-6) == nil)
+      let expected = try run(.alibi(headCount: 4).combined(with: .causal)).map(Double.init)
+      #expect(mismatch(try run(alibi.combined(with: causal)), expected, tolerance: 2e-6) == nil)
+      #expect(mismatch(try run(alibi.combined(with: .causal)), expected, tolerance: 2e-6) == nil)
     }
   }
 
@@ -166,19 +166,20 @@ struct MaskTests {
     for context in AttentionContext.everyPath {
       func run(_ value: [Float], _ key: Tensor<Float>, _ mask: AttentionMask) throws -> AttentionResult<Float> {
         try scaledDotProductAttention(
-          query: query, key: key, value: Tensor(value, shape: [4, 1]), mask: mask, scale: 1, returning: .weights,
+          query: query, key: key, value: Tensor(value, shape: [4, 1]), mask: mask, options: AttentionOptions(scale: 1),
+          returning: .weights,
           context: context)
       }
       // Its weight is 0, but it is attended.
       #expect(try run([1, .nan, 1, 1], key, forbidding(9)).output.array.allSatisfy(\.isNaN))
       #expect(try run([1, .nan, 1, 1], key, forbidding(1)).output.array.allSatisfy { $0 == 1 })
       // One forbids, the next does not allow.
-      for mask in [forbidding(0).intersection(allowing), allowing.intersection(forbidding(0))] {
+      for mask in [forbidding(0).combined(with: allowing), allowing.combined(with: forbidding(0))] {
         #expect(try run([5, 1, 1, 1], key, mask).output.array.allSatisfy { $0 == 1 }, "\(context.path)")
       }
       // Where a score is NaN, weights are NaN but for what is forbidden.
       let bad = try Tensor<Float>([1, .nan, 1, 1], shape: [4, 1])
-      let weights = try run([1, 1, 1, 1], bad, forbidding(0)).weights!
+      let weights = try run([1, 1, 1, 1], bad, forbidding(0)).weights
       for i in 0..<queryCount {
         #expect((0..<4).allSatisfy { weights[i, $0].isNaN == ($0 != 0) } && weights[i, 0] == 0, "\(context.path)")
       }
@@ -228,8 +229,8 @@ struct MaskTests {
               let allowed = p.attends(b, h, i, j) && p.bias(b, h, i, j) != -.infinity
               let masked = allowed ? p.score(capped, b, h, i, j) + p.bias(b, h, i, j) : -.infinity
               for (got, want) in [
-                (result.rawScores![b, h, i, j], raw), (result.cappedScores![b, h, i, j], capped),
-                (result.maskedScores![b, h, i, j], masked),
+                (try result.rawScores[b, h, i, j], raw), (try result.cappedScores[b, h, i, j], capped),
+                (try result.maskedScores[b, h, i, j], masked),
               ] where Double(got) != want {
                 worst = max(worst, abs(Double(got) - want))
               }
@@ -241,7 +242,7 @@ struct MaskTests {
       // Asking for them changes nothing else.
       let plain = try scenario.result(inputs, returning: [.weights, .logSumExp], context: context)
       #expect(sameBits(plain.output.array, result.output.array))
-      #expect(sameBits(plain.weights!.array, result.weights!.array))
+      #expect(try sameBits(plain.weights.array, result.weights.array))
     }
   }
 
@@ -312,11 +313,12 @@ struct MaskTests {
       try scaledDotProductAttention(query: x, key: short, value: short, mask: .chunks(length: .max)).count == x.count)
     for softcap in [0, -1, .nan, .infinity, 1e-40, 1e300] as [Double] {
       #expect(throws: AttentionError.self) {
-        try scaledDotProductAttention(query: x, key: x, value: x, softcap: softcap)
+        try scaledDotProductAttention(query: x, key: x, value: x, options: AttentionOptions(softcap: softcap))
       }
     }
     #expect(throws: AttentionError.self) {
-      try scaledDotProductAttention(query: x, key: x, value: x, sinks: Tensor(repeating: 0, shape: [3]))
+      try scaledDotProductAttention(
+        query: x, key: x, value: x, options: AttentionOptions(sinks: Tensor(repeating: 0, shape: [3])))
     }
   }
 }

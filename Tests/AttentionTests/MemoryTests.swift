@@ -25,7 +25,7 @@ struct MemoryTests {
         }
         let bias = try Tensor<Float>(repeating: 0.25, shape: [1, 8, 1, length])
         let output = try scaledDotProductAttention(
-          query: query, key: key, value: value, mask: .causal.intersection(.bias(bias)),
+          query: query, key: key, value: value, mask: .causal.combined(with: .bias(bias)),
           context: AttentionContext(threadCount: 2))
         let operands = 4 * 4 * shape.reduce(1, *) + 4 * bias.count
         let used = processByteCount("VmHWM") - before

@@ -37,7 +37,7 @@ struct MultiHeadTests {
       project(value, "value", extra: "bias_v")
     )
     var problem = ReferenceAttention()
-    let E = c.embeddingWidth / c.headCount
+    let E = c.embeddingDimension / c.headCount
     (problem.B, problem.H, problem.Hk, problem.L, problem.S, problem.E, problem.Ev) = (
       B, c.headCount, c.keyValueHeadCount, L, S + added, E, E
     )
@@ -59,7 +59,7 @@ struct MultiHeadTests {
           let start = ((b * c.headCount + h) * L + i) * E
           row += answer.output[start..<start + E]
         }
-        for o in 0..<c.embeddingWidth {
+        for o in 0..<c.embeddingDimension {
           var sum = Double(bias?[o] ?? 0)
           for e in row.indices { sum += row[e] * Double(weight[o, e]) }
           output.append(sum)
@@ -70,17 +70,18 @@ struct MultiHeadTests {
   }
 
   static let configurations: [Layer.Configuration] = [
-    .init(embeddingWidth: 12, headCount: 3),
-    .init(embeddingWidth: 12, headCount: 1),
-    .init(embeddingWidth: 16, headCount: 4, keyValueHeadCount: 2),
-    .init(embeddingWidth: 16, headCount: 4, keyValueHeadCount: 1, hasBias: false),
-    .init(embeddingWidth: 12, headCount: 3, keyWidth: 5, valueWidth: 7),
-    .init(embeddingWidth: 12, headCount: 3, keyWidth: 5, valueWidth: 5, hasBias: false),
-    .init(embeddingWidth: 12, headCount: 3, addsBiasKeyValue: true),
-    .init(embeddingWidth: 12, headCount: 3, addsZeroAttention: true),
-    .init(embeddingWidth: 16, headCount: 4, keyValueHeadCount: 2, addsBiasKeyValue: true, addsZeroAttention: true),
+    .init(embeddingDimension: 12, headCount: 3),
+    .init(embeddingDimension: 12, headCount: 1),
+    .init(embeddingDimension: 16, headCount: 4, keyValueHeadCount: 2),
+    .init(embeddingDimension: 16, headCount: 4, keyValueHeadCount: 1, hasBias: false),
+    .init(embeddingDimension: 12, headCount: 3, keyInputDimension: 5, valueInputDimension: 7),
+    .init(embeddingDimension: 12, headCount: 3, keyInputDimension: 5, valueInputDimension: 5, hasBias: false),
+    .init(embeddingDimension: 12, headCount: 3, addsBiasKeyValue: true),
+    .init(embeddingDimension: 12, headCount: 3, addsZeroAttention: true),
+    .init(embeddingDimension: 16, headCount: 4, keyValueHeadCount: 2, addsBiasKeyValue: true, addsZeroAttention: true),
     .init(
-      embeddingWidth: 12, headCount: 3, keyWidth: 4, valueWidth: 9, addsBiasKeyValue: true, addsZeroAttention: true),
+      embeddingDimension: 12, headCount: 3, keyInputDimension: 4, valueInputDimension: 9, addsBiasKeyValue: true,
+      addsZeroAttention: true),
   ]
 
   private func input<Element: AttentionElement>(_ shape: [Int], _ seed: UInt64) throws -> Tensor<Element> {
@@ -110,9 +111,9 @@ struct MultiHeadTests {
     _ configuration: Layer.Configuration, _: Element.Type
   ) throws {
     let layer = try layer(configuration, Element.self)
-    let query: Tensor<Element> = try input([2, 5, configuration.embeddingWidth], 2)
-    let key: Tensor<Element> = try input([2, 8, configuration.keyWidth], 3)
-    let value: Tensor<Element> = try input([2, 8, configuration.valueWidth], 4)
+    let query: Tensor<Element> = try input([2, 5, configuration.embeddingDimension], 2)
+    let key: Tensor<Element> = try input([2, 8, configuration.keyInputDimension], 3)
+    let value: Tensor<Element> = try input([2, 8, configuration.valueInputDimension], 4)
     for (mask, attends) in Self.masks(L: 5, S: 8) {
       let expected = try reference(layer, query, key, value, attends: attends)
       for context in AttentionContext.everyPath {
@@ -124,7 +125,7 @@ struct MultiHeadTests {
           #expect(difference == nil)
         }
         compare("output", result.output.array, expected.output)
-        compare("weights", result.weights!.array, expected.weights)
+        compare("weights", try result.weights.array, expected.weights)
         let output = try layer(query: query, key: key, value: value, mask: mask, context: context)
         #expect(sameBits(output.array, result.output.array))
       }
@@ -141,10 +142,12 @@ struct MultiHeadTests {
 
   @Test(
     "self-attention, shared products, and stored copies agree",
-    arguments: configurations.filter { $0.keyWidth == $0.embeddingWidth && $0.valueWidth == $0.embeddingWidth })
+    arguments: configurations.filter {
+      $0.keyInputDimension == $0.embeddingDimension && $0.valueInputDimension == $0.embeddingDimension
+    })
   func selfAttention(configuration: Layer.Configuration) throws {
     let layer = try layer(configuration)
-    let x: Tensor<Float> = try input([2, 6, configuration.embeddingWidth], 5)
+    let x: Tensor<Float> = try input([2, 6, configuration.embeddingDimension], 5)
     let expected = try reference(layer, x, x, x)
     let shared = try layer(x)
     #expect(mismatch(shared.array, expected.output, tolerance: 1e-5) == nil)
@@ -155,16 +158,17 @@ struct MultiHeadTests {
     // One sentence without a batch.
     let single = try layer.forward(
       query: x.select(1, axis: 0), key: x.select(1, axis: 0), value: x.select(1, axis: 0), weights: .averaged)
-    #expect(single.output.shape == [6, configuration.embeddingWidth])
-    #expect(single.weights!.rank == 2)
+    #expect(single.output.shape == [6, configuration.embeddingDimension])
+    #expect(try single.weights.rank == 2)
     #expect(
-      mismatch(single.output.array, Array(expected.output.suffix(6 * configuration.embeddingWidth)), tolerance: 1e-5)
+      mismatch(
+        single.output.array, Array(expected.output.suffix(6 * configuration.embeddingDimension)), tolerance: 1e-5)
         == nil)
   }
 
   @Test("keys that the layer adds, behind so many that they are split")
   func addedKeysBehindSplits() throws {
-    let layer = try layer(.init(embeddingWidth: 8, headCount: 2, addsBiasKeyValue: true, addsZeroAttention: true))
+    let layer = try layer(.init(embeddingDimension: 8, headCount: 2, addsBiasKeyValue: true, addsZeroAttention: true))
     let query: Tensor<Float> = try input([1, 1, 8], 2)
     let memory: Tensor<Float> = try input([1, 2500, 8], 3)
     for (mask, attends) in [
@@ -175,27 +179,28 @@ struct MultiHeadTests {
       let result = try layer.forward(query: query, key: memory, value: memory, mask: mask, weights: .perHead)
       let expected = try reference(layer, query, memory, memory, attends: attends)
       #expect(mismatch(result.output.array, expected.output, tolerance: 1e-5) == nil)
-      #expect(mismatch(result.weights!.array, expected.weights, tolerance: 1e-6) == nil)
+      #expect(try mismatch(result.weights.array, expected.weights, tolerance: 1e-6) == nil)
     }
   }
 
   @Test("averaged weights are the mean over heads")
   func averagedWeights() throws {
-    let layer = try Layer(embeddingWidth: 12, headCount: 3, seed: 1)
+    let layer = try Layer(embeddingDimension: 12, headCount: 3, seed: 1)
     let x: Tensor<Float> = try input([2, 6, 12], 5)
-    let each = try layer.forward(query: x, key: x, value: x, weights: .perHead).weights!
-    let mean = try layer.forward(query: x, key: x, value: x, weights: .averaged).weights!
+    let each = try layer.forward(query: x, key: x, value: x, weights: .perHead).weights
+    let mean = try layer.forward(query: x, key: x, value: x, weights: .averaged).weights
     #expect(mean.shape == [2, 6, 6])
     #expect(abs(mean[1, 2, 3] - (each[1, 0, 2, 3] + each[1, 1, 2, 3] + each[1, 2, 2, 3]) / 3) < 1e-6)
-    #expect(try layer.forward(query: x, key: x, value: x).weights == nil)
+    let without = try layer.forward(query: x, key: x, value: x)
+    #expect(throws: AttentionError.self) { try without.weights }
   }
 
   @Test("state dictionaries round-trip under PyTorch's and this library's names", arguments: configurations)
   func stateDictionaries(configuration: Layer.Configuration) throws {
     let layer = try layer(configuration)
-    let query: Tensor<Float> = try input([1, 4, configuration.embeddingWidth], 2)
-    let key: Tensor<Float> = try input([1, 7, configuration.keyWidth], 3)
-    let value: Tensor<Float> = try input([1, 7, configuration.valueWidth], 4)
+    let query: Tensor<Float> = try input([1, 4, configuration.embeddingDimension], 2)
+    let key: Tensor<Float> = try input([1, 7, configuration.keyInputDimension], 3)
+    let value: Tensor<Float> = try input([1, 7, configuration.valueInputDimension], 4)
     let expected = try layer(query: query, key: key, value: value)
     for naming in [Layer.Naming.pyTorch, .perProjection] {
       let state = try layer.stateDictionary(naming: naming, prefix: "layer.0.")
@@ -207,7 +212,8 @@ struct MultiHeadTests {
     }
     let names = Set(try layer.stateDictionary().keys)
     let isStacked =
-      configuration.keyWidth == configuration.embeddingWidth && configuration.valueWidth == configuration.embeddingWidth
+      configuration.keyInputDimension == configuration.embeddingDimension
+      && configuration.valueInputDimension == configuration.embeddingDimension
     #expect(names.contains(isStacked ? "in_proj_weight" : "q_proj_weight"))
     #expect(names.contains("in_proj_bias") == configuration.hasBias)
     #expect(names.contains("bias_k") == configuration.addsBiasKeyValue)
@@ -215,7 +221,7 @@ struct MultiHeadTests {
 
   @Test("the same seed gives the same layer, within Xavier's bounds")
   func initialisation() throws {
-    let configuration = Layer.Configuration(embeddingWidth: 32, headCount: 4, addsBiasKeyValue: true)
+    let configuration = Layer.Configuration(embeddingDimension: 32, headCount: 4, addsBiasKeyValue: true)
     let a = try Layer(configuration: configuration, seed: 3).stateDictionary()
     let b = try Layer(configuration: configuration, seed: 3).stateDictionary()
     #expect(a.keys.sorted().allSatisfy { a[$0] == b[$0] })
@@ -231,12 +237,12 @@ struct MultiHeadTests {
 
   @Test("wrong widths, heads and states throw")
   func errors() throws {
-    #expect(throws: AttentionError.self) { try Layer(embeddingWidth: 10, headCount: 3, seed: 1) }
-    #expect(throws: AttentionError.self) { try Layer(embeddingWidth: 10, headCount: 0, seed: 1) }
+    #expect(throws: AttentionError.self) { try Layer(embeddingDimension: 10, headCount: 3, seed: 1) }
+    #expect(throws: AttentionError.self) { try Layer(embeddingDimension: 10, headCount: 0, seed: 1) }
     #expect(throws: AttentionError.self) {
-      try Layer(configuration: .init(embeddingWidth: 12, headCount: 4, keyValueHeadCount: 3), seed: 1)
+      try Layer(configuration: .init(embeddingDimension: 12, headCount: 4, keyValueHeadCount: 3), seed: 1)
     }
-    let layer = try Layer(embeddingWidth: 12, headCount: 3, seed: 1)
+    let layer = try Layer(embeddingDimension: 12, headCount: 3, seed: 1)
     let error = #expect(throws: AttentionError.self) { try layer(Tensor(repeating: 1, shape: [2, 5, 11])) }
     #expect(error?.description.contains("query [B, L, 12]") == true)
     #expect(throws: AttentionError.self) { try layer(Tensor(repeating: 1, shape: [12])) }
@@ -260,13 +266,13 @@ struct MultiHeadTests {
     ] {
       #expect(throws: AttentionError.self) { try Layer(stateDictionary: state, headCount: 1) }
     }
-    #expect(throws: AttentionError.self) { try Layer(embeddingWidth: .max, headCount: 1, seed: 1) }
-    #expect(Layer.Configuration(embeddingWidth: 4, headCount: 0).headWidth == 0)
+    #expect(throws: AttentionError.self) { try Layer(embeddingDimension: .max, headCount: 1, seed: 1) }
+    #expect(Layer.Configuration(embeddingDimension: 4, headCount: 0).headDimension == 0)
   }
 
   @Test("PyTorch's masks convert by name: true means ignore")
   func pyTorchMasks() throws {
-    let layer = try Layer(embeddingWidth: 8, headCount: 2, seed: 1)
+    let layer = try Layer(embeddingDimension: 8, headCount: 2, seed: 1)
     let x: Tensor<Float> = try input([2, 4, 8], 2)
     let padded: Tensor<Bool> = [[false, false, false, true], [false, false, true, true]]
     let byPadding = try layer(x, mask: .pyTorchKeyPadding(padded))

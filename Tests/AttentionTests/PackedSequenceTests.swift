@@ -8,11 +8,11 @@ struct PackedSequenceTests {
   typealias Layer = MultiHeadAttention<Float>
 
   static let configurations: [Layer.Configuration] = [
-    Layer.Configuration(embeddingWidth: 24, headCount: 3),
+    Layer.Configuration(embeddingDimension: 24, headCount: 3),
     Layer.Configuration(
-      embeddingWidth: 32, headCount: 4, keyValueHeadCount: 2, rotary: try! RotaryEmbedding(width: 8, base: 500),
+      embeddingDimension: 32, headCount: 4, keyValueHeadCount: 2, rotary: try! RotaryEmbedding(dimension: 8, base: 500),
       normEpsilon: 1e-5),
-    Layer.Configuration(embeddingWidth: 20, headCount: 2, softcap: 2, window: 3, hasSinks: true),
+    Layer.Configuration(embeddingDimension: 20, headCount: 2, softcap: 2, window: 3, hasSinks: true),
   ]
 
   static let lengths: [[Int]] = [[], [0], [1], [5, 5, 5], [7, 7, 3, 1, 0, 1, 12], [40, 1, 40, 33, 33, 0, 0]]
@@ -21,7 +21,7 @@ struct PackedSequenceTests {
   func alone(configuration: Layer.Configuration, lengths: [Int]) throws {
     let layer = try Layer(configuration: configuration, seed: 5)
     let total = lengths.reduce(0, +)
-    let x = try Tensor<Float>(uniform: -1..<1, shape: [total, configuration.embeddingWidth], seed: 9)
+    let x = try Tensor<Float>(uniform: -1..<1, shape: [total, configuration.embeddingDimension], seed: 9)
     for context in AttentionContext.everyPath {
       for isCausal in [false, true] {
         let y = try layer.forward(packed: x, lengths: lengths, isCausal: isCausal, context: context)
@@ -47,14 +47,14 @@ struct PackedSequenceTests {
 
   @Test("lengths that do not sum to the tokens, and layers with keys of their own, are errors")
   func errors() throws {
-    let layer = try Layer(embeddingWidth: 8, headCount: 2, seed: 1)
+    let layer = try Layer(embeddingDimension: 8, headCount: 2, seed: 1)
     let x = try Tensor<Float>(repeating: 1, shape: [5, 8])
     for lengths in [[4], [6], [-1, 6], [.max, 2], []] {
       #expect(throws: AttentionError.self) { try layer.forward(packed: x, lengths: lengths) }
     }
     #expect(throws: AttentionError.self) { try layer.forward(packed: x.reshaped([1, 5, 8]), lengths: [5]) }
     let adding = try Layer(
-      configuration: Layer.Configuration(embeddingWidth: 8, headCount: 2, addsZeroAttention: true), seed: 1)
+      configuration: Layer.Configuration(embeddingDimension: 8, headCount: 2, addsZeroAttention: true), seed: 1)
     #expect(throws: AttentionError.self) { try adding.forward(packed: x, lengths: [5]) }
   }
 }

@@ -24,7 +24,7 @@ struct PositionTests {
     "rows are turned as the formula says, in either layout, any type and strides",
     arguments: [RotaryEmbedding.Pairing.halves, .interleaved], [2, 6, 16])
   func formula(pairing: RotaryEmbedding.Pairing, width: Int) throws {
-    let rotary = try RotaryEmbedding(width: width, base: 100, pairing: pairing)
+    let rotary = try RotaryEmbedding(dimension: width, base: 100, pairing: pairing)
     let (B, H, L, E) = (2, 3, 70, 17)
     let x = try Tensor<Float>(uniform: -1..<1, shape: [B, H, L, E], seed: 1)
     let starts = [5, 900]
@@ -56,7 +56,7 @@ struct PositionTests {
 
   @Test("dot products depend on the distance alone")
   func distances() throws {
-    let table: RotaryTable<Double> = try RotaryEmbedding(width: 32).table(.startingAt(0), count: 100)
+    let table: RotaryTable<Double> = try RotaryEmbedding(dimension: 32).table(.startingAt(0), count: 100)
     let q = try Tensor<Double>(uniform: -1..<1, shape: [1, 32], seed: 1).broadcast(to: [100, 32])
     let k = try Tensor<Double>(uniform: -1..<1, shape: [1, 32], seed: 2).broadcast(to: [100, 32])
     let (a, b) = (try table.rotated(q), try table.rotated(k))
@@ -76,7 +76,7 @@ struct PositionTests {
       for (pair, angle) in expected { #expect(abs(angles[pair] / angle - 1) < 1e-12, "\(rotary.scaling) \(pair)") }
     }
     check(
-      try RotaryEmbedding(width: 64, scaling: .yarn(factor: 4, trainedLength: 2048)), length: 1,
+      try RotaryEmbedding(dimension: 64, scaling: .yarn(factor: 4, trainedLength: 2048)), length: 1,
       [
         (0, 1.0), (1, 0.7498942093324559), (9, 0.0706631081870968), (14, 0.011627211527177573),
         (20, 0.0009730085108210396), (29, 5.9284342641541385e-05), (31, 3.33380358040831e-05),
@@ -84,39 +84,40 @@ struct PositionTests {
     // gpt-oss's, whose ramp is not rounded: angles of pairs 9 to 17 differ by up to 76 % from those of a rounded one.
     check(
       try RotaryEmbedding(
-        width: 64, base: 150_000, scaling: .yarn(factor: 32, trainedLength: 4096, roundsRamp: false)), length: 1,
+        dimension: 64, base: 150_000, scaling: .yarn(factor: 32, trainedLength: 4096, roundsRamp: false)), length: 1,
       [
         (0, 1.0), (8, 0.050813274815461475), (9, 0.03170569618466377), (12, 0.006794959489732219),
         (16, 0.00045648391922324086), (17, 0.00012931870124506317), (18, 3.8308812373753384e-05),
         (31, 3.0235114281192144e-07),
       ])
-    let yarn = try RotaryEmbedding(width: 64, scaling: .yarn(factor: 4, trainedLength: 2048))
+    let yarn = try RotaryEmbedding(dimension: 64, scaling: .yarn(factor: 4, trainedLength: 2048))
     #expect(abs(yarn.magnitude - 1.138629436111989) < 1e-15)
     #expect(abs(try yarn.table(.startingAt(0), count: 1, as: Double.self).cosines[0, 0, 0] - yarn.magnitude) < 1e-15)
     check(
       try RotaryEmbedding(
-        width: 128, base: 500_000,
+        dimension: 128, base: 500_000,
         scaling: .llama3(factor: 8, lowFrequencyFactor: 1, highFrequencyFactor: 4, trainedLength: 8192)), length: 1,
       [
         (0, 1.0), (1, 0.8146172338565447), (9, 0.15797280990904317), (14, 0.056669621445291044),
         (20, 0.016560440080994446), (29, 0.002166570763503359), (31, 0.0008567514129196321),
       ])
-    let dynamic = try RotaryEmbedding(width: 64, scaling: .dynamicNTK(factor: 2, trainedLength: 2048))
+    let dynamic = try RotaryEmbedding(dimension: 64, scaling: .dynamicNTK(factor: 2, trainedLength: 2048))
     check(
       dynamic, length: 4096,
       [
         (0, 1.0), (1, 0.7237840223942559), (9, 0.05451059544394763), (14, 0.010827442472897788),
         (20, 0.0015566100700398994), (29, 8.485174179191994e-05), (31, 4.445071440544414e-05),
       ])
-    #expect(dynamic.angles(length: 2048) == (try RotaryEmbedding(width: 64)).angles(length: 1))
-    let linear = try RotaryEmbedding(width: 8, scaling: .linear(factor: 4))
-    #expect(zip(linear.angles(length: 1), try RotaryEmbedding(width: 8).angles(length: 1)).allSatisfy { $0 * 4 == $1 })
+    #expect(dynamic.angles(length: 2048) == (try RotaryEmbedding(dimension: 64)).angles(length: 1))
+    let linear = try RotaryEmbedding(dimension: 8, scaling: .linear(factor: 4))
+    #expect(
+      zip(linear.angles(length: 1), try RotaryEmbedding(dimension: 8).angles(length: 1)).allSatisfy { $0 * 4 == $1 })
   }
 
   @Test("sinusoidal positions are the paper's")
   func sinusoidal() throws {
-    let table: Tensor<Float> = try sinusoidalPositions(count: 50, width: 12, startingAt: 3)
-    let halves: Tensor<Float> = try sinusoidalPositions(count: 50, width: 12, startingAt: 3, pairing: .halves)
+    let table: Tensor<Float> = try sinusoidalPositions(count: 50, dimension: 12, startingAt: 3)
+    let halves: Tensor<Float> = try sinusoidalPositions(count: 50, dimension: 12, startingAt: 3, pairing: .halves)
     for position in 0..<50 {
       for i in 0..<6 {
         let angle = Double(position + 3) / pow(10_000, 2 * Double(i) / 12)
@@ -129,22 +130,22 @@ struct PositionTests {
 
   @Test("what does not fit is an error")
   func errors() throws {
-    for width in [0, 3, -2] { #expect(throws: AttentionError.self) { try RotaryEmbedding(width: width) } }
-    #expect(throws: AttentionError.self) { try RotaryEmbedding(width: 4, base: 1) }
-    #expect(throws: AttentionError.self) { try RotaryEmbedding(width: 4, scaling: .linear(factor: 0)) }
+    for width in [0, 3, -2] { #expect(throws: AttentionError.self) { try RotaryEmbedding(dimension: width) } }
+    #expect(throws: AttentionError.self) { try RotaryEmbedding(dimension: 4, base: 1) }
+    #expect(throws: AttentionError.self) { try RotaryEmbedding(dimension: 4, scaling: .linear(factor: 0)) }
     #expect(throws: AttentionError.self) {
-      try RotaryEmbedding(width: 4, scaling: .yarn(factor: 4, trainedLength: 0))
+      try RotaryEmbedding(dimension: 4, scaling: .yarn(factor: 4, trainedLength: 0))
     }
-    let rotary = try RotaryEmbedding(width: 4)
+    let rotary = try RotaryEmbedding(dimension: 4)
     for width in [Int.max - 1, 1 << 40] {
-      #expect(throws: AttentionError.self) { try RotaryEmbedding(width: width) }
-      #expect(throws: AttentionError.self) { try sinusoidalPositions(count: 1, width: width, as: Float.self) }
+      #expect(throws: AttentionError.self) { try RotaryEmbedding(dimension: width) }
+      #expect(throws: AttentionError.self) { try sinusoidalPositions(count: 1, dimension: width, as: Float.self) }
     }
     #expect(throws: AttentionError.self) {
-      try RotaryEmbedding(width: 8, scaling: .linear(factor: .leastNonzeroMagnitude))
+      try RotaryEmbedding(dimension: 8, scaling: .linear(factor: .leastNonzeroMagnitude))
     }
     #expect(throws: AttentionError.self) { try rotary.table(.startingAt(0), count: .max, as: Float.self) }
-    #expect(throws: AttentionError.self) { try sinusoidalPositions(count: 1 << 32, width: 2, as: Float.self) }
+    #expect(throws: AttentionError.self) { try sinusoidalPositions(count: 1 << 32, dimension: 2, as: Float.self) }
     for positions in [TokenPositions.startingAt(-1), .startingAt(.max), .startingAtEach([0, -3])] {
       #expect(throws: AttentionError.self) { try rotary.table(positions, count: 2, as: Float.self) }
     }

@@ -81,17 +81,17 @@ struct ScaledDotProductTests {
     _: Element.Type, _: Value.Type, size: Double, _ context: AttentionContext, _ counts: (L: Int, S: Int)
   ) throws where Value.Arithmetic == Element.Arithmetic {
     let (L, S) = counts
-    let query = try Tensor<Element>(repeating: Element(nearest: 0), shape: [1, 2, L, 5])
-    let key = try Tensor<Value>(repeating: Value(nearest: 0), shape: [1, 2, S, 5])
+    let query = try Tensor<Element>(repeating: Element(_nearest: 0), shape: [1, 2, L, 5])
+    let key = try Tensor<Value>(repeating: Value(_nearest: 0), shape: [1, 2, S, 5])
     // A column of large values, one of both signs, one of small ones.
     let values = (0..<2 * S).flatMap { (j: Int) -> [Double] in [size, j % 2 == 0 ? size : -size, Double(j % 5) / 8] }
-    let value = try Tensor<Value>(values.map { Value(nearest: $0) }, shape: [1, 2, S, 3])
-    let stored: [Double] = value.array.map { $0.asDouble }
+    let value = try Tensor<Value>(values.map { Value(_nearest: $0) }, shape: [1, 2, S, 3])
+    let stored: [Double] = value.array.map { $0._double }
     for isCausal in [false, true] {
       let result = try scaledDotProductAttention(
         query: query, key: key, value: value, mask: isCausal ? .causal : .none, returning: [.logSumExp, .weights],
         context: context)
-      let output: [Double] = result.output.array.map { $0.asDouble }
+      let output: [Double] = result.output.array.map { $0._double }
       for head in 0..<2 {
         for i in 0..<L {
           let attended = isCausal ? max(0, min(S, i + S - L + 1)) : S
@@ -100,14 +100,15 @@ struct ScaledDotProductTests {
             let attendedValues = (0..<attended).map { stored[(head * S + $0) * 3 + column] }
             let mean = attendedValues.reduce(0.0) { $0 + $1 / Double(attended) }
             let got = output[(head * L + i) * 3 + column]
-            let bound = column < 2 ? size * 4e-6 : 1e-6
+            // Equal terms are rounded alike, so that errors add up: by some 35 units in the last place for 290 of them.
+            let bound = (column < 2 ? size : 1) * 70 * Double(Element.Arithmetic.ulpOfOne)
             if !(abs(got - mean) <= bound) {
               Issue.record(
                 "\(Value.self) L\(L) S\(S) causal \(isCausal) [\(head), \(i), \(column)]: \(mean) expected; got \(got)")
               return
             }
           }
-          let sum = result.logSumExp!.array[head * L + i].asDouble
+          let sum = try result.logSumExp.array[head * L + i]._double
           #expect(attended == 0 ? sum == -.infinity : abs(sum - log(Double(attended))) < 1e-5)
         }
       }
@@ -151,7 +152,7 @@ struct ScaledDotProductTests {
         flags[i, 9] = false
       }
       let output = try scaledDotProductAttention(
-        query: query, key: zeros, value: value, mask: .causal.intersection(.attending(flags)), context: context)
+        query: query, key: zeros, value: value, mask: .causal.combined(with: .attending(flags)), context: context)
       for i in 0..<L {
         #expect(abs(output[0, 0, i, 0] / 3e38 - 1) < 1e-5, "L\(L) S\(S) row \(i)")
         #expect(i == L - 1 ? output[0, 0, i, 1] == .infinity : abs(output[0, 0, i, 1] / 3e38 - 1) < 1e-5)
@@ -164,14 +165,14 @@ struct ScaledDotProductTests {
     [1, 3, 70])
   func scaleFirst(context: AttentionContext, L: Int) throws {
     func attend<Element: AttentionStorage>(_: Element.Type, _ size: Double, keyCount: Int) throws -> [Double] {
-      let query = try Tensor<Element>(repeating: Element(nearest: size), shape: [1, 1, L, 128])
-      let key = try Tensor<Element>(repeating: Element(nearest: size), shape: [1, 1, keyCount, 128])
-      let value = try Tensor<Element>(repeating: Element(nearest: 7), shape: [1, 1, keyCount, 3])
+      let query = try Tensor<Element>(repeating: Element(_nearest: size), shape: [1, 1, L, 128])
+      let key = try Tensor<Element>(repeating: Element(_nearest: size), shape: [1, 1, keyCount, 128])
+      let value = try Tensor<Element>(repeating: Element(_nearest: 7), shape: [1, 1, keyCount, 3])
       let result = try scaledDotProductAttention(
         query: query, key: key, value: value, returning: [.logSumExp, .rawScores], context: context)
-      #expect(result.rawScores!.array.allSatisfy { $0.isFinite })
-      #expect(result.logSumExp!.array.allSatisfy { $0.isFinite })
-      return result.output.array.map(\.asDouble)
+      #expect(try result.rawScores.array.allSatisfy { $0.isFinite })
+      #expect(try result.logSumExp.array.allSatisfy { $0.isFinite })
+      return result.output.array.map(\._double)
     }
     for keyCount in [1, 50] {
       for output in [
@@ -191,13 +192,13 @@ struct ScaledDotProductTests {
       // Of 20 queries over 5 keys, the first 15 attend to nothing.
       let result = try scaledDotProductAttention(
         query: query, key: key, value: key, mask: .causal,
-        sinks: try Tensor([-Float.infinity, -.infinity], shape: [2]),
+        options: AttentionOptions(sinks: try Tensor([-Float.infinity, -.infinity], shape: [2])),
         returning: [.weights, .logSumExp], context: context)
       let plain = try scaledDotProductAttention(
         query: query, key: key, value: key, mask: .causal, returning: [.weights, .logSumExp], context: context)
       #expect(sameBits(result.output.array, plain.output.array), "\(L) × \(S)")
-      #expect(sameBits(result.weights!.array, plain.weights!.array), "\(L) × \(S)")
-      #expect(sameBits(result.logSumExp!.array, plain.logSumExp!.array), "\(L) × \(S)")
+      #expect(try sameBits(result.weights.array, plain.weights.array), "\(L) × \(S)")
+      #expect(try sameBits(result.logSumExp.array, plain.logSumExp.array), "\(L) × \(S)")
     }
   }
 
@@ -209,7 +210,7 @@ struct ScaledDotProductTests {
     for path in AttentionContext.everyPath {
       // A plan is asked for by itself too.
       let plan = try AttentionProblem(query: query, key: key, value: key).plans(context: path)[0]
-      #expect(plan.width(threadCount: 2) <= 1, "\(plan)")
+      #expect(plan.workerCount(threadCount: 2) <= 1, "\(plan)")
     }
   }
 }

@@ -28,7 +28,7 @@ struct ThreadCountTests {
     }
   }
 
-  private func numbers<Stored: AttentionStorage>(_ x: Tensor<Stored>) -> [Double] { x.array.map(\.asDouble) }
+  private func numbers<Stored: AttentionStorage>(_ x: Tensor<Stored>) -> [Double] { x.array.map(\._double) }
 
   @Test("attention", arguments: [Scenario.Mask.none, .causal, .everything, .everythingElse])
   func attention(mask: Scenario.Mask) throws {
@@ -48,12 +48,12 @@ struct ThreadCountTests {
         let plan = try scenario.plan(Element.self, path)
         if !isWindow {
           #expect((plan.splitsPerTile > 1) == isSplit, "\(plan)")
-          #expect(plan.width(threadCount: 2) == 2, "or this test shows nothing: \(plan)")
+          #expect(plan.workerCount(threadCount: 2) == 2, "or this test shows nothing: \(plan)")
         }
       }
       try check("\(scenario)") { context in
         let result = try scenario.result(inputs, returning: [.logSumExp, .weights], context: context)
-        return numbers(result.output) + numbers(result.weights!) + numbers(result.logSumExp!)
+        return try numbers(result.output) + numbers(result.weights) + numbers(result.logSumExp)
       }
     }
   }
@@ -87,8 +87,8 @@ struct ThreadCountTests {
   }
 
   private func caches<Stored: AttentionStorage>(_: Stored.Type) throws {
-    for kind in [KeyValueCache<Stored>.Kind.growing, .paged(pageLength: 64), .window(length: 1500, keepingFirst: 3)] {
-      let cache = try KeyValueCache<Stored>(kind, batchCount: 2, headCount: 2, width: 32, valueWidth: 32)
+    for kind in [CacheKind.growing, .paged(64), .window(1500, 3), .window(1500, 3, pageLength: 64)] {
+      let cache = try kind.cache(Stored.self, batchCount: 2, headCount: 2, headDimension: 32, valueDimension: 32)
       let tokens = try Tensor<Stored>(
         converting: Tensor<Float>(uniform: -1..<1, shape: [2, 2, 5000, 32], seed: 4))
       try cache.append(key: tokens, value: tokens)
@@ -109,12 +109,12 @@ struct ThreadCountTests {
   }
 
   private func layers<Element: AttentionElement>(_: Element.Type) throws {
-    let layer = try MultiHeadAttention<Element>(embeddingWidth: 192, headCount: 6, seed: 3)
+    let layer = try MultiHeadAttention<Element>(embeddingDimension: 192, headCount: 6, seed: 3)
     let x = try Tensor<Element>(uniform: -1..<1, shape: [3, 100, 192], seed: 4)
     try check("a layer of \(Element.self)") { context in
       let result = try layer.forward(
         query: x, key: x, value: x, mask: .causal, weights: .averaged, context: context)
-      return numbers(result.output) + numbers(result.weights!)
+      return try numbers(result.output) + numbers(result.weights)
     }
     let packed = try x.reshaped([300, 192])
     try check("packed sequences of \(Element.self)") {

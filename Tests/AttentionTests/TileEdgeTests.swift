@@ -115,7 +115,7 @@ struct TileEdgeTests {
     Case(scenario: Scenario(B: 2, H: 8, Hk: 8, L: 20, S: 4200, E: 8, Ev: 8, mask: .causal)),
     Case(
       scenario: Scenario(B: 2, H: 6, Hk: 6, L: 700, S: 64, E: 16, Ev: 16, mask: .boolean),
-      tune: { $0.tuning.headRunByteCount = 2 * 64 * 32 * 4 }),
+      tune: { $0.tuning.headTurnByteCount = 2 * 64 * 32 * 4 }),
     Case(
       scenario: Scenario(B: 1, H: 16, Hk: 16, L: 210, S: 150, E: 16, Ev: 16, mask: .causal),
       tune: { $0.tuning.farRowByteCount = 1 }),

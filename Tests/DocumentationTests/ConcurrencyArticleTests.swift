@@ -39,14 +39,13 @@ struct ConcurrencyArticleTests {
   func pyTorch() throws {
     let folder = try TemporaryFolder()
     let path = folder("layer.safetensors")
-    let stored = try MultiHeadAttention<Float>(embeddingWidth: 24, headCount: 4, seed: 1)
+    let stored = try MultiHeadAttention<Float>(embeddingDimension: 24, headCount: 4, seed: 1)
     var writer = SafeTensorsWriter()
     for (name, tensor) in try stored.stateDictionary(prefix: "encoder.") { try writer.add(name, tensor) }
     try writer.write(to: path)
-    let file = try SafeTensorsFile(path: path)
-    var state: [String: Tensor<Float>] = [:]
-    for entry in file.entries { state[entry.name] = try file.tensor(entry.name, convertingTo: Float.self) }
-    let layer = try MultiHeadAttention(stateDictionary: state, prefix: "encoder.", headCount: 4)
+    let file = try SafeTensorsFile(contentsOf: path)
+    let layer = try MultiHeadAttention(
+      stateDictionary: file.tensors(convertingTo: Float.self), prefix: "encoder.", headCount: 4)
     #expect(layer.configuration == stored.configuration)
   }
 

@@ -10,8 +10,8 @@ struct MaskArticleTests {
     let first: Tensor<Bool> = [true, true, false, true, false, true]
     let mask = AttentionMask.attending(first)
     let combined = AttentionMask.causal
-      .intersection(.window(left: 2, right: 0))
-      .intersection(.keyLengths([6, 4]))
+      .combined(with: .window(left: 2, right: 0))
+      .combined(with: .keyLengths([6, 4]))
     let dilated = try BlockMask(queryCount: 6, keyCount: 6) { at in at.key <= at.query && (at.query - at.key) % 2 == 0 }
     let every = AttentionMask.attending(dilated)
     let drawings = [
@@ -22,7 +22,7 @@ struct MaskArticleTests {
       try AttentionMask.window(left: 2, right: 0).drawing(queryCount: 6, keyCount: 6),
       try AttentionMask.window(left: 1, keepingFirst: 2).drawing(queryCount: 6, keyCount: 6),
       try AttentionMask.prefix([3]).drawing(queryCount: 5, keyCount: 5),
-      try AttentionMask.causal.intersection(.chunks(length: 3)).drawing(queryCount: 6, keyCount: 6),
+      try AttentionMask.causal.combined(with: .chunks(length: 3)).drawing(queryCount: 6, keyCount: 6),
       try AttentionMask.documents([0, 2, 5]).drawing(queryCount: 5, keyCount: 5),
       try AttentionMask.documents([0, 2, 5], right: 0).drawing(queryCount: 5, keyCount: 5),
       try AttentionMask.keyLengths([6, 4]).drawing(queryCount: 2, keyCount: 6, batchCount: 2),
@@ -44,7 +44,7 @@ struct MaskArticleTests {
   func bias() throws {
     let distance = try Tensor<Float>(
       (0..<36).map { -0.5 * Float(abs($0 / 6 - $0 % 6)) }, shape: [1, 1, 6, 6])
-    let biased = AttentionMask.causal.intersection(.bias(distance))
+    let biased = AttentionMask.causal.combined(with: .bias(distance))
     #expect(
       try biased.drawing(queryCount: 6, keyCount: 6) == AttentionMask.causal.drawing(queryCount: 6, keyCount: 6))
     let forbidding = try Tensor<Double>([0, -.infinity, 3], shape: [3])
@@ -53,7 +53,7 @@ struct MaskArticleTests {
 
   @Test("attendance is a boolean mask that does the same")
   func attendance() throws {
-    let mask = AttentionMask.window(left: 3, right: 1).intersection(.leftPadding([2, 0]))
+    let mask = AttentionMask.window(left: 3, right: 1).combined(with: .leftPadding([2, 0]))
     let x = try Tensor<Float>(uniform: -1..<1, shape: [2, 3, 9, 4], seed: 1)
     let flags = try mask.attendance(queryCount: 9, keyCount: 9, batchCount: 2, headCount: 3)
     #expect(flags.shape == [2, 3, 9, 9])
@@ -80,6 +80,6 @@ struct MaskArticleTests {
     #expect("\(AttentionMask.attending(flags))" == "● ·\n· ●")
     #expect("\(AttentionMask.keyLengths([1000]))" == "a mask of 1 × 8 queries by 1000 keys")
     // What no call takes is named, not drawn.
-    #expect("\(AttentionMask.keyLengths([-1]).intersection(.chunks(length: 0)))".hasPrefix("a mask of 1 × 8"))
+    #expect("\(AttentionMask.keyLengths([-1]).combined(with: .chunks(length: 0)))".hasPrefix("a mask of 1 × 8"))
   }
 }

@@ -40,7 +40,7 @@ struct ModelArticleTests {
 
   @Test("a server's calls")
   func server() async throws {
-    let model = try await TextEmbedder(directory: URL(fileURLWithPath: folder))
+    let model = try await TextEmbedder(directory: folder)
     let vector: [Float] = try await model.embed("She is happy.")
     let many = try await model.embed(["He walks.", "It rains.", "A letter came."])
     #expect(vector.count == 48 && many.count == 3)
@@ -48,8 +48,7 @@ struct ModelArticleTests {
 
   @Test("the README's sentences")
   func readme() async throws {
-    let modelFolder = URL(fileURLWithPath: folder)
-    let model = try await TextEmbedder(directory: modelFolder)
+    let model = try await TextEmbedder(directory: folder)
     let vectors = try await model.embed(["A man is eating.", "Someone has lunch."])
     #expect(vectors.count == 2)
   }

@@ -52,28 +52,26 @@ struct ReadmeTests {
   func layer() throws {
     let folder = try TemporaryFolder()
     var writer = SafeTensorsWriter()
-    let stored = try MultiHeadAttention<Float>(embeddingWidth: 24, headCount: 12, seed: 1)
+    let stored = try MultiHeadAttention<Float>(embeddingDimension: 24, headCount: 12, seed: 1)
     for (name, tensor) in try stored.stateDictionary() { try writer.add(name, tensor) }
     let path = folder("layer.safetensors")
     try writer.write(to: path)
     let x = try Tensor<Float>(uniform: -1..<1, shape: [2, 16, 24], seed: 2)
 
-    let file = try SafeTensorsFile(path: path)
-    var state: [String: Tensor<Float>] = [:]
-    for entry in file.entries { state[entry.name] = try file.tensor(entry.name) }
-    let layer = try MultiHeadAttention(stateDictionary: state, headCount: 12)
+    let file = try SafeTensorsFile(contentsOf: path)
+    let layer = try MultiHeadAttention(stateDictionary: file.tensors(as: Float.self), headCount: 12)
     let result = try layer.forward(query: x, key: x, value: x, mask: .keyLengths([16, 12]), weights: .averaged)
-    print(result.output.shape, result.weights!.shape)
+    print(result.output.shape, try result.weights.shape)
     #expect(result.output.shape == [2, 16, 24])
-    #expect(result.weights!.shape == [2, 16, 16])
-    #expect((12..<16).allSatisfy { result.weights![1, 3, $0] == 0 })
+    #expect(try result.weights.shape == [2, 16, 16])
+    #expect(try (12..<16).allSatisfy { try result.weights[1, 3, $0] == 0 })
   }
 
   @Test("masks compose")
   func masks() throws {
     let mask = AttentionMask.causal
-      .intersection(.window(left: 511, right: 0))
-      .intersection(.keyLengths([16, 12]))
+      .combined(with: .window(left: 511, right: 0))
+      .combined(with: .keyLengths([16, 12]))
     let x = try Tensor<Float>(uniform: -1..<1, shape: [2, 1, 16, 4], seed: 2)
     #expect(try scaledDotProductAttention(query: x, key: x, value: x, mask: mask).shape == [2, 1, 16, 4])
   }
@@ -82,7 +80,7 @@ struct ReadmeTests {
   func cache() throws {
     let key = try Tensor<Float>(uniform: -1..<1, shape: [1, 8, 5, 64], seed: 1)
     let (query, value) = (key, key)
-    let cache = try KeyValueCache<BFloat16>(.growing, batchCount: 1, headCount: 8, width: 64)
+    let cache = try KeyValueCache<BFloat16>(batchCount: 1, headCount: 8, headDimension: 64)
     try cache.append(key: key, value: value)
     let next = try scaledDotProductAttention(query: query, cache: cache)
     let exact = try scaledDotProductAttention(query: query, key: key, value: value, mask: .causal)

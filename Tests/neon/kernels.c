@@ -27,7 +27,7 @@ static double random_number(void) {
     enum { samples = 200000 };                                                                                     \
     T *x = malloc(samples * sizeof(T)), *y = malloc(samples * sizeof(T));                                          \
     for (int i = 0; i < samples; i++) x[i] = i % 2 ? (T)(LOWEST)*i / samples : (T)(-2 * random_number());          \
-    kernels->exp2(samples, x, y);                                                                                  \
+    kernels->arrays.exp2(samples, x, y);                                                                                  \
     double worst = 0;                                                                                              \
     for (int i = 0; i < samples; i++) {                                                                            \
       long double exact = EXACT_EXP2(x[i]);                                                                        \
@@ -37,7 +37,7 @@ static double random_number(void) {
     }                                                                                                              \
     expect(worst <= 1.5, name, #T ": 2^x, ULP", worst);                                                            \
     T edges[4] = {-INFINITY, NAN, (T)(LOWEST)*2, 0}, got[4];                                                       \
-    kernels->exp2(4, edges, got);                                                                                  \
+    kernels->arrays.exp2(4, edges, got);                                                                                  \
     expect(got[0] == 0 && got[1] != got[1] && got[2] == 0 && got[3] == 1, name, #T ": 2^x at its edges", got[0]);  \
     free(x);                                                                                                       \
     free(y);                                                                                                       \
@@ -55,12 +55,12 @@ static double random_number(void) {
       }                                                                                                            \
       row[count] = scores[count] = NAN;                                                                            \
       memcpy(scores, row, count * sizeof(T));                                                                      \
-      kernels->mask(count, scores, attend);                                                                        \
+      kernels->arrays.mask(count, scores, attend);                                                                        \
       for (int i = 0; i < count; i++)                                                                              \
         if (attend[i] && row[i] > most) most = row[i];                                                             \
-      if (kernels->maximum(count, scores) != most) wrong++;                                                        \
+      if (kernels->arrays.maximum(count, scores) != most) wrong++;                                                        \
       attn_softmax_rows rows = {1, count, count + 1, scores, NULL, NULL, &carried, &sum, &rescale};                \
-      kernels->softmax_rows(&rows);                                                                                \
+      kernels->rows.softmax_rows(&rows);                                                                                \
       double total = 0;                                                                                            \
       for (int i = 0; i < count; i++) {                                                                            \
         double exact = attend[i] ? exp((double)row[i] - (double)most) : 0;                                         \
@@ -78,7 +78,7 @@ static double random_number(void) {
     static T panel[width * most_rows], scores[keys * most_rows], result[width * most_rows];                        \
     static T output[most_rows * width], few[most_rows * keys], sums[keys * most_rows];                             \
     for (int i = 0; i < keys * width; i++) k[i] = (T)(random_number() - 0.5), v[i] = (T)(random_number() - 0.5);   \
-    int limit = (int)(kernels->lane_count * kernels->panel_vector_count);                                          \
+    int limit = (int)(kernels->lanes.lane_count * kernels->lanes.panel_vector_count);                                          \
     double worst = 0, worst_few = 0;                                                                               \
     int wrong_maxima = 0, wrong_sums = 0, wrong_cuts = 0;                                                          \
     for (int rows = 1; rows <= limit; rows++) {                                                                    \
@@ -92,16 +92,16 @@ static double random_number(void) {
         maximum[i] = dot_maximum[i] = new_maximum[i] = -INFINITY, sum[i] = 0;                                      \
       }                                                                                                            \
       for (int i = 0; i < rows * keys; i++) bias[i] = i % 7 == 3 ? -INFINITY : (T)random_number();                 \
-      ptrdiff_t vectors = (rows + kernels->lane_count - 1) / kernels->lane_count;                                  \
-      ptrdiff_t stride = vectors * kernels->lane_count;                                                            \
+      ptrdiff_t vectors = (rows + kernels->lanes.lane_count - 1) / kernels->lanes.lane_count;                                  \
+      ptrdiff_t stride = vectors * kernels->lanes.lane_count;                                                            \
       attn_pack pack = {rows, width, q_rows, 1, attn_packing_scaled, 0.5, panel, stride, NULL};                    \
-      kernels->pack(&pack);                                                                                        \
+      kernels->lanes.pack(&pack);                                                                                        \
       attn_product dots = {.vector_count = vectors, .row_count = keys, .depth = width, .a = k, .row_stride = width,\
                            .column_stride = 1, .b = panel, .b_stride = stride, .c = scores, .c_stride = stride,    \
                            .maximum = dot_maximum, .next = {{v, keys, width * sizeof(T), width * sizeof(T)}, {v, 9, 1, 1}}};\
-      kernels->multiply(&dots);                                                                                    \
+      kernels->lanes.multiply(&dots);                                                                                    \
       attn_row_product row_dots = {rows, keys, width, q, width, k, width, v, attn_stored_native, few, keys, 0.5, 0};                   \
-      kernels->dot_rows(&row_dots);                                                                                \
+      kernels->rows.dot_rows(&row_dots);                                                                                \
       for (int i = 0; i < rows; i++)                                                                               \
         for (int j = 0; j < keys; j++) {                                                                           \
           double error = fabs((double)few[i * keys + j] - (double)scores[j * stride + i]);                         \
@@ -110,32 +110,32 @@ static double random_number(void) {
       for (int i = 0; i < rows; i++)                                                                               \
         for (int j = 0; j < keys; j++) wrong_maxima += scores[j * stride + i] > dot_maximum[i];                    \
       attn_pack add = {rows, keys, bias_rows, 1, attn_packing_bias, 1, scores, stride, new_maximum};               \
-      kernels->pack(&add);                                                                                         \
+      kernels->lanes.pack(&add);                                                                                         \
       dots.addend = bias_rows, dots.c = sums, dots.maximum = NULL;                                                 \
-      kernels->multiply(&dots);                                                                                    \
+      kernels->lanes.multiply(&dots);                                                                                    \
       for (int i = 0; i < rows; i++)                                                                               \
         for (int j = 0; j < keys; j++) wrong_sums += sums[j * stride + i] != scores[j * stride + i];               \
       /* Half of the time the softmax has to look itself. */                                                       \
       attn_softmax_lanes softmax = {vectors, keys, stride, scores, NULL, NULL, maximum, sum, rescale,              \
                                     rows % 2 ? new_maximum : NULL, 0, 0};                                          \
-      kernels->softmax_lanes(&softmax);                                                                            \
+      kernels->lanes.softmax_lanes(&softmax);                                                                            \
       for (int i = 0; i < stride; i++) wrong_maxima += maximum[i] != new_maximum[i];                               \
       attn_product values = {.vector_count = vectors, .row_count = width, .depth = keys, .a = v, .row_stride = 1,  \
                              .column_stride = width, .b = scores, .b_stride = stride, .c = result,                 \
                              .c_stride = stride};                                                                  \
-      kernels->multiply(&values);                                                                                  \
+      kernels->lanes.multiply(&values);                                                                                  \
       /* A product that is cut along its depth, and added to nothing. */                                           \
       attn_product part = values;                                                                                  \
       part.c = sums, part.depth = 11;                                                                              \
-      kernels->multiply(&part);                                                                                    \
+      kernels->lanes.multiply(&part);                                                                                    \
       part.a = v + 11 * width, part.b = scores + 11 * stride, part.depth = keys - 11, part.continues = true;       \
-      kernels->multiply(&part);                                                                                    \
+      kernels->lanes.multiply(&part);                                                                                    \
       memset(few, 0, sizeof few);                                                                                  \
-      kernels->add_rescaled(vectors, width, few, stride, rescale, sums, stride);                                   \
+      kernels->lanes.add_rescaled(vectors, width, few, stride, rescale, sums, stride);                                   \
       for (int i = 0; i < width * stride; i++) wrong_cuts += few[i] != result[i];                                  \
       for (int i = 0; i < stride; i++) factor[i] = 1 / sum[i];                                                     \
       attn_unpack unpack = {rows, width, result, stride, factor, output_rows, 1};                                  \
-      kernels->unpack(&unpack);                                                                                    \
+      kernels->lanes.unpack(&unpack);                                                                                    \
       for (int i = 0; i < rows; i++) {                                                                             \
         double weights[keys], total = 0;                                                                           \
         for (int j = 0; j < keys; j++) {                                                                           \
@@ -164,7 +164,7 @@ static double random_number(void) {
     T slope[lanes], position[lanes];                                                                               \
     double worst = 0, worst_distance = 0;                                                                          \
     for (int i = 0; i < lanes * keys; i++) x[i] = y[i] = (T)(8 * random_number() - 4);                             \
-    kernels->softcap(lanes * keys, y, 3);                                                                          \
+    kernels->arrays.softcap(lanes * keys, y, 3);                                                                          \
     for (int i = 0; i < lanes * keys; i++) {                                                                       \
       double error = fabs((double)y[i] - 3 * tanh((double)x[i] / 3));                                              \
       if (!(error <= worst)) worst = error;                                                                        \
@@ -172,10 +172,10 @@ static double random_number(void) {
     expect(worst <= TOLERANCE, name, #T ": softcap", worst);                                                       \
     for (int i = 0; i < lanes; i++) slope[i] = (T)random_number(), position[i] = (T)(i - 7);                       \
     for (int in_lanes = 0; in_lanes < 2; in_lanes++) {                                                             \
-      ptrdiff_t count = in_lanes ? kernels->lane_count : rows, stride = in_lanes ? lanes : keys;                   \
+      ptrdiff_t count = in_lanes ? kernels->lanes.lane_count : rows, stride = in_lanes ? lanes : keys;                   \
       for (int i = 0; i < lanes * keys; i++) y[i] = x[i];                                                          \
       attn_distance distance = {count, 1, keys, stride, y, slope, position};                                       \
-      (in_lanes ? kernels->distance_lanes : kernels->distance_rows)(&distance);                                    \
+      (in_lanes ? kernels->lanes.distance_lanes : kernels->rows.distance_rows)(&distance);                                    \
       for (int i = 0; i < count; i++)                                                                              \
         for (int j = 0; j < keys; j++) {                                                                           \
           ptrdiff_t at = in_lanes ? j * stride + i : i * stride + j;                                               \
@@ -190,7 +190,7 @@ static double random_number(void) {
     enum { rows = 7, depth = 19, width = 21, lanes = 64 };                                                         \
     static T a[rows * depth], b[depth * lanes], c[rows * lanes], bias[lanes];                                      \
     double worst = 0, worst_norm = 0;                                                                              \
-    ptrdiff_t vectors = kernels->product_vector_count, columns = vectors * kernels->lane_count;                      \
+    ptrdiff_t vectors = kernels->lanes.product_vector_count, columns = vectors * kernels->lanes.lane_count;                      \
     for (int i = 0; i < rows * depth; i++) a[i] = (T)(random_number() - 0.5);                                      \
     for (int i = 0; i < depth * lanes; i++) b[i] = (T)(random_number() - 0.5);                                     \
     for (int i = 0; i < lanes; i++) bias[i] = (T)(4 * random_number() - 2);                                        \
@@ -198,7 +198,7 @@ static double random_number(void) {
       attn_product product = {.vector_count = vectors, .row_count = rows, .depth = depth, .a = a,                  \
                               .row_stride = depth, .column_stride = 1, .b = b, .b_stride = columns, .c = c,        \
                               .c_stride = columns, .bias = bias, .activation = f};                                 \
-      kernels->multiply(&product);                                                                                 \
+      kernels->lanes.multiply(&product);                                                                                 \
       for (int i = 0; i < rows; i++)                                                                               \
         for (int j = 0; j < columns; j++) {                                                                        \
           double x = (double)bias[j];                                                                              \
@@ -213,9 +213,9 @@ static double random_number(void) {
     }                                                                                                              \
     expect(worst <= 4 * TOLERANCE, name, #T ": products with a bias and an activation", worst);                    \
     T y[rows * width];                                                                                             \
-    attn_layer_norm norm = {rows, width, a, width, b, width, bias, bias + width, 1e-5, y, width};                  \
+    attn_norm norm = {rows, width, true, a, width, b, width, bias, bias + width, 1e-5, y, width};                  \
     norm.row_count = rows * depth / width;                                                                         \
-    kernels->layer_norm(&norm);                                                                                    \
+    kernels->layers.norm(&norm);                                                                                    \
     for (int i = 0; i < norm.row_count; i++) {                                                                     \
       double mean = 0, variance = 0;                                                                               \
       for (int j = 0; j < width; j++) mean += ((double)a[i * width + j] + (double)b[i * width + j]) / width;       \
@@ -254,15 +254,15 @@ static void check_halves(attn_isa isa, const char *name) {
   static uint16_t bits[count], back[count];
   static float floats[count];
   for (int i = 0; i < count; i++) bits[i] = (uint16_t)i;
-  for (attn_half half = attn_half_ieee; half <= attn_half_brain; half++) {
+  for (attn_half half = attn_half_float16; half <= attn_half_bfloat16; half++) {
     int wrong = 0;
-    kernels->widen(half, count, bits, floats);
-    kernels->narrow(half, count, floats, back);
+    kernels->halves.widen(half, count, bits, floats);
+    kernels->halves.narrow(half, count, floats, back);
     for (int i = 0; i < count; i++) {
       uint32_t wide = (uint32_t)i << 16;
       float brain;
       memcpy(&brain, &wide, sizeof brain);
-      double exact = half == attn_half_ieee ? binary16((uint16_t)i) : (double)brain;
+      double exact = half == attn_half_float16 ? binary16((uint16_t)i) : (double)brain;
       int is_nan = exact != exact;
       if (is_nan ? floats[i] == floats[i] : (double)floats[i] != exact) wrong++;
       if (!is_nan && back[i] != bits[i]) wrong++;
@@ -272,17 +272,17 @@ static void check_halves(attn_isa isa, const char *name) {
     static uint16_t key[keys * width];
     static float wide[keys * width], q[rows * keys], scores[2][rows * keys], sums[2][rows * width];
     for (int i = 0; i < keys * width; i++) wide[i] = (float)random_number();
-    kernels->narrow(half, keys * width, wide, key);
-    kernels->widen(half, keys * width, key, wide);
+    kernels->halves.narrow(half, keys * width, wide, key);
+    kernels->halves.widen(half, keys * width, key, wide);
     for (int i = 0; i < rows * keys; i++) q[i] = (float)random_number();
     memset(sums, 0, sizeof sums);
     for (int stored = 0; stored < 2; stored++) {
-      attn_stored type = !stored ? attn_stored_native : half == attn_half_ieee ? attn_stored_ieee : attn_stored_brain;
+      attn_stored type = !stored ? attn_stored_native : half == attn_half_float16 ? attn_stored_float16 : attn_stored_bfloat16;
       const void *matrix = stored ? (const void *)key : (const void *)wide;
       attn_row_product dots = {rows, keys, width, q, width, matrix, width, NULL, type, scores[stored], keys, 1, 0};
-      kernels->dot_rows(&dots);
+      kernels->rows.dot_rows(&dots);
       attn_row_product values = {rows, keys, width, sums[stored], width, matrix, width, NULL, type, q, keys, 1, 0};
-      kernels->accumulate_rows(&values);
+      kernels->rows.accumulate_rows(&values);
     }
     expect(!memcmp(scores[0], scores[1], sizeof scores[0]) && !memcmp(sums[0], sums[1], sizeof sums[0]), name,
            "products of few rows in two bytes", 0);

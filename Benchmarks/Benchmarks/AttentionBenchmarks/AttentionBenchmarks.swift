@@ -64,7 +64,7 @@ let benchmarks: @Sendable () -> Void = {
   attention("H32-8-L1-S2048-E128", H: 32, Hk: 8, L: 1, S: 2048, E: 128, mask: .causal)
   attention("H8-L1024-E64-lengths", H: 8, L: 1024, E: 64, mask: .keyLengths([700]))
   watch("layer-L256-d384-H12") {
-    let layer = try MultiHeadAttention<Float>(embeddingWidth: 384, headCount: 12, seed: 1)
+    let layer = try MultiHeadAttention<Float>(embeddingDimension: 384, headCount: 12, seed: 1)
     let x = try random([1, 256, 384], 1)
     return { _ = try layer(x, context: context) }
   }

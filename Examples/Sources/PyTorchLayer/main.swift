@@ -17,23 +17,19 @@ var isOurs = true
 if let first = arguments.first, let last = arguments.last.flatMap({ Int($0) }), arguments.count == 2 {
   (path, headCount, isOurs) = (first, last, false)
 } else {
-  let layer = try MultiHeadAttention<Float>(embeddingWidth: 64, headCount: headCount, seed: 1)
+  let layer = try MultiHeadAttention<Float>(embeddingDimension: 64, headCount: headCount, seed: 1)
   var writer = SafeTensorsWriter()
   for (name, tensor) in try layer.stateDictionary(naming: .pyTorch) { try writer.add(name, tensor) }
   try writer.write(to: path)
 }
 defer { if isOurs { try? FileManager.default.removeItem(atPath: path) } }
 
-let file = try SafeTensorsFile(path: path)
-var state: [String: Tensor<Float>] = [:]
-for entry in file.entries {
-  print(entry.name, entry.shape)
-  state[entry.name] = try file.tensor(entry.name, convertingTo: Float.self)
-}
-let layer = try MultiHeadAttention(stateDictionary: state, headCount: headCount)
+let file = try SafeTensorsFile(contentsOf: path)
+for entry in file.entries { print(entry.name, entry.shape) }
+let layer = try MultiHeadAttention(stateDictionary: file.tensors(convertingTo: Float.self), headCount: headCount)
 
 // Two sentences of five tokens at most; the second has three.
-let x = try Tensor<Float>(uniform: -1..<1, shape: [2, 5, layer.configuration.embeddingWidth], seed: 2)
+let x = try Tensor<Float>(uniform: -1..<1, shape: [2, 5, layer.configuration.embeddingDimension], seed: 2)
 let result = try layer.forward(query: x, key: x, value: x, mask: .keyLengths([5, 3]), weights: .averaged)
 print("output \(result.output.shape), averaged weights of the second sentence:")
-print(try result.weights!.select(1, axis: 0))
+print(try result.weights.select(1, axis: 0))

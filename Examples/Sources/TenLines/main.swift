@@ -9,4 +9,4 @@ let value = try Tensor<Float>(uniform: -1..<1, shape: [1, 2, 3, 4], seed: 3)
 let result = try scaledDotProductAttention(
   query: query, key: key, value: value, mask: .causal, returning: .weights)
 print("output \(result.output.shape)\n\(result.output)\n")
-print("weights \(result.weights!.shape)\n\(result.weights!)")
+print("weights \(try result.weights.shape)\n\(try result.weights)")

@@ -2,7 +2,7 @@ public import AttentionTensors
 
 /// The keys and values of the tokens so far, for a model that generates one after another.
 ///
-///     let cache = try KeyValueCache<Float>(.growing, batchCount: 1, headCount: 8, width: 64)
+///     let cache = try KeyValueCache<Float>(batchCount: 1, headCount: 8, headDimension: 64)
 ///     try cache.append(key: key, value: value)                         // [B, Hk, n, E]: a prompt, then a token each
 ///     let y = try scaledDotProductAttention(query: query, cache: cache)   // its queries: the same n tokens
 ///
@@ -12,30 +12,18 @@ public import AttentionTensors
 /// `Element` is the type of storage: Float, Double, or two bytes for half the memory, converted as it is read.
 /// A class, and not Sendable: to be used by one task at a time. ``fork()`` makes another one with the same tokens.
 public final class KeyValueCache<Element: AttentionStorage> {
-  /// How tokens are kept.
-  public enum Kind: Sendable, Hashable {
-    /// All tokens, in one piece of memory that grows by half. Faster to read than pages.
-    case growing
-    /// The first `keepingFirst` tokens and the last `length`; others are forgotten. Memory is bounded by twice the window,
-    /// or by the longest prompt that was appended at once.
-    ///
-    /// Rows stay in order: every `length` tokens, those that are still needed move to the front, instead of a ring in
-    /// which they lie in two parts.
-    case window(length: Int, keepingFirst: Int = 0)
-    /// All tokens, in pages of `pageLength` that forks and samples share until one of them writes.
-    case paged(pageLength: Int = 256)
-  }
-
-  /// How tokens are kept.
-  public let kind: Kind
+  /// Which tokens are kept.
+  public let retention: KeyValueRetention
+  /// Where tokens are kept.
+  public let placement: KeyValuePlacement
   /// B: samples.
   public var batchCount: Int { storage.rows.batchCount }
   /// Hk: heads of keys and values.
   public var headCount: Int { storage.rows.headCount }
-  /// E: the keys' width.
-  public var width: Int { storage.rows.width }
-  /// Ev: the values' width.
-  public var valueWidth: Int { storage.rows.valueWidth }
+  /// E: elements of a key.
+  public var headDimension: Int { storage.rows.headDimension }
+  /// Ev: elements of a value.
+  public var valueDimension: Int { storage.rows.valueDimension }
   /// Tokens that each sample has had, forgotten ones too: the position of its next.
   public private(set) var lengths: [Int]
 
@@ -51,41 +39,45 @@ public final class KeyValueCache<Element: AttentionStorage> {
   /// A cache without tokens.
   ///
   /// - Parameters:
-  ///   - kind: How tokens are kept.
   ///   - batchCount: B.
   ///   - headCount: Hk.
-  ///   - width: E.
-  ///   - valueWidth: Ev; nil: E.
+  ///   - headDimension: E.
+  ///   - valueDimension: Ev; nil: E.
+  ///   - retention: Which tokens are kept.
+  ///   - placement: Where tokens are kept.
   ///   - capacity: Tokens for which memory is taken at once; more come as they are needed.
   /// - Throws: `AttentionError` for extents that are negative or a window or page without length, and where memory is
   ///   lacking.
   public init(
-    _ kind: Kind = .growing, batchCount: Int, headCount: Int, width: Int, valueWidth: Int? = nil, capacity: Int = 0
+    batchCount: Int, headCount: Int, headDimension: Int, valueDimension: Int? = nil,
+    retention: KeyValueRetention = .all,
+    placement: KeyValuePlacement = .contiguous, capacity: Int = 0
   ) throws(AttentionError) {
     let rows = KeyValueRows(
-      batchCount: batchCount, headCount: headCount, width: width, valueWidth: valueWidth ?? width,
-      dataType: Element.dataType)
+      batchCount: batchCount, headCount: headCount, headDimension: headDimension,
+      valueDimension: valueDimension ?? headDimension,
+      dataType: Element._dataType)
     try requireArgument(
-      [headCount, width, rows.valueWidth, capacity].allSatisfy { (0...Int(Int32.max)).contains($0) }
+      [headCount, headDimension, rows.valueDimension, capacity].allSatisfy { (0...Int(Int32.max)).contains($0) }
         && (0...1 << 20).contains(batchCount),
       Self.subject,
       "extents from 0 to \(Int32.max), and up to \(1 << 20) samples, expected; got \(batchCount) samples, \(headCount) heads, "
-        + "widths \(width) and \(rows.valueWidth), capacity \(capacity)")
-    switch kind {
-    case .growing: break
-    case .window(let length, let first):
+        + "widths \(headDimension) and \(rows.valueDimension), capacity \(capacity)")
+    if case .window(let length, let first) = retention {
       try requireArgument(
         (1...Int(Int32.max)).contains(length) && (0...Int(Int32.max)).contains(first), Self.subject,
         "a window from 1 and first tokens from 0 expected; got \(length), \(first)")
-    case .paged(let length):
+    }
+    if case .paged(let length) = placement {
       try requireArgument(
         (1...1 << 20).contains(length), Self.subject, "pages of 1 to \(1 << 20) tokens expected; got \(length)")
     }
-    self.kind = kind
+    self.retention = retention
+    self.placement = placement
     lengths = Array(repeating: 0, count: batchCount)
     forgotten = lengths
     lastCounts = lengths
-    if case .paged(let length) = kind {
+    if case .paged(let length) = placement {
       storage = PagedKeyValues(rows, pageLength: length)
     } else {
       storage = try ContiguousKeyValues(rows, capacity: capacity)
@@ -93,9 +85,10 @@ public final class KeyValueCache<Element: AttentionStorage> {
   }
 
   private init(
-    kind: Kind, lengths: [Int], forgotten: [Int], lastCounts: [Int], storage: any KeyValueStorage
+    copyOf original: KeyValueCache, lengths: [Int], forgotten: [Int], lastCounts: [Int], storage: any KeyValueStorage
   ) {
-    self.kind = kind
+    retention = original.retention
+    placement = original.placement
     self.lengths = lengths
     self.forgotten = forgotten
     self.lastCounts = lastCounts
@@ -105,7 +98,7 @@ public final class KeyValueCache<Element: AttentionStorage> {
   /// Tokens of each sample that are there.
   public var storedCounts: [Int] { zip(lengths, forgotten).map { $0 - $1 } }
 
-  /// Pages in use, shared ones counted once; 1 for the other kinds.
+  /// Pages in use, shared ones counted once; 1 for a cache without pages.
   public var pageCount: Int { (storage as? PagedKeyValues)?.pageCount ?? 1 }
 
   // MARK: Writing
@@ -129,12 +122,12 @@ public final class KeyValueCache<Element: AttentionStorage> {
     let values = try value as? Tensor<Element> ?? Tensor<Element>(converting: value)
     guard let (keyShape, keyStrides) = layout.canonical(keys.shape, keys.strides),
       let (valueShape, valueStrides) = layout.canonical(values.shape, values.strides),
-      keyShape == [batchCount, headCount, keyShape[2], width],
-      valueShape == [batchCount, headCount, keyShape[2], valueWidth]
+      keyShape == [batchCount, headCount, keyShape[2], headDimension],
+      valueShape == [batchCount, headCount, keyShape[2], valueDimension]
     else {
       throw AttentionError(
         .shapeMismatch, Self.subject,
-        "keys [\(batchCount), \(headCount), n, \(width)] and values [\(batchCount), \(headCount), n, \(valueWidth)] "
+        "keys [\(batchCount), \(headCount), n, \(headDimension)] and values [\(batchCount), \(headCount), n, \(valueDimension)] "
           + "expected; got \(key.shape) and \(value.shape)")
     }
     let counts = counts ?? Array(repeating: keyShape[2], count: batchCount)
@@ -146,27 +139,28 @@ public final class KeyValueCache<Element: AttentionStorage> {
       "at most \(Int32.max) tokens expected")
     let needless = (0..<batchCount).map { needlessRows($0, adding: counts[$0]) }
     let stored = zip(storedCounts, needless).map { $0 - $1.count }
-    // All memory first: a failure leaves every sample as it was.
+    // If memory runs out, no token is added; rows that no later query reaches may be forgotten already.
+    for (sample, range) in needless.enumerated() where !range.isEmpty {
+      try storage.remove(sample: sample, range, end: stored[sample] + range.count)
+      forgotten[sample] += range.count
+    }
     for sample in 0..<batchCount {
       try storage.prepare(sample: sample, stored[sample]..<stored[sample] + counts[sample])
-    }
-    for (sample, range) in needless.enumerated() where !range.isEmpty {
-      storage.remove(sample: sample, range, end: stored[sample] + range.count)
-      forgotten[sample] += range.count
     }
     for sample in 0..<batchCount {
       var token = 0
       while token < counts[sample] {
-        let run = storage.run(sample: sample, from: stored[sample] + token, limit: counts[sample] - token)
-        func write(_ source: Tensor<Element>, _ strides: [Int], _ target: UnsafeMutableRawPointer, _ width: Int) {
+        let rows = storage.adjacentRows(sample: sample, from: stored[sample] + token, limit: counts[sample] - token)
+        func write(_ source: Tensor<Element>, _ strides: [Int], _ target: UnsafeMutableRawPointer, _ headDimension: Int)
+        {
           copyStrided(
-            shape: [headCount, run.count, width], elementByteCount: MemoryLayout<Element>.stride,
+            shape: [headCount, rows.count, headDimension], elementByteCount: MemoryLayout<Element>.stride,
             from: source.base + (sample * strides[0] + token * strides[2]), strides: Array(strides.dropFirst()),
-            to: target, strides: [storage.headRowCount * width, width, 1])
+            to: target, strides: [storage.headRowCount * headDimension, headDimension, 1])
         }
-        write(keys, keyStrides, run.place.key, width)
-        write(values, valueStrides, run.place.value, valueWidth)
-        token += run.count
+        write(keys, keyStrides, rows.place.key, headDimension)
+        write(values, valueStrides, rows.place.value, valueDimension)
+        token += rows.count
       }
       lengths[sample] += counts[sample]
     }
@@ -176,7 +170,7 @@ public final class KeyValueCache<Element: AttentionStorage> {
 
   /// Rows that no later query of a window reaches, if the new ones would not fit otherwise.
   private func needlessRows(_ sample: Int, adding count: Int) -> Range<Int> {
-    guard case .window(let window, let first) = kind else { return 0..<0 }
+    guard case .window(let window, let first) = retention else { return 0..<0 }
     let stored = lengths[sample] - forgotten[sample]
     // Room for the kept ones, the window, and another one of new tokens before rows must move again.
     return stored + count <= first + 2 * window ? 0..<0 : first..<max(first, stored - window)
@@ -188,7 +182,7 @@ public final class KeyValueCache<Element: AttentionStorage> {
     try requireShape(
       newLengths.count == batchCount && zip(newLengths, lengths).allSatisfy { (0...$1).contains($0) }, Self.subject,
       "for each of \(batchCount) samples a length up to \(lengths) expected; got \(newLengths)")
-    if case .window(let length, let first) = kind {
+    if case .window(let length, let first) = retention {
       for (new, gone) in zip(newLengths, forgotten) where gone > 0 {
         try requireArgument(
           new - length >= first + gone, Self.subject,
@@ -208,7 +202,7 @@ public final class KeyValueCache<Element: AttentionStorage> {
 
   // MARK: Copying
 
-  /// A cache with the same tokens, which goes its own way. Pages are shared, other kinds copied.
+  /// A cache with the same tokens, which goes its own way. Pages are shared; a cache without pages is copied.
   /// - Throws: `AttentionError` where memory is lacking.
   public func fork() throws -> KeyValueCache { try fork(samples: Array(0..<batchCount)) }
 
@@ -220,7 +214,7 @@ public final class KeyValueCache<Element: AttentionStorage> {
       samples.allSatisfy(lengths.indices.contains), Self.subject, "samples below \(batchCount) expected; got \(samples)"
     )
     let fork = KeyValueCache(
-      kind: kind, lengths: samples.map { lengths[$0] }, forgotten: samples.map { forgotten[$0] },
+      copyOf: self, lengths: samples.map { lengths[$0] }, forgotten: samples.map { forgotten[$0] },
       lastCounts: samples.map { lastCounts[$0] }, storage: try storage.fork(samples: samples, counts: storedCounts))
     fork.lastTokenCount = lastTokenCount
     return fork
@@ -253,13 +247,13 @@ public final class KeyValueCache<Element: AttentionStorage> {
     let counts = queryCounts(queryCount)
     let alignment = alignment(queryCount: queryCount)
     var mask = AttentionMask.none
-    if case .window(let length, let first) = kind, keyCount > length {
+    if case .window(let length, let first) = retention, keyCount > length {
       mask = .window(left: length - 1, keepingFirst: first, alignment: alignment)
     } else if queryCount > 1 || alignment != .bottomRight {
       mask = .causal(alignment)
     }
-    if stored.contains(where: { $0 != keyCount }) { mask = mask.intersection(.keyLengths(stored)) }
-    if counts.contains(where: { $0 != queryCount }) { mask = mask.intersection(.queryLengths(counts)) }
+    if stored.contains(where: { $0 != keyCount }) { mask = mask.combined(with: .keyLengths(stored)) }
+    if counts.contains(where: { $0 != queryCount }) { mask = mask.combined(with: .queryLengths(counts)) }
     return mask
   }
 
@@ -270,7 +264,7 @@ public final class KeyValueCache<Element: AttentionStorage> {
 
   /// True if it keeps nothing but a window that is no longer than `length`.
   func hasWindow(within length: Int) -> Bool {
-    if case .window(let own, keepingFirst: 0) = kind { return own <= length }
+    if case .window(let own, keepingFirst: 0) = retention { return own <= length }
     return false
   }
 
@@ -283,7 +277,7 @@ public final class KeyValueCache<Element: AttentionStorage> {
     try requireArgument(
       zip(stored, counts).allSatisfy { $0 >= $1 }, Self.subject,
       "at most as many queries as tokens, \(stored), expected; got \(queryCount)")
-    if case .window(let length, let first) = kind {
+    if case .window(let length, let first) = retention {
       for sample in 0..<batchCount where forgotten[sample] > 0 && counts[sample] > lastCounts[sample] {
         try requireArgument(
           stored[sample] - counts[sample] >= first + length - 1, Self.subject,
@@ -295,7 +289,7 @@ public final class KeyValueCache<Element: AttentionStorage> {
     var own = mask(queryCount: queryCount)
     // Documents of the other mask have diagonals of their own, which are not for this one.
     if other.hasDocuments { own = own.replacingBottomRight(by: .offsets(offsets(queryCount: queryCount))) }
-    return (key, value, try own.intersection(placed(other, queryCount: queryCount)))
+    return (key, value, try own.combined(with: placed(other, queryCount: queryCount)))
   }
 
   /// A mask whose positions count tokens from the first one of each sample, for the keys that are there.
@@ -306,18 +300,18 @@ public final class KeyValueCache<Element: AttentionStorage> {
     if !mask.countsPositions { return mask }
     var mask = mask
     let alignment = alignment(queryCount: queryCount)
-    if case .window(_, let first) = kind {
+    if case .window(_, let first) = retention {
       let isAbsolute = mask.rules.contains(where: \.countsFromTheStart)
       let isDistant = !mask.distances.isEmpty || mask.rules.contains(where: \.looksBack)
       try requireArgument(
         !isAbsolute && (first == 0 || !isDistant), Self.subject,
-        "no rule of positions (prefix, chunks, documents\(first == 0 ? "" : ", windows, ALiBi")) beside a window that "
-          + "forgets\(first == 0 ? "" : " and keeps the first tokens") expected")
+        "a windowed cache\(first == 0 ? "" : " that keeps its first tokens") cannot be combined with prefix, chunk "
+          + "\(first == 0 ? "or document masks" : "and document masks, windows or ALiBi")")
       let hasForgotten = forgotten.contains { $0 > 0 }
       try requireArgument(
         !hasForgotten || mask.alignments.allSatisfy { $0 == .bottomRight || $0 == alignment }, Self.subject,
-        "the default alignment, or the cache's \(alignment), expected beside a window that has forgotten tokens; "
-          + "got \(mask.alignments)")
+        "a windowed cache that has forgotten tokens can only be combined with masks of the default alignment or of its own, "
+          + "\(alignment); got \(mask.alignments)")
       func keys(_ positions: [Int], _ name: String) throws -> [Int] {
         try requireShape(
           positions.count == batchCount && zip(positions, lengths).allSatisfy { (0...$1).contains($0) }, Self.subject,
@@ -334,19 +328,19 @@ public final class KeyValueCache<Element: AttentionStorage> {
   /// - Throws: `AttentionError` where memory is lacking.
   public func tensors() throws -> (key: Tensor<Element>, value: Tensor<Element>) {
     let keyCount = storedCounts.max() ?? 0
-    let zero = Element(nearest: 0)
-    let key = try Tensor<Element>(repeating: zero, shape: [batchCount, headCount, keyCount, width])
-    let value = try Tensor<Element>(repeating: zero, shape: [batchCount, headCount, keyCount, valueWidth])
+    let zero = Element(_nearest: 0)
+    let key = try Tensor<Element>(repeating: zero, shape: [batchCount, headCount, keyCount, headDimension])
+    let value = try Tensor<Element>(repeating: zero, shape: [batchCount, headCount, keyCount, valueDimension])
     for (sample, count) in storedCounts.enumerated() {
       var row = 0
       while row < count {
-        let run = storage.run(sample: sample, from: row, limit: count - row)
+        let rows = storage.adjacentRows(sample: sample, from: row, limit: count - row)
         let first = KeyValueRows.Place(
           key: UnsafeMutableRawPointer(key.mutableBase), value: UnsafeMutableRawPointer(value.mutableBase))
         storage.rows.copy(
-          run.count, from: run.place, headRowCount: storage.headRowCount,
+          rows.count, from: rows.place, headRowCount: storage.headRowCount,
           to: storage.rows.advance(first, by: sample * headCount * keyCount + row), headRowCount: keyCount)
-        row += run.count
+        row += rows.count
       }
     }
     return (key, value)

@@ -10,11 +10,11 @@ protocol KeyValueStorage: AnyObject {
   /// Makes room for some rows of a sample, of which those before are there, and no other cache's.
   func prepare(sample: Int, _ range: Range<Int>) throws
 
-  /// The first head's rows from `index` on, and how many lie together, at most `limit`.
-  func run(sample: Int, from index: Int, limit: Int) -> (place: KeyValueRows.Place, count: Int)
+  /// The first head's rows from `index` on, and how many lie one after another, at most `limit`.
+  func adjacentRows(sample: Int, from index: Int, limit: Int) -> (place: KeyValueRows.Place, count: Int)
 
-  /// Forgets rows of a sample, and moves those behind them, up to `end`, to their place.
-  func remove(sample: Int, _ range: Range<Int>, end: Int)
+  /// Forgets rows of a sample, and moves those after them, up to `end`, to their place.
+  func remove(sample: Int, _ range: Range<Int>, end: Int) throws
 
   /// A storage with the first `counts[sample]` rows of some samples, in this order.
   func fork(samples: [Int], counts: [Int]) throws -> any KeyValueStorage
@@ -27,8 +27,8 @@ protocol KeyValueStorage: AnyObject {
 struct KeyValueRows: Sendable {
   let batchCount: Int
   let headCount: Int
-  let width: Int
-  let valueWidth: Int
+  let headDimension: Int
+  let valueDimension: Int
   let dataType: DataType
 
   /// Where a row of keys and one of values lie.
@@ -41,26 +41,28 @@ struct KeyValueRows: Sendable {
 
   func with(batchCount: Int) -> KeyValueRows {
     KeyValueRows(
-      batchCount: batchCount, headCount: headCount, width: width, valueWidth: valueWidth, dataType: dataType)
+      batchCount: batchCount, headCount: headCount, headDimension: headDimension, valueDimension: valueDimension,
+      dataType: dataType)
   }
 
   /// Memory for `count` rows of every head of some samples, and where the values begin.
   func allocate(_ count: Int, batchCount: Int) throws(AttentionError) -> (memory: TensorStorage, valueOffset: Int) {
-    func bytes(_ width: Int) throws(AttentionError) -> Int {
+    func bytes(_ dimension: Int) throws(AttentionError) -> Int {
       // Checked as a tensor's extents are.
-      try elementCount(of: [batchCount, headCount, count, max(width, 1), elementByteCount])
+      try elementCount(of: [batchCount, headCount, count, max(dimension, 1), elementByteCount])
     }
-    let (keys, values) = (try bytes(width), try bytes(valueWidth))
+    let (keys, values) = (try bytes(headDimension), try bytes(valueDimension))
     try requireArgument(
       max(keys, values) < Int.max / 4, "KeyValueCache", "\(count) rows have more bytes than fit an Int")
     let valueOffset = (keys + 63) / 64 * 64
     return (try TensorStorage(byteCount: valueOffset + values), valueOffset)
   }
 
-  /// The place some rows behind another.
+  /// The place some rows after another.
   func advance(_ place: Place, by count: Int) -> Place {
     Place(
-      key: place.key + count * width * elementByteCount, value: place.value + count * valueWidth * elementByteCount)
+      key: place.key + count * headDimension * elementByteCount,
+      value: place.value + count * valueDimension * elementByteCount)
   }
 
   /// Copies rows of every head. The places may overlap, as for memmove.
@@ -68,8 +70,8 @@ struct KeyValueRows: Sendable {
     for head in 0..<headCount {
       let from = advance(source, by: head * headRowCount)
       let to = advance(target, by: head * targetCount)
-      to.key.copyMemory(from: from.key, byteCount: count * width * elementByteCount)
-      to.value.copyMemory(from: from.value, byteCount: count * valueWidth * elementByteCount)
+      to.key.copyMemory(from: from.key, byteCount: count * headDimension * elementByteCount)
+      to.value.copyMemory(from: from.value, byteCount: count * valueDimension * elementByteCount)
     }
   }
 
@@ -77,19 +79,19 @@ struct KeyValueRows: Sendable {
     _ first: Place, keyCount: Int, headRowCount: Int, keyPages: Operand.Pages? = nil, valuePages: Operand.Pages? = nil,
     owner: AnyObject
   ) -> (key: AttentionInput, value: AttentionInput) {
-    func input(_ base: UnsafeMutableRawPointer, _ width: Int, _ pages: Operand.Pages?) -> AttentionInput {
+    func input(_ base: UnsafeMutableRawPointer, _ dimension: Int, _ pages: Operand.Pages?) -> AttentionInput {
       AttentionInput(
-        shape: [batchCount, headCount, keyCount, width],
+        shape: [batchCount, headCount, keyCount, dimension],
         operand: Operand(
           base: base, dataType: dataType,
-          strides: [headCount * headRowCount * width, headRowCount * width, width, 1], pages: pages),
+          strides: [headCount * headRowCount * dimension, headRowCount * dimension, dimension, 1], pages: pages),
         owner: owner)
     }
-    return (input(first.key, width, keyPages), input(first.value, valueWidth, valuePages))
+    return (input(first.key, headDimension, keyPages), input(first.value, valueDimension, valuePages))
   }
 }
 
-/// `[B, Hk, capacity, E]` in one piece, which is copied when it becomes too small.
+/// `[B, Hk, capacity, E]` in one block of memory, which is copied when it becomes too small.
 final class ContiguousKeyValues: KeyValueStorage {
   let rows: KeyValueRows
   private(set) var headRowCount: Int
@@ -122,7 +124,7 @@ final class ContiguousKeyValues: KeyValueStorage {
     (headRowCount, memory, valueOffset) = (capacity, larger.memory, larger.valueOffset)
   }
 
-  func run(sample: Int, from index: Int, limit: Int) -> (place: KeyValueRows.Place, count: Int) {
+  func adjacentRows(sample: Int, from index: Int, limit: Int) -> (place: KeyValueRows.Place, count: Int) {
     (place(sample: sample, index: index), limit)
   }
 
@@ -202,7 +204,7 @@ final class PagedKeyValues: KeyValueStorage {
     if range.isEmpty { return }
     let first = range.lowerBound / headRowCount
     let last = (range.upperBound - 1) / headRowCount
-    // Behind a truncation: rows that are no more.
+    // After a truncation: rows that are no more.
     if pages[sample].count > last + 1 { pages[sample].removeLast(pages[sample].count - last - 1) }
     if first < pages[sample].count && !isKnownUniquelyReferenced(&pages[sample][first]) {
       let copy = try Page(rows, length: headRowCount)
@@ -211,7 +213,7 @@ final class PagedKeyValues: KeyValueStorage {
         headRowCount: headRowCount)
       pages[sample][first] = copy
     }
-    // Pages behind it are written from their first row: another's is not copied but replaced.
+    // Pages after it are written from their first row: another's is not copied but replaced.
     for index in first + 1..<max(first + 1, min(pages[sample].count, last + 1))
     where !isKnownUniquelyReferenced(&pages[sample][index]) {
       pages[sample][index] = try Page(rows, length: headRowCount)
@@ -219,13 +221,36 @@ final class PagedKeyValues: KeyValueStorage {
     while pages[sample].count <= last { pages[sample].append(try Page(rows, length: headRowCount)) }
   }
 
-  func run(sample: Int, from index: Int, limit: Int) -> (place: KeyValueRows.Place, count: Int) {
+  func adjacentRows(sample: Int, from index: Int, limit: Int) -> (place: KeyValueRows.Place, count: Int) {
     let (page, row) = index.quotientAndRemainder(dividingBy: headRowCount)
     return (rows.advance(pages[sample][page].place, by: row), min(limit, headRowCount - row))
   }
 
-  func remove(sample _: Int, _ range: Range<Int>, end: Int) {
-    preconditionFailure("pages are truncated, never moved")
+  func remove(sample: Int, _ range: Range<Int>, end: Int) throws {
+    let (source, newEnd) = (pages[sample], end - range.count)
+    let keptPageCount = range.lowerBound / headRowCount
+    // Pages from the first removed row on are made anew: others may share the old ones.
+    var target = Array(source.prefix(keptPageCount))
+    var row = keptPageCount * headRowCount
+    while row < newEnd {
+      let page = try Page(rows, length: headRowCount)
+      let pageEnd = min(row + headRowCount, newEnd)
+      var place = page.place
+      while row < pageEnd {
+        // Rows before the removed ones keep their number.
+        let isBefore = row < range.lowerBound
+        let old = isBefore ? row : row + range.count
+        let (index, first) = old.quotientAndRemainder(dividingBy: headRowCount)
+        let count = min((isBefore ? min(pageEnd, range.lowerBound) : pageEnd) - row, headRowCount - first)
+        rows.copy(
+          count, from: rows.advance(source[index].place, by: first), headRowCount: headRowCount, to: place,
+          headRowCount: headRowCount)
+        place = rows.advance(place, by: count)
+        row += count
+      }
+      target.append(page)
+    }
+    pages[sample] = target
   }
 
   func fork(samples: [Int], counts: [Int]) -> any KeyValueStorage {

@@ -1,6 +1,6 @@
 public import AttentionTensors
 
-/// ``scaledDotProductAttention(query:key:value:mask:scale:softcap:sinks:layout:context:)`` over a cache, whose mask it is.
+/// ``scaledDotProductAttention(query:key:value:mask:options:context:)`` over a cache, whose mask it is.
 ///
 /// - Parameters:
 ///   - query: `[B, H, L, E]`: the queries of the tokens appended last.
@@ -10,41 +10,70 @@ public import AttentionTensors
 ///     masks and functions see the S keys that are there. Beside a windowed cache no rule that counts from the first
 ///     token: prefix, chunks, documents, and once it has forgotten tokens no other alignment; where it keeps first
 ///     tokens, no window nor ALiBi either.
-///   - scale: Default 1/√E.
-///   - softcap: Bounds scores; nil: no bound.
-///   - sinks: `[H]`; nil: none.
-///   - layout: `.lengthFirst` for `[B, L, H, E]`.
+///   - options: Scale, softcap, sinks and layout.
 ///   - extras: What is wanted beside the output.
 ///   - context: Threads, instruction set, algorithm.
 /// - Returns: Output and extras; keys count as the cache holds them.
 /// - Throws: `AttentionError` where shapes disagree, or there are more queries than tokens.
 public func scaledDotProductAttention<Element: AttentionStorage, Cached: AttentionStorage>(
-  query: Tensor<Element>, cache: KeyValueCache<Cached>, mask: AttentionMask = .none, scale: Double? = nil,
-  softcap: Double? = nil, sinks: Tensor<Element.Arithmetic>? = nil, layout: AttentionLayout = .headsFirst,
+  query: Tensor<Element>, cache: KeyValueCache<Cached>, mask: AttentionMask = .none,
+  options: AttentionOptions<Element.Arithmetic> = AttentionOptions(),
   returning extras: AttentionExtras, context: AttentionContext = .default
 ) throws -> AttentionResult<Element> where Cached.Arithmetic == Element.Arithmetic {
-  guard let input = AttentionInput(query, layout: layout) else {
-    throw AttentionError(
-      .shapeMismatch, AttentionShape.subject, "a query of rank 2, 3 or 4 expected; got \(query.shape)")
-  }
-  let queryCount = input.shape[2]
-  let (key, value, mask) = try cache.inputs(queryCount: queryCount, mask: mask)
-  let problem = try AttentionProblem<Element.Arithmetic>(
-    query: input, rank: query.rank, key: key, value: value, mask: mask,
-    AttentionOptions(scale: scale, softcap: softcap, sinks: sinks, layout: layout))
+  let problem = try AttentionProblem<Element.Arithmetic>(query: query, cache: cache, mask: mask, options)
   return try withExtendedLifetime(cache) {
     try problem.result(Element.self, returning: extras, context: context)
   }
 }
 
-/// ``scaledDotProductAttention(query:cache:mask:scale:softcap:sinks:layout:returning:context:)``, the output alone.
+/// ``scaledDotProductAttention(query:cache:mask:options:returning:context:)``, only the output.
 public func scaledDotProductAttention<Element: AttentionStorage, Cached: AttentionStorage>(
-  query: Tensor<Element>, cache: KeyValueCache<Cached>, mask: AttentionMask = .none, scale: Double? = nil,
-  softcap: Double? = nil, sinks: Tensor<Element.Arithmetic>? = nil, layout: AttentionLayout = .headsFirst,
-  context: AttentionContext = .default
+  query: Tensor<Element>, cache: KeyValueCache<Cached>, mask: AttentionMask = .none,
+  options: AttentionOptions<Element.Arithmetic> = AttentionOptions(), context: AttentionContext = .default
 ) throws -> Tensor<Element> where Cached.Arithmetic == Element.Arithmetic {
   try scaledDotProductAttention(
-    query: query, cache: cache, mask: mask, scale: scale, softcap: softcap, sinks: sinks, layout: layout, returning: [],
-    context: context
+    query: query, cache: cache, mask: mask, options: options, returning: [], context: context
   ).output
+}
+
+/// ``scaledDotProductAttention(query:cache:mask:options:returning:context:)`` into an existing tensor: a decoding loop
+/// then allocates no output.
+///
+/// `output` is `[B, H, L, Ev]`, in the query's layout and rank; any strides. Its old contents are not read. A mapped or
+/// broadcast tensor, or one of another shape, is an error.
+public func scaledDotProductAttention<Element: AttentionStorage, Cached: AttentionStorage>(
+  query: Tensor<Element>, cache: KeyValueCache<Cached>, mask: AttentionMask = .none,
+  options: AttentionOptions<Element.Arithmetic> = AttentionOptions(), into output: inout Tensor<Element>,
+  context: AttentionContext = .default
+) throws where Cached.Arithmetic == Element.Arithmetic {
+  let problem = try AttentionProblem<Element.Arithmetic>(query: query, cache: cache, mask: mask, options)
+  try problem.checkOutput(output.shape)
+  try withExtendedLifetime(cache) {
+    try output.withMutableView { try problem.run(into: &$0, context: context) }
+  }
+}
+
+/// ``scaledDotProductAttention(query:cache:mask:options:returning:context:)`` into a part of a tensor, of any strides;
+/// gaps between them stay untouched.
+public func scaledDotProductAttention<Element: AttentionStorage, Cached: AttentionStorage>(
+  query: Tensor<Element>, cache: KeyValueCache<Cached>, mask: AttentionMask = .none,
+  options: AttentionOptions<Element.Arithmetic> = AttentionOptions(), into output: inout MutableTensorView<Element>,
+  context: AttentionContext = .default
+) throws where Cached.Arithmetic == Element.Arithmetic {
+  let problem = try AttentionProblem<Element.Arithmetic>(query: query, cache: cache, mask: mask, options)
+  try withExtendedLifetime(cache) { try problem.run(into: &output, context: context) }
+}
+
+extension AttentionProblem {
+  /// A call whose keys, values and mask are those of a cache.
+  fileprivate init<Stored: AttentionStorage, Cached: AttentionStorage>(
+    query: Tensor<Stored>, cache: KeyValueCache<Cached>, mask: AttentionMask, _ options: AttentionOptions<Element>
+  ) throws where Stored.Arithmetic == Element, Cached.Arithmetic == Element {
+    guard let input = AttentionInput(query, layout: options.layout) else {
+      throw AttentionError(
+        .shapeMismatch, AttentionShape.subject, "a query of rank 2, 3 or 4 expected; got \(query.shape)")
+    }
+    let (key, value, mask) = try cache.inputs(queryCount: input.shape[2], mask: mask)
+    try self.init(query: input, rank: query.rank, key: key, value: value, mask: mask, options)
+  }
 }

@@ -17,8 +17,13 @@ public struct MultiHeadResult<Element: AttentionElement>: Sendable {
   public let output: Tensor<Element>
   /// `[B, L, H·E]`: the heads' results side by side, before the output projection.
   public let context: Tensor<Element>
-  /// Nil unless asked for. S counts the keys that the layer adds.
-  public let weights: Tensor<Element>?
+  let requestedWeights: Tensor<Element>?
+
+  /// The shape that ``MultiHeadWeights`` says. S counts the keys that the layer adds. Throws an `AttentionError` if the call was
+  /// not asked for weights.
+  public var weights: Tensor<Element> {
+    get throws(AttentionError) { try requested(requestedWeights, "weights") }
+  }
 }
 
 extension MultiHeadAttention {
@@ -68,28 +73,27 @@ extension MultiHeadAttention {
         query: batched(query), key: batched(key), value: batched(value), mask: mask, weights: weights, context: context)
       return MultiHeadResult(
         output: try result.output.select(0, axis: 0), context: try result.context.select(0, axis: 0),
-        weights: try result.weights?.select(0, axis: 0))
+        requestedWeights: try result.requestedWeights?.select(0, axis: 0))
     }
 
-    let (queryCount, keyCount) = (query.shape[1], key.shape[1])
-    let tables = try configuration.rotary.map { rotary in
+    var inputs = try project(query, key, value, context)
+    if let rotary = configuration.rotary {
+      let (queryCount, keyCount) = (query.shape[1], key.shape[1])
       let length = max(queryCount, keyCount)
       func table(_ count: Int) throws -> RotaryTable<Element> {
         try rotary.table(.startingAt(length - count), count: count, length: length)
       }
       let keys = try table(keyCount)
-      return (queryCount == keyCount ? keys : try table(queryCount), keys)
+      try place(&inputs, query: queryCount == keyCount ? keys : table(queryCount), key: keys, context)
+    } else {
+      try place(&inputs, query: nil, key: nil, context)
     }
-    let (q, k, v) = try projectInputs(query, key, value, tables, context)
-    var mask = mask
-    // Among the caller's keys: those that the layer adds stand behind them.
-    if let window = configuration.window { mask = mask.intersection(.window(left: window - 1, right: nil)) }
     let result = try scaledDotProductAttention(
-      query: heads(q, configuration.headCount), key: heads(k, configuration.keyValueHeadCount),
-      value: heads(v, configuration.keyValueHeadCount), mask: mask.appendingAttendedKeys(configuration.addedKeyCount),
-      scale: configuration.scale, softcap: configuration.softcap, sinks: sinks, layout: .lengthFirst,
+      query: heads(inputs, \.query), key: heads(inputs, \.key), value: heads(inputs, \.value),
+      // The window restricts the caller's keys: those that the layer adds come after them.
+      mask: windowed(mask).appendingAttendedKeys(configuration.addedKeyCount), options: options,
       returning: weights == .none ? [] : .weights, context: context)
-    return try project(result, weights, context)
+    return try finish(result, weights, context)
   }
 
   /// Self-attention of new tokens, after those that a cache holds: it takes their keys and values.
@@ -117,43 +121,48 @@ extension MultiHeadAttention {
     let table: RotaryTable<Element>? = try configuration.rotary.map {
       try $0.table(positions ?? .startingAtEach(cache.lengths), count: x.shape[1])
     }
-    let (q, k, v) = try projectInputs(x, x, x, table.map { ($0, $0) }, context)
+    var inputs = try project(x, x, x, context)
+    try place(&inputs, query: table, key: table, context)
     let before = cache.lengths
     try cache.append(
-      key: heads(k, configuration.keyValueHeadCount), value: heads(v, configuration.keyValueHeadCount), counts: counts,
-      layout: .lengthFirst)
+      key: heads(inputs, \.key), value: heads(inputs, \.value), counts: counts, layout: .lengthFirst)
     do {
-      var mask = mask
-      if let window = configuration.window, !cache.hasWindow(within: window) {
-        mask = mask.intersection(.window(left: window - 1, right: nil))
-      }
+      let hasWindow = configuration.window.map { cache.hasWindow(within: $0) } ?? true
       let result = try scaledDotProductAttention(
-        query: heads(q, configuration.headCount), cache: cache, mask: mask, scale: configuration.scale,
-        softcap: configuration.softcap, sinks: sinks, layout: .lengthFirst,
+        query: heads(inputs, \.query), cache: cache, mask: hasWindow ? mask : windowed(mask), options: options,
         returning: weights == .none ? [] : .weights, context: context)
-      return try project(result, weights, context)
+      return try finish(result, weights, context)
     } catch {
-      // A wrong mask is found when the tokens are in: out with them, so that the call can be made again.
+      // A wrong mask is found after the tokens are in the cache: they are taken out, so that the call can be made again.
       try? cache.truncate(to: before)
       throw error
     }
   }
 
-  /// `[B, L, heads·E]` as `[B, L, heads, E]`.
-  private func heads(_ x: Tensor<Element>, _ count: Int) throws -> Tensor<Element> {
-    try x.reshaped([x.shape[0], x.shape[1], count, configuration.headWidth])
+  // MARK: Steps
+
+  /// What attention is computed with, beside the mask.
+  var options: AttentionOptions<Element> {
+    AttentionOptions(scale: configuration.scale, softcap: configuration.softcap, sinks: sinks, layout: .lengthFirst)
   }
 
-  private func project(
+  /// A mask within the layer's window.
+  func windowed(_ mask: AttentionMask) -> AttentionMask {
+    guard let window = configuration.window else { return mask }
+    return mask.combined(with: .window(left: window - 1, right: nil))
+  }
+
+  /// Averages the weights, if that is asked for, and projects the heads' results.
+  private func finish(
     _ result: AttentionResult<Element>, _ weights: MultiHeadWeights, _ context: AttentionContext
   ) throws -> MultiHeadResult<Element> {
     let rows = Array(result.output.shape.prefix(2))
-    let concatenated = try result.output.reshaped(rows + [configuration.queryWidth])
-    var output = try Tensor<Element>(uninitializedShape: rows + [configuration.embeddingWidth])
-    try output.withMutableView { try outputProjection.apply(to: concatenated, into: &$0, context: context) }
+    let concatenated = try result.output.reshaped(rows + [configuration.projectedQueryDimension])
+    let output = try outputProjection(concatenated, context: context)
     return MultiHeadResult(
       output: output, context: concatenated,
-      weights: weights == .averaged ? try result.weights.map(averageHeads) : result.weights)
+      requestedWeights: weights == .none
+        ? nil : weights == .averaged ? try averageHeads(result.weights) : try result.weights)
   }
 
   private func check(
@@ -161,121 +170,15 @@ extension MultiHeadAttention {
   ) throws(AttentionError) {
     let isRight =
       (2...3).contains(query.rank) && key.rank == query.rank && value.rank == query.rank
-      && query.shape.last == configuration.embeddingWidth && key.shape.last == configuration.keyWidth
-      && value.shape.last == configuration.valueWidth && key.shape.dropLast() == value.shape.dropLast()
+      && query.shape.last == configuration.embeddingDimension && key.shape.last == configuration.keyInputDimension
+      && value.shape.last == configuration.valueInputDimension && key.shape.dropLast() == value.shape.dropLast()
       && query.shape.dropLast(2) == key.shape.dropLast(2)
       && (query.shape + key.shape).allSatisfy { $0 < Int(Int32.max) - 1 }
     try requireShape(
       isRight, "MultiHeadAttention",
-      "query [B, L, \(configuration.embeddingWidth)], key [B, S, \(configuration.keyWidth)], "
-        + "value [B, S, \(configuration.valueWidth)], or all without B, expected; got query \(query.shape), "
+      "query [B, L, \(configuration.embeddingDimension)], key [B, S, \(configuration.keyInputDimension)], "
+        + "value [B, S, \(configuration.valueInputDimension)], or all without B, expected; got query \(query.shape), "
         + "key \(key.shape), value \(value.shape)")
-  }
-
-  /// Q `[B, L, H·E]`, K and V `[B, S + added, Hk·E]`, normalised and turned: views of as few products as the inputs allow.
-  private func projectInputs(
-    _ query: Tensor<Element>, _ key: Tensor<Element>, _ value: Tensor<Element>,
-    _ tables: (query: RotaryTable<Element>, key: RotaryTable<Element>)?, _ context: AttentionContext
-  ) throws -> (Tensor<Element>, Tensor<Element>, Tensor<Element>) {
-    let queries = 0..<configuration.queryWidth
-    let keyValueWidth = configuration.keyValueWidth
-    let keys = queries.upperBound..<queries.upperBound + keyValueWidth
-    let values = keys.upperBound..<keys.upperBound + keyValueWidth
-    let added = configuration.addedKeyCount
-    func project(_ x: Tensor<Element>, _ projection: Linear<Element>, added: Int = 0) throws -> Tensor<Element> {
-      var result = try Tensor<Element>(
-        uninitializedShape: [x.shape[0], x.shape[1] + added, projection.outputWidth])
-      try result.withMutableView { view in
-        try view.withSlice(0..<x.shape[1], axis: 1) { try projection.apply(to: x, into: &$0, context: context) }
-      }
-      return result
-    }
-    if let stackedProjection, added == 0, query.isSameView(as: key), key.isSameView(as: value) {
-      var all = try project(query, stackedProjection)
-      try place(&all, queries, query.shape[1], queryNorm, tables?.query, context)
-      try place(&all, keys, key.shape[1], keyNorm, tables?.key, context)
-      return (
-        try all.slice(queries, axis: 2), try all.slice(keys, axis: 2), try all.slice(values, axis: 2)
-      )
-    }
-    var q = try project(query, queryProjection)
-    try place(&q, queries, query.shape[1], queryNorm, tables?.query, context)
-    if let keyValueProjection, key.isSameView(as: value) {
-      var both = try project(key, keyValueProjection, added: added)
-      try place(&both, 0..<keyValueWidth, key.shape[1], keyNorm, tables?.key, context)
-      try appendKeys(&both, 0..<keyValueWidth, biasKey)
-      try appendKeys(&both, keyValueWidth..<2 * keyValueWidth, biasValue)
-      return (
-        q, try both.slice(0..<keyValueWidth, axis: 2), try both.slice(keyValueWidth..<2 * keyValueWidth, axis: 2)
-      )
-    }
-    var k = try project(key, keyProjection, added: added)
-    var v = try project(value, valueProjection, added: added)
-    try place(&k, 0..<keyValueWidth, key.shape[1], keyNorm, tables?.key, context)
-    try appendKeys(&k, 0..<keyValueWidth, biasKey)
-    try appendKeys(&v, 0..<keyValueWidth, biasValue)
-    return (q, k, v)
-  }
-
-  /// Normalises and turns the heads in some columns of the first tokens of `[B, L, columns]`, in place.
-  private func place(
-    _ projected: inout Tensor<Element>, _ columns: Range<Int>, _ tokenCount: Int, _ norm: Tensor<Element>?,
-    _ table: RotaryTable<Element>?, _ context: AttentionContext
-  ) throws {
-    if norm == nil && table == nil { return }
-    try projected.withMutableView { try place(&$0, columns, tokenCount, norm, table, context) }
-  }
-
-  func place(
-    _ view: inout MutableTensorView<Element>, _ columns: Range<Int>, _ tokenCount: Int, _ norm: Tensor<Element>?,
-    _ table: RotaryTable<Element>?, _ context: AttentionContext
-  ) throws {
-    let width = configuration.headWidth
-    var heads = MutableTensorView(
-      base: view.base + columns.lowerBound * view.strides[2],
-      shape: [view.shape[0], tokenCount, columns.count / width, width],
-      strides: [view.strides[0], view.strides[1], width * view.strides[2], view.strides[2]])
-    if let norm, let epsilon = configuration.normEpsilon {
-      normalize(&heads, by: try norm.contiguous(), epsilon: Element(nearest: epsilon), context)
-    }
-    try table?.rotate(&heads, layout: .lengthFirst, context: context)
-  }
-
-  /// x ← x / √(mean(x²) + ε) · weight for every row of `[B, L, heads, E]`. Source: Zhang and Sennrich 2019
-  /// (arXiv:1910.07467), equation 4.
-  @_specialize(where Element == Float)
-  @_specialize(where Element == Double)
-  private func normalize(
-    _ x: inout MutableTensorView<Element>, by weight: Tensor<Element>, epsilon: Element, _ context: AttentionContext
-  ) {
-    let (shape, strides, width) = (x.shape, x.strides, x.shape[3])
-    let base = UncheckedSendable(x.base)
-    let work = 4 * Double(shape.reduce(1, *))
-    context.execute(
-      pieceCount: shape[0] * shape[1], width: work < ProductCut.leastSharedWork ? 1 : context.threadCount
-    ) { piece, _ in
-      let (batch, token) = piece.quotientAndRemainder(dividingBy: shape[1])
-      for head in 0..<shape[2] {
-        let row = base.value + (batch * strides[0] + token * strides[1] + head * strides[2])
-        var sum: Element = 0
-        for i in 0..<width { sum += row[i] * row[i] }
-        let factor = 1 / (sum / Element(width) + epsilon).squareRoot()
-        for i in 0..<width { row[i] = row[i] * factor * weight.base[i] }
-      }
-    }
-  }
-
-  /// Writes the keys (or values) that the layer adds behind the projected ones: the bias, then zeros.
-  private func appendKeys(_ projected: inout Tensor<Element>, _ columns: Range<Int>, _ bias: Tensor<Element>?) throws {
-    if configuration.addedKeyCount == 0 { return }
-    let end = projected.shape[1]
-    let zeros = configuration.addsZeroAttention ? 1 : 0
-    try projected.withMutableView { view in
-      try view.withSlice(columns, axis: 2) { part in
-        if let bias { try part.withSlice(end - zeros - 1..<end - zeros, axis: 1) { try $0.copy(from: bias) } }
-        try part.withSlice(end - zeros..<end, axis: 1) { $0.fill(0) }
-      }
-    }
   }
 
   /// `[B, H, L, S]` → `[B, L, S]`.

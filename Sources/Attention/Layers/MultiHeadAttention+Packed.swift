@@ -4,7 +4,7 @@ public import AttentionTensors
 extension MultiHeadAttention {
   /// Self-attention within sequences that lie one after another, without padding between them.
   ///
-  /// The projections are products of all tokens; attention is computed for every run of sequences of one length at once.
+  /// The projections are products of all tokens; attention is computed at once for neighbouring sequences of one length.
   /// So sequences that are sorted by length take the fewest calls, and no time is spent on padding.
   ///
   ///     let y = try layer.forward(packed: x, lengths: [3, 5, 5])   // x and y [13, d]
@@ -21,50 +21,48 @@ extension MultiHeadAttention {
     packed x: Tensor<Element>, lengths: [Int], isCausal: Bool = false, context: AttentionContext = .default
   ) throws -> Tensor<Element> {
     try requireShape(
-      x.rank == 2 && x.shape[1] == configuration.embeddingWidth && x.shape[0] < Int(Int32.max), "MultiHeadAttention",
-      "tokens [T, \(configuration.embeddingWidth)] expected; got \(x.shape)")
+      x.rank == 2 && x.shape[1] == configuration.embeddingDimension && x.shape[0] < Int(Int32.max),
+      "MultiHeadAttention",
+      "tokens [T, \(configuration.embeddingDimension)] expected; got \(x.shape)")
     let isWhole = lengths.allSatisfy { $0 >= 0 } && sumsTo(x.shape[0], lengths)
     try requireShape(
       isWhole, "MultiHeadAttention",
       "lengths from 0 that sum to the \(x.shape[0]) tokens expected; got \(lengths.count) of them")
-    guard let stackedProjection, configuration.addedKeyCount == 0 else {
+    guard stackedProjection != nil, configuration.addedKeyCount == 0 else {
       throw AttentionError(
         .unsupported, "MultiHeadAttention",
         "a layer with inputs of one width and without keys of its own expected for packed sequences")
     }
-    let (queryWidth, keyValueWidth) = (configuration.queryWidth, configuration.keyValueWidth)
-    let keys = queryWidth..<queryWidth + keyValueWidth
-    let values = keys.upperBound..<keys.upperBound + keyValueWidth
-    var projected = try Tensor<Element>(uninitializedShape: [x.shape[0], stackedProjection.outputWidth])
-    try projected.withMutableView { try stackedProjection.apply(to: x, into: &$0, context: context) }
-    var mask = isCausal ? AttentionMask.causal : .none
-    if let window = configuration.window { mask = mask.intersection(.window(left: window - 1, right: nil)) }
-
-    var attended = try Tensor<Element>(uninitializedShape: [x.shape[0], queryWidth])
-    for run in runs(lengths) {
+    let tokens = try x.reshaped([1] + x.shape)
+    var inputs = try project(tokens, tokens, tokens, context)
+    let mask = windowed(isCausal ? .causal : .none)
+    var attended = try Tensor<Element>(uninitializedShape: [x.shape[0], configuration.projectedQueryDimension])
+    for group in groups(lengths) {
       if configuration.rotary != nil || configuration.normEpsilon != nil {
         let table: RotaryTable<Element>? = try configuration.rotary?.table(
-          .startingAt(0), count: run.length, length: run.length)
-        try projected.withMutableView { view in
-          var part = view.sequences(run)
-          try place(&part, 0..<queryWidth, run.length, queryNorm, table, context)
-          try place(&part, keys, run.length, keyNorm, table, context)
+          .startingAt(0), count: group.length, length: group.length)
+        for (columns, norm) in [(inputs.query, queryNorm), (inputs.key, keyNorm)] {
+          try inputs.products[columns.product].withMutableView { view in
+            var own = view.sequences(group, rowStride: view.strides[1])
+            try place(&own, columns.range, norm, table, context)
+          }
         }
       }
-      func heads(_ columns: Range<Int>) throws -> Tensor<Element> {
-        try projected.slice(run.rows, axis: 0).slice(columns, axis: 1).reshaped([
-          run.count, run.length, columns.count / configuration.headWidth, configuration.headWidth,
-        ])
+      func heads(
+        _ columns: KeyPath<ProjectedInputs<Element>, ProjectedInputs<Element>.Columns>
+      ) throws -> Tensor<Element> {
+        let all = try self.heads(inputs, columns)
+        return try all.select(0, axis: 0).slice(group.rows, axis: 0).reshaped(
+          [group.count, group.length] + all.shape.suffix(2))
       }
-      let (query, key, value) = (try heads(0..<queryWidth), try heads(keys), try heads(values))
+      let (query, key, value) = (try heads(\.query), try heads(\.key), try heads(\.value))
       try attended.withMutableView { view in
-        var part = view.sequences(run)
-        part = MutableTensorView(
-          base: part.base, shape: query.shape,
-          strides: [part.strides[0], part.strides[1], configuration.headWidth * part.strides[2], part.strides[2]])
+        let own = view.sequences(group, rowStride: view.strides[0])
+        var output = MutableTensorView(
+          base: own.base, shape: query.shape,
+          strides: [own.strides[0], own.strides[1], configuration.headDimension * own.strides[2], own.strides[2]])
         try scaledDotProductAttention(
-          query: query, key: key, value: value, mask: mask, scale: configuration.scale, softcap: configuration.softcap,
-          sinks: sinks, layout: .lengthFirst, into: &part, context: context)
+          query: query, key: key, value: value, mask: mask, options: options, into: &output, context: context)
       }
     }
     return try outputProjection(attended, context: context)
@@ -80,32 +78,34 @@ extension MultiHeadAttention {
   }
 
   /// Sequences of one length that lie one after another.
-  fileprivate struct Run {
+  fileprivate struct SequenceGroup {
     let rows: Range<Int>
     let count: Int
     let length: Int
   }
 
-  private func runs(_ lengths: [Int]) -> [Run] {
-    var runs: [Run] = []
+  private func groups(_ lengths: [Int]) -> [SequenceGroup] {
+    var groups: [SequenceGroup] = []
     var row = 0
     var index = 0
     while index < lengths.count {
       let length = lengths[index]
       let count = lengths[index...].prefix { $0 == length }.count
-      if length > 0 { runs.append(Run(rows: row..<row + count * length, count: count, length: length)) }
+      if length > 0 { groups.append(SequenceGroup(rows: row..<row + count * length, count: count, length: length)) }
       row += count * length
       index += count
     }
-    return runs
+    return groups
   }
 }
 
 extension MutableTensorView where Element: AttentionElement {
-  /// Some rows of `[T, columns]` as `[sequences, length, columns]`.
-  fileprivate func sequences(_ run: MultiHeadAttention<Element>.Run) -> MutableTensorView {
+  /// Some of the rows of `[…, T, columns]` as `[sequences, length, columns]`.
+  fileprivate func sequences(
+    _ group: MultiHeadAttention<Element>.SequenceGroup, rowStride: Int
+  ) -> MutableTensorView {
     MutableTensorView(
-      base: base + run.rows.lowerBound * strides[0], shape: [run.count, run.length, shape[1]],
-      strides: [run.length * strides[0], strides[0], strides[1]])
+      base: base + group.rows.lowerBound * rowStride, shape: [group.count, group.length, shape[shape.count - 1]],
+      strides: [group.length * rowStride, rowStride, strides[strides.count - 1]])
   }
 }

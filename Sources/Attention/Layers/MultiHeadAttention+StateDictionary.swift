@@ -16,7 +16,7 @@ extension MultiHeadAttention {
     /// GroupedQueryAttention.
     case keras
 
-    enum Part: String { case query, key, value, output }
+    enum Role: String { case query, key, value, output }
 
     /// The naming of the tensors that are there; PyTorch's where none is known.
     init(_ tensors: [String: Tensor<Element>], prefix: String) {
@@ -24,16 +24,16 @@ extension MultiHeadAttention {
       self = others.first { tensors[prefix + $0.weight(.query)] != nil } ?? .pyTorch
     }
 
-    func weight(_ part: Part) -> String { name(part, self == .keras ? "/kernel" : ".weight") }
-    func bias(_ part: Part) -> String { name(part, self == .keras ? "/bias" : ".bias") }
+    func weight(_ role: Role) -> String { name(role, self == .keras ? "/kernel" : ".weight") }
+    func bias(_ role: Role) -> String { name(role, self == .keras ? "/bias" : ".bias") }
 
-    private func name(_ part: Part, _ end: String) -> String {
+    private func name(_ role: Role, _ end: String) -> String {
       switch self {
-      case .pyTorch: (part == .output ? "out_proj" : "in_proj_\(part.rawValue)") + end
-      case .perProjection: "\(part.rawValue)_projection" + end
-      case .huggingFace: "\(part.rawValue.prefix(1))_proj" + end
-      case .bert: (part == .output ? "output.dense" : "self.\(part.rawValue)") + end
-      case .keras: (part == .output ? "attention_output" : part.rawValue) + end
+      case .pyTorch: (role == .output ? "out_proj" : "in_proj_\(role.rawValue)") + end
+      case .perProjection: "\(role.rawValue)_projection" + end
+      case .huggingFace: "\(role.rawValue.prefix(1))_proj" + end
+      case .bert: (role == .output ? "output.dense" : "self.\(role.rawValue)") + end
+      case .keras: (role == .output ? "attention_output" : role.rawValue) + end
       }
     }
 
@@ -45,7 +45,7 @@ extension MultiHeadAttention {
   /// A layer from stored tensors, under any naming; widths and options follow from names and shapes, as far as they tell.
   ///
   ///     let layer = try MultiHeadAttention(stateDictionary: tensors, prefix: "model.layers.0.self_attn.", headCount: 9) {
-  ///       $0.rotary = try RotaryEmbedding(width: 64, base: 100_000)
+  ///       $0.rotary = try RotaryEmbedding(dimension: 64, base: 100_000)
   ///     }
   ///
   /// - Parameters:
@@ -66,23 +66,23 @@ extension MultiHeadAttention {
       let names = tensors.keys.sorted().prefix(20).joined(separator: ", ")
       throw AttentionError(.notFound, "MultiHeadAttention", "no tensor \"\(prefix + name)\"; there are \(names)")
     }
-    func projection(_ part: Naming.Part) throws -> Projection {
-      let weight = try get(naming.weight(part))
-      let bias = find(naming.bias(part))
+    func projection(_ role: Naming.Role) throws -> Projection {
+      let weight = try get(naming.weight(role))
+      let bias = find(naming.bias(role))
       guard naming == .keras else { return Projection(weight: weight, bias: bias) }
       try requireShape(
         weight.rank == 3, "MultiHeadAttention",
-        "\(prefix + naming.weight(part)) of rank 3 expected; got \(weight.shape)")
+        "\(prefix + naming.weight(role)) of rank 3 expected; got \(weight.shape)")
       try requireShape(
-        part == .key || part == .value || weight.shape[part == .output ? 0 : 1] == headCount, "MultiHeadAttention",
-        "\(prefix + naming.weight(part)) of \(headCount) heads expected; got \(weight.shape)")
+        role == .key || role == .value || weight.shape[role == .output ? 0 : 1] == headCount, "MultiHeadAttention",
+        "\(prefix + naming.weight(role)) of \(headCount) heads expected; got \(weight.shape)")
       // [in, heads, E], or [H, E, out], transposed.
       if let bias {
         try requireShape(
-          bias.shape == (part == .output ? [weight.shape[2]] : Array(weight.shape.suffix(2))), "MultiHeadAttention",
-          "\(prefix + naming.bias(part)) that fits \(weight.shape) expected; got \(bias.shape)")
+          bias.shape == (role == .output ? [weight.shape[2]] : Array(weight.shape.suffix(2))), "MultiHeadAttention",
+          "\(prefix + naming.bias(role)) that fits \(weight.shape) expected; got \(bias.shape)")
       }
-      let rows = part == .output ? weight.shape[0] * weight.shape[1] : weight.shape[0]
+      let rows = role == .output ? weight.shape[0] * weight.shape[1] : weight.shape[0]
       let matrix = try weight.reshaped([rows, weight.count / max(rows, 1)]).transposed().contiguous()
       return Projection(weight: matrix, bias: try bias.map { try $0.reshaped([$0.count]) })
     }
@@ -92,8 +92,8 @@ extension MultiHeadAttention {
         && output.weight.shape[1] % headCount == 0, "MultiHeadAttention",
       "an output projection whose inputs divide by \(headCount) heads expected; got \(output.weight.shape)")
     let width = output.weight.shape[0]
-    let queryWidth = output.weight.shape[1]
-    let headWidth = queryWidth / headCount
+    let projectedQueryDimension = output.weight.shape[1]
+    let headDimension = projectedQueryDimension / headCount
 
     var stacked: Projection?
     let query: Projection
@@ -107,12 +107,14 @@ extension MultiHeadAttention {
       let keyRows = try weight ?? get("k_proj_weight")
       try requireShape(
         keyRows.rank == 2 && keyRows.shape[0] <= 2 * Int(Int32.max)
-          && (weight == nil || keyRows.shape[0] > queryWidth && (keyRows.shape[0] - queryWidth) % 2 == 0),
+          && (weight == nil
+            || keyRows.shape[0] > projectedQueryDimension && (keyRows.shape[0] - projectedQueryDimension) % 2 == 0),
         "MultiHeadAttention", "in_proj_weight of [3·\(width), \(width)] expected; got \(keyRows.shape)")
-      let keyValueWidth = weight == nil ? keyRows.shape[0] : (keyRows.shape[0] - queryWidth) / 2
+      let projectedKeyValueDimension =
+        weight == nil ? keyRows.shape[0] : (keyRows.shape[0] - projectedQueryDimension) / 2
       let ranges = [
-        0..<queryWidth, queryWidth..<queryWidth + keyValueWidth,
-        queryWidth + keyValueWidth..<queryWidth + 2 * keyValueWidth,
+        0..<projectedQueryDimension, projectedQueryDimension..<projectedQueryDimension + projectedKeyValueDimension,
+        projectedQueryDimension + projectedKeyValueDimension..<projectedQueryDimension + 2 * projectedKeyValueDimension,
       ]
       if let bias {
         try requireShape(
@@ -131,23 +133,23 @@ extension MultiHeadAttention {
 
     try requireShape(
       key.weight.rank == 2 && value.weight.rank == 2 && query.weight.rank == 2
-        && key.weight.shape[0] > 0 && key.weight.shape[0] % headWidth == 0, "MultiHeadAttention",
-      "projections of rank 2 whose outputs divide by the head width \(headWidth) expected; got query "
+        && key.weight.shape[0] > 0 && key.weight.shape[0] % headDimension == 0, "MultiHeadAttention",
+      "projections of rank 2 whose outputs divide by the head width \(headDimension) expected; got query "
         + "\(query.weight.shape), key \(key.weight.shape), value \(value.weight.shape)")
     if naming == .keras {
-      for part in [Naming.Part.query, .key, .value] {
-        let shape = try get(naming.weight(part)).shape
+      for role in [Naming.Role.query, .key, .value] {
+        let shape = try get(naming.weight(role)).shape
         try requireShape(
-          shape[2] == headWidth, "MultiHeadAttention",
-          "\(prefix + naming.weight(part)) of heads of \(headWidth) expected; got \(shape)")
+          shape[2] == headDimension, "MultiHeadAttention",
+          "\(prefix + naming.weight(role)) of heads of \(headDimension) expected; got \(shape)")
       }
     }
     let (queryNorm, keyNorm) = (find(naming.norm("q")), find(naming.norm("k")))
     let sinks = find("sinks")
     var configuration = Configuration(
-      embeddingWidth: width, headCount: headCount, keyValueHeadCount: key.weight.shape[0] / headWidth,
-      keyWidth: key.weight.shape[1], valueWidth: value.weight.shape[1], hasBias: query.bias != nil,
-      addsBiasKeyValue: find("bias_k") != nil, addsZeroAttention: addsZeroAttention, headWidth: headWidth,
+      embeddingDimension: width, headCount: headCount, keyValueHeadCount: key.weight.shape[0] / headDimension,
+      keyInputDimension: key.weight.shape[1], valueInputDimension: value.weight.shape[1], hasBias: query.bias != nil,
+      addsBiasKeyValue: find("bias_k") != nil, addsZeroAttention: addsZeroAttention, headDimension: headDimension,
       normEpsilon: queryNorm == nil ? nil : 1e-6, hasSinks: sinks != nil)
     let extents = configuration
     try configure(&configuration)
@@ -159,16 +161,16 @@ extension MultiHeadAttention {
       guard let tensor else { return }
       try requireShape(tensor.shape == shape, "MultiHeadAttention", "\(name) of \(shape) expected; got \(tensor.shape)")
     }
-    let keyValueWidth = configuration.keyValueWidth
-    try check("query weight", query.weight, [queryWidth, width])
-    try check("key weight", key.weight, [keyValueWidth, configuration.keyWidth])
-    try check("value weight", value.weight, [keyValueWidth, configuration.valueWidth])
-    try check("query bias", query.bias, [queryWidth])
-    try check("key bias", key.bias, [keyValueWidth])
-    try check("value bias", value.bias, [keyValueWidth])
+    let projectedKeyValueDimension = configuration.projectedKeyValueDimension
+    try check("query weight", query.weight, [projectedQueryDimension, width])
+    try check("key weight", key.weight, [projectedKeyValueDimension, configuration.keyInputDimension])
+    try check("value weight", value.weight, [projectedKeyValueDimension, configuration.valueInputDimension])
+    try check("query bias", query.bias, [projectedQueryDimension])
+    try check("key bias", key.bias, [projectedKeyValueDimension])
+    try check("value bias", value.bias, [projectedKeyValueDimension])
     try check("output bias", output.bias, [width])
-    try check("query norm", queryNorm, [headWidth])
-    try check("key norm", keyNorm, [headWidth])
+    try check("query norm", queryNorm, [headDimension])
+    try check("key norm", keyNorm, [headDimension])
     try check("sinks", sinks, [headCount])
     try requireShape(
       (queryNorm == nil) == (keyNorm == nil), "MultiHeadAttention", "norms for both query and key, or neither, expected"
@@ -180,9 +182,9 @@ extension MultiHeadAttention {
       guard configuration.addsBiasKeyValue else { return nil }
       let tensor = try get(name)
       try requireShape(
-        tensor.count == keyValueWidth, "MultiHeadAttention",
-        "\(name) of [1, 1, \(keyValueWidth)] expected; got \(tensor.shape)")
-      return try tensor.reshaped([keyValueWidth])
+        tensor.count == projectedKeyValueDimension, "MultiHeadAttention",
+        "\(name) of [1, 1, \(projectedKeyValueDimension)] expected; got \(tensor.shape)")
+      return try tensor.reshaped([projectedKeyValueDimension])
     }
     try self.init(
       configuration: configuration, stacked: stacked, query: query, key: key, value: value, output: output,
@@ -194,42 +196,43 @@ extension MultiHeadAttention {
   /// - Throws: `AttentionError` where memory is lacking.
   public func stateDictionary(naming: Naming = .pyTorch, prefix: String = "") throws -> [String: Tensor<Element>] {
     var tensors: [String: Tensor<Element>] = [:]
-    let inputs: [(Naming.Part, Linear<Element>)] = [
+    let inputs: [(Naming.Role, Linear<Element>)] = [
       (.query, queryProjection), (.key, keyProjection), (.value, valueProjection),
     ]
-    func store(_ part: Naming.Part, _ projection: Linear<Element>) throws {
+    func store(_ role: Naming.Role, _ projection: Linear<Element>) throws {
       guard naming == .keras else {
-        tensors[naming.weight(part)] = projection.weight
-        tensors[naming.bias(part)] = projection.bias
+        tensors[naming.weight(role)] = projection.weight
+        tensors[naming.bias(role)] = projection.bias
         return
       }
-      let headWidth = configuration.headWidth
+      let headDimension = configuration.headDimension
       let (rows, columns) = (projection.weight.shape[0], projection.weight.shape[1])
       let kernel = try projection.weight.transposed().contiguous()
-      tensors[naming.weight(part)] = try kernel.reshaped(
-        part == .output ? [columns / headWidth, headWidth, rows] : [columns, rows / headWidth, headWidth])
-      tensors[naming.bias(part)] = try projection.bias.map {
-        part == .output ? $0 : try $0.reshaped([rows / headWidth, headWidth])
+      tensors[naming.weight(role)] = try kernel.reshaped(
+        role == .output
+          ? [columns / headDimension, headDimension, rows] : [columns, rows / headDimension, headDimension])
+      tensors[naming.bias(role)] = try projection.bias.map {
+        role == .output ? $0 : try $0.reshaped([rows / headDimension, headDimension])
       }
     }
     if naming == .pyTorch {
       if let stackedProjection {
         tensors["in_proj_weight"] = stackedProjection.weight
       } else {
-        for (part, projection) in inputs { tensors["\(part.rawValue.prefix(1))_proj_weight"] = projection.weight }
+        for (role, projection) in inputs { tensors["\(role.rawValue.prefix(1))_proj_weight"] = projection.weight }
       }
       let biases = inputs.compactMap { $0.1.bias }
       if !biases.isEmpty {
         tensors["in_proj_bias"] = try Tensor(biases.flatMap(\.array), shape: [biases.map(\.count).reduce(0, +)])
       }
     } else {
-      for (part, projection) in inputs { try store(part, projection) }
+      for (role, projection) in inputs { try store(role, projection) }
     }
     try store(.output, outputProjection)
-    tensors["bias_k"] = try biasKey?.reshaped([1, 1, configuration.keyValueWidth])
-    tensors["bias_v"] = try biasValue?.reshaped([1, 1, configuration.keyValueWidth])
-    tensors[naming.norm("q")] = queryNorm
-    tensors[naming.norm("k")] = keyNorm
+    tensors["bias_k"] = try biasKey?.reshaped([1, 1, configuration.projectedKeyValueDimension])
+    tensors["bias_v"] = try biasValue?.reshaped([1, 1, configuration.projectedKeyValueDimension])
+    tensors[naming.norm("q")] = queryNorm?.weight
+    tensors[naming.norm("k")] = keyNorm?.weight
     tensors["sinks"] = sinks
     return Dictionary(uniqueKeysWithValues: tensors.map { (prefix + $0, $1) })
   }

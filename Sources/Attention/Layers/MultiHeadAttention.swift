@@ -8,7 +8,7 @@ public import AttentionTensors
 /// positions, normalised queries and keys, a window, softcap, sinks, a cache. Heads are strides: nothing is permuted
 /// in memory. Equal inputs share one product.
 ///
-///     let layer = try MultiHeadAttention<Float>(embeddingWidth: 384, headCount: 12, seed: 1)
+///     let layer = try MultiHeadAttention<Float>(embeddingDimension: 384, headCount: 12, seed: 1)
 ///     let y = try layer(x)                                      // self-attention, [B, L, 384]
 ///     let z = try layer(query: x, key: memory, value: memory)   // cross-attention
 ///     let next = try layer.forward(x, cache: cache).output      // the tokens in x, after those in the cache
@@ -31,15 +31,15 @@ public struct MultiHeadAttention<Element: AttentionElement>: Sendable {
   /// The extents and options of a layer.
   public struct Configuration: Sendable, Hashable {
     /// d: width of the query and of the output.
-    public var embeddingWidth: Int
+    public var embeddingDimension: Int
     /// H.
     public var headCount: Int
     /// Hk: H, or a divisor of it for grouped-query attention.
     public var keyValueHeadCount: Int
     /// PyTorch's `kdim`.
-    public var keyWidth: Int
+    public var keyInputDimension: Int
     /// PyTorch's `vdim`.
-    public var valueWidth: Int
+    public var valueInputDimension: Int
     /// Whether the projections have biases; of a stored layer, those of query, key and value.
     public var hasBias: Bool
     /// PyTorch's `add_bias_kv`: one learned key and value more, to which every query may attend.
@@ -47,15 +47,15 @@ public struct MultiHeadAttention<Element: AttentionElement>: Sendable {
     /// PyTorch's `add_zero_attn`: one key and value of zeros more.
     public var addsZeroAttention: Bool
     /// E: the width of a head, d / H unless it is set; 0 where d does not divide.
-    public var headWidth: Int {
-      get { ownHeadWidth ?? evenHeadWidth }
+    public var headDimension: Int {
+      get { ownHeadDimension ?? evenHeadDimension }
       // Nil where it says the same, so that equal configurations are equal.
-      set { ownHeadWidth = newValue == evenHeadWidth ? nil : newValue }
+      set { ownHeadDimension = newValue == evenHeadDimension ? nil : newValue }
     }
-    private var evenHeadWidth: Int {
-      headCount > 0 && embeddingWidth % headCount == 0 ? embeddingWidth / headCount : 0
+    private var evenHeadDimension: Int {
+      headCount > 0 && embeddingDimension % headCount == 0 ? embeddingDimension / headCount : 0
     }
-    private var ownHeadWidth: Int?
+    private var ownHeadDimension: Int?
     /// Multiplies the scores; nil: 1/√E.
     public var scale: Double?
     /// Bounds scores by c·tanh(score / c); nil: no bound.
@@ -73,15 +73,15 @@ public struct MultiHeadAttention<Element: AttentionElement>: Sendable {
     /// A configuration; it is checked where a layer is made of it.
     ///
     /// - Parameters:
-    ///   - embeddingWidth: d, a multiple of the heads unless the head width is given.
+    ///   - embeddingDimension: d, a multiple of the heads unless the head width is given.
     ///   - headCount: H.
     ///   - keyValueHeadCount: Hk, a divisor of H; default H.
-    ///   - keyWidth: The width of the layer's key input; default d.
-    ///   - valueWidth: The width of the layer's value input; default d.
+    ///   - keyInputDimension: The width of the layer's key input; default d.
+    ///   - valueInputDimension: The width of the layer's value input; default d.
     ///   - hasBias: Whether the projections have biases.
     ///   - addsBiasKeyValue: PyTorch's `add_bias_kv`.
     ///   - addsZeroAttention: PyTorch's `add_zero_attn`.
-    ///   - headWidth: E; default d / H.
+    ///   - headDimension: E; default d / H.
     ///   - scale: Multiplies the scores; nil: 1/√E.
     ///   - softcap: Bounds scores; nil: no bound.
     ///   - window: Keys that a query reaches back to; nil: all.
@@ -89,16 +89,17 @@ public struct MultiHeadAttention<Element: AttentionElement>: Sendable {
     ///   - normEpsilon: Queries and keys are normalised with it; nil: they are not.
     ///   - hasSinks: Whether each head has a sink.
     public init(
-      embeddingWidth: Int, headCount: Int, keyValueHeadCount: Int? = nil, keyWidth: Int? = nil, valueWidth: Int? = nil,
-      hasBias: Bool = true, addsBiasKeyValue: Bool = false, addsZeroAttention: Bool = false, headWidth: Int? = nil,
+      embeddingDimension: Int, headCount: Int, keyValueHeadCount: Int? = nil, keyInputDimension: Int? = nil,
+      valueInputDimension: Int? = nil,
+      hasBias: Bool = true, addsBiasKeyValue: Bool = false, addsZeroAttention: Bool = false, headDimension: Int? = nil,
       scale: Double? = nil, softcap: Double? = nil, window: Int? = nil, rotary: RotaryEmbedding? = nil,
       normEpsilon: Double? = nil, hasSinks: Bool = false
     ) {
-      self.embeddingWidth = embeddingWidth
+      self.embeddingDimension = embeddingDimension
       self.headCount = headCount
       self.keyValueHeadCount = keyValueHeadCount ?? headCount
-      self.keyWidth = keyWidth ?? embeddingWidth
-      self.valueWidth = valueWidth ?? embeddingWidth
+      self.keyInputDimension = keyInputDimension ?? embeddingDimension
+      self.valueInputDimension = valueInputDimension ?? embeddingDimension
       self.hasBias = hasBias
       self.addsBiasKeyValue = addsBiasKeyValue
       self.addsZeroAttention = addsZeroAttention
@@ -108,13 +109,13 @@ public struct MultiHeadAttention<Element: AttentionElement>: Sendable {
       self.rotary = rotary
       self.normEpsilon = normEpsilon
       self.hasSinks = hasSinks
-      if let headWidth { self.headWidth = headWidth }
+      if let headDimension { self.headDimension = headDimension }
     }
 
     /// H·E: width of projected queries.
-    public var queryWidth: Int { product(headCount, headWidth) }
+    public var projectedQueryDimension: Int { product(headCount, headDimension) }
     /// Hk·E: width of projected keys and values.
-    public var keyValueWidth: Int { product(keyValueHeadCount, headWidth) }
+    public var projectedKeyValueDimension: Int { product(keyValueHeadCount, headDimension) }
 
     private func product(_ a: Int, _ b: Int) -> Int {
       let (product, overflow) = a.multipliedReportingOverflow(by: b)
@@ -122,7 +123,9 @@ public struct MultiHeadAttention<Element: AttentionElement>: Sendable {
     }
 
     /// True if query, key and value have one input width, so that one matrix can project them.
-    var hasStackedProjection: Bool { keyWidth == embeddingWidth && valueWidth == embeddingWidth }
+    var hasStackedProjection: Bool {
+      keyInputDimension == embeddingDimension && valueInputDimension == embeddingDimension
+    }
     /// Keys that the layer adds behind the caller's.
     var addedKeyCount: Int { (addsBiasKeyValue ? 1 : 0) + (addsZeroAttention ? 1 : 0) }
 
@@ -139,17 +142,19 @@ public struct MultiHeadAttention<Element: AttentionElement>: Sendable {
 
     func check() throws(AttentionError) {
       try requireArgument(
-        min(embeddingWidth, headCount, keyValueHeadCount, keyWidth, valueWidth) > 0 && headWidth > 0
-          && max(embeddingWidth, headCount, keyWidth, valueWidth, queryWidth) <= Int(Int32.max)
+        min(embeddingDimension, headCount, keyValueHeadCount, keyInputDimension, valueInputDimension) > 0
+          && headDimension > 0
+          && max(embeddingDimension, headCount, keyInputDimension, valueInputDimension, projectedQueryDimension)
+            <= Int(Int32.max)
           && headCount % keyValueHeadCount == 0,
         "MultiHeadAttention",
-        "a width that divides by its heads, or a head width, and heads that divide by the key/value heads expected; got width \(embeddingWidth), "
-          + "\(headCount) heads of \(headWidth), \(keyValueHeadCount) key/value heads, key width \(keyWidth), "
-          + "value width \(valueWidth)")
+        "a width that divides by its heads, or a head width, and heads that divide by the key/value heads expected; got width \(embeddingDimension), "
+          + "\(headCount) heads of \(headDimension), \(keyValueHeadCount) key/value heads, key width \(keyInputDimension), "
+          + "value width \(valueInputDimension)")
       try requireArgument(
-        (window ?? 1) > 0 && (rotary?.width ?? 0) <= headWidth && (normEpsilon ?? 0) >= 0, "MultiHeadAttention",
-        "a window from 1, a rotary width up to the heads' \(headWidth) and an epsilon from 0 expected; got "
-          + "\(window.map(String.init) ?? "none"), \(rotary.map { "\($0.width)" } ?? "none"), "
+        (window ?? 1) > 0 && (rotary?.dimension ?? 0) <= headDimension && (normEpsilon ?? 0) >= 0, "MultiHeadAttention",
+        "a window from 1, a rotary width up to the heads' \(headDimension) and an epsilon from 0 expected; got "
+          + "\(window.map(String.init) ?? "none"), \(rotary.map { "\($0.dimension)" } ?? "none"), "
           + "\(normEpsilon.map { "\($0)" } ?? "none")")
       // What it adds stands at no position.
       try requireArgument(
@@ -173,7 +178,7 @@ public struct MultiHeadAttention<Element: AttentionElement>: Sendable {
     }
 
     /// Several projections of one input as one.
-    static func stacked(_ parts: [Projection]) throws -> Projection {
+    static func stacked(_ projections: [Projection]) throws -> Projection {
       func stack(_ tensors: [Tensor<Element>]) throws -> Tensor<Element>? {
         guard let first = tensors.first else { return nil }
         let shape = [tensors.map { $0.shape[0] }.reduce(0, +)] + first.shape.dropFirst()
@@ -187,7 +192,7 @@ public struct MultiHeadAttention<Element: AttentionElement>: Sendable {
         }
         return result
       }
-      return Projection(weight: try stack(parts.map(\.weight))!, bias: try stack(parts.compactMap(\.bias)))
+      return Projection(weight: try stack(projections.map(\.weight))!, bias: try stack(projections.compactMap(\.bias)))
     }
   }
 
@@ -204,9 +209,9 @@ public struct MultiHeadAttention<Element: AttentionElement>: Sendable {
   /// `[Hk·E]`.
   let biasKey: Tensor<Element>?
   let biasValue: Tensor<Element>?
-  /// `[E]`: by what normalised queries and keys are multiplied.
-  let queryNorm: Tensor<Element>?
-  let keyNorm: Tensor<Element>?
+  /// Of the heads' rows, `[E]`.
+  let queryNorm: RMSNorm<Element>?
+  let keyNorm: RMSNorm<Element>?
   /// `[H]`.
   let sinks: Tensor<Element>?
 
@@ -219,9 +224,9 @@ public struct MultiHeadAttention<Element: AttentionElement>: Sendable {
     self.configuration = configuration
     if configuration.hasStackedProjection {
       let stacked = try stacked ?? .stacked([query, key, value])
-      let queryEnd = configuration.queryWidth
-      let keyEnd = queryEnd + configuration.keyValueWidth
-      let valueEnd = keyEnd + configuration.keyValueWidth
+      let queryEnd = configuration.projectedQueryDimension
+      let keyEnd = queryEnd + configuration.projectedKeyValueDimension
+      let valueEnd = keyEnd + configuration.projectedKeyValueDimension
       stackedProjection = try stacked.linear
       keyValueProjection = try stacked.outputs(queryEnd..<valueEnd).linear
       queryProjection = try stacked.outputs(0..<queryEnd).linear
@@ -237,8 +242,12 @@ public struct MultiHeadAttention<Element: AttentionElement>: Sendable {
     outputProjection = try output.linear
     self.biasKey = biasKey
     self.biasValue = biasValue
-    self.queryNorm = queryNorm
-    self.keyNorm = keyNorm
+    func norm(_ weight: Tensor<Element>?) throws -> RMSNorm<Element>? {
+      guard let weight, let epsilon = configuration.normEpsilon else { return nil }
+      return try RMSNorm(weight: weight, epsilon: epsilon)
+    }
+    self.queryNorm = try norm(queryNorm)
+    self.keyNorm = try norm(keyNorm)
     self.sinks = sinks
   }
 
@@ -256,11 +265,12 @@ public struct MultiHeadAttention<Element: AttentionElement>: Sendable {
   public init(configuration: Configuration, seed: UInt64) throws {
     try configuration.check()
     var generator = SeededGenerator(seed: seed)
-    let width = configuration.embeddingWidth
-    let queryWidth = configuration.queryWidth
-    let keyValueWidth = configuration.keyValueWidth
+    let width = configuration.embeddingDimension
+    let projectedQueryDimension = configuration.projectedQueryDimension
+    let projectedKeyValueDimension = configuration.projectedKeyValueDimension
     func projection(_ input: Int, _ output: Int, bound: Double? = nil) throws -> Projection {
-      let fanOut = configuration.hasStackedProjection ? queryWidth + 2 * keyValueWidth : output
+      let fanOut =
+        configuration.hasStackedProjection ? projectedQueryDimension + 2 * projectedKeyValueDimension : output
       let bound = bound ?? (6 / Double(input + fanOut)).squareRoot()
       return Projection(
         weight: try Tensor(uniform: -bound..<bound, shape: [output, input], seed: generator.next()),
@@ -270,16 +280,18 @@ public struct MultiHeadAttention<Element: AttentionElement>: Sendable {
       guard configuration.addsBiasKeyValue else { return nil }
       // PyTorch counts [1, 1, n] as fan-in n, fan-out n: deviation √(2 / 2n).
       return try Tensor(
-        normalWithDeviation: 1 / Double(keyValueWidth).squareRoot(), shape: [keyValueWidth], seed: generator.next())
+        normalWithDeviation: 1 / Double(projectedKeyValueDimension).squareRoot(), shape: [projectedKeyValueDimension],
+        seed: generator.next())
     }
     func ones() throws -> Tensor<Element>? {
-      configuration.normEpsilon == nil ? nil : try Tensor(repeating: 1, shape: [configuration.headWidth])
+      configuration.normEpsilon == nil ? nil : try Tensor(repeating: 1, shape: [configuration.headDimension])
     }
     try self.init(
       configuration: configuration,
-      query: projection(width, queryWidth), key: projection(configuration.keyWidth, keyValueWidth),
-      value: projection(configuration.valueWidth, keyValueWidth),
-      output: projection(queryWidth, width, bound: 1 / Double(queryWidth).squareRoot()),
+      query: projection(width, projectedQueryDimension),
+      key: projection(configuration.keyInputDimension, projectedKeyValueDimension),
+      value: projection(configuration.valueInputDimension, projectedKeyValueDimension),
+      output: projection(projectedQueryDimension, width, bound: 1 / Double(projectedQueryDimension).squareRoot()),
       biasKey: normal(), biasValue: normal(), queryNorm: ones(), keyNorm: ones(),
       sinks: configuration.hasSinks ? Tensor(repeating: 0, shape: [configuration.headCount]) : nil)
   }
@@ -294,7 +306,8 @@ public struct MultiHeadAttention<Element: AttentionElement>: Sendable {
   }
 
   /// ``init(configuration:seed:)`` with default options.
-  public init(embeddingWidth: Int, headCount: Int, seed: UInt64) throws {
-    try self.init(configuration: Configuration(embeddingWidth: embeddingWidth, headCount: headCount), seed: seed)
+  public init(embeddingDimension: Int, headCount: Int, seed: UInt64) throws {
+    try self.init(
+      configuration: Configuration(embeddingDimension: embeddingDimension, headCount: headCount), seed: seed)
   }
 }

@@ -60,12 +60,12 @@ extension AttentionMask {
     let headCount = (tensorHeads + blocks.map(\.headCount) + distances.map(\.slopes.count)).max() ?? 1
     let flags = try attendance(
       queryCount: queryCount, keyCount: keyCount, batchCount: batchCount, headCount: max(headCount, 1))
-    let parts = (0..<batchCount).map { batch in
+    let drawings = (0..<batchCount).map { batch in
       (0..<queryCount).map { query in
         (0..<keyCount).map { flags[batch, 0, query, $0] ? "●" : "·" }.joined(separator: " ")
       }.joined(separator: "\n")
     }
-    return parts.joined(separator: "\n\n")
+    return drawings.joined(separator: "\n\n")
   }
 }
 

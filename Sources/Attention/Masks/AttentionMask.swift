@@ -5,7 +5,7 @@ public import AttentionTensors
 /// A value that composes: `intersection` attends where both do, and adds what both add.
 ///
 ///     .causal
-///     .causal.intersection(.window(left: 511, right: 0)).intersection(.keyLengths([128, 97]))
+///     .causal.combined(with: .window(left: 511, right: 0)).combined(with: .keyLengths([128, 97]))
 ///     .attending(Tensor<Bool>)      // true: may attend
 ///     .bias(Tensor<Float>)          // added to the scores; −inf: may not attend
 ///
@@ -181,7 +181,7 @@ public struct AttentionMask: Sendable {
   ///   computed in; where that is Float, also of two bytes.
   /// - Returns: The mask.
   public static func bias<Element: AttentionStorage>(_ bias: Tensor<Element>) -> AttentionMask {
-    AttentionMask(biases: [Bias(tensor: bias, shape: bias.shape, dataType: Element.dataType)])
+    AttentionMask(biases: [Bias(tensor: bias, shape: bias.shape, dataType: Element._dataType)])
   }
 
   // MARK: Functions of positions
@@ -229,14 +229,14 @@ public struct AttentionMask: Sendable {
     _ element: Element.Type, _ body: @escaping @Sendable (inout AttentionScoreTile<Element>) -> Void
   ) -> AttentionMask {
     AttentionMask(functions: [
-      Function(body: AttentionScoreFunction<Element>(body: body), dataType: Element.dataType)
+      Function(body: AttentionScoreFunction<Element>(body: body), dataType: Element._dataType)
     ])
   }
 
   // MARK: Composition
 
   /// Attends where both masks do, and adds what both add.
-  public func intersection(_ other: AttentionMask) -> AttentionMask {
+  public func combined(with other: AttentionMask) -> AttentionMask {
     assert(trailingKeyCount == 0 && other.trailingKeyCount == 0, "trailing keys are appended last")
     var result = self
     result.rules += other.rules

@@ -1,7 +1,7 @@
 public import AttentionTensors
 
 /// A mask given by a function, evaluated once: for each block of queries by keys whether nothing, everything or a part
-/// of it is attended, and the parts.
+/// of it is attended, and the partial blocks.
 ///
 ///     let blocks = try BlockMask(queryCount: 4096, keyCount: 4096) { at in at.key <= at.query && at.key % 7 != 3 }
 ///     for layer in layers { x = try layer(x, mask: .attending(blocks)) }
@@ -27,7 +27,7 @@ public struct BlockMask: Sendable {
   let columnCount: Int
   /// `[B, H, rows, columns]`: ``empty``, ``full``, or which of ``flags``.
   private let states: Tensor<Int32>
-  /// `[1 + parts, blockLength, blockLength]`, 1 where the query attends; the first holds rows of 0 and of 1.
+  /// `[1 + partial blocks, blockLength, blockLength]`, 1 where the query attends; the first holds rows of 0 and of 1.
   private let flags: Tensor<UInt8>
 
   static let empty: Int32 = -1
@@ -67,44 +67,47 @@ public struct BlockMask: Sendable {
     try requireArgument(
       lineCount <= 1 << 26, subject, "at most \(1 << 26) rows of blocks expected; got \(lineCount)")
     let states = try Tensor<Int32>(uninitializedShape: [batchCount, headCount, rowCount, columnCount])
-    // The parts of each line of blocks, which then move behind one another.
-    var parts = [[UInt8]](repeating: [], count: lineCount)
-    parts.withUnsafeMutableBufferPointer { parts in
-      let parts = UncheckedSendable(parts)
+    // The partial blocks of each line of blocks; they are copied one after another below.
+    var partials = [[UInt8]](repeating: [], count: lineCount)
+    partials.withUnsafeMutableBufferPointer { partials in
+      let partials = UncheckedSendable(partials)
       let target = UncheckedSendable(states.mutableBase)
-      context.execute(pieceCount: lineCount, width: context.threadCount) { line, _ in
-        let (plane, row) = line.quotientAndRemainder(dividingBy: rowCount)
-        let (batch, head) = plane.quotientAndRemainder(dividingBy: headCount)
-        var own: [UInt8] = []
-        for column in 0..<columnCount {
-          var block = [UInt8](repeating: 0, count: blockLength * blockLength)
-          var attended = 0
-          let queries = row * blockLength..<min((row + 1) * blockLength, queryCount)
-          let keys = column * blockLength..<min((column + 1) * blockLength, keyCount)
-          for query in queries {
-            let place = (query - queries.lowerBound) * blockLength - keys.lowerBound
-            for key in keys where attends(Position(batch: batch, head: head, query: query, key: key)) {
-              block[place + key] = 1
-              attended += 1
+      context.parallelFor(count: lineCount, nanosecondsPerItem: .infinity) { lines, _ in
+        for line in lines {
+          let (plane, row) = line.quotientAndRemainder(dividingBy: rowCount)
+          let (batch, head) = plane.quotientAndRemainder(dividingBy: headCount)
+          var own: [UInt8] = []
+          for column in 0..<columnCount {
+            var block = [UInt8](repeating: 0, count: blockLength * blockLength)
+            var attended = 0
+            let queries = row * blockLength..<min((row + 1) * blockLength, queryCount)
+            let keys = column * blockLength..<min((column + 1) * blockLength, keyCount)
+            for query in queries {
+              let place = (query - queries.lowerBound) * blockLength - keys.lowerBound
+              for key in keys where attends(Position(batch: batch, head: head, query: query, key: key)) {
+                block[place + key] = 1
+                attended += 1
+              }
             }
+            let isFull = attended == queries.count * keys.count
+            let state = attended == 0 ? Self.empty : isFull ? Self.full : Int32(own.count / block.count)
+            target.value[line * columnCount + column] = state
+            if state >= 0 { own += block }
           }
-          let isFull = attended == queries.count * keys.count
-          let state = attended == 0 ? Self.empty : isFull ? Self.full : Int32(own.count / block.count)
-          target.value[line * columnCount + column] = state
-          if state >= 0 { own += block }
+          partials.value[line] = own
         }
-        parts.value[line] = own
       }
     }
     let blockCount = blockLength * blockLength
-    let partCount = parts.reduce(0) { $0 + $1.count } / blockCount
-    try requireArgument(partCount < Int(Int32.max), subject, "blocks up to \(Int32.max) expected; got \(partCount)")
-    flags = try Tensor(shape: [1 + partCount, blockLength, blockLength]) { target in
+    let partialCount = partials.reduce(0) { $0 + $1.count } / blockCount
+    try requireArgument(
+      partialCount < Int(Int32.max), subject, "blocks up to \(Int32.max) expected; got \(partialCount)")
+    flags = try Tensor(shape: [1 + partialCount, blockLength, blockLength]) { target in
       target.initialize(repeating: 0)
       for i in blockLength..<2 * blockLength { target[i] = 1 }
       var next = blockCount
-      for part in parts {
-        for flag in part {
+      for partial in partials {
+        for flag in partial {
           target[next] = flag
           next += 1
         }
@@ -116,7 +119,7 @@ public struct BlockMask: Sendable {
         let place = states.mutableBase + (line * columnCount + column)
         if place.pointee >= 0 { place.pointee += first }
       }
-      first += Int32(parts[line].count / blockCount)
+      first += Int32(partials[line].count / blockCount)
     }
     self.states = states
   }
@@ -149,7 +152,7 @@ public struct BlockMask: Sendable {
     switch state(batch: batch, head: head, row: row, column: column) {
     case Self.empty: return flags.base
     case Self.full: return flags.base + blockLength
-    case let part: return flags.base + (Int(part) * blockLength + place) * blockLength
+    case let partial: return flags.base + (Int(partial) * blockLength + place) * blockLength
     }
   }
 }

@@ -2,27 +2,27 @@ internal import AttentionTensors
 
 /// The memory behind some ``KeyIntervals``.
 final class KeyIntervalTable: Sendable {
-  /// Of each layer.
-  private let parts: [TensorStorage]
+  /// The bounds of each interval set.
+  private let sets: [TensorStorage]
 
-  private init(_ parts: [TensorStorage]) { self.parts = parts }
+  private init(_ sets: [TensorStorage]) { self.sets = sets }
 
-  /// Intervals that are empty yet.
-  private static func part(_ count: Int) throws(AttentionError) -> TensorStorage {
+  /// A set of empty intervals.
+  private static func emptySet(_ count: Int) throws(AttentionError) -> TensorStorage {
     let storage = try TensorStorage(byteCount: max(1, count) * MemoryLayout<KeyIntervals.Bounds>.stride)
     bounds(storage).initialize(repeating: KeyIntervals.Bounds(), count: count)
     return storage
   }
 
-  private static func bounds(_ part: TensorStorage) -> UnsafeMutablePointer<KeyIntervals.Bounds> {
-    part.base.assumingMemoryBound(to: KeyIntervals.Bounds.self)
+  private static func bounds(_ set: TensorStorage) -> UnsafeMutablePointer<KeyIntervals.Bounds> {
+    set.base.assumingMemoryBound(to: KeyIntervals.Bounds.self)
   }
 
-  private func intervals(_ part: Int, batchStride: Int, queryStride: Int) -> KeyIntervals {
-    KeyIntervals(Self.bounds(parts[part]), batchStride: batchStride, queryStride: queryStride)
+  private func intervals(ofSet set: Int, batchStride: Int, queryStride: Int) -> KeyIntervals {
+    KeyIntervals(Self.bounds(sets[set]), batchStride: batchStride, queryStride: queryStride)
   }
 
-  /// The disjoint intervals that a mask's rules, lengths and paddings leave of keys `0 ..< keyCount`: as many layers
+  /// The disjoint intervals that a mask's rules, lengths and paddings leave of keys `0 ..< keyCount`: as many sets
   /// as a query has intervals at most, and what owns them.
   static func compile(
     _ mask: AttentionMask, keyCount: Int, shape: AttentionShape
@@ -36,14 +36,14 @@ final class KeyIntervalTable: Sendable {
       return low..<max(low, high)
     }
     if mask.rules.isEmpty && mask.queryLengths.isEmpty {
-      let part = try part(shape.batchCount)
-      for batch in 0..<shape.batchCount { bounds(part)[batch] = KeyIntervals.Bounds(range(batch)) }
-      let table = KeyIntervalTable([part])
-      return (table.intervals(0, batchStride: 1, queryStride: 0), [], table)
+      let set = try emptySet(shape.batchCount)
+      for batch in 0..<shape.batchCount { bounds(set)[batch] = KeyIntervals.Bounds(range(batch)) }
+      let table = KeyIntervalTable([set])
+      return (table.intervals(ofSet: 0, batchStride: 1, queryStride: 0), [], table)
     }
     let differs = hasRanges || !mask.queryLengths.isEmpty || mask.rules.contains(where: \.differsByBatch)
     let batchCount = differs ? shape.batchCount : min(shape.batchCount, 1)
-    var parts = [try part(batchCount * shape.queryCount)]
+    var sets = [try emptySet(batchCount * shape.queryCount)]
     let places = QueryPlaces(mask, keyCount: keyCount, shape: shape)
     let isSingle = !mask.rules.contains { if case .keeping = $0 { true } else { false } }
     for batch in 0..<batchCount {
@@ -52,7 +52,7 @@ final class KeyIntervalTable: Sendable {
       for query in 0..<queryCount {
         let place = batch * shape.queryCount + query
         if isSingle {
-          bounds(parts[0])[place] = KeyIntervals.Bounds(
+          bounds(sets[0])[place] = KeyIntervals.Bounds(
             mask.rules.reduce(whole) {
               intersection($0, $1.interval(batch: batch, query: query, keyCount: keyCount, places))
             })
@@ -62,16 +62,16 @@ final class KeyIntervalTable: Sendable {
           let more = rule.intervals(batch: batch, query: query, keyCount: keyCount, places)
           return joined(old.flatMap { a in more.map { intersection(a, $0) } })
         }
-        // The last one is the first layer's: there is one in every row.
-        for (layer, interval) in intervals.reversed().enumerated() {
-          if layer == parts.count { parts.append(try part(batchCount * shape.queryCount)) }
-          bounds(parts[layer])[place] = KeyIntervals.Bounds(interval)
+        // Reversed, so that set 0 holds the interval nearest the query: every query that attends to something has one.
+        for (set, interval) in intervals.reversed().enumerated() {
+          if set == sets.count { sets.append(try emptySet(batchCount * shape.queryCount)) }
+          bounds(sets[set])[place] = KeyIntervals.Bounds(interval)
         }
       }
     }
-    let table = KeyIntervalTable(parts)
-    let all = parts.indices.map {
-      table.intervals($0, batchStride: batchCount == 1 ? 0 : shape.queryCount, queryStride: 1)
+    let table = KeyIntervalTable(sets)
+    let all = sets.indices.map {
+      table.intervals(ofSet: $0, batchStride: batchCount == 1 ? 0 : shape.queryCount, queryStride: 1)
     }
     return (all[0], Array(all.dropFirst()), table)
   }

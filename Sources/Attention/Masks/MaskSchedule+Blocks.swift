@@ -2,8 +2,9 @@ extension MaskSchedule {
   /// The block masks that apply to the keys of a set.
   func blocks(in set: IntervalSet) -> [BlockMask] { set.isMasked ? terms?.blocks ?? [] : [] }
 
-  /// Calls `body` for runs of keys of which the block masks leave everything, or a part, to some queries of some heads.
-  func forEachBlockRun(
+  /// Calls `body` for the ranges of keys that block masks leave to some query of some head. `isFull`: every query attends to all of
+  /// them, as far as block masks tell.
+  func forEachAttendedRange(
     batch: Int, heads: Range<Int>, queries: Range<Int>, keys: Range<Int>,
     _ body: (_ keys: Range<Int>, _ isFull: Bool) -> Void
   ) {
@@ -27,21 +28,21 @@ extension MaskSchedule {
       }
       return result
     }
-    var run = keys.lowerBound..<keys.lowerBound
-    var runState = BlockMask.empty
+    var range = keys.lowerBound..<keys.lowerBound
+    var rangeState = BlockMask.empty
     func finish() {
-      if !run.isEmpty && runState != BlockMask.empty { body(run, runState == BlockMask.full) }
+      if !range.isEmpty && rangeState != BlockMask.empty { body(range, rangeState == BlockMask.full) }
     }
     var low = keys.lowerBound
     while low < keys.upperBound {
       let high = blocks.reduce(keys.upperBound) { min($0, (low / $1.blockLength + 1) * $1.blockLength) }
       let own = state(at: low)
-      if own != runState {
+      if own != rangeState {
         finish()
-        run = low..<low
-        runState = own
+        range = low..<low
+        rangeState = own
       }
-      run = run.lowerBound..<high
+      range = range.lowerBound..<high
       low = high
     }
     finish()

@@ -20,7 +20,7 @@ final class MaskTerms<Element: AttentionElement>: @unchecked Sendable {
       try requireShape(
         distances.slopes.count == shape.headCount, AttentionShape.subject,
         "one slope for each of \(shape.headCount) heads expected; got \(distances.slopes.count)")
-      slopes = distances.slopes.map { Element(nearest: $0) }
+      slopes = distances.slopes.map { Element(_nearest: $0) }
       try requireArgument(
         slopes.allSatisfy(\.isFinite), AttentionShape.subject,
         "slopes that are finite as \(Element.self) expected; got \(distances.slopes)")
@@ -65,9 +65,10 @@ final class MaskTerms<Element: AttentionElement>: @unchecked Sendable {
     }
     func checkType(_ name: String, _ dataType: DataType, allowingHalves: Bool) throws(AttentionError) {
       try requireArgument(
-        dataType == Element.dataType || (allowingHalves && HalfFormat(dataType) != nil && Element.dataType == .float32),
+        dataType == Element._dataType
+          || (allowingHalves && HalfFormat(dataType) != nil && Element._dataType == .float32),
         AttentionShape.subject,
-        "\(name) of \(Element.dataType.rawValue), the type that the query is computed in, expected; got "
+        "\(name) of \(Element._dataType.rawValue), the type that the query is computed in, expected; got "
           + "\(dataType.rawValue)\(allowingHalves ? ": convert it with Tensor(converting:)" : "")")
     }
     var owners: [any Sendable] = []
@@ -84,7 +85,7 @@ final class MaskTerms<Element: AttentionElement>: @unchecked Sendable {
       owners.append(bias.tensor)
       func operand<Value: TensorElement>(_ tensor: Tensor<Value>) throws(AttentionError) -> Operand {
         let wide = try tensor.broadcast(to: target)
-        return Operand(base: wide.base, dataType: Value.dataType, strides: wide.strides)
+        return Operand(base: wide.base, dataType: Value._dataType, strides: wide.strides)
       }
       switch bias.tensor {
       case let tensor as Tensor<Element>: return try operand(tensor)
@@ -135,8 +136,8 @@ final class MaskTerms<Element: AttentionElement>: @unchecked Sendable {
   private static func isNegativeInfinity(_ bias: Operand, _ place: UnsafeRawPointer) -> Bool {
     switch bias.half {
     case nil: place.load(as: Element.self) == -.infinity
-    case .ieee: place.load(as: UInt16.self) == 0xfc00
-    case .brain: place.load(as: UInt16.self) == 0xff80
+    case .float16: place.load(as: UInt16.self) == 0xfc00
+    case .bfloat16: place.load(as: UInt16.self) == 0xff80
     }
   }
 }

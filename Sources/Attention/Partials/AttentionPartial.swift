@@ -1,109 +1,135 @@
+internal import AttentionBLAS
 public import AttentionTensors
 
-/// What attention to some of the keys gave, to be merged with what it gave for the others: keys can be split over
-/// calls, caches or machines.
+/// What attention to some of the keys gave, to be merged with what it gave for the others: keys can be split over calls, caches
+/// or machines.
 ///
-///     let near = try AttentionPartial(scaledDotProductAttention(…, returning: .logSumExp))
-///     let far = try AttentionPartial(scaledDotProductAttention(…, returning: .logSumExp))
-///     let output = try near.merged(with: far).output
+///     var whole = try AttentionPartial(query: query, key: nearKeys, value: nearValues)
+///     try whole.merge(AttentionPartial(query: query, key: farKeys, value: farValues))
+///     let output = whole.output
 ///
-/// `O = Σ wₖ · Oₖ` with `wₖ = exp(lseₖ − m) / Σ exp(lseₖ − m)`, m the greatest of the lseₖ, and `lse = m + ln Σ exp(lseₖ − m)`: the
-/// weights sum to 1 however large the log-sum-exps are. Associative and commutative up to rounding; a part without
-/// keys (output 0, log-sum-exp −inf) changes nothing. Give sinks to one part alone.
+/// Merging is `O = Σ wₖ·Oₖ` with `wₖ = exp(lseₖ − m) / Σ exp(lseₖ − m)`, m the greatest of the lseₖ, and `lse = m + ln Σ exp(lseₖ − m)`:
+/// the weights sum to 1 however large the log-sum-exps are. Associative and commutative up to rounding; a partial without keys
+/// (output 0, log-sum-exp −inf) changes nothing. Give sinks to one of the partials only.
+///
+/// `Element` is the type that attention computes in: Double for operands of Double, Float for all others. A partial is not rounded to two
+/// bytes; convert the output after the last merge.
 /// Source: Milakov and Gimelshein 2018 (arXiv:1805.02867), §3.1; Dao 2023 (arXiv:2307.08691), §3.1.
 public struct AttentionPartial<Element: AttentionElement>: Sendable {
-  /// `[B, H, L, Ev]`, or of lower rank, in ``layout``.
-  public let output: Tensor<Element>
-  /// `[B, H, L]`.
-  public let logSumExp: Tensor<Element>
-  /// The order of the output's axes; those of the log-sum-exp have one order alone.
+  /// `[B, H, L, Ev]`, or of lower rank, in ``layout``; contiguous.
+  public private(set) var output: Tensor<Element>
+  /// The order of the output's axes. The log-sum-exp has its heads first in either layout.
   public let layout: AttentionLayout
+  /// m and Σ exp(lse − m) of each row, in the order of the output's rows: a sum is not rounded away beside a large maximum.
+  private var maximum: Tensor<Element>
+  private var sum: Tensor<Element>
 
-  /// A part from tensors.
+  private static var subject: String { "AttentionPartial" }
+
+  /// Attention of the queries to some of the keys.
+  ///
+  /// The parameters and errors are those of ``scaledDotProductAttention(query:key:value:mask:options:context:)``.
+  public init<Stored: AttentionStorage, StoredKey: AttentionStorage>(
+    query: Tensor<Stored>, key: Tensor<StoredKey>, value: Tensor<StoredKey>, mask: AttentionMask = .none,
+    options: AttentionOptions<Element> = AttentionOptions(), context: AttentionContext = .default
+  ) throws where Stored.Arithmetic == Element, StoredKey.Arithmetic == Element {
+    let problem = try AttentionProblem<Element>(query: query, key: key, value: value, mask: mask, options)
+    try self.init(problem.result(Element.self, returning: .logSumExp, context: context))
+  }
+
+  /// A partial from a call's result, which must have been asked for its log-sum-exp.
+  /// - Throws: `AttentionError` where it was not.
+  public init(_ result: AttentionResult<Element>) throws {
+    try self.init(output: result.output, logSumExp: result.logSumExp, layout: result.layout)
+  }
+
+  /// A partial from tensors.
+  ///
+  /// - Parameters:
+  ///   - output: `[B, H, L, Ev]`, or of lower rank, in `layout`.
+  ///   - logSumExp: `[B, H, L]`, without the axes that the output leaves out.
+  ///   - layout: The order of the output's axes.
   /// - Throws: `AttentionError` where the shapes do not fit each other.
   public init(
     output: Tensor<Element>, logSumExp: Tensor<Element>, layout: AttentionLayout = .headsFirst
-  ) throws(AttentionError) {
+  ) throws {
     let rows = layout.canonical(output.shape, output.strides)?.shape.dropLast()
     try requireShape(
-      rows.map { Array($0.suffix(output.rank - 1)) } == logSumExp.shape, "AttentionPartial",
+      rows.map { Array($0.suffix(output.rank - 1)) } == logSumExp.shape, Self.subject,
       "an output [B, H, L, Ev] and its log-sum-exp [B, H, L] expected; got \(output.shape) and \(logSumExp.shape)")
-    self.output = output
-    self.logSumExp = logSumExp
+    self.output = try output.contiguous()
     self.layout = layout
+    maximum = try Self.exchanged(logSumExp, layout).contiguous()
+    sum = try Tensor(maximum.array.map { $0 == -.infinity ? 0 : 1 }, shape: maximum.shape)
   }
 
-  /// A part from a call's result, which must have been asked for its log-sum-exp.
+  /// `[B, H, L]` in the order of the output's rows, or back: a view.
+  private static func exchanged(_ rows: Tensor<Element>, _ layout: AttentionLayout) throws -> Tensor<Element> {
+    // Without heads there is nothing to exchange.
+    if layout == .headsFirst || rows.rank < 2 { return rows }
+    var axes = Array(0..<rows.rank)
+    axes.swapAt(rows.rank - 2, rows.rank - 1)
+    return try rows.permuted(axes)
+  }
+
+  /// `[B, H, L]`: the log-sum-exp of all keys so far; −inf for a query that attends to none.
+  public var logSumExp: Tensor<Element> {
+    get throws {
+      let values = zip(maximum.array, sum.array).map { maximum, sum in
+        sum == 0 ? -.infinity : maximum + Element(_nearest: sum._double.naturalLogarithm)
+      }
+      return try Self.exchanged(Tensor(values, shape: maximum.shape), layout).contiguous()
+    }
+  }
+
+  /// Adds a partial of other keys to this one, in place.
+  ///
   /// - Parameters:
-  ///   - result: Output and log-sum-exp.
-  ///   - layout: The layout of the call; nil: as the result says.
-  /// - Throws: `AttentionError` where there is no log-sum-exp, or the result says another layout.
-  public init(_ result: AttentionResult<Element>, layout: AttentionLayout? = nil) throws(AttentionError) {
-    guard let logSumExp = result.logSumExp else {
-      throw AttentionError(.invalidArgument, "AttentionPartial", "a result with its log-sum-exp expected; got none")
-    }
-    try requireArgument(
-      layout == nil || layout == result.layout, "AttentionPartial",
-      "the layout of the result, \(result.layout), expected; got \(layout ?? result.layout)")
-    try self.init(output: result.output, logSumExp: logSumExp, layout: result.layout)
-  }
-
-  /// This part and another, as if their keys had been attended to at once.
-  /// - Throws: `AttentionError` where shapes or layouts differ.
-  public func merged(with other: AttentionPartial) throws -> AttentionPartial { try Self.merged([self, other]) }
-
-  /// Some parts, at least one, as if their keys had been attended to at once.
-  /// - Throws: `AttentionError` where there is none, or shapes or layouts differ.
-  @_specialize(where Element == Float)
-  @_specialize(where Element == Double)
-  public static func merged(_ parts: [AttentionPartial]) throws -> AttentionPartial {
-    guard let first = parts.first else {
-      throw AttentionError(.invalidArgument, "AttentionPartial", "at least one part expected; got none")
-    }
-    for part in parts {
-      try requireShape(
-        part.output.shape == first.output.shape && part.layout == first.layout, "AttentionPartial",
-        "parts of one shape and layout expected; got \(first.output.shape) \(first.layout) and \(part.output.shape) "
-          + "\(part.layout)")
-    }
-    let (shape, strides) = first.layout.canonical(first.output.shape, rowMajorStrides(of: first.output.shape))!
-    let outputs = try parts.map { try $0.output.contiguous() }
-    let sums = try parts.map { try $0.logSumExp.contiguous() }
-    var output = try Tensor<Element>(repeating: 0, shape: first.output.shape)
-    let logSumExp = try Tensor<Element>(uninitializedShape: first.logSumExp.shape)
-    try output.withMutableView { view in
-      var row = 0
-      for batch in 0..<shape[0] {
-        for head in 0..<shape[1] {
-          for query in 0..<shape[2] {
-            let place = batch * strides[0] + head * strides[1] + query * strides[2]
-            let own = sums.map { $0.base[row].asDouble }
-            // Not max: NaN must win.
-            let most = own.contains(where: \.isNaN) ? Double.nan : own.max()!
-            var total = most
-            if most != -.infinity {
-              // Divided by their sum, not brought to the total: beside a large maximum the sum's logarithm is rounded away.
-              let weights = own.map { ($0 - most).exponential }
-              let sum = weights.reduce(0, +)
-              total = most + sum.naturalLogarithm
-              for (index, part) in outputs.enumerated() where own[index] != -.infinity {
-                let weight = Element(nearest: weights[index] / sum)
-                for i in 0..<shape[3] { view.base[place + i] += weight * part.base[place + i] }
-              }
-              // Rounded weights may sum to a little more than 1.
-              for i in 0..<shape[3] where view.base[place + i].isInfinite {
-                let isFinite = outputs.indices.allSatisfy {
-                  own[$0] == -.infinity || outputs[$0].base[place + i].isFinite
-                }
-                if isFinite { view.base[place + i] = (view.base[place + i] < 0 ? -1 : 1) * .greatestFiniteMagnitude }
-              }
-            }
-            logSumExp.mutableBase[row] = Element(nearest: total)
-            row += 1
+  ///   - other: A partial of the same queries.
+  ///   - context: Threads, instruction set. Bits do not depend on the threads.
+  /// - Throws: `AttentionError` where shapes or layouts differ, or memory is lacking; then this partial is as it was.
+  public mutating func merge(_ other: AttentionPartial, context: AttentionContext = .default) throws {
+    try requireShape(
+      other.output.shape == output.shape && other.layout == layout, Self.subject,
+      "a partial of shape \(output.shape), \(layout), expected; got \(other.output.shape), \(other.layout)")
+    let kernels = try context.kernels(for: Element.self)
+    let (rowCount, columnCount) = (maximum.count, output.shape[output.rank - 1])
+    try output.withMutableView { output in
+      try maximum.withMutableView { maximum in
+        try sum.withMutableView { sum in
+          let own = UncheckedSendable(
+            RowState(maximum: maximum.base, sum: sum.base, result: output.base, valueDimension: columnCount))
+          let added = UncheckedSendable(
+            RowState(
+              maximum: other.maximum.mutableBase, sum: other.sum.mutableBase, result: other.output.mutableBase,
+              valueDimension: columnCount))
+          // Two logarithms' time a row, and 0.5 ns an element.
+          context.parallelFor(count: rowCount, nanosecondsPerItem: 20 + 0.5 * Double(columnCount)) { rows, _ in
+            own.value.rows(rows).merge(added.value.rows(rows), rowCount: rows.count, kernels)
           }
         }
       }
     }
-    return try AttentionPartial(output: output, logSumExp: logSumExp, layout: first.layout)
+    withExtendedLifetime(other) {}
+  }
+
+  /// This partial and another of the same queries, as if their keys had been attended to at once.
+  /// - Throws: As ``merge(_:context:)``.
+  public func merged(with other: AttentionPartial, context: AttentionContext = .default) throws -> AttentionPartial {
+    var result = self
+    try result.merge(other, context: context)
+    return result
+  }
+
+  /// Some partials of the same queries, at least one, as if their keys had been attended to at once; merged in their order.
+  /// - Throws: `AttentionError` where there is none; else as ``merge(_:context:)``.
+  public static func merged(
+    _ partials: [AttentionPartial], context: AttentionContext = .default
+  ) throws -> AttentionPartial {
+    guard var result = partials.first else {
+      throw AttentionError(.invalidArgument, subject, "at least one partial expected; got none")
+    }
+    for partial in partials.dropFirst() { try result.merge(partial, context: context) }
+    return result
   }
 }

@@ -8,32 +8,50 @@ struct RowState<Element: AttentionElement> {
   let sum: UnsafeMutablePointer<Element>
   /// `[rows, Ev]`: the mean of the values, weighted by the softmax. A mean cannot overflow when states are merged; a sum could.
   let result: UnsafeMutablePointer<Element>
-  private let valueWidth: Int
+  private let valueDimension: Int
 
-  init(_ carver: inout Carver, rowCount: Int, valueWidth: Int) {
-    maximum = carver.take(rowCount)
-    sum = carver.take(rowCount)
-    result = carver.take(rowCount * valueWidth)
-    self.valueWidth = valueWidth
+  init(_ arrays: inout ScratchArrays, rowCount: Int, valueDimension: Int) {
+    maximum = arrays.take(rowCount)
+    sum = arrays.take(rowCount)
+    result = arrays.take(rowCount * valueDimension)
+    self.valueDimension = valueDimension
+  }
+
+  /// A state in memory that is there already.
+  init(
+    maximum: UnsafeMutablePointer<Element>, sum: UnsafeMutablePointer<Element>, result: UnsafeMutablePointer<Element>,
+    valueDimension: Int
+  ) {
+    self.maximum = maximum
+    self.sum = sum
+    self.result = result
+    self.valueDimension = valueDimension
+  }
+
+  /// Some of its rows.
+  func rows(_ rows: Range<Int>) -> RowState {
+    RowState(
+      maximum: maximum + rows.lowerBound, sum: sum + rows.lowerBound, result: result + rows.lowerBound * valueDimension,
+      valueDimension: valueDimension)
   }
 
   /// The state with a number, in memory that holds several states one after another.
-  init(base: UnsafeMutableRawPointer, index: Int, rowCount: Int, valueWidth: Int) {
-    var carver = Carver(base: base + index * Self.byteCount(rowCount: rowCount, valueWidth: valueWidth))
-    self.init(&carver, rowCount: rowCount, valueWidth: valueWidth)
+  init(base: UnsafeMutableRawPointer, index: Int, rowCount: Int, valueDimension: Int) {
+    var arrays = ScratchArrays(base: base + index * Self.byteCount(rowCount: rowCount, valueDimension: valueDimension))
+    self.init(&arrays, rowCount: rowCount, valueDimension: valueDimension)
   }
 
-  static func byteCount(rowCount: Int, valueWidth: Int) -> Int {
-    var carver = Carver(base: nil)
-    _ = RowState(&carver, rowCount: rowCount, valueWidth: valueWidth)
-    return carver.byteCount
+  static func byteCount(rowCount: Int, valueDimension: Int) -> Int {
+    var arrays = ScratchArrays(base: nil)
+    _ = RowState(&arrays, rowCount: rowCount, valueDimension: valueDimension)
+    return arrays.byteCount
   }
 
   /// Copies another state into this one.
   func copy(_ other: RowState, rowCount: Int) {
     maximum.update(from: other.maximum, count: rowCount)
     sum.update(from: other.sum, count: rowCount)
-    result.update(from: other.result, count: rowCount * valueWidth)
+    result.update(from: other.result, count: rowCount * valueDimension)
   }
 
   /// Adds a state of other keys to this one: the mean of the two means, weighted by their sums.
@@ -42,15 +60,15 @@ struct RowState<Element: AttentionElement> {
   func merge(_ other: RowState, rowCount: Int, _ kernels: Kernels<Element>) {
     for row in 0..<rowCount where other.sum[row] != 0 {
       let (share, otherShare) = addSum(other.sum[row], maximum: other.maximum[row], to: row)
-      let target = result + row * valueWidth
-      let source = other.result + row * valueWidth
-      if kernels.isFinite(valueWidth, target) && kernels.isFinite(valueWidth, source) {
-        for column in 0..<valueWidth { target[column] = target[column] * share + source[column] * otherShare }
-        if kernels.isFinite(valueWidth, target) { continue }
+      let target = result + row * valueDimension
+      let source = other.result + row * valueDimension
+      if kernels.isFinite(valueDimension, target) && kernels.isFinite(valueDimension, source) {
+        for column in 0..<valueDimension { target[column] = target[column] * share + source[column] * otherShare }
+        if kernels.isFinite(valueDimension, target) { continue }
         // Rounded shares may sum to a little more than 1.
-        for column in 0..<valueWidth where target[column].isInfinite { target[column] = saturated(target[column]) }
+        for column in 0..<valueDimension where target[column].isInfinite { target[column] = saturated(target[column]) }
       } else {
-        for column in 0..<valueWidth {
+        for column in 0..<valueDimension {
           let isFinite = target[column].isFinite && source[column].isFinite
           let mean = target[column] * share + source[column] * otherShare
           target[column] = mean.isInfinite && isFinite ? saturated(mean) : mean
@@ -69,7 +87,7 @@ struct RowState<Element: AttentionElement> {
       let logit = sink(row)
       if logit == -.infinity { continue }
       let (share, _) = addSum(1, maximum: logit, to: row)
-      kernels.scale(valueWidth, result + row * valueWidth, share, result + row * valueWidth)
+      kernels.scale(valueDimension, result + row * valueDimension, share, result + row * valueDimension)
     }
   }
 
@@ -81,7 +99,7 @@ struct RowState<Element: AttentionElement> {
     let most = maximum[row] > other ? maximum[row] : other
     // Compared before it is subtracted, because ∞ − ∞ is NaN.
     func factor(_ maximum: Element) -> Element {
-      maximum == most ? 1 : Element(nearest: (maximum - most).asDouble.exponential)
+      maximum == most ? 1 : Element(_nearest: (maximum - most)._double.exponential)
     }
     let own = sum[row] == 0 ? 0 : sum[row] * factor(maximum[row])
     let theirs = added * factor(other)

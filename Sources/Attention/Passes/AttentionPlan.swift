@@ -112,7 +112,7 @@ package struct AttentionPlan: CustomStringConvertible {
       // Few heads and a moderate length: smaller tiles, for something to share.
       let others = batchCount * shape.headCount
       var rows = tuning.rowTarget
-      while rows > 48, others * ((length + rows - 1) / rows) < tuning.pieceTarget { rows /= 2 }
+      while rows > 48, others * ((length + rows - 1) / rows) < tuning.taskTarget { rows /= 2 }
       // Tiles of even length, in multiples of 16: as many as come nearest to the wanted rows.
       let tiles = max(1, (length + rows / 2) / rows)
       queryTileLength = min(length, ((length + tiles - 1) / tiles + 15) / 16 * 16)
@@ -134,9 +134,10 @@ package struct AttentionPlan: CustomStringConvertible {
     var turns = 1
     if let mask = schedule.terms?.firstMatrix, mask.headStride == 0, queryTileCount > 1 {
       // Keys that are broadcast may be more than memory, and their bytes more than an Int.
-      let keyByteCount = (shape.width + shape.valueWidth) * MemoryLayout<Element>.stride
+      let keyByteCount = (shape.headDimension + shape.valueDimension) * MemoryLayout<Element>.stride
       let headByteCount = Double(shape.keyCount) * Double(keyByteCount)
-      turns = max(1, Int(min(Double(shape.keyValueHeadCount), Double(tuning.headRunByteCount) / max(headByteCount, 1))))
+      turns = max(
+        1, Int(min(Double(shape.keyValueHeadCount), Double(tuning.headTurnByteCount) / max(headByteCount, 1))))
       while shape.keyValueHeadCount % turns != 0 { turns -= 1 }
     }
     headTurnCount = turns
@@ -159,21 +160,21 @@ package struct AttentionPlan: CustomStringConvertible {
         }
       }
     }
-    let isShared = splitCount > 1 && tileCount < tuning.pieceTarget && !schedule.sequences.hasDocuments
+    let isShared = splitCount > 1 && tileCount < tuning.taskTarget && !schedule.sequences.hasDocuments
     splitsPerTile = isShared ? splitCount : 1
     needsStates = !isShared && (splitCount > 1 || hasSinks)
     let products =
-      2 * Double(shape.width + shape.valueWidth) * Double(shape.headCount * queryTileLength) * total
+      2 * Double(shape.headDimension + shape.valueDimension) * Double(shape.headCount * queryTileLength) * total
     work = products + Double(tileCount * splitsPerTile) * Self.tileWork
     // Of a call without tiles there is no work to divide by.
     let tileWork = max(work / Double(max(tileCount, 1)), Self.tileWork)
-    tilesPerTask = max(1, min(tileCount / 16, Int(ProductCut.leastPieceWork / tileWork)))
+    tilesPerTask = max(1, min(tileCount / 16, Int(ProductCut.leastTaskWork / tileWork)))
   }
 
   var rowsPerTile: Int { headsPerTile * queryTileLength }
 
   /// The threads that are worth waking, of those there are.
-  package func width(threadCount: Int) -> Int {
+  package func workerCount(threadCount: Int) -> Int {
     work < ProductCut.leastSharedWork ? 1 : max(1, min(threadCount, tileCount * splitsPerTile))
   }
 

@@ -17,17 +17,9 @@ struct AttentionInput {
   init?<Element: TensorElement>(_ tensor: Tensor<Element>, layout: AttentionLayout) {
     guard let canonical = layout.canonical(tensor.shape, tensor.strides) else { return nil }
     shape = canonical.shape
-    operand = Operand(base: tensor.base, dataType: Element.dataType, strides: canonical.strides)
+    operand = Operand(base: tensor.base, dataType: Element._dataType, strides: canonical.strides)
     owner = tensor.storage
   }
-}
-
-/// What a call says beside its operands and its mask.
-struct AttentionOptions<Element: AttentionElement> {
-  var scale: Double?
-  var softcap: Double?
-  var sinks: Tensor<Element>?
-  var layout = AttentionLayout.headsFirst
 }
 
 /// One call, checked: what every public form comes down to. `Element` is the type that is computed in.
@@ -83,13 +75,13 @@ package struct AttentionProblem<Element: AttentionElement> {
     self.shape = shape
     schedule = try MaskSchedule(mask, shape: shape)
     var outputShape = query.shape
-    outputShape[3] = shape.valueWidth
+    outputShape[3] = shape.valueDimension
     self.outputShape = options.layout.shape(outputShape, rank: rank)
-    let scale = options.scale ?? 1 / Double(max(shape.width, 1)).squareRoot()
-    self.scale = Element(nearest: scale)
+    let scale = options.scale ?? 1 / Double(max(shape.headDimension, 1)).squareRoot()
+    self.scale = Element(_nearest: scale)
     try requireArgument(
       self.scale.isFinite, AttentionShape.subject, "a scale that is finite as \(Element.self) expected; got \(scale)")
-    softcap = options.softcap.map { Element(nearest: $0) }
+    softcap = options.softcap.map { Element(_nearest: $0) }
     if let softcap {
       try requireArgument(
         softcap > 0 && softcap.isFinite && (1 / softcap).isFinite, AttentionShape.subject,
@@ -114,7 +106,7 @@ package struct AttentionProblem<Element: AttentionElement> {
   /// True if each key and value is contiguous, as streaming them along vectors wants it, or packed anyway.
   private var isStreamable: Bool {
     func isStreamable(_ input: AttentionInput) -> Bool {
-      input.operand.widthStride == 1 || input.shape[3] <= 1 || input.operand.half != nil
+      input.operand.columnStride == 1 || input.shape[3] <= 1 || input.operand.half != nil
     }
     return isStreamable(key) && isStreamable(value)
   }
@@ -125,6 +117,23 @@ package struct AttentionProblem<Element: AttentionElement> {
     try AttentionPlan.forEach(
       schedule: schedule, shape: shape, isStreamable: isStreamable, hasSinks: sinks != nil, kernels: kernels,
       context: context, body)
+  }
+
+  /// The keys of a query in each interval set, as far as structural rules and lengths tell; for tests.
+  package func intervals(batch: Int, query: Int) -> [Range<Int>] {
+    var intervals: [Range<Int>] = []
+    schedule.forEachSet { intervals.append($0.intervals[batch, query]) }
+    return intervals
+  }
+
+  /// The keys that some of these queries has in each interval set, and those that each of them has; for tests.
+  package func boundsOfIntervals(batch: Int, queries: Range<Int>) -> [(union: Range<Int>, common: Range<Int>)] {
+    var bounds: [(union: Range<Int>, common: Range<Int>)] = []
+    schedule.forEachSet {
+      bounds.append(
+        ($0.intervals.union(batch: batch, queries: queries), $0.intervals.common(batch: batch, queries: queries)))
+    }
+    return bounds
   }
 
   /// How a call with this context is carried out.
@@ -153,7 +162,7 @@ package struct AttentionProblem<Element: AttentionElement> {
   func run<Stored: AttentionStorage>(into output: inout MutableTensorView<Stored>, context: AttentionContext) throws {
     try checkOutput(output.shape)
     try run(
-      into: output.base, Stored.dataType, strides: layout.canonical(output.shape, output.strides)!.strides,
+      into: output.base, Stored._dataType, strides: layout.canonical(output.shape, output.strides)!.strides,
       logSumExp: nil, weights: nil, context: context)
   }
 
@@ -171,7 +180,7 @@ package struct AttentionProblem<Element: AttentionElement> {
     let logSumExp = extras.contains(.logSumExp) ? try Tensor<Element>(uninitializedShape: rows) : nil
     let weights = try matrix(.weights)
     try run(
-      into: output.mutableBase, Stored.dataType, strides: layout.canonical(output.shape, output.strides)!.strides,
+      into: output.mutableBase, Stored._dataType, strides: layout.canonical(output.shape, output.strides)!.strides,
       logSumExp: logSumExp?.mutableBase, weights: weights?.mutableBase, context: context)
     let raw = try matrix(.rawScores)
     let capped = try matrix(.cappedScores)
@@ -183,8 +192,11 @@ package struct AttentionProblem<Element: AttentionElement> {
       try tensor.map { try $0.reshaped(Array($0.shape.suffix(rank))) }
     }
     return AttentionResult(
-      output: output, layout: layout, logSumExp: try ranked(logSumExp, rank - 1), weights: try ranked(weights, rank),
-      rawScores: try ranked(raw, rank), cappedScores: try ranked(capped, rank), maskedScores: try ranked(masked, rank))
+      output: output, layout: layout,
+      extras: .init(
+        logSumExp: try ranked(logSumExp, rank - 1), weights: try ranked(weights, rank),
+        rawScores: try ranked(raw, rank),
+        cappedScores: try ranked(capped, rank), maskedScores: try ranked(masked, rank)))
   }
 
   // Specialised here, so that everything below is: the public forms are called from other modules, for
@@ -199,7 +211,8 @@ package struct AttentionProblem<Element: AttentionElement> {
     if isEmpty { return }
     let outputs = AttentionOutputs(
       output: output, elementByteCount: dataType.bitCount / 8, half: HalfFormat(dataType), batchStride: strides[0],
-      headStride: strides[1], lengthStride: strides[2], widthStride: strides[3], logSumExp: logSumExp, weights: weights)
+      headStride: strides[1], lengthStride: strides[2], columnStride: strides[3], logSumExp: logSumExp, weights: weights
+    )
     try withExtendedLifetime(self) {
       try forEachPlan(kernels, context) { plan in
         try call(kernels, plan, schedule, softcap: softcap, outputs).run(.results, context: context)

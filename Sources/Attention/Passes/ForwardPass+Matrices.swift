@@ -19,7 +19,7 @@ extension ForwardPass {
       forEachBlock(tile, keyTile) { block, cut in
         _ = computeScores(block, cut, tile, key.rows(block.keys.counted(from: keyTile.keys)), next: nil)
         if let cut {
-          cut.forEachPart(of: block) { writeScores(of: $0, tile, to: scores) }
+          cut.forEachSlice(of: block) { writeScores(of: $0, tile, to: scores) }
         } else {
           writeScores(of: block, tile, to: scores)
         }

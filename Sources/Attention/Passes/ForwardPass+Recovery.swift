@@ -94,7 +94,7 @@ extension ForwardPass {
   func findNormalizedRows(_ tile: QueryTile) {
     let memory = tiles.memory
     forEachResult(tile) { row, result, stride in
-      let isFinite = (0..<call.shape.valueWidth).allSatisfy { result[$0 * stride].isFinite }
+      let isFinite = (0..<call.shape.valueDimension).allSatisfy { result[$0 * stride].isFinite }
       memory.normalized.take(row, maximum: memory.maximum[row], sum: memory.sum[row], isFinite: isFinite)
     }
   }
@@ -113,7 +113,7 @@ extension ForwardPass {
     forEachResult(tile) { row, result, stride in
       if !memory.normalized.contains(row) { return }
       memory.factor[row] = NormalizedRows<Element>.meanFactor
-      for column in 0..<call.shape.valueWidth {
+      for column in 0..<call.shape.valueDimension {
         result[column * stride] = NormalizedRows.saturated(result[column * stride])
       }
     }

@@ -10,7 +10,7 @@ extension ForwardPass {
     state.maximum.update(from: memory.maximum, count: tile.rowCount)
     state.sum.update(from: memory.sum, count: tile.rowCount)
     for row in 0..<tile.rowCount {
-      memory.targets[row] = UnsafeMutableRawPointer(state.result + row * call.shape.valueWidth)
+      memory.targets[row] = UnsafeMutableRawPointer(state.result + row * call.shape.valueDimension)
     }
     tiles.writeResult(tile, columnStride: 1)
   }
@@ -18,18 +18,18 @@ extension ForwardPass {
   /// Writes the results of a pass over all keys.
   func finish(_ tile: QueryTile) {
     guard let outputs = call.outputs else { return }
-    let (memory, width) = (tiles.memory, call.shape.valueWidth)
+    let (memory, columnCount) = (tiles.memory, call.shape.valueDimension)
     let isConverted = outputs.half != nil
     let byteStride =
-      isConverted ? width * MemoryLayout<Element>.stride : outputs.lengthStride * outputs.elementByteCount
+      isConverted ? columnCount * MemoryLayout<Element>.stride : outputs.lengthStride * outputs.elementByteCount
     tile.forEachHead(0..<tile.rowCount) { rows, head, query in
       let first =
         isConverted
-        ? UnsafeMutableRawPointer(memory.modifiers.converted + rows.lowerBound * width)
+        ? UnsafeMutableRawPointer(memory.modifiers.converted + rows.lowerBound * columnCount)
         : outputs.outputRow(batch: tile.batch, head: head, query: query)
       for row in rows { memory.targets[row] = first + (row - rows.lowerBound) * byteStride }
     }
-    tiles.writeResult(tile, columnStride: isConverted ? 1 : outputs.widthStride)
+    tiles.writeResult(tile, columnStride: isConverted ? 1 : outputs.columnStride)
     if isConverted { writeOutput(tile, memory.modifiers.converted, outputs) }
     writeLogSumExp(tile, maximum: memory.maximum, sum: memory.sum, outputs)
     writeWeights(tile, maximum: memory.maximum, sum: memory.sum)
@@ -53,9 +53,9 @@ extension ForwardPass {
     for head in tile.heads {
       for query in tile.emptyQueries {
         let target = outputs.outputRow(batch: tile.batch, head: head, query: query)
-        for column in 0..<shape.valueWidth {
+        for column in 0..<shape.valueDimension {
           // 0 is bytes of 0 in every type.
-          (target + column * outputs.widthStride * outputs.elementByteCount).initializeMemory(
+          (target + column * outputs.columnStride * outputs.elementByteCount).initializeMemory(
             as: UInt8.self, repeating: 0, count: outputs.elementByteCount)
         }
         let row = shape.row(batch: tile.batch, head: head, query: query)
@@ -71,15 +71,16 @@ extension ForwardPass {
   private func writeOutput(
     _ tile: QueryTile, _ rows: UnsafePointer<Element>, _ outputs: AttentionOutputs<Element>
   ) {
-    let width = call.shape.valueWidth
+    let columnCount = call.shape.valueDimension
     tile.forEachRow(0..<tile.rowCount) { row, head, query in
       let target = outputs.outputRow(batch: tile.batch, head: head, query: query)
       if let half = outputs.half {
-        call.kernels.narrow(half, width, rows + row * width, target, stride: outputs.widthStride)
+        call.kernels.narrow(half, columnCount, rows + row * columnCount, target, stride: outputs.columnStride)
       } else {
         copyStridedRow(
-          count: width, elementByteCount: outputs.elementByteCount, from: rows + row * width, stride: 1, to: target,
-          stride: outputs.widthStride)
+          count: columnCount, elementByteCount: outputs.elementByteCount, from: rows + row * columnCount, stride: 1,
+          to: target,
+          stride: outputs.columnStride)
       }
     }
   }
@@ -91,7 +92,7 @@ extension ForwardPass {
     guard let logSumExp = outputs.logSumExp else { return }
     tile.forEachRow(0..<tile.rowCount) { row, head, query in
       logSumExp[call.shape.row(batch: tile.batch, head: head, query: query)] =
-        sum[row] == 0 ? -.infinity : maximum[row] + Element(nearest: sum[row].asDouble.naturalLogarithm)
+        sum[row] == 0 ? -.infinity : maximum[row] + Element(_nearest: sum[row]._double.naturalLogarithm)
     }
   }
 }

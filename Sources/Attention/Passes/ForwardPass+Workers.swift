@@ -19,7 +19,7 @@ extension ForwardPass {
     try withWorkers(call, context) { workers in
       let plan = call.plan
       let taskCount = (plan.tileCount + plan.tilesPerTask - 1) / plan.tilesPerTask
-      context.execute(pieceCount: taskCount, width: workers.count) { task, worker in
+      context.execute(taskCount: taskCount, threadCount: workers.count) { task, worker in
         Tiles.onWorker {
           let own = workers.pass(worker)
           // Last tiles first: under a causal mask they are the longest.
@@ -36,7 +36,7 @@ extension ForwardPass {
   ) throws {
     let scores = UncheckedSendable(scores)
     try withWorkers(call, context) { workers in
-      context.execute(pieceCount: call.plan.tileCount, width: workers.count) { index, worker in
+      context.execute(taskCount: call.plan.tileCount, threadCount: workers.count) { index, worker in
         Tiles.onWorker { workers.pass(worker).writeScores(scores.value, call.tile(index)) }
       }
     }
@@ -45,19 +45,21 @@ extension ForwardPass {
   /// Computes the outputs of a call that has few tiles of queries and many keys: each split of a tile's keys is a task, and then
   /// the states of the splits are merged.
   private static func runSplits(_ call: AttentionCall<Element>, context: AttentionContext) throws {
-    let (plan, width) = (call.plan, call.shape.valueWidth)
-    let stateByteCount = RowState<Element>.byteCount(rowCount: plan.rowsPerTile, valueWidth: width)
+    let (plan, columnCount) = (call.plan, call.shape.valueDimension)
+    let stateByteCount = RowState<Element>.byteCount(rowCount: plan.rowsPerTile, valueDimension: columnCount)
     // Bounded, whatever the number of keys: splits are computed some at a time.
     let most = max(1, Self.stateByteLimit / (plan.tileCount * stateByteCount))
     let count = min(plan.splitsPerTile, most)
     let sharedByteCount = plan.tileCount * (count + 1) * stateByteCount
     try withWorkers(call, context, sharedByteCount: sharedByteCount) { workers in
       func state(_ tile: Int, _ split: Int) -> RowState<Element> {
-        RowState(base: workers.shared, index: tile * (count + 1) + split, rowCount: plan.rowsPerTile, valueWidth: width)
+        RowState(
+          base: workers.shared, index: tile * (count + 1) + split, rowCount: plan.rowsPerTile,
+          valueDimension: columnCount)
       }
       for first in stride(from: 0, to: plan.splitsPerTile, by: count) {
         let splits = first..<min(first + count, plan.splitsPerTile)
-        context.execute(pieceCount: plan.tileCount * splits.count, width: workers.count) { task, worker in
+        context.execute(taskCount: plan.tileCount * splits.count, threadCount: workers.count) { task, worker in
           Tiles.onWorker {
             let (index, split) = task.quotientAndRemainder(dividingBy: splits.count)
             let (own, tile) = (workers.pass(worker), call.tile(index))
@@ -66,7 +68,7 @@ extension ForwardPass {
           }
         }
         let isLast = splits.upperBound == plan.splitsPerTile
-        context.execute(pieceCount: plan.tileCount, width: workers.count) { index, worker in
+        context.execute(taskCount: plan.tileCount, threadCount: workers.count) { index, worker in
           Tiles.onWorker {
             let (own, tile, whole) = (workers.pass(worker), call.tile(index), state(index, 0))
             if first == 0 { whole.copy(state(index, 1), rowCount: tile.rowCount) }
@@ -97,8 +99,8 @@ extension ForwardPass {
     fileprivate let byteCount: Int
 
     func pass(_ worker: Int) -> ForwardPass {
-      var carver = Carver(base: memory + worker * byteCount)
-      return ForwardPass(worker == 0 ? call : copies[worker - 1], &carver)
+      var arrays = ScratchArrays(base: memory + worker * byteCount)
+      return ForwardPass(worker == 0 ? call : copies[worker - 1], &arrays)
     }
 
     /// Memory for all of them.
@@ -109,8 +111,8 @@ extension ForwardPass {
   private static func withWorkers(
     _ call: AttentionCall<Element>, _ context: AttentionContext, sharedByteCount: Int = 0, _ body: (Workers) -> Void
   ) throws {
-    let count = call.plan.width(threadCount: context.threadCount)
-    var counter = Carver(base: nil)
+    let count = call.plan.workerCount(threadCount: context.threadCount)
+    var counter = ScratchArrays(base: nil)
     _ = ForwardPass(call, &counter)
     let byteCount = counter.byteCount
     let copies = (1..<count).map { _ in AttentionCall(copying: call) }

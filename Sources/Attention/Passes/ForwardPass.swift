@@ -17,20 +17,20 @@ struct ForwardPass<Tiles: TilePrimitives> {
   /// The state of a tile after the splits of its keys so far; nil if no tile of the call needs to merge states.
   let whole: RowState<Element>?
   /// The state of the last split, before it is merged into `whole`.
-  let part: RowState<Element>?
+  let splitState: RowState<Element>?
 
   var modifiers: ScoreModifiers<Tiles.Scores> { ScoreModifiers(layout: tiles.scores) }
 
-  /// The pass of one worker. `carver` cuts its working memory out of a block; a carver without a block only counts the bytes.
-  init(_ call: AttentionCall<Element>, _ carver: inout Carver) {
+  /// The pass of one worker. `arrays` cuts its working memory out of a block; a arrays without a block only counts the bytes.
+  init(_ call: AttentionCall<Element>, _ arrays: inout ScratchArrays) {
     self.call = call
-    tiles = Tiles(call, &carver)
-    func state(_ carver: inout Carver) -> RowState<Element>? {
+    tiles = Tiles(call, &arrays)
+    func state(_ arrays: inout ScratchArrays) -> RowState<Element>? {
       call.plan.needsStates
-        ? RowState(&carver, rowCount: call.plan.rowsPerTile, valueWidth: call.shape.valueWidth) : nil
+        ? RowState(&arrays, rowCount: call.plan.rowsPerTile, valueDimension: call.shape.valueDimension) : nil
     }
-    whole = state(&carver)
-    part = state(&carver)
+    whole = state(&arrays)
+    splitState = state(&arrays)
   }
 
   // MARK: Tiles of queries
@@ -39,7 +39,7 @@ struct ForwardPass<Tiles: TilePrimitives> {
   func attend(_ tile: QueryTile) {
     defer { clearEmptyQueries(tile) }
     if tile.rowCount == 0 { return }
-    guard let whole, let part else {
+    guard let whole, let splitState else {
       attend(tile, in: 0..<call.shape.keyCount)
       return finish(tile)
     }
@@ -48,8 +48,8 @@ struct ForwardPass<Tiles: TilePrimitives> {
     var isFirst = true
     func add(_ keys: Range<Int>) {
       attend(tile, in: keys)
-      store(tile, into: isFirst ? whole : part)
-      if !isFirst { whole.merge(part, rowCount: tile.rowCount, call.kernels) }
+      store(tile, into: isFirst ? whole : splitState)
+      if !isFirst { whole.merge(splitState, rowCount: tile.rowCount, call.kernels) }
       isFirst = false
     }
     call.forEachKeyTile(tile, in: 0..<call.shape.keyCount) { keyTile in
@@ -122,9 +122,9 @@ struct ForwardPass<Tiles: TilePrimitives> {
       && intervals.common(batch: tile.batch, queries: tile.queries).clamped(to: keyTile.keys) != keyTile.keys
     tiles.forEachGroup(tile, isRagged: isRagged) { group in
       if call.schedule.blocks(in: keyTile.set).isEmpty { return cut(tile, group, keyTile, hasBlocks: false, body) }
-      call.schedule.forEachBlockRun(
+      call.schedule.forEachAttendedRange(
         batch: tile.batch, heads: tile.heads(ofRows: group), queries: tile.queries(ofRows: group), keys: keyTile.keys
-      ) { keys, isFull in cut(tile, group, keyTile.part(keys), hasBlocks: !isFull, body) }
+      ) { keys, isFull in cut(tile, group, keyTile.slice(keys), hasBlocks: !isFull, body) }
     }
   }
 
@@ -141,7 +141,7 @@ struct ForwardPass<Tiles: TilePrimitives> {
     let union = intervals.union(batch: tile.batch, queries: queries).clamped(to: keyTile.keys)
     if union.isEmpty { return }
     let common = intervals.common(batch: tile.batch, queries: queries).clamped(to: union)
-    let own = keyTile.part(union)
+    let own = keyTile.slice(union)
     if common == union {
       return body(tiles.block(group: group, own, isRagged: false, hasBlocks: hasBlocks), nil)
     }
@@ -176,12 +176,12 @@ struct ForwardPass<Tiles: TilePrimitives> {
     }
     guard let cut else { return computeScores(block, tile, key, maximum: maximum, next: next) }
     var result = ScoreMaximum.unknown
-    cut.forEachPart(of: block) { part in
-      let keys = part.keys.counted(from: block.keys)
-      if part.isRagged {
-        _ = computeScores(part, tile, key.rows(keys), maximum: nil, next: next)
+    cut.forEachSlice(of: block) { slice in
+      let keys = slice.keys.counted(from: block.keys)
+      if slice.isRagged {
+        _ = computeScores(slice, tile, key.rows(keys), maximum: nil, next: next)
       } else {
-        result = computeScores(part, tile, key.rows(keys), maximum: maximum, next: next)
+        result = computeScores(slice, tile, key.rows(keys), maximum: maximum, next: next)
       }
     }
     return result

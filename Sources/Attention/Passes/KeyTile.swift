@@ -9,7 +9,7 @@ struct KeyTile {
   let splitStart: Int?
 
   /// Some of its keys.
-  func part(_ keys: Range<Int>) -> KeyTile {
+  func slice(_ keys: Range<Int>) -> KeyTile {
     KeyTile(
       keys: keys, set: set, firstIndex: firstIndex + keys.lowerBound - self.keys.lowerBound, splitStart: splitStart)
   }
@@ -42,7 +42,7 @@ extension AttentionCall {
       // Division is slow enough to be seen in small heads.
       let keyTile = index < plan.keyTileLength ? 0 : index / plan.keyTileLength
       var end = min(sequence.upperBound, sequence.lowerBound + (keyTile + 1) * plan.keyTileLength)
-      end = value.end(ofRunFrom: low, limit: key.end(ofRunFrom: low, limit: end))
+      end = value.endOfAdjacentRows(from: low, limit: key.endOfAdjacentRows(from: low, limit: end))
       let split = index < plan.splitLength ? 0 : index / plan.splitLength
       let beginsSplit =
         (split > 0 || schedule.sequences.isTrailing(low)) && (sequence.lowerBound, split) != (lastSequence, lastSplit)

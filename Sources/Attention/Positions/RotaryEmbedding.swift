@@ -3,10 +3,10 @@ public import AttentionTensors
 /// Rotary positions: pairs of a query's and a key's elements are turned by angles that grow with the position, so that
 /// their dot product depends on the distance alone.
 ///
-/// Pair i of position p is turned by `p · θᵢ`, `θᵢ = base^(−2i / R)`, R the rotary width:
+/// Pair i of position p is turned by `p · θᵢ`, `θᵢ = base^(−2i / R)`, R the rotary dimension:
 /// `(a, b) → (a·cos − b·sin, b·cos + a·sin)`.
 ///
-///     let rotary = try RotaryEmbedding(width: 64)
+///     let rotary = try RotaryEmbedding(dimension: 64)
 ///     let table: RotaryTable<Float> = try rotary.table(.startingAt(cache.lengths[0]), count: 1)
 ///     try table.rotate(&query)      // [B, H, L, E], E ≥ 64: elements behind the first 64 stay
 ///     try table.rotate(&key)
@@ -43,7 +43,7 @@ public struct RotaryEmbedding: Sendable, Hashable {
   }
 
   /// R: elements of each row that are turned, the first ones.
-  public let width: Int
+  public let dimension: Int
   /// The base of the angles' geometric progression.
   public let base: Double
   /// Which two elements make a pair.
@@ -51,17 +51,17 @@ public struct RotaryEmbedding: Sendable, Hashable {
   /// What happens beyond the trained length.
   public let scaling: Scaling
 
-  /// Rotary positions for rows of at least `width` elements.
-  /// - Throws: `AttentionError` for a width that is odd or below 2, and for factors and bases out of range.
+  /// Rotary positions for rows of at least `dimension` elements.
+  /// - Throws: `AttentionError` for a dimension that is odd or below 2, and for factors and bases out of range.
   public init(
-    width: Int, base: Double = 10_000, pairing: Pairing = .halves, scaling: Scaling = .none
+    dimension: Int, base: Double = 10_000, pairing: Pairing = .halves, scaling: Scaling = .none
   ) throws(AttentionError) {
     func require(_ condition: Bool, _ message: @autoclosure () -> String) throws(AttentionError) {
       try requireArgument(condition, "RotaryEmbedding", message())
     }
     try require(
-      width >= 2 && width % 2 == 0 && width <= 1 << 20,
-      "an even width from 2 to \(1 << 20) expected; got \(width)")
+      dimension >= 2 && dimension % 2 == 0 && dimension <= 1 << 20,
+      "an even dimension from 2 to \(1 << 20) expected; got \(dimension)")
     try require(base > 1 && base.isFinite, "a base above 1 expected; got \(base)")
     switch scaling {
     case .none: break
@@ -71,8 +71,8 @@ public struct RotaryEmbedding: Sendable, Hashable {
         "a factor above 0, as its inverse, expected; got \(factor)")
     case .dynamicNTK(let factor, let length):
       try require(
-        factor >= 1 && factor.isFinite && length > 0 && width > 2,
-        "a factor from 1, a length from 1 and a width from 4 expected; got \(factor), \(length), \(width)")
+        factor >= 1 && factor.isFinite && length > 0 && dimension > 2,
+        "a factor from 1, a length from 1 and a dimension from 4 expected; got \(factor), \(length), \(dimension)")
     case .yarn(let factor, let length, let fast, let slow, let magnitude, _):
       try require(
         factor >= 1 && factor.isFinite && length > 0 && slow > 0 && fast >= slow && fast.isFinite
@@ -85,7 +85,7 @@ public struct RotaryEmbedding: Sendable, Hashable {
         "a factor from 1, a length from 1 and frequency factors high > low > 0 expected; got \(factor), \(length), "
           + "\(high), \(low)")
     }
-    self.width = width
+    self.dimension = dimension
     self.base = base
     self.pairing = pairing
     self.scaling = scaling
@@ -95,23 +95,23 @@ public struct RotaryEmbedding: Sendable, Hashable {
   /// - Parameter length: Positions in use; only ``Scaling/dynamicNTK(factor:trainedLength:)`` depends on it.
   /// - Returns: One angle for each of the R / 2 pairs.
   public func angles(length: Int) -> [Double] {
-    let pairs = 0..<width / 2
-    func angles(base: Double) -> [Double] { pairs.map { base.raised(to: -2 * Double($0) / Double(width)) } }
+    let pairs = 0..<dimension / 2
+    func angles(base: Double) -> [Double] { pairs.map { base.raised(to: -2 * Double($0) / Double(dimension)) } }
     switch scaling {
     case .none: return angles(base: base)
     case .linear(let factor): return angles(base: base).map { $0 / factor }
     case .dynamicNTK(let factor, let trained):
       if length <= trained { return angles(base: base) }
       let growth = factor * Double(length) / Double(trained) - (factor - 1)
-      return angles(base: base * growth.raised(to: Double(width) / Double(width - 2)))
+      return angles(base: base * growth.raised(to: Double(dimension) / Double(dimension - 2)))
     case .yarn(let factor, let trained, let fast, let slow, _, let roundsRamp):
       // The pair that turns so often over the trained length.
       func pair(turning turns: Double) -> Double {
-        Double(width) * (Double(trained) / (turns * 2 * .pi)).naturalLogarithm / (2 * base.naturalLogarithm)
+        Double(dimension) * (Double(trained) / (turns * 2 * .pi)).naturalLogarithm / (2 * base.naturalLogarithm)
       }
       let (first, last) = (pair(turning: fast), pair(turning: slow))
       let low = max(roundsRamp ? first.rounded(.down) : first, 0)
-      var high = min(roundsRamp ? last.rounded(.up) : last, Double(width - 1))
+      var high = min(roundsRamp ? last.rounded(.up) : last, Double(dimension - 1))
       if low == high { high += 0.001 }
       return zip(pairs, angles(base: base)).map { pair, angle in
         let ramp = min(max((Double(pair) - low) / (high - low), 0), 1)
@@ -153,11 +153,11 @@ public struct RotaryEmbedding: Sendable, Hashable {
     let angles = angles(length: length ?? (rows.joined().max() ?? 0) + 1)
     let magnitude = magnitude
     func table(_ function: (Double) -> Double) throws -> Tensor<Element> {
-      try Tensor(shape: [rows.count, count, width / 2]) { target in
+      try Tensor(shape: [rows.count, count, dimension / 2]) { target in
         var place = 0
         for position in rows.joined() {
           for angle in angles {
-            target[place] = Element(nearest: function(Double(position) * angle) * magnitude)
+            target[place] = Element(_nearest: function(Double(position) * angle) * magnitude)
             place += 1
           }
         }

@@ -23,15 +23,15 @@ public struct RotaryTable<Element: AttentionElement>: Sendable {
   }
 
   /// R: elements of each row that are turned.
-  public var width: Int { 2 * cosines.shape[2] }
+  public var dimension: Int { 2 * cosines.shape[2] }
 
-  /// Turns the first ``width`` elements of every row, in place.
+  /// Turns the first ``dimension`` elements of every row, in place.
   ///
   /// - Parameters:
   ///   - x: `[B, H, L, E]`; rank 3 leaves out the batch, rank 2 the heads too. Any strides.
   ///   - layout: `.lengthFirst` for `[B, L, H, E]`.
   ///   - context: Threads, instruction set.
-  /// - Throws: `AttentionError` where the table is of other tokens, or rows are shorter than ``width``.
+  /// - Throws: `AttentionError` where the table is of other tokens, or rows are shorter than ``dimension``.
   public func rotate<Stored: AttentionStorage>(
     _ x: inout Tensor<Stored>, layout: AttentionLayout = .headsFirst, context: AttentionContext = .default
   ) throws where Stored.Arithmetic == Element {
@@ -55,11 +55,11 @@ public struct RotaryTable<Element: AttentionElement>: Sendable {
       throw AttentionError(.shapeMismatch, "RotaryTable", "a tensor of rank 2, 3 or 4 expected; got \(x.shape)")
     }
     try requireShape(
-      [1, shape[0]].contains(cosines.shape[0]) && cosines.shape[1] == shape[2] && width <= shape[3], "RotaryTable",
-      "[B, H, L, E] with B = \(cosines.shape[0]), L = \(cosines.shape[1]) and E ≥ \(width) expected; got \(shape)")
+      [1, shape[0]].contains(cosines.shape[0]) && cosines.shape[1] == shape[2] && dimension <= shape[3], "RotaryTable",
+      "[B, H, L, E] with B = \(cosines.shape[0]), L = \(cosines.shape[1]) and E ≥ \(dimension) expected; got \(shape)")
     if shape.contains(0) { return }
     try run(
-      UnsafeMutableRawPointer(x.base), Stored.dataType, shape, strides, context: context)
+      UnsafeMutableRawPointer(x.base), Stored._dataType, shape, strides, context: context)
   }
 
   @_specialize(where Element == Float)
@@ -70,21 +70,19 @@ public struct RotaryTable<Element: AttentionElement>: Sendable {
     let kernels = try context.kernels(for: Element.self)
     let half = HalfFormat(dataType)
     let elementByteCount = dataType.bitCount / 8
-    let (headCount, tokenCount, width) = (shape[1], shape[2], width)
+    let (headCount, tokenCount, dimension) = (shape[1], shape[2], dimension)
     let stride = strides[3]
     let base = UncheckedSendable(base)
     let (cosines, sines) = (self.cosines, self.sines)
-    // Tokens of one piece: what all threads together have is some thousand rows.
-    let tokens = max(1, min(tokenCount, 64 / max(1, headCount / 8)))
-    let pieces = (tokenCount + tokens - 1) / tokens
-    let work = 8 * Double(shape[0] * headCount * tokenCount * width)
-    let threads = work < ProductCut.leastSharedWork ? 1 : context.threadCount
-    context.execute(pieceCount: shape[0] * pieces, width: threads) { piece, _ in
-      let (batch, part) = piece.quotientAndRemainder(dividingBy: pieces)
-      withUnsafeTemporaryAllocation(of: Element.self, capacity: width) { row in
+    // 0.5 ns for each element that is turned.
+    context.parallelFor(
+      count: shape[0] * tokenCount, nanosecondsPerItem: 0.5 * Double(headCount * dimension)
+    ) { items, _ in
+      withUnsafeTemporaryAllocation(of: Element.self, capacity: dimension) { row in
         let row = row.baseAddress!
-        for token in part * tokens..<min((part + 1) * tokens, tokenCount) {
-          let place = ((cosines.shape[0] == 1 ? 0 : batch) * tokenCount + token) * (width / 2)
+        for item in items {
+          let (batch, token) = item.quotientAndRemainder(dividingBy: tokenCount)
+          let place = ((cosines.shape[0] == 1 ? 0 : batch) * tokenCount + token) * (dimension / 2)
           for head in 0..<headCount {
             let offset = batch * strides[0] + head * strides[1] + token * strides[2]
             let source = base.value + offset * elementByteCount
@@ -93,17 +91,17 @@ public struct RotaryTable<Element: AttentionElement>: Sendable {
               continue
             }
             if let half {
-              kernels.widen(half, width, source, stride: stride, row)
+              kernels.widen(half, dimension, source, stride: stride, row)
             } else {
               copyStridedRow(
-                count: width, elementByteCount: elementByteCount, from: source, stride: stride, to: row, stride: 1)
+                count: dimension, elementByteCount: elementByteCount, from: source, stride: stride, to: row, stride: 1)
             }
             turn(row, cosines.base + place, sines.base + place)
             if let half {
-              kernels.narrow(half, width, row, source, stride: stride)
+              kernels.narrow(half, dimension, row, source, stride: stride)
             } else {
               copyStridedRow(
-                count: width, elementByteCount: elementByteCount, from: row, stride: 1, to: source, stride: stride)
+                count: dimension, elementByteCount: elementByteCount, from: row, stride: 1, to: source, stride: stride)
             }
           }
         }
@@ -115,7 +113,7 @@ public struct RotaryTable<Element: AttentionElement>: Sendable {
   private func turn(
     _ x: UnsafeMutablePointer<Element>, _ cosines: UnsafePointer<Element>, _ sines: UnsafePointer<Element>
   ) {
-    let half = width / 2
+    let half = dimension / 2
     switch pairing {
     case .halves:
       for i in 0..<half {

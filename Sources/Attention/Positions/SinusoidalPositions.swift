@@ -4,30 +4,30 @@ public import AttentionTensors
 ///
 /// - Parameters:
 ///   - count: L, positions.
-///   - width: d, even.
+///   - dimension: d, even.
 ///   - first: The first position.
 ///   - base: The base of the angles' geometric progression.
 ///   - pairing: `.interleaved`: sines at even elements, cosines at odd ones, as in the paper; `.halves`: sines in the
 ///     first half, cosines in the second.
 ///   - element: The type of the result.
 /// - Returns: `[L, d]`, computed in Double and rounded once.
-/// - Throws: `AttentionError` for an odd width or negative positions.
+/// - Throws: `AttentionError` for an odd dimension or negative positions.
 ///
 /// Source: Vaswani et al. 2017 (arXiv:1706.03762), §3.5.
 public func sinusoidalPositions<Element: AttentionElement>(
-  count: Int, width: Int, startingAt first: Int = 0, base: Double = 10_000,
+  count: Int, dimension: Int, startingAt first: Int = 0, base: Double = 10_000,
   pairing: RotaryEmbedding.Pairing = .interleaved, as element: Element.Type = Element.self
 ) throws -> Tensor<Element> {
-  let table: RotaryTable<Element> = try RotaryEmbedding(width: width, base: base).table(
+  let table: RotaryTable<Element> = try RotaryEmbedding(dimension: dimension, base: base).table(
     .startingAt(first), count: count)
-  return try Tensor(shape: [count, width]) { target in
-    let half = width / 2
+  return try Tensor(shape: [count, dimension]) { target in
+    let half = dimension / 2
     for position in 0..<count {
       for i in 0..<half {
         let (sine, cosine) =
           pairing == .interleaved ? (2 * i, 2 * i + 1) : (i, half + i)
-        target[position * width + sine] = table.sines.base[position * half + i]
-        target[position * width + cosine] = table.cosines.base[position * half + i]
+        target[position * dimension + sine] = table.sines.base[position * half + i]
+        target[position * dimension + cosine] = table.cosines.base[position * half + i]
       }
     }
   }

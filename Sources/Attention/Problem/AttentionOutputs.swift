@@ -10,7 +10,7 @@ struct AttentionOutputs<Element> {
   let batchStride: Int
   let headStride: Int
   let lengthStride: Int
-  let widthStride: Int
+  let columnStride: Int
   /// `[B, H, L]`.
   let logSumExp: UnsafeMutablePointer<Element>?
   /// `[B, H, L, S]`.

@@ -1,7 +1,6 @@
 public import AttentionTensors
 
-/// What ``scaledDotProductAttention(query:key:value:mask:scale:softcap:sinks:layout:returning:context:)`` gives beside
-/// the output.
+/// What ``scaledDotProductAttention(query:key:value:mask:options:returning:context:)`` returns beside the output.
 public struct AttentionExtras: OptionSet, Sendable {
   public let rawValue: Int
   public init(rawValue: Int) { self.rawValue = rawValue }
@@ -18,21 +17,62 @@ public struct AttentionExtras: OptionSet, Sendable {
   public static let maskedScores = AttentionExtras(rawValue: 16)
 }
 
-/// The results of one call of attention.
+/// The results of one call of attention: the output, and what the call was asked for beside it.
+///
+/// Reading what the call was not asked for throws an `AttentionError`.
 public struct AttentionResult<Element: AttentionStorage>: Sendable {
   /// `[B, H, L, Ev]`, in the query's layout, rank and type.
   public let output: Tensor<Element>
-  /// The order of the output's axes. What else there is has its heads first in either layout.
+  /// The order of the output's axes. All other results have their heads first in either layout.
   public let layout: AttentionLayout
-  /// `[B, H, L]`; −inf for a query that attends to nothing, the sink where there is one. Nil unless asked for.
-  public let logSumExp: Tensor<Element.Arithmetic>?
-  /// `[B, H, L, S]`; rows sum to 1, less a sink's share, or are 0 for a query that attends to nothing. Nil unless
-  /// asked for.
-  public let weights: Tensor<Element.Arithmetic>?
-  /// `[B, H, L, S]`. Nil unless asked for.
-  public let rawScores: Tensor<Element.Arithmetic>?
-  /// `[B, H, L, S]`. Nil unless asked for.
-  public let cappedScores: Tensor<Element.Arithmetic>?
-  /// `[B, H, L, S]`. Nil unless asked for.
-  public let maskedScores: Tensor<Element.Arithmetic>?
+  private let extras: Extras
+
+  struct Extras: Sendable {
+    var logSumExp: Tensor<Element.Arithmetic>?
+    var weights: Tensor<Element.Arithmetic>?
+    var rawScores: Tensor<Element.Arithmetic>?
+    var cappedScores: Tensor<Element.Arithmetic>?
+    var maskedScores: Tensor<Element.Arithmetic>?
+  }
+
+  init(output: Tensor<Element>, layout: AttentionLayout, extras: Extras) {
+    self.output = output
+    self.layout = layout
+    self.extras = extras
+  }
+
+  /// `[B, H, L]`; −inf for a query that attends to nothing, the sink where there is one.
+  public var logSumExp: Tensor<Element.Arithmetic> {
+    get throws(AttentionError) { try requested(extras.logSumExp, "logSumExp") }
+  }
+
+  /// `[B, H, L, S]`; rows sum to 1, less a sink's share, or are 0 for a query that attends to nothing.
+  public var weights: Tensor<Element.Arithmetic> {
+    get throws(AttentionError) { try requested(extras.weights, "weights") }
+  }
+
+  /// `[B, H, L, S]`.
+  public var rawScores: Tensor<Element.Arithmetic> {
+    get throws(AttentionError) { try requested(extras.rawScores, "rawScores") }
+  }
+
+  /// `[B, H, L, S]`.
+  public var cappedScores: Tensor<Element.Arithmetic> {
+    get throws(AttentionError) { try requested(extras.cappedScores, "cappedScores") }
+  }
+
+  /// `[B, H, L, S]`.
+  public var maskedScores: Tensor<Element.Arithmetic> {
+    get throws(AttentionError) { try requested(extras.maskedScores, "maskedScores") }
+  }
+}
+
+/// A result that a call was asked for.
+func requested<Result>(_ result: Result?, _ name: String) throws(AttentionError) -> Result {
+  guard let result else {
+    throw AttentionError(
+      .invalidArgument, "AttentionResult.\(name)",
+      "a call that returns \(name) expected; this one was not asked for them")
+  }
+  return result
 }

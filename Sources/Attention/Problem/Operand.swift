@@ -9,7 +9,7 @@ struct Operand {
   let batchStride: Int
   let headStride: Int
   let lengthStride: Int
-  let widthStride: Int
+  let columnStride: Int
   /// Where the rows lie if not one after another.
   let pages: Pages?
 
@@ -27,7 +27,7 @@ struct Operand {
     batchStride = strides[0]
     headStride = strides[1]
     lengthStride = strides[2]
-    widthStride = strides[3]
+    columnStride = strides[3]
     self.pages = pages
   }
 
@@ -42,11 +42,11 @@ struct Operand {
 
   /// The row from `column` on.
   func row(batch: Int, head: Int, index: Int, from column: Int) -> UnsafeRawPointer {
-    row(batch: batch, head: head, index: index) + column * widthStride * elementByteCount
+    row(batch: batch, head: head, index: index) + column * columnStride * elementByteCount
   }
 
   /// The end of the rows that lie one after another from `index` on, at most `limit`.
-  func end(ofRunFrom index: Int, limit: Int) -> Int {
+  func endOfAdjacentRows(from index: Int, limit: Int) -> Int {
     guard let pages else { return limit }
     return min(limit, (index / pages.length + 1) * pages.length)
   }
@@ -56,10 +56,10 @@ struct Operand {
     _ kernels: Kernels<Element>, count: Int, from source: UnsafeRawPointer, to target: UnsafeMutablePointer<Element>
   ) {
     if let half {
-      kernels.widen(half, count, source, stride: widthStride, target)
+      kernels.widen(half, count, source, stride: columnStride, target)
     } else {
       copyStridedRow(
-        count: count, elementByteCount: elementByteCount, from: source, stride: widthStride, to: target, stride: 1)
+        count: count, elementByteCount: elementByteCount, from: source, stride: columnStride, to: target, stride: 1)
     }
   }
 }

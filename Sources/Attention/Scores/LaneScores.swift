@@ -81,7 +81,7 @@ struct LaneScores<Element: AttentionElement>: ScoreLayout {
         }
       }
     }
-    return operand.half == nil ? operand.widthStride : 1
+    return operand.half == nil ? operand.columnStride : 1
   }
 
   /// A bias's row for every lane of a block; lanes after the last row repeat it.

@@ -15,28 +15,28 @@ struct ModifierMemory<Element: AttentionElement> {
   let heads: UnsafeMutablePointer<Int32>
   let queries: UnsafeMutablePointer<Int32>
 
-  init(_ call: AttentionCall<Element>, rowCapacity: Int, keyCapacity: Int, _ carver: inout Carver) {
-    rows = carver.take(rowCapacity)
+  init(_ call: AttentionCall<Element>, rowCapacity: Int, keyCapacity: Int, _ arrays: inout ScratchArrays) {
+    rows = arrays.take(rowCapacity)
     var convertedCount = 0
-    if call.query.half != nil { convertedCount = rowCapacity * call.shape.width }
-    if call.outputs?.half != nil { convertedCount = max(convertedCount, rowCapacity * call.shape.valueWidth) }
+    if call.query.half != nil { convertedCount = rowCapacity * call.shape.headDimension }
+    if call.outputs?.half != nil { convertedCount = max(convertedCount, rowCapacity * call.shape.valueDimension) }
     guard let terms = call.schedule.terms else {
-      converted = carver.take(convertedCount)
+      converted = arrays.take(convertedCount)
       (flags, slope, position, heads, queries) = (
-        carver.none(), carver.none(), carver.none(), carver.none(), carver.none()
+        arrays.none(), arrays.none(), arrays.none(), arrays.none(), arrays.none()
       )
       return
     }
     for bias in terms.biases {
       convertedCount = max(convertedCount, bias.half == nil ? keyCapacity : rowCapacity * keyCapacity)
     }
-    converted = carver.take(convertedCount)
-    flags = carver.take(terms.booleans.isEmpty ? 0 : keyCapacity)
+    converted = arrays.take(convertedCount)
+    flags = arrays.take(terms.booleans.isEmpty ? 0 : keyCapacity)
     let distanceCount = terms.distances.isEmpty ? 0 : rowCapacity
-    slope = carver.take(distanceCount)
-    position = carver.take(distanceCount)
+    slope = arrays.take(distanceCount)
+    position = arrays.take(distanceCount)
     let functionCount = terms.functions.isEmpty ? 0 : rowCapacity
-    heads = carver.take(functionCount)
-    queries = carver.take(functionCount)
+    heads = arrays.take(functionCount)
+    queries = arrays.take(functionCount)
   }
 }

@@ -22,7 +22,7 @@ struct RowScores<Element: AttentionElement>: ScoreLayout {
   func add(_ bias: Operand, to block: Block<Element>, _ tile: QueryTile, maximum _: UnsafeMutablePointer<Element>?) {
     forEachRow(block, tile) { head, query, keys, scores in
       let source = bias.row(batch: tile.batch, head: head, index: query, from: keys.lowerBound)
-      if bias.half == nil && bias.widthStride == 1 {
+      if bias.half == nil && bias.columnStride == 1 {
         call.kernels.addBias(keys.count, scores, source.assumingMemoryBound(to: Element.self))
       } else {
         bias.copyRow(call.kernels, count: keys.count, from: source, to: memory.converted)
@@ -35,9 +35,10 @@ struct RowScores<Element: AttentionElement>: ScoreLayout {
   {
     forEachRow(block, tile) { head, query, keys, scores in
       var source = boolean.row(batch: tile.batch, head: head, index: query, from: keys.lowerBound)
-      if boolean.widthStride != 1 {
+      if boolean.columnStride != 1 {
         copyStridedRow(
-          count: keys.count, elementByteCount: 1, from: source, stride: boolean.widthStride, to: memory.flags, stride: 1
+          count: keys.count, elementByteCount: 1, from: source, stride: boolean.columnStride, to: memory.flags,
+          stride: 1
         )
         source = UnsafeRawPointer(memory.flags)
       }
@@ -47,11 +48,11 @@ struct RowScores<Element: AttentionElement>: ScoreLayout {
 
   func hide(_ mask: BlockMask, in block: Block<Element>, _ tile: QueryTile) {
     forEachRow(block, tile) { head, query, keys, scores in
-      mask.forEachColumn(of: keys) { column, part in
+      mask.forEachColumn(of: keys) { column, own in
         call.kernels.mask(
-          part.count, scores + (part.lowerBound - keys.lowerBound),
+          own.count, scores + (own.lowerBound - keys.lowerBound),
           mask.row(batch: tile.batch, head: head, query: query, column: column)
-            + (part.lowerBound - column * mask.blockLength))
+            + (own.lowerBound - column * mask.blockLength))
       }
     }
   }

@@ -5,36 +5,37 @@ extension AttentionCall {
   /// Some keys or values in place if `isReadable`, else packed row by row: 0 for keys of blocks that no row attends to, which are
   /// not read.
   func matrix(
-    _ operand: Operand, _ tile: QueryTile, _ keys: Range<Int>, _ set: IntervalSet, width: Int,
+    _ operand: Operand, _ tile: QueryTile, _ keys: Range<Int>, _ set: IntervalSet, columnCount: Int,
     packedAt pack: UnsafeMutablePointer<Element>, unless isReadable: (StridedMatrix<Element>) -> Bool
   ) -> StridedMatrix<Element> {
     let row = operand.row(batch: tile.batch, head: tile.keyValueHead, index: keys.lowerBound)
     let matrix = StridedMatrix(
-      base: row.assumingMemoryBound(to: Element.self), rowCount: keys.count, columnCount: width,
-      rowStride: operand.lengthStride, columnStride: operand.widthStride)
+      base: row.assumingMemoryBound(to: Element.self), rowCount: keys.count, columnCount: columnCount,
+      rowStride: operand.lengthStride, columnStride: operand.columnStride)
     if operand.half == nil, isReadable(matrix) { return matrix }
     func packRows(_ rows: Range<Int>) {
-      let target = pack + rows.lowerBound * width
+      let target = pack + rows.lowerBound * columnCount
       if operand.half == nil {
         _ = matrix.rows(rows).pack(into: target)
         return
       }
       for (place, i) in rows.enumerated() {
         operand.copyRow(
-          kernels, count: width, from: row + i * operand.lengthStride * operand.elementByteCount,
-          to: target + place * width)
+          kernels, count: columnCount, from: row + i * operand.lengthStride * operand.elementByteCount,
+          to: target + place * columnCount)
       }
     }
     if schedule.blocks(in: set).isEmpty {
       packRows(0..<keys.count)
     } else {
-      pack.update(repeating: 0, count: keys.count * width)
-      schedule.forEachBlockRun(batch: tile.batch, heads: tile.heads, queries: tile.queries, keys: keys) { run, _ in
-        packRows(run.lowerBound - keys.lowerBound..<run.upperBound - keys.lowerBound)
+      pack.update(repeating: 0, count: keys.count * columnCount)
+      schedule.forEachAttendedRange(batch: tile.batch, heads: tile.heads, queries: tile.queries, keys: keys) {
+        range, _ in
+        packRows(range.counted(from: keys))
       }
     }
     return StridedMatrix(
-      base: pack, rowCount: keys.count, columnCount: width, rowStride: width, columnStride: 1)
+      base: pack, rowCount: keys.count, columnCount: columnCount, rowStride: columnCount, columnStride: 1)
   }
 
   func isFinite(_ matrix: StridedMatrix<Element>) -> Bool {

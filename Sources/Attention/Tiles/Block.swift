@@ -19,8 +19,8 @@ struct Block<Element: AttentionElement> {
   let rowStride: Int
   let keyStride: Int
 
-  /// A part of it.
-  func part(rows: Range<Int>, keys: Range<Int>, isRagged: Bool) -> Block {
+  /// Some of its rows and keys.
+  func slice(rows: Range<Int>, keys: Range<Int>, isRagged: Bool) -> Block {
     Block(
       rows: rows, keys: keys, set: set, isRagged: isRagged, hasBlocks: hasBlocks,
       firstIndex: firstIndex + keys.lowerBound - self.keys.lowerBound, group: group,
@@ -88,17 +88,17 @@ struct BlockCut {
     return result
   }
 
-  /// Calls `body` for the parts that are computed at once: for each row, its keys in order.
-  func forEachPart<Element>(of block: Block<Element>, _ body: (Block<Element>) -> Void) {
+  /// Calls `body` for the slices that are computed at once: for each row, its keys in order.
+  func forEachSlice<Element>(of block: Block<Element>, _ body: (Block<Element>) -> Void) {
     forEachStrip(of: block) { rows, keys in
       let edge = edgeBefore(keys)
-      if !edge.isEmpty { body(block.part(rows: rows, keys: edge, isRagged: true)) }
+      if !edge.isEmpty { body(block.slice(rows: rows, keys: edge, isRagged: true)) }
     }
     if common.isEmpty { return }
-    body(block.part(rows: block.rows, keys: common, isRagged: false))
+    body(block.slice(rows: block.rows, keys: common, isRagged: false))
     forEachStrip(of: block) { rows, keys in
       let edge = edgeAfter(keys)
-      if !edge.isEmpty { body(block.part(rows: rows, keys: edge, isRagged: true)) }
+      if !edge.isEmpty { body(block.slice(rows: rows, keys: edge, isRagged: true)) }
     }
   }
 }

@@ -2,8 +2,8 @@ internal import AttentionTensors
 
 extension LaneTiles {
   func accumulate(_ block: Block<Element>, _ cut: BlockCut?, _ value: StoredMatrix<Element>) {
-    let width = call.shape.valueWidth
-    let result = own.result + block.group.lowerBound * width
+    let columnCount = call.shape.valueDimension
+    let result = own.result + block.group.lowerBound * columnCount
     let isFirst = start(block.group)
     let values = value.native
     guard let cut else {
@@ -12,16 +12,16 @@ extension LaneTiles {
     // The first block's sum is the result.
     let target = isFirst ? result : own.blockResult
     var continues = cut.common.isEmpty || cut.hasEdgeBefore(of: block)
-    if continues { target.update(repeating: 0, count: block.keyStride * width) }
-    cut.forEachPart(of: block) { part in
+    if continues { target.update(repeating: 0, count: block.keyStride * columnCount) }
+    cut.forEachSlice(of: block) { slice in
       multiply(
-        part, values.rows(part.keys.counted(from: block.keys)), into: target + lane(part), rescale: nil,
+        slice, values.rows(slice.keys.counted(from: block.keys)), into: target + lane(slice), rescale: nil,
         continues: continues)
       continues = true
     }
     if isFirst { return }
     call.kernels.addRescaled(
-      vectorCount: vectorCount(block.rows.count), rowCount: width, into: result, stride: block.keyStride,
+      vectorCount: vectorCount(block.rows.count), rowCount: columnCount, into: result, stride: block.keyStride,
       rescale: memory.rescale, target, xStride: block.keyStride)
   }
 
@@ -43,27 +43,27 @@ extension LaneTiles {
   }
 
   func end(_ tile: QueryTile) {
-    let width = call.shape.valueWidth
+    let columnCount = call.shape.valueDimension
     forEachGroup(tile) { panel in
       if start(panel) {
-        (own.result + panel.lowerBound * width).update(repeating: 0, count: paddedCount(panel) * width)
+        (own.result + panel.lowerBound * columnCount).update(repeating: 0, count: paddedCount(panel) * columnCount)
       }
     }
   }
 
   func hasFiniteResult(_ tile: QueryTile) -> Bool {
-    call.kernels.isFinite(paddedCount(0..<tile.rowCount) * call.shape.valueWidth, own.result)
+    call.kernels.isFinite(paddedCount(0..<tile.rowCount) * call.shape.valueDimension, own.result)
   }
 
   func result(ofRow row: Int, group: Range<Int>) -> (base: UnsafeMutablePointer<Element>, columnStride: Int) {
-    (own.result + group.lowerBound * call.shape.valueWidth + row - group.lowerBound, paddedCount(group))
+    (own.result + group.lowerBound * call.shape.valueDimension + row - group.lowerBound, paddedCount(group))
   }
 
   func writeResult(_ tile: QueryTile, columnStride: Int) {
-    let width = call.shape.valueWidth
+    let columnCount = call.shape.valueDimension
     forEachGroup(tile) { panel in
       unpack(
-        panel, columnCount: width, own.result + panel.lowerBound * width, stride: paddedCount(panel),
+        panel, columnCount: columnCount, own.result + panel.lowerBound * columnCount, stride: paddedCount(panel),
         factor: memory.factor + panel.lowerBound, columnStride: columnStride)
     }
   }

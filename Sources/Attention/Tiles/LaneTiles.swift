@@ -32,24 +32,24 @@ struct LaneTiles<Element: AttentionElement>: TilePrimitives {
     let ones: UnsafeMutablePointer<Element>
   }
 
-  init(_ call: AttentionCall<Element>, _ carver: inout Carver) {
+  init(_ call: AttentionCall<Element>, _ arrays: inout ScratchArrays) {
     self.call = call
-    let isCounting = carver.isCounting
-    let own: UnsafeMutablePointer<Memory> = carver.take(1)
+    let isCounting = arrays.isCounting
+    let own: UnsafeMutablePointer<Memory> = arrays.take(1)
     let (shape, plan) = (call.shape, call.plan)
     let laneCount = call.kernels.laneCount
     let rowCapacity = (plan.rowsPerTile + laneCount - 1) / laneCount * laneCount
     let panelCapacity = min(rowCapacity, laneCount * call.kernels.panelVectorCount)
     let keyCapacity = min(plan.keyTileLength, max(shape.keyCount, 1))
     let memory = Memory(
-      common: TileMemory(call, rowCapacity: rowCapacity, keyCapacity: keyCapacity, &carver), laneCount: laneCount,
-      panelVectorCount: call.kernels.panelVectorCount, query: carver.take(rowCapacity * shape.width),
-      result: carver.take(rowCapacity * shape.valueWidth), isStarted: carver.take(rowCapacity / laneCount),
-      blockResult: carver.take(call.schedule.isRagged ? panelCapacity * shape.valueWidth : 0),
-      scores: carver.take(panelCapacity * keyCapacity),
-      key: carver.take(Self.reads(call.key, call) ? 0 : keyCapacity * shape.width),
-      value: carver.take(Self.reads(call.value, call) ? 0 : keyCapacity * shape.valueWidth),
-      ones: carver.take(rowCapacity))
+      common: TileMemory(call, rowCapacity: rowCapacity, keyCapacity: keyCapacity, &arrays), laneCount: laneCount,
+      panelVectorCount: call.kernels.panelVectorCount, query: arrays.take(rowCapacity * shape.headDimension),
+      result: arrays.take(rowCapacity * shape.valueDimension), isStarted: arrays.take(rowCapacity / laneCount),
+      blockResult: arrays.take(call.schedule.isRagged ? panelCapacity * shape.valueDimension : 0),
+      scores: arrays.take(panelCapacity * keyCapacity),
+      key: arrays.take(Self.reads(call.key, call) ? 0 : keyCapacity * shape.headDimension),
+      value: arrays.take(Self.reads(call.value, call) ? 0 : keyCapacity * shape.valueDimension),
+      ones: arrays.take(rowCapacity))
     if !isCounting { own.initialize(to: memory) }
     ownMemory = UnsafePointer(own)
   }
@@ -90,13 +90,13 @@ struct LaneTiles<Element: AttentionElement>: TilePrimitives {
       memory.sum[lane] = 0
       memory.factor[lane] = 0
     }
-    let width = call.shape.width
-    let stride = scores.gatherRows(call.query, tile, 0..<tile.rowCount, from: 0, count: width)
+    let columnCount = call.shape.headDimension
+    let stride = scores.gatherRows(call.query, tile, 0..<tile.rowCount, from: 0, count: columnCount)
     forEachGroup(tile) { panel in
       call.kernels.pack(
-        .scaled(by: call.scale.asDouble), rowCount: panel.count, columnCount: width,
+        .scaled(by: call.scale._double), rowCount: panel.count, columnCount: columnCount,
         rows: memory.modifiers.rows + panel.lowerBound, columnStride: stride,
-        into: own.query + panel.lowerBound * width,
+        into: own.query + panel.lowerBound * columnCount,
         stride: paddedCount(panel))
     }
   }
@@ -106,20 +106,20 @@ struct LaneTiles<Element: AttentionElement>: TilePrimitives {
   private static func reads(_ operand: Operand, _ call: AttentionCall<Element>) -> Bool {
     if operand.half != nil { return false }
     if operand.lengthStride == 1 { return true }
-    return operand.widthStride == 1
+    return operand.columnStride == 1
       && operand.lengthStride < call.plan.farRowByteCount / MemoryLayout<Element>.stride
   }
 
   func keys(_ tile: QueryTile, _ keys: Range<Int>, _ set: IntervalSet) -> StoredMatrix<Element> {
     StoredMatrix(
-      call.matrix(call.key, tile, keys, set, width: call.shape.width, packedAt: own.key) { _ in
+      call.matrix(call.key, tile, keys, set, columnCount: call.shape.headDimension, packedAt: own.key) { _ in
         Self.reads(call.key, call)
       })
   }
 
   func values(_ tile: QueryTile, _ keys: Range<Int>, _ set: IntervalSet, isNative _: Bool) -> StoredMatrix<Element> {
     StoredMatrix(
-      call.matrix(call.value, tile, keys, set, width: call.shape.valueWidth, packedAt: own.value) { _ in
+      call.matrix(call.value, tile, keys, set, columnCount: call.shape.valueDimension, packedAt: own.value) { _ in
         Self.reads(call.value, call)
       })
   }
@@ -144,14 +144,14 @@ struct LaneTiles<Element: AttentionElement>: TilePrimitives {
   ) -> ScoreMaximum {
     call.kernels.multiply(
       vectorCount: vectorCount(block.rows.count), key.native,
-      own.query + block.group.lowerBound * call.shape.width + lane(block), bStride: block.keyStride,
+      own.query + block.group.lowerBound * call.shape.headDimension + lane(block), bStride: block.keyStride,
       into: block.scores, stride: block.keyStride, rescale: nil,
       addend: bias.map { scores.gatherLanes($0, block, tile) }, maximum: maximum,
       next: block.group.lowerBound == 0 ? next.flatMap(ahead) : nil, after: maskAhead(block, tile))
     return maximum == nil ? .unknown : .known
   }
 
-  func addsBias(_ bias: Operand) -> Bool { bias.widthStride == 1 || bias.half != nil }
+  func addsBias(_ bias: Operand) -> Bool { bias.columnStride == 1 || bias.half != nil }
 
   /// Values, as they are read in place.
   private func ahead(_ value: StoredMatrix<Element>) -> RowsAhead? {
@@ -164,7 +164,7 @@ struct LaneTiles<Element: AttentionElement>: TilePrimitives {
   /// What the panel after this one takes of the first bias or boolean mask: this one takes its own while that comes.
   private func maskAhead(_ block: Block<Element>, _ tile: QueryTile) -> RowsAhead? {
     guard block.set.isMasked, !block.isRagged, call.plan.headsPerTile == 1,
-      let operand = call.schedule.terms?.firstMatrix, operand.widthStride == 1
+      let operand = call.schedule.terms?.firstMatrix, operand.columnStride == 1
     else { return nil }
     var keys = block.keys
     var rows = block.rows.upperBound..<min(block.rows.upperBound + block.keyStride, tile.rowCount)
@@ -190,7 +190,7 @@ struct LaneTiles<Element: AttentionElement>: TilePrimitives {
       // A strip without keys keeps its result.
       for lane in 0..<paddedCount(block.rows) { memory.rescale[lane] = 1 }
       return cut.forEachStrip(of: block) { rows, keys in
-        softmax(block.part(rows: rows, keys: keys, isRagged: true), tile, common: 0..<0, newMaximum: nil)
+        softmax(block.slice(rows: rows, keys: keys, isRagged: true), tile, common: 0..<0, newMaximum: nil)
       }
     }
     // Strips side by side: one by one, each exponential waits for the one before.

@@ -21,19 +21,19 @@ struct RowTiles<Products: RowProducts>: TilePrimitives {
     let value: UnsafeMutablePointer<Element>
   }
 
-  init(_ call: AttentionCall<Element>, _ carver: inout Carver) {
+  init(_ call: AttentionCall<Element>, _ arrays: inout ScratchArrays) {
     self.call = call
-    let isCounting = carver.isCounting
-    let own: UnsafeMutablePointer<Memory> = carver.take(1)
+    let isCounting = arrays.isCounting
+    let own: UnsafeMutablePointer<Memory> = arrays.take(1)
     let (shape, rowCapacity) = (call.shape, call.plan.rowsPerTile)
     let keyCapacity = min(call.plan.keyTileLength, max(shape.keyCount, 1))
     // Rows a power of two apart would share the sets of the cache.
     let scoreStride = (keyCapacity + 15) / 16 * 16 + 16
     let memory = Memory(
-      common: TileMemory(call, rowCapacity: rowCapacity, keyCapacity: keyCapacity, &carver),
-      query: carver.take(rowCapacity * shape.width), result: carver.take(rowCapacity * shape.valueWidth),
-      scores: carver.take(rowCapacity * scoreStride), scoreStride: scoreStride,
-      key: carver.take(keyCapacity * shape.width), value: carver.take(keyCapacity * shape.valueWidth))
+      common: TileMemory(call, rowCapacity: rowCapacity, keyCapacity: keyCapacity, &arrays),
+      query: arrays.take(rowCapacity * shape.headDimension), result: arrays.take(rowCapacity * shape.valueDimension),
+      scores: arrays.take(rowCapacity * scoreStride), scoreStride: scoreStride,
+      key: arrays.take(keyCapacity * shape.headDimension), value: arrays.take(keyCapacity * shape.valueDimension))
     if !isCounting { own.initialize(to: memory) }
     ownMemory = UnsafePointer(own)
   }
@@ -60,44 +60,45 @@ struct RowTiles<Products: RowProducts>: TilePrimitives {
 
   /// The scale comes first: q·k may overflow where scale·q·k does not.
   func begin(_ tile: QueryTile) {
-    let width = call.shape.width
-    own.result.update(repeating: 0, count: tile.rowCount * call.shape.valueWidth)
+    let columnCount = call.shape.headDimension
+    own.result.update(repeating: 0, count: tile.rowCount * call.shape.valueDimension)
     tile.forEachRow(0..<tile.rowCount) { row, head, query in
-      let target = own.query + row * width
+      let target = own.query + row * columnCount
       let source = call.query.row(batch: tile.batch, head: head, index: query)
-      if call.query.half == nil && call.query.widthStride == 1 {
-        return call.kernels.scale(width, source.assumingMemoryBound(to: Element.self), call.scale, target)
+      if call.query.half == nil && call.query.columnStride == 1 {
+        return call.kernels.scale(columnCount, source.assumingMemoryBound(to: Element.self), call.scale, target)
       }
-      call.query.copyRow(call.kernels, count: width, from: source, to: target)
-      call.kernels.scale(width, target, call.scale, target)
+      call.query.copyRow(call.kernels, count: columnCount, from: source, to: target)
+      call.kernels.scale(columnCount, target, call.scale, target)
     }
   }
 
   // MARK: Keys and values
 
   func keys(_ tile: QueryTile, _ keys: Range<Int>, _ set: IntervalSet) -> StoredMatrix<Element> {
-    matrix(call.key, tile, keys, set, width: call.shape.width, packedAt: own.key, isNative: false)
+    matrix(call.key, tile, keys, set, columnCount: call.shape.headDimension, packedAt: own.key, isNative: false)
   }
 
   func values(_ tile: QueryTile, _ keys: Range<Int>, _ set: IntervalSet, isNative: Bool) -> StoredMatrix<Element> {
-    matrix(call.value, tile, keys, set, width: call.shape.valueWidth, packedAt: own.value, isNative: isNative)
+    matrix(call.value, tile, keys, set, columnCount: call.shape.valueDimension, packedAt: own.value, isNative: isNative)
   }
 
   private func matrix(
-    _ operand: Operand, _ tile: QueryTile, _ keys: Range<Int>, _ set: IntervalSet, width: Int,
+    _ operand: Operand, _ tile: QueryTile, _ keys: Range<Int>, _ set: IntervalSet, columnCount: Int,
     packedAt pack: UnsafeMutablePointer<Element>, isNative: Bool
   ) -> StoredMatrix<Element> {
     // The row after the last, where it need not follow.
     let next =
       operand.pages == nil || keys.upperBound >= call.shape.keyCount
       ? nil : operand.row(batch: tile.batch, head: tile.keyValueHead, index: keys.upperBound)
-    if Products.readsHalves, !isNative, let half = operand.half, operand.widthStride == 1 {
+    if Products.readsHalves, !isNative, let half = operand.half, operand.columnStride == 1 {
       return StoredMatrix(
         base: operand.row(batch: tile.batch, head: tile.keyValueHead, index: keys.lowerBound), half: half,
-        rowCount: keys.count, columnCount: width, rowStride: operand.lengthStride, columnStride: 1, next: next)
+        rowCount: keys.count, columnCount: columnCount, rowStride: operand.lengthStride, columnStride: 1, next: next)
     }
     return StoredMatrix(
-      call.matrix(operand, tile, keys, set, width: width, packedAt: pack, unless: Products.reads), next: next)
+      call.matrix(operand, tile, keys, set, columnCount: columnCount, packedAt: pack, unless: Products.reads),
+      next: next)
   }
 
   // MARK: Scores
@@ -112,10 +113,11 @@ struct RowTiles<Products: RowProducts>: TilePrimitives {
     _ block: Block<Element>, _: QueryTile, _ key: StoredMatrix<Element>, adding _: Operand?,
     maximum _: UnsafeMutablePointer<Element>?, next _: StoredMatrix<Element>?
   ) -> ScoreMaximum {
-    let width = call.shape.width
+    let columnCount = call.shape.headDimension
     let queries = StridedMatrix(
-      base: UnsafePointer(own.query + block.rows.lowerBound * width), rowCount: block.rows.count, columnCount: width,
-      rowStride: width, columnStride: 1)
+      base: UnsafePointer(own.query + block.rows.lowerBound * columnCount), rowCount: block.rows.count,
+      columnCount: columnCount,
+      rowStride: columnCount, columnStride: 1)
     Products.computeScores(call.kernels, query: queries, key: key, into: block.scores, stride: block.rowStride)
     return .unknown
   }
@@ -139,39 +141,39 @@ struct RowTiles<Products: RowProducts>: TilePrimitives {
   // MARK: Results
 
   func accumulate(_ block: Block<Element>, _: BlockCut?, _ value: StoredMatrix<Element>) {
-    let width = call.shape.valueWidth
-    let result = own.result + block.rows.lowerBound * width
+    let columnCount = call.shape.valueDimension
+    let result = own.result + block.rows.lowerBound * columnCount
     for row in 0..<block.rows.count where memory.rescale[row] != 1 {
-      call.kernels.scale(width, result + row * width, memory.rescale[row], result + row * width)
+      call.kernels.scale(columnCount, result + row * columnCount, memory.rescale[row], result + row * columnCount)
     }
     let weights = StridedMatrix(
       base: UnsafePointer(block.scores), rowCount: block.rows.count, columnCount: block.keys.count,
       rowStride: block.rowStride, columnStride: 1)
     Products.accumulateValues(
-      call.kernels, weights: weights, value: value, firstIndex: block.firstIndex, into: result, stride: width)
+      call.kernels, weights: weights, value: value, firstIndex: block.firstIndex, into: result, stride: columnCount)
   }
 
   func end(_: QueryTile) {}
 
   func hasFiniteResult(_ tile: QueryTile) -> Bool {
-    call.kernels.isFinite(tile.rowCount * call.shape.valueWidth, own.result)
+    call.kernels.isFinite(tile.rowCount * call.shape.valueDimension, own.result)
   }
 
   func result(ofRow row: Int, group _: Range<Int>) -> (base: UnsafeMutablePointer<Element>, columnStride: Int) {
-    (own.result + row * call.shape.valueWidth, 1)
+    (own.result + row * call.shape.valueDimension, 1)
   }
 
   func writeResult(_ tile: QueryTile, columnStride: Int) {
-    let width = call.shape.valueWidth
+    let columnCount = call.shape.valueDimension
     for row in 0..<tile.rowCount {
       let target = memory.targets[row].assumingMemoryBound(to: Element.self)
-      let result = own.result + row * width
+      let result = own.result + row * columnCount
       if columnStride == 1 {
-        call.kernels.scale(width, result, memory.factor[row], target)
+        call.kernels.scale(columnCount, result, memory.factor[row], target)
       } else {
-        call.kernels.scale(width, result, memory.factor[row], result)
+        call.kernels.scale(columnCount, result, memory.factor[row], result)
         copyStridedRow(
-          count: width, elementByteCount: MemoryLayout<Element>.stride, from: result, stride: 1, to: target,
+          count: columnCount, elementByteCount: MemoryLayout<Element>.stride, from: result, stride: 1, to: target,
           stride: columnStride)
       }
     }

@@ -24,10 +24,10 @@ struct TileMemory<Element: AttentionElement> {
   let finiteValue: UnsafeMutablePointer<Element>
   let modifiers: ModifierMemory<Element>
 
-  init(_ call: AttentionCall<Element>, rowCapacity: Int, keyCapacity: Int, _ carver: inout Carver) {
+  init(_ call: AttentionCall<Element>, rowCapacity: Int, keyCapacity: Int, _ arrays: inout ScratchArrays) {
     // One array is cut into ten: cutting each by itself takes time that a call on a few numbers shows.
     let capacity = (rowCapacity + 15) / 16 * 16
-    maximum = carver.take((7 + NormalizedRows<Element>.arrayCount) * capacity)
+    maximum = arrays.take((7 + NormalizedRows<Element>.arrayCount) * capacity)
     sum = maximum + capacity
     factor = maximum + 2 * capacity
     newMaximum = maximum + 3 * capacity
@@ -35,9 +35,9 @@ struct TileMemory<Element: AttentionElement> {
     begin = maximum + 5 * capacity
     end = maximum + 6 * capacity
     normalized = NormalizedRows(maximum + 7 * capacity, capacity: capacity)
-    targets = carver.take(rowCapacity)
-    strips = carver.take(call.schedule.isRagged ? rowCapacity : 0)
-    finiteValue = carver.take(call.schedule.isHiding ? keyCapacity * call.shape.valueWidth : 0)
-    modifiers = ModifierMemory(call, rowCapacity: rowCapacity, keyCapacity: keyCapacity, &carver)
+    targets = arrays.take(rowCapacity)
+    strips = arrays.take(call.schedule.isRagged ? rowCapacity : 0)
+    finiteValue = arrays.take(call.schedule.isHiding ? keyCapacity * call.shape.valueDimension : 0)
+    modifiers = ModifierMemory(call, rowCapacity: rowCapacity, keyCapacity: keyCapacity, &arrays)
   }
 }

@@ -7,9 +7,9 @@ protocol TilePrimitives: SendableMetatype {
   associatedtype Element: AttentionElement
   associatedtype Scores: ScoreLayout where Scores.Element == Element
 
-  /// `carver` cuts the working memory out of a block; a carver without a block only counts the bytes. The size is the same for every
+  /// `arrays` cuts the working memory out of a block; a arrays without a block only counts the bytes. The size is the same for every
   /// tile of the call, and bounded whatever the lengths.
-  init(_ call: AttentionCall<Element>, _ carver: inout Carver)
+  init(_ call: AttentionCall<Element>, _ arrays: inout ScratchArrays)
 
   var memory: TileMemory<Element> { get }
 

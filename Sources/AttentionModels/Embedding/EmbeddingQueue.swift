@@ -17,6 +17,7 @@ final class EmbeddingJob: @unchecked Sendable {
   /// Texts that a batch has taken.
   private(set) var takenCount = 0
   var vectors: [[Float]] = []
+  let arrival = ContinuousClock.now
 
   init(
     _ texts: [String], _ prompt: SentenceEncoder.ResolvedPrompt,
@@ -71,9 +72,6 @@ final class EmbeddingQueue: @unchecked Sendable {
   private var active: [EmbeddingJob] = []
   /// When a batch that waits for company is computed all the same.
   private var deadline: ContinuousClock.Instant?
-
-  /// Batches with fewer tokens wait for company: with as many, a second text costs as much as in a batch of its own.
-  private static let smallTokenCount = 256
 
   /// Some 30 years: instants and dates beyond trap.
   private static let longestDelay = Duration.seconds(1_000_000_000)
@@ -158,15 +156,19 @@ final class EmbeddingQueue: @unchecked Sendable {
   }
 
   /// Takes texts off the number of waiting ones.
-  private func release(_ count: Int) {
-    if count == 0 { return }
+  /// - Returns: How many wait then.
+  @discardableResult
+  private func release(_ count: Int) -> Int {
     condition.lock()
+    defer { condition.unlock() }
     waitingCount -= count
-    condition.unlock()
+    return waitingCount
   }
 
   /// Makes room of those that are over, and of `failed`: before their callers hear of it, whose next requests find it.
-  private func dropEnded(failed: [EmbeddingJob] = []) {
+  /// - Returns: How many texts wait no longer.
+  @discardableResult
+  private func dropEnded(failed: [EmbeddingJob] = []) -> Int {
     var freed = 0
     active.removeAll { job in
       guard job.isEnded || job.isTaken || failed.contains(where: { $0 === job }) else { return false }
@@ -174,6 +176,7 @@ final class EmbeddingQueue: @unchecked Sendable {
       return true
     }
     release(freed)
+    return freed
   }
 
   /// True if all that waits is new and little.
@@ -183,7 +186,8 @@ final class EmbeddingQueue: @unchecked Sendable {
       if job.takenCount > 0 { return false }
       for index in job.texts.indices {
         count += job.tokens(index, encoder).count
-        if count >= Self.smallTokenCount { return false }
+        // With as many tokens as go through the model at once, a second text costs as much as in a batch of its own.
+        if count >= TokenBatch.tokenTarget { return false }
       }
     }
     return true
@@ -221,12 +225,12 @@ final class EmbeddingQueue: @unchecked Sendable {
   }
 
   private func embedBatch(_ encoder: SentenceEncoder) {
+    let start = ContinuousClock.now
     let shares = takeBatch(encoder)
-    let taken = shares.reduce(0) { $0 + $1.sequences.count }
-    do {
-      let sequences = shares.flatMap { share in
-        share.sequences.map { TokenSequence(ids: $0, promptTokenCount: share.job.prompt.tokenCount) }
-      }
+    let sequences = shares.flatMap { share in
+      share.sequences.map { TokenSequence(ids: $0, promptTokenCount: share.job.prompt.tokenCount) }
+    }
+    let result = Result {
       let vectors = try encoder.embed(sequences, context: options.context) {
         // Between layers: nobody waits for the result any more.
         if shares.allSatisfy({ $0.job.isEnded }) { throw CancellationError() }
@@ -238,13 +242,23 @@ final class EmbeddingQueue: @unchecked Sendable {
           row += 1
         }
       }
-      release(taken)
-      dropEnded()
+    }
+    let end = ContinuousClock.now
+    // Room is made before callers hear of their vectors: their next requests find it.
+    var waitingTextCount = release(sequences.count)
+    switch result {
+    case .success:
+      waitingTextCount -= dropEnded()
       for share in shares where share.job.isTaken { share.job.end(.success(share.job.vectors)) }
-    } catch {
-      release(taken)
-      dropEnded(failed: shares.map(\.job))
+    case .failure(let error):
+      waitingTextCount -= dropEnded(failed: shares.map(\.job))
       for share in shares { share.job.end(.failure(error)) }
     }
+    options.batchObserver?(
+      TextEmbedder.BatchReport(
+        requestCount: shares.count, textCount: sequences.count, tokenCount: sequences.reduce(0) { $0 + $1.ids.count },
+        waitingTextCount: waitingTextCount,
+        longestWait: start - (shares.map(\.job.arrival).min() ?? start), duration: end - start,
+        succeeded: (try? result.get()) != nil))
   }
 }

@@ -12,7 +12,7 @@ struct EmbeddingSettings {
   /// Whether the tokenizer makes small letters, whatever its own files say.
   var lowercases = false
   /// Columns of a vector that are kept; nil: all.
-  var truncatedWidth: Int?
+  var truncatedDimension: Int?
   var prompts = EmbeddingPrompts()
   /// As the settings name it; nil: they do not.
   var similarityName: String?
@@ -139,7 +139,7 @@ struct EmbeddingSettings {
         .unsupported, path,
         "similarity_fn_name one of \(similarities.joined(separator: ", ")) expected; got \"\(similarityName)\"")
     }
-    truncatedWidth = file.truncate_dim
+    truncatedDimension = file.truncate_dim
     try requireFile(
       file.truncate_dim.map { $0 >= 1 } ?? true, path,
       "truncate_dim from 1 expected; got \(file.truncate_dim ?? 0)")

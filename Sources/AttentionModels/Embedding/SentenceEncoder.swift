@@ -19,12 +19,12 @@ public struct SentenceEncoder: Sendable {
   /// Hidden states to one vector: the results of these, one after another.
   public let poolings: [Pooling]
   /// Whether vectors are brought to length 1, so that their product is the cosine of their angle; before they are cut to
-  /// ``truncatedWidth``.
+  /// ``truncatedDimension``.
   public let isNormalized: Bool
   /// Tokens of a text at most; what follows is left out.
   public let maximumLength: Int
   /// Columns of a vector that are kept, the first ones; nil: all.
-  public let truncatedWidth: Int?
+  public let truncatedDimension: Int?
   /// The prompts that the model's settings name, by their names.
   public var prompts: [String: String] { settings.prompts.texts }
   /// The prompt that ``EmbeddingPrompt/automatic`` takes; nil: none.
@@ -45,10 +45,10 @@ public struct SentenceEncoder: Sendable {
   /// The first of ``poolings``: most models have one.
   public var pooling: Pooling { poolings[0] }
 
-  /// The width of vectors.
-  public var width: Int { min(pooledWidth, truncatedWidth ?? .max) }
+  /// The dimension of vectors.
+  public var dimension: Int { min(pooledDimension, truncatedDimension ?? .max) }
 
-  private var pooledWidth: Int { encoder.configuration.hiddenWidth * poolings.count }
+  private var pooledDimension: Int { encoder.configuration.hiddenDimension * poolings.count }
 
   /// A model of parts.
   ///
@@ -89,7 +89,7 @@ public struct SentenceEncoder: Sendable {
     poolings = settings.poolings
     isNormalized = settings.isNormalized
     maximumLength = length
-    truncatedWidth = settings.truncatedWidth
+    truncatedDimension = settings.truncatedDimension
   }
 
   /// The model of a folder: `config.json`, `model.safetensors`, `tokenizer.json` or `vocab.txt`, and, where
@@ -117,7 +117,7 @@ public struct SentenceEncoder: Sendable {
     try self.init(
       tokenizer: WordPieceTokenizer(folder: folder, lowercases: settings.lowercases),
       encoder: BertEncoder(
-        configuration: configuration, weights: SafeTensorsFile(path: weights, loading: loading)),
+        configuration: configuration, weights: SafeTensorsFile(contentsOf: weights, loading: loading)),
       settings)
   }
 
@@ -160,7 +160,7 @@ public struct SentenceEncoder: Sendable {
   ///   - texts: Any texts, also empty ones; what is longer than ``maximumLength`` is cut.
   ///   - prompt: What is put before each text.
   ///   - context: Threads, instruction set, algorithm.
-  /// - Returns: `[texts, width]`, in the order of the texts.
+  /// - Returns: `[texts, dimension]`, in the order of the texts.
   /// - Throws: `AttentionError` for a prompt that the model does not have, where memory is lacking, or the context asks for
   ///   what this machine lacks.
   public func embed(
@@ -177,7 +177,7 @@ public struct SentenceEncoder: Sendable {
   ///   - sequences: The ids of each text.
   ///   - context: Threads, instruction set, algorithm.
   ///   - checkpoint: Called before each layer, on any of the threads; what it throws ends the call.
-  /// - Returns: `[sequences, width]`.
+  /// - Returns: `[sequences, dimension]`.
   /// - Throws: As ``BertEncoder/hiddenStates(_:context:checkpoint:)``.
   public func embed(
     tokens sequences: [[Int32]], context: AttentionContext = .default,
@@ -193,16 +193,16 @@ public struct SentenceEncoder: Sendable {
     // Here, where a sequence has the caller's number.
     try encoder.check(sequences.map(\.ids))
     let batches = TokenBatch.batches(lengths: sequences.map(\.ids.count))
-    let width = width
-    return try Tensor(shape: [sequences.count, width]) { target in
+    let dimension = dimension
+    return try Tensor(shape: [sequences.count, dimension]) { target in
       guard let vectors = target.baseAddress.map(UncheckedSendable.init) else { return }
       func run(_ batch: TokenBatch, _ context: AttentionContext) throws {
         let states = try encoder.hiddenStates(
-          batch.indices.map { sequences[$0].ids }, context: context, checkpoint: checkpoint)
+          ofChecked: batch.indices.map { sequences[$0].ids }, context: context, checkpoint: checkpoint)
         var state = states.base
         for index in batch.indices {
-          pool(state, sequences[index], into: vectors.value + index * width)
-          state += sequences[index].ids.count * encoder.configuration.hiddenWidth
+          pool(state, sequences[index], into: vectors.value + index * dimension)
+          state += sequences[index].ids.count * encoder.configuration.hiddenDimension
         }
         withExtendedLifetime(states) {}
       }
@@ -215,9 +215,9 @@ public struct SentenceEncoder: Sendable {
       var inner = context
       inner.threadCount = 1
       let failure = FirstError()
-      context.execute(pieceCount: batches.count, width: context.threadCount) { piece, _ in
+      context.parallelFor(count: batches.count, nanosecondsPerItem: .infinity) { items, _ in
         if failure.isSet { return }
-        do { try run(batches[piece], inner) } catch { failure.set(error) }
+        do { for batch in batches[items] { try run(batch, inner) } } catch { failure.set(error) }
       }
       try failure.rethrow()
     }
@@ -226,18 +226,18 @@ public struct SentenceEncoder: Sendable {
   /// The vector of a text whose hidden states lie one after another: pooled, normalised, cut.
   private func pool(_ states: UnsafePointer<Float>, _ sequence: TokenSequence, into vector: UnsafeMutablePointer<Float>)
   {
-    let width = encoder.configuration.hiddenWidth
+    let dimension = encoder.configuration.hiddenDimension
     let rows = min(sequence.promptTokenCount, sequence.ids.count)..<sequence.ids.count
     func pool(into whole: UnsafeMutablePointer<Float>) {
       for (index, pooling) in poolings.enumerated() {
-        pooling.apply(states, rows: rows, width: width, into: whole + index * width)
+        pooling.apply(states, rows: rows, dimension: dimension, into: whole + index * dimension)
       }
-      if isNormalized { Pooling.normalize(whole, width: pooledWidth) }
+      if isNormalized { Pooling.normalize(whole, dimension: pooledDimension) }
     }
-    if self.width == pooledWidth { return pool(into: vector) }
-    withUnsafeTemporaryAllocation(of: Float.self, capacity: pooledWidth) { whole in
+    if self.dimension == pooledDimension { return pool(into: vector) }
+    withUnsafeTemporaryAllocation(of: Float.self, capacity: pooledDimension) { whole in
       pool(into: whole.baseAddress!)
-      vector.update(from: whole.baseAddress!, count: self.width)
+      vector.update(from: whole.baseAddress!, count: self.dimension)
     }
   }
 
@@ -270,7 +270,7 @@ struct TokenBatch {
 
   /// Tokens of a batch, so many that weights are read rarely and so few that threads end together. 512: 1.00 of the time (512
   /// sentences of 29 tokens, 2 threads of an EPYC of family 25, 2026-11).
-  private static let tokenTarget = 256
+  static let tokenTarget = 256
 
   /// Longest first, so that threads end together.
   static func batches(lengths: [Int]) -> [TokenBatch] {

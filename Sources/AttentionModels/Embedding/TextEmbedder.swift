@@ -1,9 +1,9 @@
 public import AttentionTensors
-public import Foundation
+internal import Foundation
 
 /// Sentence embeddings for a server: called from many tasks at once, on a thread of its own.
 ///
-///     let model = try await TextEmbedder(directory: url)
+///     let model = try await TextEmbedder(directory: "all-MiniLM-L6-v2")
 ///     let vectors = try await model.embed(["A man is eating.", "Someone has lunch."])   // 2 × 384
 ///
 /// Tokenizing and computing happen on one thread that the embedder starts, and on the threads of its context; the caller's
@@ -30,17 +30,38 @@ public final class TextEmbedder: Sendable {
     public var waitingLimit: Int
     /// Threads, instruction set, algorithm.
     public var context: AttentionContext
+    /// Called after each batch, on the embedder's thread, which embeds nothing meanwhile: for metrics. Nil: nothing is called.
+    public var batchObserver: (@Sendable (BatchReport) -> Void)?
 
     /// Options; the defaults suit a server.
     public init(
       maximumDelay: Duration = .milliseconds(1), tokenLimit: Int = 2048, waitingLimit: Int = 1 << 16,
-      context: AttentionContext = .default
+      context: AttentionContext = .default, batchObserver: (@Sendable (BatchReport) -> Void)? = nil
     ) {
       self.maximumDelay = maximumDelay
       self.tokenLimit = tokenLimit
       self.waitingLimit = waitingLimit
       self.context = context
+      self.batchObserver = batchObserver
     }
+  }
+
+  /// One batch that went through the model, as ``Options/batchObserver`` is told of it.
+  public struct BatchReport: Sendable {
+    /// Calls of `embed` of which the batch held texts.
+    public let requestCount: Int
+    /// Texts of the batch.
+    public let textCount: Int
+    /// Tokens of these texts.
+    public let tokenCount: Int
+    /// Texts that wait for a later batch.
+    public let waitingTextCount: Int
+    /// The time from the arrival of the batch's oldest request to the beginning of the batch.
+    public let longestWait: Duration
+    /// The time that the batch took to compute.
+    public let duration: Duration
+    /// False if the batch failed, or nobody waited for it any more.
+    public let succeeded: Bool
   }
 
   /// The model: its tokenizer, encoder and pooling.
@@ -53,14 +74,8 @@ public final class TextEmbedder: Sendable {
   ///   - directory: The folder.
   ///   - options: How requests are put together.
   /// - Throws: `AttentionError` that names the file and what is wrong with it, or the option.
-  public convenience init(directory: URL, options: Options = Options()) async throws {
-    try await self.init(options: options) {
-      guard directory.isFileURL else {
-        throw AttentionError(
-          .invalidArgument, "TextEmbedder", "a folder's URL expected; got \(directory.absoluteString)")
-      }
-      return try SentenceEncoder(directory: directory.path)
-    }
+  public convenience init(directory: String, options: Options = Options()) async throws {
+    try await self.init(options: options) { try SentenceEncoder(directory: directory) }
   }
 
   /// A model that is there already.
@@ -103,15 +118,15 @@ public final class TextEmbedder: Sendable {
 
   deinit { queue.stop() }
 
-  /// The width of vectors.
-  public var width: Int { model.width }
+  /// The dimension of vectors.
+  public var dimension: Int { model.dimension }
 
   /// A vector for each text, in their order.
   ///
   /// - Parameters:
   ///   - texts: Any texts, also empty ones; what is longer than the model's limit is cut.
   ///   - prompt: What is put before each text.
-  /// - Returns: As many vectors of ``width``.
+  /// - Returns: As many vectors of ``dimension``.
   /// - Throws: `CancellationError` where the task is cancelled; `AttentionError` of code `busy` where too many texts wait, for a
   ///   prompt that the model does not have, where memory is lacking, or of code `unsupported` in the child of a fork.
   public func embed(_ texts: [String], prompt: EmbeddingPrompt = .automatic) async throws -> [[Float]] {
@@ -131,7 +146,7 @@ public final class TextEmbedder: Sendable {
   }
 
   /// The vector of one text.
-  /// - Returns: A vector of ``width``.
+  /// - Returns: A vector of ``dimension``.
   /// - Throws: As for several texts.
   public func embed(_ text: String, prompt: EmbeddingPrompt = .automatic) async throws -> [Float] {
     try await embed([text], prompt: prompt)[0]

@@ -2,14 +2,14 @@ internal import AttentionTensors
 
 /// The extents of a BERT encoder, as `config.json` tells them.
 public struct BertConfiguration: Sendable, Hashable {
-  /// d: the width of hidden states.
-  public var hiddenWidth: Int
+  /// d: the dimension of hidden states.
+  public var hiddenDimension: Int
   /// Layers.
   public var layerCount: Int
   /// H.
   public var headCount: Int
-  /// The width between the two products of a feed-forward part.
-  public var intermediateWidth: Int
+  /// The dimension between the two products of a feed-forward part.
+  public var intermediateDimension: Int
   /// Tokens of the vocabulary.
   public var vocabularySize: Int
   /// Positions: tokens of a text at most.
@@ -23,13 +23,13 @@ public struct BertConfiguration: Sendable, Hashable {
 
   /// A configuration with BERT's usual positions, types, activation and ε.
   public init(
-    hiddenWidth: Int, layerCount: Int, headCount: Int, intermediateWidth: Int, vocabularySize: Int,
+    hiddenDimension: Int, layerCount: Int, headCount: Int, intermediateDimension: Int, vocabularySize: Int,
     positionCount: Int = 512, typeCount: Int = 2, activation: Activation = .gelu, normEpsilon: Double = 1e-12
   ) {
-    self.hiddenWidth = hiddenWidth
+    self.hiddenDimension = hiddenDimension
     self.layerCount = layerCount
     self.headCount = headCount
-    self.intermediateWidth = intermediateWidth
+    self.intermediateDimension = intermediateDimension
     self.vocabularySize = vocabularySize
     self.positionCount = positionCount
     self.typeCount = typeCount
@@ -40,7 +40,8 @@ public struct BertConfiguration: Sendable, Hashable {
   /// Checks extents before memory is asked for.
   func check(_ subject: String) throws(AttentionError) {
     let extents = [
-      ("hidden_size", hiddenWidth), ("num_attention_heads", headCount), ("intermediate_size", intermediateWidth),
+      ("hidden_size", hiddenDimension), ("num_attention_heads", headCount),
+      ("intermediate_size", intermediateDimension),
       ("vocab_size", vocabularySize), ("max_position_embeddings", positionCount), ("type_vocab_size", typeCount),
     ]
     for (name, extent) in extents {
@@ -50,8 +51,8 @@ public struct BertConfiguration: Sendable, Hashable {
       (0...Self.layerLimit).contains(layerCount), subject,
       "num_hidden_layers from 0 to \(Self.layerLimit) expected; got \(layerCount)")
     try requireFile(
-      hiddenWidth % headCount == 0, subject,
-      "a hidden_size that divides by num_attention_heads expected; got \(hiddenWidth) and \(headCount)")
+      hiddenDimension % headCount == 0, subject,
+      "a hidden_size that divides by num_attention_heads expected; got \(hiddenDimension) and \(headCount)")
     try requireFile(
       normEpsilon >= 0 && normEpsilon.isFinite, subject, "layer_norm_eps from 0 expected; got \(normEpsilon)")
   }
@@ -91,7 +92,8 @@ extension BertConfiguration {
       throw AttentionError(.unsupported, path, "an encoder expected; is_decoder is true")
     }
     let activations: [String: Activation] = [
-      "gelu": .gelu, "relu": .relu, "gelu_new": .geluTanh, "gelu_pytorch_tanh": .geluTanh,
+      "gelu": .gelu, "relu": .relu, "gelu_new": .geluTanh, "gelu_pytorch_tanh": .geluTanh, "silu": .silu,
+      "swish": .silu,
     ]
     let name = file.hidden_act ?? "gelu"
     guard let activation = activations[name] else {
@@ -100,8 +102,8 @@ extension BertConfiguration {
         "hidden_act one of \(activations.keys.sorted().joined(separator: ", ")) expected; got \"\(name)\"")
     }
     self.init(
-      hiddenWidth: file.hidden_size, layerCount: file.num_hidden_layers, headCount: file.num_attention_heads,
-      intermediateWidth: file.intermediate_size, vocabularySize: file.vocab_size,
+      hiddenDimension: file.hidden_size, layerCount: file.num_hidden_layers, headCount: file.num_attention_heads,
+      intermediateDimension: file.intermediate_size, vocabularySize: file.vocab_size,
       positionCount: file.max_position_embeddings, typeCount: file.type_vocab_size ?? 2, activation: activation,
       normEpsilon: file.layer_norm_eps ?? 1e-12)
     try check(path)

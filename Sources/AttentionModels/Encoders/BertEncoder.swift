@@ -1,5 +1,4 @@
 internal import Attention
-internal import AttentionBLAS
 public import AttentionFiles
 public import AttentionTensors
 
@@ -17,7 +16,7 @@ public struct BertEncoder: Sendable {
   private let wordEmbeddings: Tensor<Float>
   /// `[P, d]`: positions, with the embedding of type 0 added.
   private let positionEmbeddings: Tensor<Float>
-  private let embeddingNorm: LayerNorm
+  private let embeddingNorm: LayerNorm<Float>
   private let layers: [EncoderLayer]
 
   /// An encoder with the weights of a safetensors file, by the names of Hugging Face's `BertModel`, with or without
@@ -31,8 +30,8 @@ public struct BertEncoder: Sendable {
     try configuration.check("BertEncoder")
     self.configuration = configuration
     var loader = WeightLoader(file, optionalPrefix: "bert.")
-    let (d, inner) = (configuration.hiddenWidth, configuration.intermediateWidth)
-    func norm(_ name: String) throws -> LayerNorm {
+    let (d, inner) = (configuration.hiddenDimension, configuration.intermediateDimension)
+    func norm(_ name: String) throws -> LayerNorm<Float> {
       try LayerNorm(
         weight: loader.tensor("\(name).weight", [d]), bias: loader.tensor("\(name).bias", [d]),
         epsilon: configuration.normEpsilon)
@@ -60,8 +59,10 @@ public struct BertEncoder: Sendable {
           state,
           try (
             norm("\(name).attention.output.LayerNorm"),
-            linear("\(name).intermediate.dense", [inner, d], configuration.activation),
-            linear("\(name).output.dense", [d, inner]), norm("\(name).output.LayerNorm")
+            FeedForward(
+              up: linear("\(name).intermediate.dense", [inner, d], configuration.activation),
+              down: linear("\(name).output.dense", [d, inner])),
+            norm("\(name).output.LayerNorm")
           )
         ))
     }
@@ -70,7 +71,7 @@ public struct BertEncoder: Sendable {
     layers = try parts.map { state, parts in
       EncoderLayer(
         attention: try MultiHeadAttention(stateDictionary: state, headCount: configuration.headCount),
-        attentionNorm: parts.0, intermediate: parts.1, output: parts.2, outputNorm: parts.3)
+        attentionNorm: parts.0, feedForward: parts.1, outputNorm: parts.2)
     }
     positionEmbeddings = try Tensor(shape: [configuration.positionCount, d]) { target in
       for position in 0..<configuration.positionCount {
@@ -79,7 +80,7 @@ public struct BertEncoder: Sendable {
     }
   }
 
-  private typealias EncoderLayerParts = (LayerNorm, Linear<Float>, Linear<Float>, LayerNorm)
+  private typealias EncoderLayerParts = (LayerNorm<Float>, FeedForward<Float>, LayerNorm<Float>)
 
   /// Packs all weights now: the first call then takes no longer than others.
   /// - Throws: `AttentionError` where memory is lacking.
@@ -97,6 +98,14 @@ public struct BertEncoder: Sendable {
   /// - Throws: `AttentionError` where a sequence is too long or a token is not in the vocabulary; what `checkpoint` throws.
   public func hiddenStates(
     _ sequences: [[Int32]], context: AttentionContext = .default, checkpoint: () throws -> Void = {}
+  ) throws -> Tensor<Float> {
+    try check(sequences)
+    return try hiddenStates(ofChecked: sequences, context: context, checkpoint: checkpoint)
+  }
+
+  /// ``hiddenStates(_:context:checkpoint:)`` of sequences that ``check(_:)`` has let pass.
+  func hiddenStates(
+    ofChecked sequences: [[Int32]], context: AttentionContext, checkpoint: () throws -> Void
   ) throws -> Tensor<Float> {
     try checkpoint()
     var x = try embeddings(sequences, context)
@@ -124,6 +133,7 @@ public struct BertEncoder: Sendable {
   /// - Returns: The hidden states of L + 1 places and the weights of L layers.
   /// - Throws: `AttentionError` as ``hiddenStates(_:context:checkpoint:)``.
   public func trace(_ tokens: [Int32], context: AttentionContext = .default) throws -> Trace {
+    try check([tokens])
     var states = [try embeddings([tokens], context)]
     var attentions: [Tensor<Float>] = []
     for layer in layers {
@@ -131,7 +141,7 @@ public struct BertEncoder: Sendable {
       let batch = try x.reshaped([1] + x.shape)
       let result = try layer.attention.forward(
         query: batch, key: batch, value: batch, weights: .perHead, context: context)
-      attentions.append(try result.weights!.select(0, axis: 0))
+      attentions.append(try result.weights.select(0, axis: 0))
       states.append(try layer.finish(result.output.select(0, axis: 0), x, context: context))
     }
     return Trace(hiddenStates: states, attentions: attentions)
@@ -153,18 +163,18 @@ public struct BertEncoder: Sendable {
 
   /// norm(word + position + type), `[T, d]`.
   private func embeddings(_ sequences: [[Int32]], _ context: AttentionContext) throws -> Tensor<Float> {
-    try check(sequences)
     let kernels = try context.kernels(for: Float.self)
-    let width = configuration.hiddenWidth
+    let dimension = configuration.hiddenDimension
     let count = sequences.reduce(0) { $0 + $1.count }
-    return try Tensor(shape: [count, width]) { target in
+    return try Tensor(shape: [count, dimension]) { target in
       guard var row = target.baseAddress else { return }
       for sequence in sequences {
         for (position, token) in sequence.enumerated() {
           embeddingNorm.apply(
-            rowCount: 1, width, wordEmbeddings.base + Int(token) * width,
-            residual: positionEmbeddings.base + position * width, into: row, kernels)
-          row += width
+            wordEmbeddings.base + Int(token) * dimension, adding: positionEmbeddings.base + position * dimension,
+            into: row,
+            kernels)
+          row += dimension
         }
       }
     }

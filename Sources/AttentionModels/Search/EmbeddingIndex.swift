@@ -108,7 +108,7 @@ public struct EmbeddingIndex: Sendable {
   ) throws {
     try requireArgument(
       texts.count <= Self.countLimit, "EmbeddingIndex", "at most \(Self.countLimit) texts expected; got \(texts.count)")
-    var vectors = try Tensor<Float>(uninitializedShape: [texts.count, encoder.width])
+    var vectors = try Tensor<Float>(uninitializedShape: [texts.count, encoder.dimension])
     let prompt = try encoder.resolve(.document)
     let similarity = try encoder.similarity
     hasChunks = Self.hasRepetitions(lines)
@@ -133,21 +133,21 @@ public struct EmbeddingIndex: Sendable {
     }
     let kernels = try context.kernels(for: Float.self)
     for (index, text) in texts.enumerated() {
-      guard kernels.isFinite(encoder.width, vectors.base + index * encoder.width) else {
+      guard kernels.isFinite(encoder.dimension, vectors.base + index * encoder.dimension) else {
         throw AttentionError(
           .invalidFile, "EmbeddingIndex",
           "vectors of finite numbers expected; the model gives others for \"\(text.prefix(40))\"")
       }
     }
     // Vectors of length 1 have the cosine for product already, if all of them is there.
-    let isProduct = similarity == .dot || (encoder.isNormalized && encoder.truncatedWidth == nil)
+    let isProduct = similarity == .dot || (encoder.isNormalized && encoder.truncatedDimension == nil)
     inverseLengths = isProduct ? nil : try Self.inverseLengths(vectors)
     self.vectors = vectors
     self.bytes = try Tensor(bytes, shape: [bytes.count])
     self.ends = try Tensor(ends, shape: [ends.count])
     self.lines = try Tensor(lines, shape: [lines.count])
     self.cutCount = cutCount
-    probe = try encoder.embed([Self.probeText], prompt: .none, context: context).reshaped([encoder.width])
+    probe = try encoder.embed([Self.probeText], prompt: .none, context: context).reshaped([encoder.dimension])
   }
 
   /// Texts that are embedded between two reports of progress.
@@ -155,11 +155,11 @@ public struct EmbeddingIndex: Sendable {
 
   /// 1 / ‖x‖ for each row x, with PyTorch's floor.
   private static func inverseLengths(_ vectors: Tensor<Float>) throws -> Tensor<Float> {
-    let (count, width) = (vectors.shape[0], vectors.shape[1])
+    let (count, dimension) = (vectors.shape[0], vectors.shape[1])
     return try Tensor(shape: [count]) { target in
       try vectors.withUnsafeBufferPointer { vectors in
         for row in 0..<count {
-          let sum = vectors[row * width..<(row + 1) * width].reduce(0) { $0 + $1 * $1 }
+          let sum = vectors[row * dimension..<(row + 1) * dimension].reduce(0) { $0 + $1 * $1 }
           target[row] = 1 / max(sum.squareRoot(), 1e-12)
         }
       }
@@ -172,8 +172,8 @@ public struct EmbeddingIndex: Sendable {
 
   /// An index that ``write(to:)`` has written; mapped.
   /// - Throws: `AttentionError` where the file is none, or contradicts itself.
-  public init(path: String) throws {
-    let file = try SafeTensorsFile(path: path)
+  public init(contentsOf path: String) throws {
+    let file = try SafeTensorsFile(contentsOf: path)
     try requireFile(
       file.metadata["format"] == Self.format, path,
       "the format \"\(Self.format)\" expected; it is \(file.metadata["format"].map { "\"\($0)\"" } ?? "not told")")
@@ -210,7 +210,7 @@ public struct EmbeddingIndex: Sendable {
     }
   }
 
-  /// True if the file begins as safetensors files do, and no text does: ``init(path:)`` tells whether it is a right one.
+  /// True if the file begins as safetensors files do, and no text does: ``init(contentsOf:)`` tells whether it is a right one.
   public static func isIndex(path: String) -> Bool {
     // The header's length in 8 bytes, of which the last four are 0, and the header.
     guard let start = firstBytes(of: path, count: 9), start.count == 9 else { return false }
@@ -234,8 +234,8 @@ public struct EmbeddingIndex: Sendable {
 
   /// Texts; a line in chunks counts as many.
   public var count: Int { vectors.shape[0] }
-  /// The width of vectors.
-  public var width: Int { vectors.shape[1] }
+  /// The dimension of vectors.
+  public var dimension: Int { vectors.shape[1] }
 
   /// A text by its place.
   public func text(_ position: Int) -> String {
@@ -254,12 +254,12 @@ public struct EmbeddingIndex: Sendable {
   /// - Throws: `AttentionError` where a fixed text has another vector.
   public func check(_ encoder: SentenceEncoder, context: AttentionContext = .default) throws {
     try requireArgument(
-      encoder.width == width, "EmbeddingIndex",
-      "a model of width \(width) expected, as the index has it; got \(encoder.width)")
+      encoder.dimension == dimension, "EmbeddingIndex",
+      "a model of dimension \(dimension) expected, as the index has it; got \(encoder.dimension)")
     let own = try encoder.embed([Self.probeText], prompt: .none, context: context)
     // What instruction sets differ in is less; NaN is no match.
     try requireArgument(
-      (0..<width).allSatisfy { abs(own[0, $0] - probe[$0]) < 1e-3 }, "EmbeddingIndex",
+      (0..<dimension).allSatisfy { abs(own[0, $0] - probe[$0]) < 1e-3 }, "EmbeddingIndex",
       "the model that the index was made with expected; this one gives other vectors")
   }
 
@@ -270,13 +270,13 @@ public struct EmbeddingIndex: Sendable {
   ///   - limit: Texts for each query at most.
   ///   - context: Threads, instruction set, algorithm.
   /// - Returns: A list for each query.
-  /// - Throws: `AttentionError` where the width is another or memory is lacking.
+  /// - Throws: `AttentionError` where the dimension is another or memory is lacking.
   public func search(
     _ queries: Tensor<Float>, limit: Int, context: AttentionContext = .default
   ) throws -> [[Match]] {
     try requireShape(
-      queries.rank == 2 && queries.shape[1] == width, "EmbeddingIndex",
-      "queries [Q, \(width)] expected; got \(queries.shape)")
+      queries.rank == 2 && queries.shape[1] == dimension, "EmbeddingIndex",
+      "queries [Q, \(dimension)] expected; got \(queries.shape)")
     try requireArgument(limit >= 0, "EmbeddingIndex", "a limit from 0 expected; got \(limit)")
     if queries.shape[0] > Self.queryBlockLength {
       return try stride(from: 0, to: queries.shape[0], by: Self.queryBlockLength).flatMap { first in

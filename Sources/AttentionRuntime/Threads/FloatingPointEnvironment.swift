@@ -5,7 +5,7 @@ internal import CLibrary
 /// How a thread computes: rounding mode, flush-to-zero, enabled exceptions (on x86-64 the registers MXCSR and the x87's
 /// control word, on arm64 FPCR).
 ///
-/// It belongs to a thread. So that a result does not depend on which thread computed which piece, every piece is
+/// It belongs to a thread. So that a result does not depend on which thread computed which task, every task is
 /// computed in the environment of the thread that asked for it.
 struct FloatingPointEnvironment: Sendable {
   private var environment = fenv_t()

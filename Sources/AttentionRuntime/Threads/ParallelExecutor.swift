@@ -1,33 +1,33 @@
 import Dispatch
 
-/// Runs the pieces of one call on several threads: the seam behind which threads live.
+/// Runs the tasks of one call on several threads: the seam behind which threads live.
 public protocol ParallelExecutor: Sendable {
-  /// Calls `body` once for every piece in `0..<pieceCount`, on at most `width` threads, the caller's
+  /// Calls `body` once for every task in `0..<taskCount`, on at most `threadCount` threads, the caller's
   /// among them, and returns when all are done.
   ///
-  /// `worker` is in `0..<width`, and no two calls with the same worker overlap: it names a scratch.
-  /// Pieces may run in any order. There is no promise of concurrency, so pieces must not wait for
-  /// one another; and a body must not fork and go on in the child, where the other pieces are lost. Where results shall not depend on which thread ran a piece, threads must take over the
+  /// `worker` is in `0..<threadCount`, and no two calls with the same worker overlap: it names a scratch.
+  /// Tasks may run in any order. There is no promise of concurrency, so tasks must not wait for
+  /// one another; and a body must not fork and go on in the child, where the other tasks are lost. Where results shall not depend on which thread ran a task, threads must take over the
   /// caller's rounding mode and flush-to-zero, as both executors here do.
-  func execute(pieceCount: Int, width: Int, _ body: (_ piece: Int, _ worker: Int) -> Void)
+  func execute(taskCount: Int, threadCount: Int, _ body: (_ task: Int, _ worker: Int) -> Void)
 }
 
-/// Runs pieces by `DispatchQueue.concurrentPerform`: shares the process's threads with other Dispatch
+/// Runs tasks by `DispatchQueue.concurrentPerform`: shares the process's threads with other Dispatch
 /// work. Not in the child of a fork, in which Dispatch does not work.
 public struct DispatchExecutor: ParallelExecutor {
   /// An executor; all are alike.
   public init() {}
 
-  public func execute(pieceCount: Int, width: Int, _ body: (_ piece: Int, _ worker: Int) -> Void) {
-    let width = min(width, pieceCount)
-    if width <= 1 {
-      for piece in 0..<max(pieceCount, 0) { body(piece, 0) }
+  public func execute(taskCount: Int, threadCount: Int, _ body: (_ task: Int, _ worker: Int) -> Void) {
+    let threadCount = min(threadCount, taskCount)
+    if threadCount <= 1 {
+      for task in 0..<max(taskCount, 0) { body(task, 0) }
       return
     }
-    let pieces = PieceQueue(pieceCount: pieceCount, workerCount: width)
+    let tasks = TaskQueue(taskCount: taskCount, workerCount: threadCount)
     withSharedBody(body) { body in
-      DispatchQueue.concurrentPerform(iterations: width) { worker in
-        body.run(pieces, worker: worker)
+      DispatchQueue.concurrentPerform(iterations: threadCount) { worker in
+        body.run(tasks, worker: worker)
       }
     }
   }
@@ -43,12 +43,12 @@ struct SharedBody: @unchecked Sendable {
 
   // Never inlined: what it holds of the closure is released when it returns, not later.
   @inline(never)
-  func run(_ pieces: PieceQueue, worker: Int) {
+  func run(_ tasks: TaskQueue, worker: Int) {
     // Once: its references are counted where all threads count them.
     let body = body.pointee
     environment.run {
       var share = worker
-      while let piece = pieces.take(from: &share) { body(piece, worker) }
+      while let task = tasks.take(from: &share) { body(task, worker) }
     }
   }
 }

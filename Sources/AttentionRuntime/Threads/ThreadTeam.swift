@@ -6,8 +6,8 @@ internal import CLibrary
 ///
 /// The caller works too. A worker that runs out of work watches for more for some 30 µs, then sleeps; it is woken on
 /// another CPU than the caller's, if there is one.
-/// Several callers may execute at once, and pieces may execute again: every caller finishes its own
-/// pieces with whatever workers are free, and waits only for pieces that have begun, so calls cannot wait in
+/// Several callers may execute at once, and tasks may execute again: every caller finishes its own
+/// tasks with whatever workers are free, and waits only for tasks that have begun, so calls cannot wait in
 /// a circle.
 public final class ThreadTeam: ParallelExecutor, @unchecked Sendable {
   // Sendable: `jobs`, `workerCount` and `sleepers` are only touched under `lock`.
@@ -23,21 +23,21 @@ public final class ThreadTeam: ParallelExecutor, @unchecked Sendable {
 
   /// One call of `execute`.
   private final class Job: @unchecked Sendable {
-    // Sendable: `freeSeatCount` and `nextSeat` are only touched under the team's lock.
-    let pieces: PieceQueue
+    // Sendable: `freeWorkerCount` and `nextWorker` are only touched under the team's lock.
+    let tasks: TaskQueue
     private let body: SharedBody
     /// Workers that are inside `body`; changed under the lock, read anywhere.
     let activeCount = Atomic<Int>(0)
-    var freeSeatCount: Int
-    var nextSeat = 1
+    var freeWorkerCount: Int
+    var nextWorker = 1
 
-    init(pieceCount: Int, width: Int, body: SharedBody) {
-      pieces = PieceQueue(pieceCount: pieceCount, workerCount: width)
+    init(taskCount: Int, threadCount: Int, body: SharedBody) {
+      tasks = TaskQueue(taskCount: taskCount, workerCount: threadCount)
       self.body = body
-      freeSeatCount = width - 1
+      freeWorkerCount = threadCount - 1
     }
 
-    func work(seat: Int) { body.run(pieces, worker: seat) }
+    func work(as worker: Int) { body.run(tasks, worker: worker) }
   }
 
   private let lock = ExclusionLock()
@@ -62,27 +62,27 @@ public final class ThreadTeam: ParallelExecutor, @unchecked Sendable {
     finished.forgetWaiters()
   }
 
-  public func execute(pieceCount: Int, width: Int, _ body: (_ piece: Int, _ worker: Int) -> Void) {
-    let width = min(width, pieceCount, Self.workerLimit + 1)
-    if width <= 1 {
-      for piece in 0..<max(pieceCount, 0) { body(piece, 0) }
+  public func execute(taskCount: Int, threadCount: Int, _ body: (_ task: Int, _ worker: Int) -> Void) {
+    let threadCount = min(threadCount, taskCount, Self.workerLimit + 1)
+    if threadCount <= 1 {
+      for task in 0..<max(taskCount, 0) { body(task, 0) }
       return
     }
     withSharedBody(body) { body in
-      let job = Job(pieceCount: pieceCount, width: width, body: body)
+      let job = Job(taskCount: taskCount, threadCount: threadCount, body: body)
       post(job)
-      job.work(seat: 0)
+      job.work(as: 0)
       withdraw(job)
     }
   }
 
   private func post(_ job: Job) {
     lock.lock()
-    while workerCount < job.freeSeatCount, startWorker() { workerCount += 1 }
+    while workerCount < job.freeWorkerCount, startWorker() { workerCount += 1 }
     jobs.append(job)
     postedCount.add(1, ordering: .releasing)
     if !sleepers.isEmpty {
-      for sleeper in sleepers.prefix(min(job.freeSeatCount, Self.movedSleeperLimit)) { sleeper.leaveCaller() }
+      for sleeper in sleepers.prefix(min(job.freeWorkerCount, Self.movedSleeperLimit)) { sleeper.leaveCaller() }
       wake.wakeAll()
     }
     lock.unlock()
@@ -132,13 +132,13 @@ public final class ThreadTeam: ParallelExecutor, @unchecked Sendable {
     let worker = WokenThread()
     lock.lock()
     while true {
-      guard let (job, seat) = takeSeat() else {
+      guard let (job, number) = joinJob() else {
         waitForJob(worker)
         continue
       }
       lock.unlock()
       worker.settle()
-      job.work(seat: seat)
+      job.work(as: number)
       lock.lock()
       if job.activeCount.subtract(1, ordering: .acquiringAndReleasing).newValue == 0 {
         finished.wakeAll()
@@ -146,13 +146,13 @@ public final class ThreadTeam: ParallelExecutor, @unchecked Sendable {
     }
   }
 
-  /// Under the lock: a place in the first job that still has pieces.
-  private func takeSeat() -> (Job, Int)? {
-    for job in jobs where job.freeSeatCount > 0 && !job.pieces.isEmpty {
-      job.freeSeatCount -= 1
+  /// Under the lock: a number in the first job that still has tasks.
+  private func joinJob() -> (Job, Int)? {
+    for job in jobs where job.freeWorkerCount > 0 && !job.tasks.isEmpty {
+      job.freeWorkerCount -= 1
       job.activeCount.add(1, ordering: .relaxed)
-      defer { job.nextSeat += 1 }
-      return (job, job.nextSeat)
+      defer { job.nextWorker += 1 }
+      return (job, job.nextWorker)
     }
     return nil
   }

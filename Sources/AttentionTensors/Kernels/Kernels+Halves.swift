@@ -3,19 +3,19 @@ internal import CAttentionKernels
 /// The types of two bytes, in which operands are stored and Float is computed.
 @frozen @usableFromInline package enum HalfFormat: Sendable {
   /// Float16.
-  case ieee
+  case float16
   /// BFloat16.
-  case brain
+  case bfloat16
 
   package init?(_ dataType: DataType) {
     switch dataType {
-    case .float16: self = .ieee
-    case .bfloat16: self = .brain
+    case .float16: self = .float16
+    case .bfloat16: self = .bfloat16
     default: return nil
     }
   }
 
-  var format: attn_half { self == .ieee ? attn_half_ieee : attn_half_brain }
+  var format: attn_half { self == .float16 ? attn_half_float16 : attn_half_bfloat16 }
 }
 
 extension Kernels {
@@ -23,7 +23,7 @@ extension Kernels {
   @_specialize(where Element == Float)
   @_specialize(where Element == Double)
   package func widen(_ half: HalfFormat, _ count: Int, _ x: UnsafeRawPointer, stride: Int, _ y: MutablePointer) {
-    guard let widen = table.pointee.widen else { preconditionFailure("kernels of Double know no halves") }
+    guard let widen = table.pointee.halves.widen else { preconditionFailure("kernels of Double know no halves") }
     let x = x.assumingMemoryBound(to: UInt16.self)
     if stride == 1 || count == 1 { return widen(half.format, count, x, y) }
     withUnsafeTemporaryAllocation(of: UInt16.self, capacity: count) { row in
@@ -36,7 +36,7 @@ extension Kernels {
   @_specialize(where Element == Float)
   @_specialize(where Element == Double)
   package func narrow(_ half: HalfFormat, _ count: Int, _ x: Pointer, _ y: UnsafeMutableRawPointer, stride: Int) {
-    guard let narrow = table.pointee.narrow else { preconditionFailure("kernels of Double know no halves") }
+    guard let narrow = table.pointee.halves.narrow else { preconditionFailure("kernels of Double know no halves") }
     let y = y.assumingMemoryBound(to: UInt16.self)
     if stride == 1 || count == 1 { return narrow(half.format, count, x, y) }
     withUnsafeTemporaryAllocation(of: UInt16.self, capacity: count) { row in

@@ -37,15 +37,15 @@ package struct RowsAhead {
 /// Tiles whose queries run along the lanes of vectors, in panels: element i of query q lies at i·stride + q.
 extension Kernels {
   /// Elements of a vector.
-  package var laneCount: Int { table.pointee.lane_count }
+  package var laneCount: Int { table.pointee.lanes.lane_count }
 
   package var vectorByteCount: Int { laneCount * MemoryLayout<Element>.stride }
 
   /// Vectors of a panel at most.
-  package var panelVectorCount: Int { table.pointee.panel_vector_count }
+  package var panelVectorCount: Int { table.pointee.lanes.panel_vector_count }
 
   /// Vectors of a panel of ``multiply`` at most.
-  package var productVectorCount: Int { table.pointee.product_vector_count }
+  package var productVectorCount: Int { table.pointee.lanes.product_vector_count }
 
   /// y[column, row] = rows[row][column]; lanes up to a whole vector repeat the last row. `maximum` is raised to the largest
   /// of each lane of y.
@@ -63,7 +63,7 @@ extension Kernels {
     case .bias: arguments.packing = attn_packing_bias
     case .boolean: arguments.packing = attn_packing_boolean
     }
-    table.pointee.pack(&arguments)
+    table.pointee.lanes.pack(&arguments)
   }
 
   /// rows[row][column] = x[column, row] · factor[row].
@@ -76,7 +76,7 @@ extension Kernels {
     var arguments = attn_unpack(
       row_count: rowCount, column_count: columnCount, x: x, stride: stride, factor: factor, rows: rows,
       column_stride: columnStride)
-    table.pointee.unpack(&arguments)
+    table.pointee.lanes.unpack(&arguments)
   }
 
   /// c[rows, lanes] ← f(c·rescale + a[rows, depth]·b[depth, lanes] + bias); without `rescale` c is only written. With
@@ -104,7 +104,7 @@ extension Kernels {
       column_stride: a.columnStride, b: b, b_stride: bStride, c: c, c_stride: stride, rescale: rescale,
       continues: continues, bias: bias, activation: activation.kernel, addend: addend, maximum: maximum,
       next: (next?.kernel ?? attn_ahead(), after?.kernel ?? attn_ahead()))
-    table.pointee.multiply(&arguments)
+    table.pointee.lanes.multiply(&arguments)
   }
 
   /// The online softmax of a panel of scores `[keys, lanes]`, which become weights.
@@ -123,13 +123,13 @@ extension Kernels {
       vector_count: vectorCount, key_count: keyCount, stride: stride, scores: scores, begin: begin,
       end: end, maximum: maximum, sum: sum, rescale: rescale, new_maximum: newMaximum, common_begin: common.lowerBound,
       common_end: common.upperBound)
-    table.pointee.softmax_lanes(&arguments)
+    table.pointee.lanes.softmax_lanes(&arguments)
   }
 
   /// y[rows, lanes] ← y·rescale + x: x is a sum that was computed by itself.
   package func addRescaled(
     vectorCount: Int, rowCount: Int, into y: MutablePointer, stride: Int, rescale: Pointer, _ x: Pointer, xStride: Int
   ) {
-    table.pointee.add_rescaled(vectorCount, rowCount, y, stride, rescale, x, xStride)
+    table.pointee.lanes.add_rescaled(vectorCount, rowCount, y, stride, rescale, x, xStride)
   }
 }

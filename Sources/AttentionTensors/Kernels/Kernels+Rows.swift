@@ -51,8 +51,8 @@ internal import CAttentionKernels
   var stored: attn_stored {
     switch half {
     case nil: attn_stored_native
-    case .ieee: attn_stored_ieee
-    case .brain: attn_stored_brain
+    case .float16: attn_stored_float16
+    case .bfloat16: attn_stored_bfloat16
     }
   }
 }
@@ -71,7 +71,7 @@ extension Kernels {
     var arguments = attn_softmax_rows(
       row_count: rowCount, column_count: columnCount, stride: stride, scores: scores, begin: begin, end: end,
       maximum: maximum, sum: sum, rescale: rescale)
-    table.pointee.softmax_rows(&arguments)
+    table.pointee.rows.softmax_rows(&arguments)
   }
 
   /// scores[R, N] ← factor · Q[R, E] · K[N, E]ᵀ, for a few rows. Columns of both are contiguous.
@@ -83,11 +83,11 @@ extension Kernels {
   ) {
     assert((query.columnStride == 1 && key.columnStride == 1) || key.columnCount <= 1)
     var arguments = attn_row_product(
-      row_count: query.rowCount, key_count: key.rowCount, width: key.columnCount,
+      row_count: query.rowCount, key_count: key.rowCount, column_count: key.columnCount,
       rows: UnsafeMutableRawPointer(mutating: query.base), row_stride: query.rowStride, key: key.base,
       key_stride: key.rowStride, next: key.next, stored: key.stored, scores: scores, score_stride: stride,
-      factor: factor.asDouble, first_index: 0)
-    table.pointee.dot_rows(&arguments)
+      factor: factor._double, first_index: 0)
+    table.pointee.rows.dot_rows(&arguments)
   }
 
   /// result[R, Ev] += weights[R, N] · V[N, Ev], for a few rows. Columns of both are contiguous.
@@ -101,10 +101,10 @@ extension Kernels {
   ) {
     assert((weights.columnStride == 1 || value.rowCount <= 1) && (value.columnStride == 1 || value.columnCount <= 1))
     var arguments = attn_row_product(
-      row_count: weights.rowCount, key_count: value.rowCount, width: value.columnCount, rows: result,
+      row_count: weights.rowCount, key_count: value.rowCount, column_count: value.columnCount, rows: result,
       row_stride: stride, key: value.base, key_stride: value.rowStride, next: value.next, stored: value.stored,
       scores: UnsafeMutableRawPointer(mutating: weights.base), score_stride: weights.rowStride, factor: 1,
       first_index: firstIndex)
-    table.pointee.accumulate_rows(&arguments)
+    table.pointee.rows.accumulate_rows(&arguments)
   }
 }

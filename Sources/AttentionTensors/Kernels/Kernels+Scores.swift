@@ -6,7 +6,7 @@ extension Kernels {
   @_specialize(where Element == Float)
   @_specialize(where Element == Double)
   package func softcap(_ count: Int, _ x: MutablePointer, _ cap: Element) {
-    table.pointee.softcap(count, x, cap.asDouble)
+    table.pointee.arrays.softcap(count, x, cap._double)
   }
 
   /// scores[key, lane] −= slope[lane]·|position[lane] − key|.
@@ -18,7 +18,7 @@ extension Kernels {
     var arguments = attn_distance(
       row_count: 0, vector_count: vectorCount, key_count: keyCount, stride: stride, scores: scores, slope: slope,
       position: position)
-    table.pointee.distance_lanes(&arguments)
+    table.pointee.lanes.distance_lanes(&arguments)
   }
 
   /// scores[row, key] −= slope[row]·|position[row] − key|.
@@ -30,6 +30,6 @@ extension Kernels {
     var arguments = attn_distance(
       row_count: rowCount, vector_count: 0, key_count: keyCount, stride: stride, scores: scores, slope: slope,
       position: position)
-    table.pointee.distance_rows(&arguments)
+    table.pointee.rows.distance_rows(&arguments)
   }
 }

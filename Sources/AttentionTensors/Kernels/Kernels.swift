@@ -14,7 +14,7 @@ package struct Kernels<Element: RealTensorElement>: @unchecked Sendable {
   /// Nil where this machine lacks the instruction set, and for other types than Float and Double.
   package init?(_ instructionSet: InstructionSet) {
     let type: attn_type
-    switch Element.dataType {
+    switch Element._dataType {
     case .float32: type = attn_type_f32
     case .float64: type = attn_type_f64
     default: return nil
@@ -29,43 +29,45 @@ package struct Kernels<Element: RealTensorElement>: @unchecked Sendable {
   /// The largest of `count` elements, NaN left out.
   @_specialize(where Element == Float)
   @_specialize(where Element == Double)
-  package func maximum(_ count: Int, _ x: Pointer) -> Element { Element(nearest: table.pointee.maximum(count, x)) }
+  package func maximum(_ count: Int, _ x: Pointer) -> Element {
+    Element(_nearest: table.pointee.arrays.maximum(count, x))
+  }
 
   /// y = exp(x − shift); returns Σ y.
   @_specialize(where Element == Float)
   @_specialize(where Element == Double)
   package func exponentialSum(_ count: Int, _ x: Pointer, _ shift: Element, _ y: MutablePointer) -> Element {
-    Element(nearest: table.pointee.exponential_sum(count, x, shift.asDouble, y))
+    Element(_nearest: table.pointee.arrays.exponential_sum(count, x, shift._double, y))
   }
 
   /// y = x · factor.
   @_specialize(where Element == Float)
   @_specialize(where Element == Double)
   package func scale(_ count: Int, _ x: Pointer, _ factor: Element, _ y: MutablePointer) {
-    table.pointee.scale(count, x, factor.asDouble, y)
+    table.pointee.arrays.scale(count, x, factor._double, y)
   }
 
   /// scores += bias; −inf in the bias replaces the score.
   @_specialize(where Element == Float)
   @_specialize(where Element == Double)
   package func addBias(_ count: Int, _ scores: MutablePointer, _ bias: Pointer) {
-    table.pointee.add_bias(count, scores, bias)
+    table.pointee.arrays.add_bias(count, scores, bias)
   }
 
   /// −inf replaces the score where `attend` is 0.
   @_specialize(where Element == Float)
   @_specialize(where Element == Double)
   package func mask(_ count: Int, _ scores: MutablePointer, _ attend: UnsafePointer<UInt8>) {
-    table.pointee.mask(count, scores, attend)
+    table.pointee.arrays.mask(count, scores, attend)
   }
 
   /// True if no element is infinite or NaN.
   @_specialize(where Element == Float)
   @_specialize(where Element == Double)
-  package func isFinite(_ count: Int, _ x: Pointer) -> Bool { table.pointee.is_finite(count, x) }
+  package func isFinite(_ count: Int, _ x: Pointer) -> Bool { table.pointee.arrays.is_finite(count, x) }
 
   /// y = 2^x for x ≤ 0: the function inside the softmax, to be tested by itself.
   @_specialize(where Element == Float)
   @_specialize(where Element == Double)
-  package func exp2(_ count: Int, _ x: Pointer, _ y: MutablePointer) { table.pointee.exp2(count, x, y) }
+  package func exp2(_ count: Int, _ x: Pointer, _ y: MutablePointer) { table.pointee.arrays.exp2(count, x, y) }
 }

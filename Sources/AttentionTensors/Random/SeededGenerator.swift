@@ -36,7 +36,7 @@ extension Tensor where Element: RealTensorElement {
     var generator = SeededGenerator(seed: seed)
     try self.init(shape: shape) { target in
       for i in target.indices {
-        target[i] = Element(nearest: range.lowerBound + (range.upperBound - range.lowerBound) * generator.nextUnit())
+        target[i] = Element(_nearest: range.lowerBound + (range.upperBound - range.lowerBound) * generator.nextUnit())
       }
     }
   }
@@ -46,7 +46,7 @@ extension Tensor where Element: RealTensorElement {
   public init(normalWithDeviation deviation: Double, shape: [Int], seed: UInt64) throws {
     var generator = SeededGenerator(seed: seed)
     try self.init(shape: shape) { target in
-      for i in target.indices { target[i] = Element(nearest: deviation * generator.nextNormal()) }
+      for i in target.indices { target[i] = Element(_nearest: deviation * generator.nextNormal()) }
     }
   }
 }

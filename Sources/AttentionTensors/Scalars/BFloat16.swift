@@ -22,10 +22,10 @@ public struct BFloat16: Sendable, BitwiseCopyable {
 }
 
 extension BFloat16: RealTensorElement {
-  public static var dataType: DataType { .bfloat16 }
+  public static var _dataType: DataType { .bfloat16 }
 
   @inlinable
-  public init(nearest value: Double) {
+  public init(_nearest value: Double) {
     // Hazard: rounding to Float first can make a tie that was none. Rounding to odd there cannot.
     var float = Float(value)
     if value.isFinite, float.isFinite, Double(float) != value, float.bitPattern & 1 == 0 {
@@ -37,7 +37,7 @@ extension BFloat16: RealTensorElement {
   }
 
   @inlinable
-  public var asDouble: Double { Double(floatValue) }
+  public var _double: Double { Double(floatValue) }
 }
 
 extension BFloat16: Hashable, CustomStringConvertible {

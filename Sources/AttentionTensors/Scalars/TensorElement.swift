@@ -1,7 +1,7 @@
 /// A type that a ``Tensor`` can hold: plain bits of a known data type. Not for other types to adopt.
 public protocol TensorElement: BitwiseCopyable, Sendable {
   /// The type's name in files.
-  static var dataType: DataType { get }
+  static var _dataType: DataType { get }
 }
 
 /// An element that stands for a real number: it converts to and from every other such element.
@@ -9,38 +9,38 @@ public protocol TensorElement: BitwiseCopyable, Sendable {
 /// Not for other types to adopt. Conversion rounds to nearest, ties to even; what is too large becomes infinite; NaN stays NaN.
 public protocol RealTensorElement: TensorElement {
   /// The nearest element to `value`.
-  init(nearest value: Double)
+  init(_nearest value: Double)
   /// The value; exact for every type of at most 64 bits.
-  var asDouble: Double { get }
+  var _double: Double { get }
 }
 
-extension Bool: TensorElement { public static var dataType: DataType { .bool } }
-extension UInt8: TensorElement { public static var dataType: DataType { .uint8 } }
-extension Int8: TensorElement { public static var dataType: DataType { .int8 } }
-extension UInt16: TensorElement { public static var dataType: DataType { .uint16 } }
-extension Int16: TensorElement { public static var dataType: DataType { .int16 } }
-extension UInt32: TensorElement { public static var dataType: DataType { .uint32 } }
-extension Int32: TensorElement { public static var dataType: DataType { .int32 } }
-extension UInt64: TensorElement { public static var dataType: DataType { .uint64 } }
-extension Int64: TensorElement { public static var dataType: DataType { .int64 } }
+extension Bool: TensorElement { public static var _dataType: DataType { .bool } }
+extension UInt8: TensorElement { public static var _dataType: DataType { .uint8 } }
+extension Int8: TensorElement { public static var _dataType: DataType { .int8 } }
+extension UInt16: TensorElement { public static var _dataType: DataType { .uint16 } }
+extension Int16: TensorElement { public static var _dataType: DataType { .int16 } }
+extension UInt32: TensorElement { public static var _dataType: DataType { .uint32 } }
+extension Int32: TensorElement { public static var _dataType: DataType { .int32 } }
+extension UInt64: TensorElement { public static var _dataType: DataType { .uint64 } }
+extension Int64: TensorElement { public static var _dataType: DataType { .int64 } }
 
 extension Float: RealTensorElement {
-  public static var dataType: DataType { .float32 }
-  @inlinable public init(nearest value: Double) { self.init(value) }
-  @inlinable public var asDouble: Double { Double(self) }
+  public static var _dataType: DataType { .float32 }
+  @inlinable public init(_nearest value: Double) { self.init(value) }
+  @inlinable public var _double: Double { Double(self) }
 }
 
 extension Double: RealTensorElement {
-  public static var dataType: DataType { .float64 }
-  @inlinable public init(nearest value: Double) { self = value }
-  @inlinable public var asDouble: Double { self }
+  public static var _dataType: DataType { .float64 }
+  @inlinable public init(_nearest value: Double) { self = value }
+  @inlinable public var _double: Double { self }
 }
 
 // Swift has no Float16 on Macs with Intel processors.
 #if !(os(macOS) && arch(x86_64))
   extension Float16: RealTensorElement {
-    public static var dataType: DataType { .float16 }
-    @inlinable public init(nearest value: Double) { self.init(value) }
-    @inlinable public var asDouble: Double { Double(self) }
+    public static var _dataType: DataType { .float16 }
+    @inlinable public init(_nearest value: Double) { self.init(value) }
+    @inlinable public var _double: Double { Double(self) }
   }
 #endif

@@ -44,7 +44,7 @@ private func formatCells<Element>(_ values: [Element]) -> [String] {
   let texts: [String]
   if let numbers = values as? [any RealTensorElement] {
     // Through text, which is the shortest that names the element in its own type: 0.1 as Float is 0.1.
-    texts = formatReals(numbers.map { Double("\($0)") ?? $0.asDouble })
+    texts = formatReals(numbers.map { Double("\($0)") ?? $0._double })
   } else if let flags = values as? [Bool] {
     texts = flags.map { $0 ? "True" : "False" }
   } else {

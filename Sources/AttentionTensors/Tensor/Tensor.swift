@@ -152,7 +152,7 @@ extension Tensor where Element: RealTensorElement {
   public init<Other: RealTensorElement>(converting other: Tensor<Other>) throws {
     try self.init(shape: other.shape) { target in
       try other.withUnsafeBufferPointer { source in
-        for i in 0..<source.count { target[i] = Element(nearest: source[i].asDouble) }
+        for i in 0..<source.count { target[i] = Element(_nearest: source[i]._double) }
       }
     }
   }

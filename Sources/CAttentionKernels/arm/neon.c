@@ -7,6 +7,11 @@
 #define PANEL 3
 #define PRODUCT_PANEL 3
 #define ACCUMULATORS 24
+#define PRODUCT_PREFETCHES 0
+#define FEW_ROWS_ACCUMULATORS 16
+#define FEW_ROWS_KEYS 4
+#define FEW_ROWS_AHEAD_BYTES 8192
+#define FEW_ROWS_AHEAD_LOCALITY 3
 #define HAS_FLOAT16
 #define FMA(a, b, c) __builtin_elementwise_fma(a, b, c)
 

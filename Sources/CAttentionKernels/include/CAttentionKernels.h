@@ -79,6 +79,7 @@ typedef enum attn_activation {
   attn_activation_relu = 1,      // max(x, 0)
   attn_activation_gelu = 2,      // x·Φ(x)
   attn_activation_gelu_tanh = 3, // x/2·(1 + tanh(√(2/π)·(x + 0.044715·x³)))
+  attn_activation_silu = 4,      // x / (1 + e^−x)
 } attn_activation;
 
 // Contiguous rows that are wanted soon; base NULL: none.
@@ -111,27 +112,30 @@ typedef struct attn_product {
   attn_ahead next[2];
 } attn_product;
 
-// y = (x + residual − mean) / √(variance + ε) · weight + bias for every row. y may be x or the residual.
-typedef struct attn_layer_norm {
-  ptrdiff_t row_count, width;
+// The norm of every row of z = x + residual: y = (z − μ) / √(mean((z − μ)²) + ε) · weight + bias.
+// Layer norm: μ is the mean of z. RMS norm: μ is 0. y may be x or the residual.
+typedef struct attn_norm {
+  ptrdiff_t row_count, column_count;
+  bool is_centred; // true: layer norm; false: RMS norm
   const void *x;
   ptrdiff_t x_stride;
   const void *_Nullable residual; // NULL: none
   ptrdiff_t residual_stride;
-  const void *weight, *bias; // [width]
+  const void *weight;         // [column_count]
+  const void *_Nullable bias; // [column_count]; NULL: none
   double epsilon;
   void *y;
   ptrdiff_t y_stride;
-} attn_layer_norm;
+} attn_norm;
 
 // One product of a few rows:
-//   dot_rows:         scores[row_count, key_count] = factor · rows[row_count, width]·key[key_count, width]ᵀ,
-//   accumulate_rows:  rows[row_count, width] += scores[row_count, key_count]·key[key_count, width],
+//   dot_rows:         scores[row_count, key_count] = factor · rows[row_count, column_count]·key[key_count, column_count]ᵀ,
+//   accumulate_rows:  rows[row_count, column_count] += scores[row_count, key_count]·key[key_count, column_count],
 // `key` being the values; a sum of them begins at every 32nd key, counted from `first_index` for the first one. Elements of a row are contiguous. Keys, or values, may be of two bytes each: float only.
-typedef enum attn_stored { attn_stored_native = 0, attn_stored_ieee = 1, attn_stored_brain = 2 } attn_stored;
+typedef enum attn_stored { attn_stored_native = 0, attn_stored_float16 = 1, attn_stored_bfloat16 = 2 } attn_stored;
 
 typedef struct attn_row_product {
-  ptrdiff_t row_count, key_count, width;
+  ptrdiff_t row_count, key_count, column_count;
   void *rows;
   ptrdiff_t row_stride;
   const void *key;
@@ -182,12 +186,14 @@ typedef struct attn_distance {
 
 // Types of two bytes.
 typedef enum attn_half {
-  attn_half_ieee = 0,  // binary16
-  attn_half_brain = 1, // the upper half of binary32
+  attn_half_float16 = 0,  // binary16
+  attn_half_bfloat16 = 1, // the upper half of binary32
 } attn_half;
 
-typedef struct attn_kernels {
-  // The largest of x, NaN left out; −inf where there is none.
+// The kernels of one instruction set and element type, in groups. An instruction set may take a whole group from another one.
+// Arrays of `count` elements.
+typedef struct attn_array_kernels {
+  // The largest, NaN left out; −inf of none.
   double (*maximum)(ptrdiff_t count, const void *x);
   // y = exp(x − shift); returns Σ y. x may be y. x − shift must not be positive.
   double (*exponential_sum)(ptrdiff_t count, const void *x, double shift, void *y);
@@ -201,9 +207,20 @@ typedef struct attn_kernels {
   bool (*is_finite)(ptrdiff_t count, const void *x);
   // y = 2^x for x ≤ 0: the function inside the softmax, to be tested by itself.
   void (*exp2)(ptrdiff_t count, const void *x, void *y);
+  // x = cap·tanh(x / cap).
+  void (*softcap)(ptrdiff_t count, void *x, double cap);
+} attn_array_kernels;
+
+// Scores with a row for each query.
+typedef struct attn_row_kernels {
   void (*softmax_rows)(const attn_softmax_rows *);
   void (*dot_rows)(const attn_row_product *);
   void (*accumulate_rows)(const attn_row_product *);
+  void (*distance_rows)(const attn_distance *);
+} attn_row_kernels;
+
+// Scores with a lane for each query, and products of matrices.
+typedef struct attn_lane_kernels {
   ptrdiff_t lane_count, panel_vector_count, product_vector_count;
   void (*pack)(const attn_pack *);
   void (*unpack)(const attn_unpack *);
@@ -213,16 +230,28 @@ typedef struct attn_kernels {
   void (*add_rescaled)(
       ptrdiff_t vector_count, ptrdiff_t row_count, void *y, ptrdiff_t y_stride, const void *rescale, const void *x,
       ptrdiff_t x_stride);
-  // x = cap·tanh(x / cap).
-  void (*softcap)(ptrdiff_t count, void *x, double cap);
   void (*distance_lanes)(const attn_distance *);
-  void (*distance_rows)(const attn_distance *);
+} attn_lane_kernels;
+
+// What follows products in the layers of a model.
+typedef struct attn_layer_kernels {
   // x = f(x).
   void (*activate)(attn_activation, ptrdiff_t count, void *x);
-  void (*layer_norm)(const attn_layer_norm *);
-  // y = x, to nearest, ties to even. float only, else NULL.
+  void (*norm)(const attn_norm *);
+} attn_layer_kernels;
+
+// Conversions from and to two bytes, to nearest, ties to even. Float only, else NULL.
+typedef struct attn_half_kernels {
   void (*_Nullable widen)(attn_half, ptrdiff_t count, const uint16_t *x, void *y);
   void (*_Nullable narrow)(attn_half, ptrdiff_t count, const void *x, uint16_t *y);
+} attn_half_kernels;
+
+typedef struct attn_kernels {
+  attn_array_kernels arrays;
+  attn_row_kernels rows;
+  attn_lane_kernels lanes;
+  attn_layer_kernels layers;
+  attn_half_kernels halves;
 } attn_kernels;
 
 /// The kernels of one instruction set and element type; NULL where it is absent. The tables are constants.

@@ -16,6 +16,12 @@
 #define PANEL 3
 #define PRODUCT_PANEL 3
 #define ACCUMULATORS 12
+#define PRODUCT_PREFETCHES 0
+#define FEW_ROWS_ACCUMULATORS 12
+#define FEW_ROWS_KEYS 2
+// Better than 8192 bytes into the first level on Zen 3 (Benchmarks/NOTES.md).
+#define FEW_ROWS_AHEAD_BYTES 32768
+#define FEW_ROWS_AHEAD_LOCALITY 2
 #define HAS_FLOAT16
 #define BLOCK_IN_ASSEMBLY
 #define FMA(a, b, c) __builtin_elementwise_fma(a, b, c)

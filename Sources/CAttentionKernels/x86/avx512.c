@@ -16,6 +16,12 @@
 #define PANEL 3
 #define PRODUCT_PANEL 4
 #define ACCUMULATORS 24
+#define PRODUCT_PREFETCHES 1
+#define FEW_ROWS_ACCUMULATORS 16
+#define FEW_ROWS_KEYS 4
+// 0.9 of the time of 32768 bytes into the second level (Zen 5; Benchmarks/NOTES.md).
+#define FEW_ROWS_AHEAD_BYTES 8192
+#define FEW_ROWS_AHEAD_LOCALITY 3
 #define HAS_FLOAT16
 #define ADDEND_BESIDE_PRODUCT
 #define FMA(a, b, c) __builtin_elementwise_fma(a, b, c)

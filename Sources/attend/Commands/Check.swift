@@ -1,5 +1,6 @@
 import ArgumentParser
 import Attention
+import AttentionCases
 import AttentionFiles
 import Foundation
 
@@ -56,7 +57,7 @@ struct Check: ParsableCommand {
 
   private func check(_ path: String, _ context: AttentionContext) -> Report {
     do {
-      let file = try SafeTensorsFile(path: path)
+      let file = try SafeTensorsFile(contentsOf: path)
       let testCase = try openCase(file)
       if !forward, file.entry("grad_output") != nil {
         throw AttentionError(.unsupported, path, "gradients are not supported (--forward leaves them out)")

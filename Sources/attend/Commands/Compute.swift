@@ -1,5 +1,6 @@
 import ArgumentParser
 import Attention
+import AttentionCases
 import AttentionFiles
 import Foundation
 

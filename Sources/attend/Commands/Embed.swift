@@ -72,7 +72,7 @@ struct Embed: ParsableCommand {
     let progress = ProgressLine("texts")
     let index = try EmbeddingIndex(texts: texts, encoder: encoder, context: context) { progress.report($0, of: $1) }
     try index.write(to: output)
-    print("\(index.count) vectors of \(index.width) written to \(output)")
+    print("\(index.count) vectors of \(index.dimension) written to \(output)")
     tellOfCuts(index.cutCount, of: index.count, "texts", encoder)
   }
 

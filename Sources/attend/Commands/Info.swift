@@ -53,7 +53,8 @@ struct Info: ParsableCommand {
       isaPresent: InstructionSet.present.map(\.rawValue),
       algorithm: context.resolvedAlgorithm.rawValue,
       algorithmReason: options.algorithm != nil
-        ? "--algorithm" : AttentionContext.default.algorithm != nil ? "ATTENTION_ALGORITHM" : "the best present",
+        ? "--algorithm"
+        : AttentionContext.default.algorithm != nil ? "ATTENTION_ALGORITHM" : "the faster one with these kernels",
       algorithmsPresent: AttentionAlgorithm.allCases.map(\.rawValue),
       threads: context.threadCount,
       threadsReason: options.threads != nil ? "--threads" : choice.source)

@@ -152,5 +152,5 @@ func lines(of path: String) throws(AttentionError) -> [String] { try LineReader(
 func openTensors(_ path: String, loading: SafeTensorsFile.Loading = .mapped) throws -> SafeTensorsFile {
   path == "-"
     ? try SafeTensorsFile(bytes: LineReader(path: path).restOfBytes(), name: "standard input")
-    : try SafeTensorsFile(path: path, loading: loading)
+    : try SafeTensorsFile(contentsOf: path, loading: loading)
 }

@@ -1,5 +1,6 @@
 import ArgumentParser
 import Attention
+import AttentionCases
 import AttentionDrawing
 import AttentionFiles
 import AttentionModels
@@ -92,7 +93,7 @@ struct Map: ParsableCommand {
       throw AttentionError(.invalidFile, file, "a stored multi-head attention over a batch of sentences expected")
     }
     let comparisons = try layer.compare(with: stored, context: context)
-    let weights = try layer.forward(weights: .perHead, context: context).weights!
+    let weights = try layer.forward(weights: .perHead, context: context).weights
     let map = try AttentionMap(stored: stored, layer: layer.layer, weights: weights)
     try check("sentence", sentence, map.sentences.count)
     try show(

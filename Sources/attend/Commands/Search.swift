@@ -85,7 +85,7 @@ struct Search: ParsableCommand {
 
   private func openIndex(_ encoder: SentenceEncoder, _ context: AttentionContext) throws -> EmbeddingIndex {
     if EmbeddingIndex.isIndex(path: file) {
-      let index = try EmbeddingIndex(path: file)
+      let index = try EmbeddingIndex(contentsOf: file)
       if chunks { throw ValidationError("--chunks: only with a text; an index is cut already") }
       try index.check(encoder, context: context)
       return index

@@ -44,9 +44,10 @@ struct EmbeddingServer: AsyncParsableCommand {
     let folder = URL(fileURLWithPath: model).standardizedFileURL
     var options = TextEmbedder.Options()
     options.waitingLimit = queueLimit
+    options.batchObserver = BatchMetrics().record
     if let threads { options.context.threadCount = threads }
     let service = EmbeddingService(
-      embedder: try await TextEmbedder(directory: folder, options: options), name: folder.lastPathComponent,
+      embedder: try await TextEmbedder(directory: folder.path, options: options), name: folder.lastPathComponent,
       bodyLimit: bodyLimit, textLimit: textLimit)
 
     var logger = Logger(label: "EmbeddingServer")
@@ -61,7 +62,7 @@ struct EmbeddingServer: AsyncParsableCommand {
       configuration: .init(address: .hostname(host, port: port)),
       onServerRunning: { channel in
         let port = channel.localAddress?.port ?? port
-        printToStandardError("\(service.name), \(service.embedder.width) wide, on http://\(host):\(port)")
+        printToStandardError("\(service.name), \(service.embedder.dimension) wide, on http://\(host):\(port)")
       },
       logger: logger)
     // SIGTERM and SIGINT: no new connections, and what was asked for is answered.

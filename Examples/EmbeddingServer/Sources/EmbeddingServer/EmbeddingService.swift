@@ -32,8 +32,8 @@ struct EmbeddingService: Sendable {
         .badRequest, "prompt_name one of \(model.prompts.keys.sorted()), the model's prompts, expected; got \"\(name)\""
       )
     }
-    if let dimensions = request.dimensions, !(1...model.width).contains(dimensions) {
-      throw RequestError(.badRequest, "dimensions from 1 to \(model.width) expected; got \(dimensions)")
+    if let dimensions = request.dimensions, !(1...model.dimension).contains(dimensions) {
+      throw RequestError(.badRequest, "dimensions from 1 to \(model.dimension) expected; got \(dimensions)")
     }
     if request.normalizes == false, model.isNormalized {
       throw RequestError(.badRequest, "normalize true expected: this model brings its vectors to length 1")
@@ -79,6 +79,6 @@ struct EmbeddingService: Sendable {
   }
 
   private func health() throws -> Response {
-    Response(json: try ByteBuffer(json: Health(model: name, width: embedder.width)))
+    Response(json: try ByteBuffer(json: Health(model: name, width: embedder.dimension)))
   }
 }

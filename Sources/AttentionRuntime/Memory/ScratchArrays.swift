@@ -1,7 +1,7 @@
 /// Cuts arrays out of a block of memory, each aligned as tensors are. Without a block it only counts.
 ///
 /// Inlined in other modules: a working memory of some twenty arrays is cut for every run of small heads.
-@usableFromInline package struct Carver {
+@usableFromInline package struct ScratchArrays {
   @usableFromInline let base: UnsafeMutableRawPointer?
   @usableFromInline package var byteCount = 0
 

@@ -1,5 +1,5 @@
-import Attention
-import AttentionFiles
+internal import Attention
+internal import AttentionFiles
 
 /// A case of the ONNX operator Attention, opsets 23 to 25: `in.Q` and so on, attributes as `attr.NAME`.
 ///
@@ -60,20 +60,20 @@ struct OnnxAttentionCase<Stored: AttentionStorage>: ConformanceCase {
       mask = .keyLengths(lengths)
       alignment = .offsets(lengths.map { $0 - queryCount })
     }
-    if try attributes.integer("is_causal") ?? 0 != 0 { mask = mask.intersection(.causal(alignment)) }
+    if try attributes.integer("is_causal") ?? 0 != 0 { mask = mask.combined(with: .causal(alignment)) }
     func bound(_ name: String) throws -> Int? { try attributes.integer(name).flatMap { $0 < 0 ? nil : $0 } }
     let (left, right) = (try bound("left_window_size"), try bound("right_window_size"))
     if left != nil || right != nil {
-      mask = mask.intersection(.window(left: left, right: right, alignment: alignment))
+      mask = mask.combined(with: .window(left: left, right: right, alignment: alignment))
     }
     switch file.entry("in.attn_mask")?.dataType {
     case nil: break
     case .bool:
       let attended = try file.tensor("in.attn_mask", as: Bool.self)
-      mask = mask.intersection(.attending(try padded(attended, to: keyCount, with: false)))
+      mask = mask.combined(with: .attending(try padded(attended, to: keyCount, with: false)))
     default:
       let bias = try file.tensor("in.attn_mask", convertingTo: Stored.self)
-      mask = mask.intersection(.bias(try padded(bias, to: keyCount, with: Stored(nearest: -.infinity))))
+      mask = mask.combined(with: .bias(try padded(bias, to: keyCount, with: Stored(_nearest: -.infinity))))
     }
     self.mask = mask
     scale = try attributes.number("scale")
@@ -84,13 +84,17 @@ struct OnnxAttentionCase<Stored: AttentionStorage>: ConformanceCase {
   }
 
   func compute(context: AttentionContext) throws -> [String: Tensor<Float>] {
-    let modes: [AttentionExtras] = [.rawScores, .cappedScores, .maskedScores, .weights]
+    typealias Result = AttentionResult<Stored>
+    let modes: [(AttentionExtras, (Result) throws -> Tensor<Stored.Arithmetic>)] = [
+      (.rawScores, { try $0.rawScores }), (.cappedScores, { try $0.cappedScores }),
+      (.maskedScores, { try $0.maskedScores }), (.weights, { try $0.weights }),
+    ]
+    let (extra, scores) = modes[scoreOutput]
     let result = try scaledDotProductAttention(
-      query: query, key: key, value: value, mask: mask, scale: scale, softcap: softcap,
-      returning: modes[scoreOutput], context: context)
+      query: query, key: key, value: value, mask: mask, options: AttentionOptions(scale: scale, softcap: softcap),
+      returning: extra, context: context)
     var results = ["out.Y": try Tensor<Float>(converting: isPacked ? result.output.mergedHeads() : result.output)]
-    let scores = [result.rawScores, result.cappedScores, result.maskedScores, result.weights][scoreOutput]!
-    results["out.qk_matmul_output"] = try Tensor<Float>(converting: Tensor<Stored>(converting: scores))
+    results["out.qk_matmul_output"] = try Tensor<Float>(converting: Tensor<Stored>(converting: scores(result)))
     if hasPast {
       results["out.present_key"] = try Tensor<Float>(converting: key)
       results["out.present_value"] = try Tensor<Float>(converting: value)
@@ -135,8 +139,8 @@ struct OnnxRotaryCase<Stored: AttentionStorage>: ConformanceCase {
     self.table = whole
     if let width = try attributes.integer("rotary_embedding_dim"), width != 0 {
       try requireShape(
-        width == whole.width, file.path,
-        "caches of rotary_embedding_dim / 2 = \(width / 2) expected; got \(whole.width / 2)")
+        width == whole.dimension, file.path,
+        "caches of rotary_embedding_dim / 2 = \(width / 2) expected; got \(whole.dimension / 2)")
     }
   }
 
@@ -192,7 +196,7 @@ private struct OnnxAttributes {
 
   func tolerance<Stored: AttentionStorage>(_: Stored.Type) throws -> Tolerance {
     func number(_ name: String) throws -> Double { try parse(name, "a number") { Double($0) } ?? 0 }
-    let relative = try number(Stored.dataType == .bfloat16 ? "bf16_rtol" : "rtol")
+    let relative = try number(Stored._dataType == .bfloat16 ? "bf16_rtol" : "rtol")
     return Tolerance(absolute: try number("atol"), relative: relative)
   }
 

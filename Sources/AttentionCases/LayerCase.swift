@@ -1,11 +1,11 @@
-import Attention
-import AttentionFiles
+package import Attention
+internal import AttentionFiles
 
 /// A stored multi-head attention with its inputs: PyTorch's state dictionary under `state.`, or one
 /// `…_projection` for each of query, key, value and output beside one `input`.
-struct LayerCase: ConformanceCase {
-  let layer: MultiHeadAttention<Float>
-  let query: Tensor<Float>
+package struct LayerCase: ConformanceCase {
+  package let layer: MultiHeadAttention<Float>
+  package let query: Tensor<Float>
   private let key: Tensor<Float>
   private let value: Tensor<Float>
   private let mask: AttentionMask
@@ -51,33 +51,33 @@ struct LayerCase: ConformanceCase {
       mask = .keyLengths(try file.tensor("lengths", as: Int32.self).array.map(Int.init))
     }
     if let entry = file.entry("key_padding_mask") {
-      mask = mask.intersection(
-        entry.dataType == .bool
+      mask = mask.combined(
+        with: entry.dataType == .bool
           ? try .pyTorchKeyPadding(try file.tensor(entry.name, as: Bool.self))
           : try .pyTorchKeyPadding(try file.tensor(entry.name, as: Float.self)))
     }
     if let entry = file.entry("attn_mask") {
-      mask = mask.intersection(
-        entry.dataType == .bool
+      mask = mask.combined(
+        with: entry.dataType == .bool
           ? try .pyTorchAttention(try file.tensor(entry.name, as: Bool.self), headCount: headCount)
           : try .pyTorchAttention(try file.tensor(entry.name, as: Float.self), headCount: headCount))
     }
     return mask
   }
 
-  func forward(weights: MultiHeadWeights, context: AttentionContext) throws -> MultiHeadResult<Float> {
+  package func forward(weights: MultiHeadWeights, context: AttentionContext) throws -> MultiHeadResult<Float> {
     try layer.forward(query: query, key: key, value: value, mask: mask, weights: weights, context: context)
   }
 
-  func compute(context: AttentionContext) throws -> [String: Tensor<Float>] {
+  package func compute(context: AttentionContext) throws -> [String: Tensor<Float>] {
     let result = try forward(weights: .perHead, context: context)
     return [
-      "output": result.output, "context": result.context, "weights": result.weights!,
-      "weights_averaged": try forward(weights: .averaged, context: context).weights!,
+      "output": result.output, "context": result.context, "weights": try result.weights,
+      "weights_averaged": try forward(weights: .averaged, context: context).weights,
     ]
   }
 
-  func tolerance(of name: String, expected: Tensor<Float>) -> Tolerance {
+  package func tolerance(of name: String, expected: Tensor<Float>) -> Tolerance {
     Tolerance(absolute: 1e-5 * expected.array.filter(\.isFinite).reduce(1) { max($0, Double(abs($1))) })
   }
 }

@@ -1,3 +1,4 @@
+internal import AttentionBLAS
 public import AttentionTensors
 
 /// A layer of a model: `y = f(x·Wᵀ + b)`, with the bias and the activation f in the product's epilogue.
@@ -8,7 +9,7 @@ public import AttentionTensors
 /// The weight is packed once for an instruction set, at the first call or by ``pack(context:)``, and shared by copies of the
 /// layer. With
 /// `AttentionAlgorithm.openBLAS` it is read where it lies instead. Safe to call from several threads at once.
-public struct Linear<Element: BLASElement>: Sendable {
+public struct Linear<Element: AttentionElement>: Sendable {
   /// W, `[out, in]`; any strides.
   public let weight: Tensor<Element>
   /// b, `[out]`. Nil: none.
@@ -38,10 +39,10 @@ public struct Linear<Element: BLASElement>: Sendable {
     packed = InstructionSet.allCases.map { _ in Once() }
   }
 
-  /// The width of x.
-  public var inputWidth: Int { weight.shape[1] }
-  /// The width of y.
-  public var outputWidth: Int { weight.shape[0] }
+  /// The elements of a row of x.
+  public var inputDimension: Int { weight.shape[1] }
+  /// The elements of a row of y.
+  public var outputDimension: Int { weight.shape[0] }
 
   /// f(x·Wᵀ + b).
   ///
@@ -49,12 +50,12 @@ public struct Linear<Element: BLASElement>: Sendable {
   ///   - x: `[…, in]`.
   ///   - context: Threads, instruction set, algorithm. Bits do not depend on the threads.
   /// - Returns: `[…, out]`, contiguous.
-  /// - Throws: `AttentionError` where x has another width, or memory is lacking.
+  /// - Throws: `AttentionError` where x has rows of another length, or memory is lacking.
   public func callAsFunction(_ x: Tensor<Element>, context: AttentionContext = .default) throws -> Tensor<Element> {
     try requireShape(
-      x.shape.last == inputWidth, "Linear", "an x of width \(inputWidth) expected; got \(x.shape)")
-    if x.rank == 1 { return try self(x.reshaped([1, inputWidth]), context: context).reshaped([outputWidth]) }
-    var result = try Tensor<Element>(uninitializedShape: x.shape.dropLast() + [outputWidth])
+      x.shape.last == inputDimension, "Linear", "an x [..., \(inputDimension)] expected; got \(x.shape)")
+    if x.rank == 1 { return try self(x.reshaped([1, inputDimension]), context: context).reshaped([outputDimension]) }
+    var result = try Tensor<Element>(uninitializedShape: x.shape.dropLast() + [outputDimension])
     try result.withMutableView { try apply(to: x, into: &$0, context: context) }
     return result
   }
@@ -73,6 +74,8 @@ public struct Linear<Element: BLASElement>: Sendable {
 
   /// ``callAsFunction(_:context:)`` of rank 2 or more, into memory that is there already: `[…, out]` with a contiguous
   /// last axis.
+  @_specialize(where Element == Float)
+  @_specialize(where Element == Double)
   package func apply(
     to x: Tensor<Element>, into result: inout MutableTensorView<Element>, context: AttentionContext
   ) throws {
@@ -80,8 +83,8 @@ public struct Linear<Element: BLASElement>: Sendable {
     let kernels = try context.kernels(for: Element.self)
     let input = rows(x.shape, x.strides)
     let output = rows(result.shape, result.strides)
-    guard context.resolvedAlgorithm == .packed, let input, let output, result.strides.last == 1 || outputWidth == 1,
-      input.stride != 0, x.strides.last == 1 || inputWidth == 1
+    guard context.resolvedAlgorithm == .packed, let input, let output, result.strides.last == 1 || outputDimension == 1,
+      input.stride != 0, x.strides.last == 1 || inputDimension == 1
     else {
       if let bias { try result.copy(from: bias) }
       try matmul(
@@ -90,16 +93,16 @@ public struct Linear<Element: BLASElement>: Sendable {
     }
     let weight = try packedWeight(kernels)
     let a = StridedMatrix(
-      base: x.base, rowCount: input.count, columnCount: inputWidth, rowStride: input.stride, columnStride: 1)
+      base: x.base, rowCount: input.count, columnCount: inputDimension, rowStride: input.stride, columnStride: 1)
     let cut = WeightCut(
-      rowCount: input.count, panelCount: weight.panels.count, columnCount: outputWidth, depth: inputWidth)
-    let width = cut.width(threadCount: context.threadCount)
+      rowCount: input.count, panelCount: weight.panelCount, columnCount: outputDimension, depth: inputDimension)
+    let workerCount = cut.workerCount(threadCount: context.threadCount)
     let scratchByteCount = weight.scratchCount * MemoryLayout<Element>.stride
     let base = UncheckedSendable(result.base)
-    try withScratch(byteCount: width * scratchByteCount) { memory in
+    try withScratch(byteCount: workerCount * scratchByteCount) { memory in
       let memory = UncheckedSendable(memory)
-      context.execute(pieceCount: cut.pieceCount, width: width) { piece, worker in
-        let (rows, panels) = cut.part(piece)
+      context.execute(taskCount: cut.taskCount, threadCount: workerCount) { task, worker in
+        let (rows, panels) = cut.block(task)
         if rows.isEmpty || panels.isEmpty { return }
         weight.multiply(
           a.rows(rows), panels: panels, activation, depthLimit: context.tuning.depthLimit,
@@ -124,50 +127,9 @@ public struct Linear<Element: BLASElement>: Sendable {
   private func activate(_ view: inout MutableTensorView<Element>, _ kernels: Kernels<Element>) {
     if activation == .none { return }
     let base = view.base
-    let width = outputWidth
+    let count = outputDimension
     forEachRow(shape: view.shape, view.strides, view.strides) { offset, _ in
-      kernels.activate(activation, width, base + offset)
+      kernels.activate(activation, count, base + offset)
     }
-  }
-}
-
-/// How `x·Wᵀ` of a packed weight is cut into pieces for threads. Every element of the result is summed in one order,
-/// wherever the cuts are.
-struct WeightCut {
-  private let rowCount: Int
-  private let panelCount: Int
-  private let rowParts: Int
-  private let panelParts: Int
-  private let work: Double
-
-  /// Rows that are worth reading a panel for.
-  private static let rowTarget = 192
-  private static let pieceTarget = 16.0
-  private static let leastPieceWork = 1e6
-  /// Operations below which a second thread is not woken: some 50 µs. Less than for other products, since the weights
-  /// of small ones come from memory.
-  private static let leastSharedWork = 4e6
-
-  init(rowCount: Int, panelCount: Int, columnCount: Int, depth: Int) {
-    self.rowCount = rowCount
-    self.panelCount = panelCount
-    work = 2 * Double(rowCount) * Double(columnCount) * Double(depth)
-    rowParts = max(1, (rowCount + Self.rowTarget / 2) / Self.rowTarget)
-    let wanted = min(Self.pieceTarget, work / Self.leastPieceWork) / Double(rowParts)
-    panelParts = max(1, min(panelCount, Int(wanted.rounded(.up))))
-  }
-
-  var pieceCount: Int { rowCount == 0 ? 0 : rowParts * panelParts }
-
-  func width(threadCount: Int) -> Int { work < Self.leastSharedWork ? 1 : min(threadCount, max(pieceCount, 1)) }
-
-  func part(_ piece: Int) -> (rows: Range<Int>, panels: Range<Int>) {
-    let (row, panel) = piece.quotientAndRemainder(dividingBy: panelParts)
-    // Multiples of 8 rows: a register tile.
-    let length = ((rowCount + rowParts - 1) / rowParts + 7) / 8 * 8
-    return (
-      min(row * length, rowCount)..<min((row + 1) * length, rowCount),
-      panel * panelCount / panelParts..<(panel + 1) * panelCount / panelParts
-    )
   }
 }

@@ -1,9 +1,8 @@
-import Attention
-import AttentionFiles
-import Foundation
+package import Attention
+package import AttentionFiles
 
 /// A stored problem: inputs and options, and, where it is a test, the expected results.
-protocol ConformanceCase {
+package protocol ConformanceCase {
   /// The results by name.
   func compute(context: AttentionContext) throws -> [String: Tensor<Float>]
   /// How the attention inside is carried out, for people; nil where the case does not tell.
@@ -13,13 +12,13 @@ protocol ConformanceCase {
 }
 
 /// The largest absolute error allowed in an element: `absolute + relative · |expected|`.
-struct Tolerance {
+package struct Tolerance {
   var absolute: Double
   var relative = 0.0
 }
 
 /// The forms of cases, told apart by their tensors' names.
-func openCase(_ file: SafeTensorsFile) throws -> any ConformanceCase {
+package func openCase(_ file: SafeTensorsFile) throws -> any ConformanceCase {
   let names = file.entries.map(\.name)
   if names.contains(where: { $0.hasPrefix("state.") || $0 == "query_projection.weight" }) { return try LayerCase(file) }
   if names.contains(where: { $0.hasPrefix("in.") }) { return try openOnnxCase(file) }
@@ -29,20 +28,20 @@ func openCase(_ file: SafeTensorsFile) throws -> any ConformanceCase {
 }
 
 /// How one result compares with its expectation.
-struct Comparison: Encodable {
-  let name: String
+package struct Comparison: Encodable {
+  package let name: String
   /// Infinite where an infinity or NaN does not match.
-  let error: Double
-  let tolerance: Double
+  package let error: Double
+  package let tolerance: Double
 
-  var passes: Bool { error.isFinite && error <= tolerance }
+  package var passes: Bool { error.isFinite && error <= tolerance }
 }
 
 extension ConformanceCase {
-  func plan(context _: AttentionContext) throws -> String? { nil }
+  package func plan(context _: AttentionContext) throws -> String? { nil }
 
   /// Every expected result in `file` against what is computed.
-  func compare(with file: SafeTensorsFile, context: AttentionContext) throws -> [Comparison] {
+  package func compare(with file: SafeTensorsFile, context: AttentionContext) throws -> [Comparison] {
     let results = try compute(context: context)
     return try results.keys.sorted().compactMap { name in
       guard file.entry(name) != nil else { return nil }

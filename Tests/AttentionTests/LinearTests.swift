@@ -1,3 +1,4 @@
+import Attention
 import AttentionBLAS
 import AttentionProblems
 import AttentionTensors
@@ -6,7 +7,7 @@ import Testing
 
 @Suite("Linear layers")
 struct LinearTests {
-  private func tensor<Element: BLASElement>(_ numbers: [Double], _ shape: [Int]) throws -> Tensor<Element> {
+  private func tensor<Element: AttentionElement>(_ numbers: [Double], _ shape: [Int]) throws -> Tensor<Element> {
     try Tensor(numbers.map { Element($0) }, shape: shape)
   }
 
@@ -33,7 +34,7 @@ struct LinearTests {
 
   @Test("agrees with the formula on every path, with every activation", arguments: shapes)
   func agrees(shape: (rows: Int, input: Int, output: Int)) throws {
-    func check<Element: BLASElement>(_: Element.Type, tolerance: Double) throws {
+    func check<Element: AttentionElement>(_: Element.Type, tolerance: Double) throws {
       let (rows, input, output) = shape
       var generator = TestGenerator(seed: UInt64(rows * 7 + input * 3 + output))
       let (x, weight) = (generator.numbers(rows * input), generator.numbers(output * input))
@@ -104,7 +105,7 @@ struct LinearTests {
       let layer = try Linear(weight: Tensor<Float>(uniform: -1..<1, shape: [130, 70], seed: 1))
       let results = UncheckedSendable(UnsafeMutablePointer<[Float]>.allocate(capacity: 8))
       results.value.initialize(repeating: [], count: 8)
-      DispatchExecutor().execute(pieceCount: 8, width: 4) { piece, _ in
+      DispatchExecutor().execute(taskCount: 8, threadCount: 4) { piece, _ in
         results.value[piece] = (try? layer(x).array) ?? []
       }
       let all = (0..<8).map { results.value[$0] }
@@ -122,6 +123,6 @@ struct LinearTests {
     let error = #expect(throws: AttentionError.self) {
       try Linear(weight: weight)(Tensor(repeating: 1, shape: [2, 5]))
     }
-    #expect(error?.description == "Linear: an x of width 4 expected; got [2, 5]")
+    #expect(error?.description == "Linear: an x [..., 4] expected; got [2, 5]")
   }
 }

@@ -1,5 +1,5 @@
-import Attention
-import AttentionFiles
+internal import Attention
+internal import AttentionFiles
 
 /// A case of scaled dot-product attention: `query`, `key`, `value`, options as metadata and tensors.
 struct ScaledDotProductCase: ConformanceCase {
@@ -47,27 +47,29 @@ struct ScaledDotProductCase: ConformanceCase {
       guard bounds.count == 2, window.count(where: { $0 == "," }) == 1 else {
         throw AttentionError(.invalidFile, file.path, "window: \"left,right\" expected; got \"\(window)\"")
       }
-      mask = mask.intersection(
-        .window(left: bounds[0] < 0 ? nil : bounds[0], right: bounds[1] < 0 ? nil : bounds[1], alignment: alignment))
+      mask = mask.combined(
+        with: .window(
+          left: bounds[0] < 0 ? nil : bounds[0], right: bounds[1] < 0 ? nil : bounds[1], alignment: alignment))
     }
     if file.entry("kv_lengths") != nil {
       let lengths = try file.tensor("kv_lengths", as: Int32.self)
-      mask = mask.intersection(.keyLengths(lengths.array.map(Int.init)))
+      mask = mask.combined(with: .keyLengths(lengths.array.map(Int.init)))
     }
-    if file.entry("mask") != nil { mask = mask.intersection(.attending(try file.tensor("mask"))) }
-    if file.entry("bias") != nil { mask = mask.intersection(.bias(try file.tensor("bias", as: Float.self))) }
+    if file.entry("mask") != nil { mask = mask.combined(with: .attending(try file.tensor("mask"))) }
+    if file.entry("bias") != nil { mask = mask.combined(with: .bias(try file.tensor("bias", as: Float.self))) }
     if file.entry("alibi_slopes") != nil {
       let slopes = try file.tensor("alibi_slopes", as: Float.self)
-      mask = mask.intersection(.alibi(slopes: slopes.array.map(Double.init)))
+      mask = mask.combined(with: .alibi(slopes: slopes.array.map(Double.init)))
     }
     return mask
   }
 
   func compute(context: AttentionContext) throws -> [String: Tensor<Float>] {
     let result = try scaledDotProductAttention(
-      query: query, key: key, value: value, mask: mask, scale: scale, softcap: softcap, sinks: sinks,
+      query: query, key: key, value: value, mask: mask,
+      options: AttentionOptions(scale: scale, softcap: softcap, sinks: sinks),
       returning: [.logSumExp, .weights], context: context)
-    return ["output": result.output, "weights": result.weights!, "lse": result.logSumExp!]
+    return ["output": result.output, "weights": try result.weights, "lse": try result.logSumExp]
   }
 
   func plan(context: AttentionContext) throws -> String? {

@@ -1,0 +1,56 @@
+public import AttentionTensors
+
+/// An RMS norm: `y = x / √(mean(x²) + ε) · weight` for every row.
+///
+///     let norm = try RMSNorm<Float>(weight: weight, epsilon: 1e-6)
+///     let y = try norm(x)                     // […, d], the norm of every row
+///     let z = try norm(x, adding: residual)   // norm(x + residual)
+///
+/// PyTorch's `nn.RMSNorm` over the last axis, and Llama's. Gemma stores its weights less 1: add 1 to them.
+/// Safe to call from several threads at once. The bits of a row do not depend on other rows, nor on the threads.
+///
+/// Source: Zhang and Sennrich 2019 (arXiv:1910.07467), equation 4.
+public struct RMSNorm<Element: AttentionElement>: Sendable {
+  let rows: RowNorm<Element>
+
+  /// A layer of these tensors.
+  ///
+  /// - Parameters:
+  ///   - weight: `[d]`.
+  ///   - epsilon: Added to the mean square.
+  /// - Throws: `AttentionError` where the shapes disagree, or epsilon is negative or not finite.
+  public init(weight: Tensor<Element>, epsilon: Double = 1e-6) throws {
+    rows = try RowNorm("RMSNorm", weight: weight, bias: nil, epsilon: epsilon, isCentred: false)
+  }
+
+  /// `[d]`.
+  public var weight: Tensor<Element> { rows.weight }
+  /// Added to the mean square.
+  public var epsilon: Double { rows.epsilon }
+  /// d: the elements of a row.
+  public var dimension: Int { rows.dimension }
+
+  /// The norm of every row of x + residual.
+  ///
+  /// - Parameters:
+  ///   - x: `[…, d]`; any strides.
+  ///   - residual: The shape of x. Nil: none.
+  ///   - context: Threads, instruction set.
+  /// - Returns: The shape of x, contiguous.
+  /// - Throws: `AttentionError` where shapes disagree, or memory is lacking.
+  public func callAsFunction(
+    _ x: Tensor<Element>, adding residual: Tensor<Element>? = nil, context: AttentionContext = .default
+  ) throws -> Tensor<Element> {
+    var result = x
+    try apply(to: &result, adding: residual, context: context)
+    return result
+  }
+
+  /// x ← norm(x + residual): ``callAsFunction(_:adding:context:)`` in place, where x is contiguous and shares its memory with no
+  /// other tensor.
+  public func apply(
+    to x: inout Tensor<Element>, adding residual: Tensor<Element>? = nil, context: AttentionContext = .default
+  ) throws {
+    try rows.apply("RMSNorm", to: &x, adding: residual, context: context)
+  }
+}

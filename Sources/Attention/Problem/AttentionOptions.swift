@@ -1,0 +1,29 @@
+public import AttentionTensors
+
+/// What a call of attention takes beside its operands, its mask and its context.
+///
+///     let output = try scaledDotProductAttention(
+///       query: query, key: key, value: value, options: AttentionOptions(softcap: 50, layout: .lengthFirst))
+///
+/// `Element` is the type that attention computes in: Double for operands of Double, Float for all others. It follows from
+/// the operands and need not be written.
+public struct AttentionOptions<Element: AttentionElement>: Sendable {
+  /// Multiplies the scores before anything else is done to them. Nil: 1/√E. 0 makes every score 0, whatever the query.
+  public var scale: Double?
+  /// c bounds scores by c·tanh(score / c), after the scale and before the mask. Nil: no bound.
+  public var softcap: Double?
+  /// `[H]`: one more logit for each head, which takes its share of the weights and has no value. Nil: none.
+  public var sinks: Tensor<Element>?
+  /// The order of the operands' and the output's axes.
+  public var layout: AttentionLayout
+
+  /// Options that differ from the usual ones in what is given.
+  public init(
+    scale: Double? = nil, softcap: Double? = nil, sinks: Tensor<Element>? = nil, layout: AttentionLayout = .headsFirst
+  ) {
+    self.scale = scale
+    self.softcap = softcap
+    self.sinks = sinks
+    self.layout = layout
+  }
+}

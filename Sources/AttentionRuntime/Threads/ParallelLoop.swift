@@ -1,0 +1,51 @@
+/// A loop over independent items, cut into tasks for threads.
+///
+/// The cut follows from the number of items and the time that one takes; it never follows from the number of threads.
+package struct ParallelLoop {
+  /// The number of items.
+  package let itemCount: Int
+  /// Threads that run the loop: as many scratches are needed.
+  package let workerCount: Int
+  private let itemsPerTask: Int
+  private let context: AttentionContext
+
+  /// Tasks are at least this long. A sleeping thread takes 20 to 30 µs to wake, so a loop that is shorter than two tasks is run by the
+  /// caller.
+  private static let leastTaskNanoseconds = 30_000.0
+
+  /// - Parameters:
+  ///   - itemCount: The number of items.
+  ///   - nanosecondsPerItem: About how long one thread takes for an item. Infinity makes each item a task.
+  ///   - context: Threads and executor.
+  package init(itemCount: Int, nanosecondsPerItem: Double, context: AttentionContext) {
+    self.itemCount = itemCount
+    self.context = context
+    let wanted = (Self.leastTaskNanoseconds / nanosecondsPerItem).rounded(.up)
+    itemsPerTask = max(1, wanted < Double(itemCount) ? Int(wanted) : itemCount)
+    workerCount = max(1, min(context.threadCount, itemCount.dividedRoundingUp(by: itemsPerTask)))
+  }
+
+  /// Calls `body` with ranges that together are all items, on ``workerCount`` threads, and returns when all calls have.
+  package func run(_ body: (_ items: Range<Int>, _ worker: Int) -> Void) {
+    context.execute(taskCount: itemCount.dividedRoundingUp(by: itemsPerTask), threadCount: workerCount) {
+      task, worker in
+      body(task * itemsPerTask..<min((task + 1) * itemsPerTask, itemCount), worker)
+    }
+  }
+}
+
+extension AttentionContext {
+  /// Calls `body` with ranges that together are `0..<count`, on the threads of this context: ``ParallelLoop``.
+  package func parallelFor(
+    count: Int, nanosecondsPerItem: Double, _ body: (_ items: Range<Int>, _ worker: Int) -> Void
+  ) {
+    ParallelLoop(itemCount: count, nanosecondsPerItem: nanosecondsPerItem, context: self).run(body)
+  }
+}
+
+extension Int {
+  /// The quotient, rounded up. Both numbers are positive, or the dividend is 0.
+  package func dividedRoundingUp(by divisor: Int) -> Int { (self + divisor - 1) / divisor }
+  /// The least multiple that is not smaller.
+  package func roundedUp(toMultipleOf divisor: Int) -> Int { dividedRoundingUp(by: divisor) * divisor }
+}
