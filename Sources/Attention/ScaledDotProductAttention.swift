@@ -32,9 +32,9 @@ public func scaledDotProductAttention<Element: AttentionStorage, KeyElement: Att
   query: Tensor<Element>, key: Tensor<KeyElement>, value: Tensor<KeyElement>, mask: AttentionMask = .none,
   options: AttentionOptions<Element.Arithmetic> = AttentionOptions(), context: AttentionContext = .default
 ) throws -> Tensor<Element> where KeyElement.Arithmetic == Element.Arithmetic {
-  try scaledDotProductAttention(
-    query: query, key: key, value: value, mask: mask, options: options, returning: [], context: context
-  ).output
+  let problem = try AttentionProblem<Element.Arithmetic>(
+    query: query, key: key, value: value, mask: mask, options)
+  return try problem.output(Element.self, context: context)
 }
 
 /// ``scaledDotProductAttention(query:key:value:mask:options:context:)`` with the log-sum-exp, the

@@ -32,8 +32,12 @@ extension AttentionContext {
 
   /// The algorithm that calls with this context use: the one asked for, else the faster one for the instruction set.
   public var resolvedAlgorithm: AttentionAlgorithm {
-    if let algorithm { return algorithm }
     // A set that is not present is an error of the call, told by its kernels.
-    return instructionSet == .portable || InstructionSet.present.count == 1 ? .openBLAS : .packed
+    algorithm(with: instructionSet ?? InstructionSet.present[InstructionSet.present.count - 1])
+  }
+
+  /// The algorithm that calls use with the kernels of an instruction set.
+  package func algorithm(with instructionSet: InstructionSet) -> AttentionAlgorithm {
+    algorithm ?? (instructionSet == .portable ? .openBLAS : .packed)
   }
 }

@@ -2,7 +2,7 @@ public import AttentionTensors
 
 /// Which query may attend to which key, and what is added to the scores.
 ///
-/// A value that composes: `intersection` attends where both do, and adds what both add.
+/// A value that composes: ``combined(with:)`` attends where both do, and adds what both add.
 ///
 ///     .causal
 ///     .causal.combined(with: .window(left: 511, right: 0)).combined(with: .keyLengths([128, 97]))
@@ -61,17 +61,58 @@ public struct AttentionMask: Sendable {
     var dataType: DataType
   }
 
-  var rules: [Rule] = []
-  var keyLengths: [[Int]] = []
-  var queryLengths: [[Int]] = []
-  var leftPaddings: [[Int]] = []
-  var booleans: [Tensor<Bool>] = []
-  var blocks: [BlockMask] = []
-  var biases: [Bias] = []
-  var distances: [Distances] = []
-  var functions: [Function] = []
-  /// Keys at the end that every query attends to, whatever the rest says of those before them.
-  var trailingKeyCount = 0
+  /// What a mask is composed of.
+  struct Components: Sendable {
+    var rules: [Rule] = []
+    var keyLengths: [[Int]] = []
+    var queryLengths: [[Int]] = []
+    var leftPaddings: [[Int]] = []
+    var booleans: [Tensor<Bool>] = []
+    var blocks: [BlockMask] = []
+    var biases: [Bias] = []
+    var distances: [Distances] = []
+    var functions: [Function] = []
+    /// Keys at the end that every query attends to, whatever the rest says of those before them.
+    var trailingKeyCount = 0
+  }
+
+  private final class Storage: Sendable {
+    let components: Components
+    init(_ components: Components) { self.components = components }
+  }
+
+  /// One reference for ten arrays, because a call copies its mask a few times; nil, and so no reference, for ``none``.
+  private var storage: Storage?
+
+  private init() {}
+
+  private init(_ components: Components) { storage = Storage(components) }
+
+  private func modified(_ change: (inout Components) -> Void) -> AttentionMask {
+    var components = storage?.components ?? Components()
+    change(&components)
+    return AttentionMask(components)
+  }
+
+  /// True for ``none``: there is nothing to compile.
+  var isNone: Bool { storage == nil }
+
+  var rules: [Rule] { storage?.components.rules ?? [] }
+  var keyLengths: [[Int]] {
+    get { storage?.components.keyLengths ?? [] }
+    set { self = modified { $0.keyLengths = newValue } }
+  }
+  var queryLengths: [[Int]] { storage?.components.queryLengths ?? [] }
+  var leftPaddings: [[Int]] {
+    get { storage?.components.leftPaddings ?? [] }
+    set { self = modified { $0.leftPaddings = newValue } }
+  }
+  var booleans: [Tensor<Bool>] { storage?.components.booleans ?? [] }
+  var blocks: [BlockMask] { storage?.components.blocks ?? [] }
+  var biases: [Bias] { storage?.components.biases ?? [] }
+  var distances: [Distances] { storage?.components.distances ?? [] }
+  var functions: [Function] { storage?.components.functions ?? [] }
+  var trailingKeyCount: Int { storage?.components.trailingKeyCount ?? 0 }
 
   /// Every query attends to every key.
   public static let none = AttentionMask()
@@ -88,7 +129,7 @@ public struct AttentionMask: Sendable {
   ///     1 1 1 1 1                    1 1 . . .                1 .
   ///                                                           1 1
   public static func causal(_ alignment: Alignment) -> AttentionMask {
-    AttentionMask(rules: [.band(alignment, left: nil, right: 0)])
+    AttentionMask(Components(rules: [.band(alignment, left: nil, right: 0)]))
   }
 
   /// Keys from `left` before the diagonal to `right` after it, both included.
@@ -98,7 +139,7 @@ public struct AttentionMask: Sendable {
   ///   - alignment: Which diagonal.
   /// - Returns: The mask. Negative bounds are an error of the call that uses it.
   public static func window(left: Int?, right: Int?, alignment: Alignment = .bottomRight) -> AttentionMask {
-    AttentionMask(rules: [.band(alignment, left: left, right: right)])
+    AttentionMask(Components(rules: [.band(alignment, left: left, right: right)]))
   }
 
   /// The first `count` keys, and those from `left` before the diagonal up to it: a causal window that keeps the
@@ -115,7 +156,8 @@ public struct AttentionMask: Sendable {
   public static func window(
     left: Int, keepingFirst count: Int, alignment: Alignment = .bottomRight
   ) -> AttentionMask {
-    AttentionMask(rules: [.keeping(first: count, alignment, left: left), .band(alignment, left: nil, right: 0)])
+    AttentionMask(
+      Components(rules: [.keeping(first: count, alignment, left: left), .band(alignment, left: nil, right: 0)]))
   }
 
   /// A prefix to which every query attends, and after it keys up to the diagonal: prefix language models.
@@ -124,7 +166,7 @@ public struct AttentionMask: Sendable {
   ///   - alignment: Which diagonal.
   /// - Returns: The mask.
   public static func prefix(_ lengths: [Int], alignment: Alignment = .bottomRight) -> AttentionMask {
-    AttentionMask(rules: [.prefix(lengths, alignment)])
+    AttentionMask(Components(rules: [.prefix(lengths, alignment)]))
   }
 
   /// Keys of the query's own chunk: keys are cut every `length`, and the query's chunk is that of its key on the diagonal.
@@ -132,7 +174,7 @@ public struct AttentionMask: Sendable {
   /// The first chunk begins where the sequence does: after the sample's ``leftPadding(_:)``, at the first key of the query's
   /// document, else at key 0. Together with ``causal`` this is chunked attention as in Llama 4.
   public static func chunks(length: Int, alignment: Alignment = .bottomRight) -> AttentionMask {
-    AttentionMask(rules: [.chunks(length: length, alignment)])
+    AttentionMask(Components(rules: [.chunks(length: length, alignment)]))
   }
 
   /// Several sequences packed into one row, each attending to itself alone.
@@ -154,34 +196,37 @@ public struct AttentionMask: Sendable {
   public static func documents(
     _ offsets: [Int], keyOffsets: [Int]? = nil, left: Int? = nil, right: Int? = nil
   ) -> AttentionMask {
-    AttentionMask(rules: [.documents(queries: offsets, keys: keyOffsets ?? offsets, left: left, right: right)])
+    AttentionMask(
+      Components(rules: [.documents(queries: offsets, keys: keyOffsets ?? offsets, left: left, right: right)]))
   }
 
   /// Keys before a length of its own for each element of the batch: right padding.
-  public static func keyLengths(_ lengths: [Int]) -> AttentionMask { AttentionMask(keyLengths: [lengths]) }
+  public static func keyLengths(_ lengths: [Int]) -> AttentionMask { AttentionMask(Components(keyLengths: [lengths])) }
 
   /// Queries from a length on attend to nothing: their output is 0.
-  public static func queryLengths(_ lengths: [Int]) -> AttentionMask { AttentionMask(queryLengths: [lengths]) }
+  public static func queryLengths(_ lengths: [Int]) -> AttentionMask {
+    AttentionMask(Components(queryLengths: [lengths]))
+  }
 
   /// Keys after a padding of its own for each element of the batch.
-  public static func leftPadding(_ counts: [Int]) -> AttentionMask { AttentionMask(leftPaddings: [counts]) }
+  public static func leftPadding(_ counts: [Int]) -> AttentionMask { AttentionMask(Components(leftPaddings: [counts])) }
 
   // MARK: Tensors
 
   /// Keys where `mask` is true.
   /// - Parameter mask: Broadcasts to `[B, H, L, S]`, right-aligned; read in place.
   /// - Returns: The mask.
-  public static func attending(_ mask: Tensor<Bool>) -> AttentionMask { AttentionMask(booleans: [mask]) }
+  public static func attending(_ mask: Tensor<Bool>) -> AttentionMask { AttentionMask(Components(booleans: [mask])) }
 
   /// Keys where a function says so, looked up block by block: empty blocks cost nothing, full ones no look.
-  public static func attending(_ blocks: BlockMask) -> AttentionMask { AttentionMask(blocks: [blocks]) }
+  public static func attending(_ blocks: BlockMask) -> AttentionMask { AttentionMask(Components(blocks: [blocks])) }
 
   /// Adds `bias` to the scores; where it is −inf, the query does not attend.
   /// - Parameter bias: Broadcasts to `[B, H, L, S]`, right-aligned; read in place. Of the type that the query is
   ///   computed in; where that is Float, also of two bytes.
   /// - Returns: The mask.
   public static func bias<Element: AttentionStorage>(_ bias: Tensor<Element>) -> AttentionMask {
-    AttentionMask(biases: [Bias(tensor: bias, shape: bias.shape, dataType: Element._dataType)])
+    AttentionMask(Components(biases: [Bias(tensor: bias, shape: bias.shape, dataType: Element._dataType)]))
   }
 
   // MARK: Functions of positions
@@ -194,7 +239,7 @@ public struct AttentionMask: Sendable {
   ///
   /// Source: Press et al. 2021 (arXiv:2108.12409), §3; the distance to keys after the query as in flash-attention.
   public static func alibi(slopes: [Double], alignment: Alignment = .bottomRight) -> AttentionMask {
-    AttentionMask(distances: [Distances(slopes: slopes, alignment: alignment)])
+    AttentionMask(Components(distances: [Distances(slopes: slopes, alignment: alignment)]))
   }
 
   /// ``alibi(slopes:alignment:)`` with the paper's slopes: 2^(−8/n), 2^(−16/n) … for n heads, n a power of two. For
@@ -228,9 +273,10 @@ public struct AttentionMask: Sendable {
   public static func scores<Element: AttentionElement>(
     _ element: Element.Type, _ body: @escaping @Sendable (inout AttentionScoreTile<Element>) -> Void
   ) -> AttentionMask {
-    AttentionMask(functions: [
-      Function(body: AttentionScoreFunction<Element>(body: body), dataType: Element._dataType)
-    ])
+    AttentionMask(
+      Components(functions: [
+        Function(body: AttentionScoreFunction<Element>(body: body), dataType: Element._dataType)
+      ]))
   }
 
   // MARK: Composition
@@ -238,17 +284,18 @@ public struct AttentionMask: Sendable {
   /// Attends where both masks do, and adds what both add.
   public func combined(with other: AttentionMask) -> AttentionMask {
     assert(trailingKeyCount == 0 && other.trailingKeyCount == 0, "trailing keys are appended last")
-    var result = self
-    result.rules += other.rules
-    result.keyLengths += other.keyLengths
-    result.queryLengths += other.queryLengths
-    result.leftPaddings += other.leftPaddings
-    result.booleans += other.booleans
-    result.blocks += other.blocks
-    result.biases += other.biases
-    result.distances += other.distances
-    result.functions += other.functions
-    return result
+    guard let own = other.storage?.components else { return self }
+    return modified {
+      $0.rules += own.rules
+      $0.keyLengths += own.keyLengths
+      $0.queryLengths += own.queryLengths
+      $0.leftPaddings += own.leftPaddings
+      $0.booleans += own.booleans
+      $0.blocks += own.blocks
+      $0.biases += own.biases
+      $0.distances += own.distances
+      $0.functions += own.functions
+    }
   }
 
   /// True if some part counts keys; tensors, block masks and functions take the keys as they are.
@@ -265,18 +312,16 @@ public struct AttentionMask: Sendable {
   /// as it is.
   func replacingBottomRight(by alignment: Alignment) -> AttentionMask {
     if hasDocuments { return self }
-    var result = self
-    result.rules = rules.map { $0.alignment == .bottomRight ? $0.aligned(alignment) : $0 }
-    result.distances = distances.map {
-      $0.alignment == .bottomRight ? Distances(slopes: $0.slopes, alignment: alignment) : $0
+    return modified {
+      $0.rules = rules.map { $0.alignment == .bottomRight ? $0.aligned(alignment) : $0 }
+      $0.distances = distances.map {
+        $0.alignment == .bottomRight ? Distances(slopes: $0.slopes, alignment: alignment) : $0
+      }
     }
-    return result
   }
 
   /// This mask for the first keys, and `count` more keys that every query attends to.
   func appendingAttendedKeys(_ count: Int) -> AttentionMask {
-    var result = self
-    result.trailingKeyCount += count
-    return result
+    count == 0 ? self : modified { $0.trailingKeyCount += count }
   }
 }

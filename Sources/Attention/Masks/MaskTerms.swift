@@ -48,8 +48,9 @@ final class MaskTerms<Element: AttentionElement>: @unchecked Sendable {
     _ mask: AttentionMask, keyCount: Int, shape: AttentionShape
   ) throws(AttentionError) -> MaskTerms? {
     // Here and not in an initialiser, which would allocate an object before it returns nil.
-    if mask.booleans.isEmpty && mask.biases.isEmpty && mask.blocks.isEmpty && mask.distances.isEmpty
-      && mask.functions.isEmpty
+    if mask.isNone
+      || mask.booleans.isEmpty && mask.biases.isEmpty && mask.blocks.isEmpty && mask.distances.isEmpty
+        && mask.functions.isEmpty
     {
       return nil
     }

@@ -26,6 +26,10 @@ struct SequencePlaces {
 
   init(_ mask: AttentionMask, keyCount: Int, shape: AttentionShape) {
     trailing = keyCount..<shape.keyCount
+    if mask.isNone {
+      table = nil
+      return
+    }
     var documents: [Int]?
     for rule in mask.rules {
       if documents == nil, case .documents(_, let keys, _, _) = rule { documents = keys }

@@ -47,12 +47,18 @@ package struct AttentionPlan: CustomStringConvertible {
 
   /// What one tile costs whatever its size, some 0.3 µs, in operations. Not tuned.
   private static let tileWork = 5e4
+  /// Bytes of keys and values from which on small heads wait for them, each of which begins on another page than the CPU reads
+  /// ahead on: prefetched, heads of 16 queries by E 64 (6.3 MB) take 0.83 of the time on two threads and 0.74 on one, but heads of
+  /// 32 by E 32 (3.1 MB) 1.05 (Zen 4, 2026-11).
+  private static let farByteCount = 4e6
 
   /// Tiles of queries of all heads and elements of the batch.
   package let tileCount: Int
   /// Tiles that a task takes. Small ones are batched: every atomic operation of the executor drains the store buffer. One by one:
   /// 10 % slower (L 16, Zen 4, 2026-11).
   package let tilesPerTask: Int
+  /// True if the keys of the next tile of a task are prefetched while a tile is computed.
+  package let expectsNextTile: Bool
   private let work: Double
 
   /// Calls `body` with the plans of a call: two where some elements of the batch have few rows, and others not.
@@ -67,7 +73,7 @@ package struct AttentionPlan: CustomStringConvertible {
         AttentionPlan(
           tiles, batches, schedule: schedule, shape: shape, hasSinks: hasSinks, kernels: kernels, context: context))
     }
-    if context.resolvedAlgorithm == .openBLAS { return try plan(.openBLAS) }
+    if context.algorithm(with: kernels.instructionSet) == .openBLAS { return try plan(.openBLAS) }
     // Decided by an element's own queries and keys, so that it is computed as it would be alone.
     func hasFewRows(_ batch: Int) -> Bool {
       let queryCount = schedule.queryCount(batch: batch, of: shape)
@@ -90,7 +96,7 @@ package struct AttentionPlan: CustomStringConvertible {
     _ tiles: TileStyle, _ batches: [Int]?, schedule: MaskSchedule<Element>, shape: AttentionShape, hasSinks: Bool,
     kernels: Kernels<Element>, context: AttentionContext
   ) {
-    algorithm = context.resolvedAlgorithm
+    algorithm = tiles == .openBLAS ? .openBLAS : .packed
     self.tiles = tiles
     self.batches = batches
     let tuning = context.tuning
@@ -169,6 +175,10 @@ package struct AttentionPlan: CustomStringConvertible {
     // Of a call without tiles there is no work to divide by.
     let tileWork = max(work / Double(max(tileCount, 1)), Self.tileWork)
     tilesPerTask = max(1, min(tileCount / 16, Int(ProductCut.leastTaskWork / tileWork)))
+    let operandByteCount =
+      Double(batchCount * shape.keyValueHeadCount) * Double(shape.keyCount)
+      * Double((shape.headDimension + shape.valueDimension) * MemoryLayout<Element>.stride)
+    expectsNextTile = tilesPerTask > 1 && shape.keyCount <= keyTileLength && operandByteCount >= Self.farByteCount
   }
 
   var rowsPerTile: Int { headsPerTile * queryTileLength }

@@ -166,6 +166,19 @@ package struct AttentionProblem<Element: AttentionElement> {
       logSumExp: nil, weights: nil, context: context)
   }
 
+  /// The output in a new tensor.
+  @_specialize(where Element == Float, Stored == Float)
+  @_specialize(where Element == Double, Stored == Double)
+  func output<Stored: AttentionStorage>(
+    _: Stored.Type, context: AttentionContext
+  ) throws -> Tensor<Stored> where Stored.Arithmetic == Element {
+    let output = try Tensor<Stored>(uninitializedShape: outputShape)
+    try run(
+      into: output.mutableBase, Stored._dataType, strides: layout.canonical(output.shape, output.strides)!.strides,
+      logSumExp: nil, weights: nil, context: context)
+    return output
+  }
+
   /// The output in a new tensor, and what is wanted beside it.
   @_specialize(where Element == Float, Stored == Float)
   @_specialize(where Element == Double, Stored == Double)

@@ -4,20 +4,21 @@ internal import AttentionTensors
 
 extension ForwardPass {
   /// Copies the maximum, sum and mean of every row into a state, to be merged with those of other keys.
-  func store(_ tile: QueryTile, into state: RowState<Element>) {
-    if tile.rowCount == 0 { return }
+  /// - Returns: False if a result is not finite.
+  func store(_ tile: QueryTile, into state: RowState<Element>) -> Bool {
     let memory = tiles.memory
     state.maximum.update(from: memory.maximum, count: tile.rowCount)
     state.sum.update(from: memory.sum, count: tile.rowCount)
     for row in 0..<tile.rowCount {
       memory.targets[row] = UnsafeMutableRawPointer(state.result + row * call.shape.valueDimension)
     }
-    tiles.writeResult(tile, columnStride: 1)
+    return tiles.writeResult(tile, columnStride: 1)
   }
 
   /// Writes the results of a pass over all keys.
-  func finish(_ tile: QueryTile) {
-    guard let outputs = call.outputs else { return }
+  /// - Returns: False if `check` asks for finite results and one is not; then they are not all written.
+  func finish(_ tile: QueryTile, _ check: ResultCheck) -> Bool {
+    guard let outputs = call.outputs else { return true }
     let (memory, columnCount) = (tiles.memory, call.shape.valueDimension)
     let isConverted = outputs.half != nil
     let byteStride =
@@ -29,10 +30,12 @@ extension ForwardPass {
         : outputs.outputRow(batch: tile.batch, head: head, query: query)
       for row in rows { memory.targets[row] = first + (row - rows.lowerBound) * byteStride }
     }
-    tiles.writeResult(tile, columnStride: isConverted ? 1 : outputs.columnStride)
+    let isFinite = tiles.writeResult(tile, columnStride: isConverted ? 1 : outputs.columnStride)
+    if !isFinite && check == .finite { return false }
     if isConverted { writeOutput(tile, memory.modifiers.converted, outputs) }
     writeLogSumExp(tile, maximum: memory.maximum, sum: memory.sum, outputs)
     writeWeights(tile, maximum: memory.maximum, sum: memory.sum)
+    return true
   }
 
   /// Writes the results of all splits of a tile's keys together.
@@ -95,4 +98,12 @@ extension ForwardPass {
         sum[row] == 0 ? -.infinity : maximum[row] + Element(_nearest: sum[row]._double.naturalLogarithm)
     }
   }
+}
+
+/// Which results may be written.
+enum ResultCheck {
+  /// Finite ones: others are computed again first.
+  case finite
+  /// All, as they are.
+  case any
 }

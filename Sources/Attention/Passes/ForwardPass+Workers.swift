@@ -24,7 +24,15 @@ extension ForwardPass {
           let own = workers.pass(worker)
           // Last tiles first: under a causal mask they are the longest.
           let first = (taskCount - 1 - task) * plan.tilesPerTask
-          for index in first..<min(first + plan.tilesPerTask, plan.tileCount) { own.attend(call.tile(index)) }
+          let last = min(first + plan.tilesPerTask, plan.tileCount) - 1
+          var tile = call.tile(first)
+          for index in first..<last {
+            let next = call.tile(index + 1)
+            if plan.expectsNextTile { own.tiles.expect(next) }
+            own.attend(tile)
+            tile = next
+          }
+          own.attend(tile)
         }
       }
     }
@@ -63,8 +71,7 @@ extension ForwardPass {
           Tiles.onWorker {
             let (index, split) = task.quotientAndRemainder(dividingBy: splits.count)
             let (own, tile) = (workers.pass(worker), call.tile(index))
-            own.attend(tile, split: first + split)
-            own.store(tile, into: state(index, 1 + split))
+            own.attend(tile, split: first + split, into: state(index, 1 + split))
           }
         }
         let isLast = splits.upperBound == plan.splitsPerTile

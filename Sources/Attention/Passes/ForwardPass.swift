@@ -39,16 +39,12 @@ struct ForwardPass<Tiles: TilePrimitives> {
   func attend(_ tile: QueryTile) {
     defer { clearEmptyQueries(tile) }
     if tile.rowCount == 0 { return }
-    guard let whole, let splitState else {
-      attend(tile, in: 0..<call.shape.keyCount)
-      return finish(tile)
-    }
+    guard let whole, let splitState else { return attend(tile, in: 0..<call.shape.keyCount) { finish(tile, $0) } }
     // A split is the range of keys from where it begins to where the next split begins.
     var first = 0
     var isFirst = true
     func add(_ keys: Range<Int>) {
-      attend(tile, in: keys)
-      store(tile, into: isFirst ? whole : splitState)
+      attend(tile, in: keys) { _ in store(tile, into: isFirst ? whole : splitState) }
       if !isFirst { whole.merge(splitState, rowCount: tile.rowCount, call.kernels) }
       isFirst = false
     }
@@ -61,18 +57,22 @@ struct ForwardPass<Tiles: TilePrimitives> {
     finish(tile, whole)
   }
 
-  /// Computes one split of a tile's keys, which leaves its maximum, sum and result in the memory of the tiles.
-  func attend(_ tile: QueryTile, split: Int) {
+  /// Computes one split of a tile's keys.
+  func attend(_ tile: QueryTile, split: Int, into state: RowState<Element>) {
     if tile.rowCount == 0 { return }
-    attend(
-      tile,
-      in: call.schedule.split(split, batch: tile.batch, queries: tile.queries, length: call.plan.splitLength))
+    let keys = call.schedule.split(split, batch: tile.batch, queries: tile.queries, length: call.plan.splitLength)
+    attend(tile, in: keys) { _ in store(tile, into: state) }
   }
 
-  /// Computes the maximum, sum and result of every row over a range of keys, starting from an empty state.
-  private func attend(_ tile: QueryTile, in keys: Range<Int>) {
+  /// Computes the maximum, sum and result of every row over a range of keys, starting from an empty state, and writes them.
+  ///
+  /// `write` returns false if a result is not finite; then the tile is computed again, and written once more, as it is.
+  @inline(__always)
+  private func attend(_ tile: QueryTile, in keys: Range<Int>, write: (ResultCheck) -> Bool) {
     attend(tile, in: keys, TileCare())
-    if !tiles.hasFiniteResult(tile) { attendAgain(tile, in: keys) }
+    if write(.finite) { return }
+    attendAgain(tile, in: keys)
+    _ = write(.any)
   }
 
   /// Computes the same once, taking care of the hazards that `care` names.

@@ -7,7 +7,8 @@ extension LaneTiles {
     let isFirst = start(block.group)
     let values = value.native
     guard let cut else {
-      return multiply(block, values, into: result, rescale: isFirst ? nil : UnsafePointer(memory.rescale))
+      return multiply(
+        block, values, into: result, rescale: isFirst ? nil : UnsafePointer(memory.rescale), next: takeExpectedKeys())
     }
     // The first block's sum is the result.
     let target = isFirst ? result : own.blockResult
@@ -35,11 +36,28 @@ extension LaneTiles {
 
   private func multiply(
     _ block: Block<Element>, _ values: StridedMatrix<Element>, into result: UnsafeMutablePointer<Element>,
-    rescale: UnsafePointer<Element>?, continues: Bool = false
+    rescale: UnsafePointer<Element>?, continues: Bool = false, next: RowsAhead? = nil
   ) {
     call.kernels.multiply(
       vectorCount: vectorCount(block.rows.count), values.transposed, block.scores, bStride: block.keyStride,
-      into: result, stride: block.keyStride, rescale: rescale, continues: continues)
+      into: result, stride: block.keyStride, rescale: rescale, continues: continues, next: next)
+  }
+
+  // MARK: The next tile
+
+  func expect(_ next: QueryTile) {
+    let key = call.key
+    if next.rowCount == 0 || key.columnStride != 1 || key.pages != nil { return }
+    ownMemory.pointee.expectedKeys = RowsAhead(
+      base: key.row(batch: next.batch, head: next.keyValueHead, index: 0), rowCount: call.shape.keyCount,
+      stride: key.lengthStride * key.elementByteCount, byteCount: call.shape.headDimension * key.elementByteCount)
+  }
+
+  /// The keys that ``expect(_:)`` has told of, once.
+  private func takeExpectedKeys() -> RowsAhead? {
+    guard let keys = own.expectedKeys else { return nil }
+    ownMemory.pointee.expectedKeys = nil
+    return keys
   }
 
   func end(_ tile: QueryTile) {
@@ -59,19 +77,22 @@ extension LaneTiles {
     (own.result + group.lowerBound * call.shape.valueDimension + row - group.lowerBound, paddedCount(group))
   }
 
-  func writeResult(_ tile: QueryTile, columnStride: Int) {
+  func writeResult(_ tile: QueryTile, columnStride: Int) -> Bool {
     let columnCount = call.shape.valueDimension
+    var isFinite = true
     forEachGroup(tile) { panel in
-      unpack(
+      let isOwnFinite = unpack(
         panel, columnCount: columnCount, own.result + panel.lowerBound * columnCount, stride: paddedCount(panel),
         factor: memory.factor + panel.lowerBound, columnStride: columnStride)
+      isFinite = isFinite && isOwnFinite
     }
+    return isFinite
   }
 
   private func unpack(
     _ rows: Range<Int>, columnCount: Int, _ x: UnsafePointer<Element>, stride: Int, factor: UnsafePointer<Element>,
     columnStride: Int
-  ) {
+  ) -> Bool {
     call.kernels.unpack(
       rowCount: rows.count, columnCount: columnCount, x, stride: stride, factor: factor,
       rows: memory.targets + rows.lowerBound, columnStride: columnStride)
@@ -80,9 +101,10 @@ extension LaneTiles {
   func writeScores(_ block: Block<Element>, _ tile: QueryTile) {
     if !block.isRagged {
       own.ones.update(repeating: 1, count: block.rows.count)
-      return unpack(
+      _ = unpack(
         block.rows, columnCount: block.keys.count, block.scores, stride: block.keyStride, factor: own.ones,
         columnStride: 1)
+      return
     }
     tile.forEachRow(block.rows) { row, _, query in
       let keys = block.keys(ofQuery: query, batch: tile.batch)

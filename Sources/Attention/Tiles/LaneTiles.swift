@@ -8,7 +8,7 @@ internal import AttentionTensors
 /// is packed only where neither of their strides is 1, where their rows lie pages apart, and where they are stored in two bytes.
 struct LaneTiles<Element: AttentionElement>: TilePrimitives {
   let call: AttentionCall<Element>
-  private let ownMemory: UnsafePointer<Memory>
+  let ownMemory: UnsafeMutablePointer<Memory>
 
   struct Memory {
     let common: TileMemory<Element>
@@ -30,6 +30,8 @@ struct LaneTiles<Element: AttentionElement>: TilePrimitives {
     let value: UnsafeMutablePointer<Element>
     /// Factors that change nothing.
     let ones: UnsafeMutablePointer<Element>
+    /// The keys of the next tile, if they are to be prefetched.
+    var expectedKeys: RowsAhead?
   }
 
   init(_ call: AttentionCall<Element>, _ arrays: inout ScratchArrays) {
@@ -51,7 +53,7 @@ struct LaneTiles<Element: AttentionElement>: TilePrimitives {
       value: arrays.take(Self.reads(call.value, call) ? 0 : keyCapacity * shape.valueDimension),
       ones: arrays.take(rowCapacity))
     if !isCounting { own.initialize(to: memory) }
-    ownMemory = UnsafePointer(own)
+    ownMemory = own
   }
 
   var own: Memory { ownMemory.pointee }

@@ -163,8 +163,12 @@ struct RowTiles<Products: RowProducts>: TilePrimitives {
     (own.result + row * call.shape.valueDimension, 1)
   }
 
-  func writeResult(_ tile: QueryTile, columnStride: Int) {
+  func expect(_: QueryTile) {}
+
+  func writeResult(_ tile: QueryTile, columnStride: Int) -> Bool {
     let columnCount = call.shape.valueDimension
+    // Before a row is scaled in place.
+    let isFinite = hasFiniteResult(tile)
     for row in 0..<tile.rowCount {
       let target = memory.targets[row].assumingMemoryBound(to: Element.self)
       let result = own.result + row * columnCount
@@ -177,6 +181,7 @@ struct RowTiles<Products: RowProducts>: TilePrimitives {
           stride: columnStride)
       }
     }
+    return isFinite
   }
 
   func writeScores(_ block: Block<Element>, _ tile: QueryTile) {

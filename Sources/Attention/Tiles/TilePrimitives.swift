@@ -76,7 +76,11 @@ protocol TilePrimitives: SendableMetatype {
   func result(ofRow row: Int, group: Range<Int>) -> (base: UnsafeMutablePointer<Element>, columnStride: Int)
 
   /// Writes every row of the result, times ``TileMemory/factor``, to where ``TileMemory/targets`` says.
-  func writeResult(_ tile: QueryTile, columnStride: Int)
+  /// - Returns: What ``hasFiniteResult(_:)`` would.
+  func writeResult(_ tile: QueryTile, columnStride: Int) -> Bool
+
+  /// Says which tile comes after the one that is computed next, so that its keys can be prefetched.
+  func expect(_ next: QueryTile)
 
   /// Writes the scores of a block to where ``TileMemory/targets`` says, a row's from its first attended key on.
   func writeScores(_ block: Block<Element>, _ tile: QueryTile)

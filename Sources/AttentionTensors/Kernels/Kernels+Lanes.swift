@@ -67,16 +67,18 @@ extension Kernels {
   }
 
   /// rows[row][column] = x[column, row] · factor[row].
+  /// - Returns: True if every x is finite, also of the lanes that fill the last vector.
+  @discardableResult
   @_specialize(where Element == Float)
   @_specialize(where Element == Double)
   package func unpack(
     rowCount: Int, columnCount: Int, _ x: Pointer, stride: Int, factor: Pointer,
     rows: UnsafePointer<UnsafeMutableRawPointer>, columnStride: Int
-  ) {
+  ) -> Bool {
     var arguments = attn_unpack(
       row_count: rowCount, column_count: columnCount, x: x, stride: stride, factor: factor, rows: rows,
       column_stride: columnStride)
-    table.pointee.lanes.unpack(&arguments)
+    return table.pointee.lanes.unpack(&arguments)
   }
 
   /// c[rows, lanes] ← f(c·rescale + a[rows, depth]·b[depth, lanes] + bias); without `rescale` c is only written. With

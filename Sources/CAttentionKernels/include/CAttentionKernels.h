@@ -223,7 +223,8 @@ typedef struct attn_row_kernels {
 typedef struct attn_lane_kernels {
   ptrdiff_t lane_count, panel_vector_count, product_vector_count;
   void (*pack)(const attn_pack *);
-  void (*unpack)(const attn_unpack *);
+  // True if every x of the rows is finite; also of the lanes that fill the last vector.
+  bool (*unpack)(const attn_unpack *);
   void (*multiply)(const attn_product *);
   void (*softmax_lanes)(const attn_softmax_lanes *);
   // y[row_count, lanes] = y·rescale + x: x is a sum that was computed by itself.
