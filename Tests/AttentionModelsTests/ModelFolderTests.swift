@@ -33,7 +33,10 @@ struct ModelFolderTests {
     ("type_vocab_size", "0", "type_vocab_size from 1"),
     ("type_vocab_size", "-2", "type_vocab_size from 1"), ("layer_norm_eps", "-1e-12", "layer_norm_eps from 0"),
     ("layer_norm_eps", "\"small\"", "layer_norm_eps"), ("layer_norm_eps", "1e999", "valid JSON"),
-    ("hidden_act", "\"swish\"", "hidden_act one of gelu, gelu_new, gelu_pytorch_tanh, relu expected; got \"swish\""),
+    (
+      "hidden_act", "\"mish\"",
+      "hidden_act one of gelu, gelu_new, gelu_pytorch_tanh, relu, silu, swish expected; got \"mish\""
+    ),
     ("hidden_act", "1", "hidden_act"), ("model_type", "\"roberta\"", "model_type \"bert\" expected; got \"roberta\""),
     ("position_embedding_type", "\"relative_key\"", "got \"relative_key\""),
     ("is_decoder", "true", "is_decoder is true"),

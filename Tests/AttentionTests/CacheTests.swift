@@ -252,6 +252,31 @@ struct CacheTests {
     #expect(throws: AttentionError.self) { try KeyValueCache<Float>(contentsOf: folder("cache.safetensors")) }
   }
 
+  @Test("a call into an existing tensor, or a part of one, has the bits of a call that makes it", arguments: kinds)
+  func into(kind: CacheKind) throws {
+    let tokens = try Tokens<Float>(batchCount: 2, count: 30)
+    for context in AttentionContext.everyPath {
+      let cache = try cache(kind, batchCount: 2, Float.self)
+      try cache.append(key: tokens.key, value: tokens.value)
+      let expected = try scaledDotProductAttention(query: tokens.query, cache: cache, context: context)
+      var output = try Tensor<Float>(repeating: .nan, shape: expected.shape)
+      try scaledDotProductAttention(query: tokens.query, cache: cache, into: &output, context: context)
+      #expect(sameBits(output.array, expected.array))
+      var wide = try Tensor<Float>(repeating: .nan, shape: [2, 4, 30, 11])
+      try wide.withMutableView { view in
+        try view.withSlice(1..<10, axis: 3) {
+          try scaledDotProductAttention(query: tokens.query, cache: cache, into: &$0, context: context)
+        }
+      }
+      #expect(sameBits(try wide.slice(1..<10, axis: 3).array, expected.array))
+      #expect(wide.array.count { $0.isNaN } == 2 * 4 * 30 * 2)
+      var wrong = try Tensor<Float>(repeating: 1, shape: [2, 4, 30, 8])
+      #expect(throws: AttentionError.self) {
+        try scaledDotProductAttention(query: tokens.query, cache: cache, into: &wrong, context: context)
+      }
+    }
+  }
+
   @Test("files that are no caches, or contradict themselves, are errors")
   func wrongFiles() throws {
     let folder = try TemporaryFolder()

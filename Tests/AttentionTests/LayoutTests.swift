@@ -56,13 +56,13 @@ struct LayoutTests {
     }
   }
 
-  @Test("[B, L, H, E], and the same without batch and without heads")
-  func layouts() throws {
-    let (inputs, expected) = try expected()
+  @Test("[B, L, H, E], and the same without batch and without heads", arguments: AttentionContext.everyPath)
+  func layouts(context: AttentionContext) throws {
+    let (inputs, expected) = try expected(context)
     func swapped(_ x: Tensor<Float>) throws -> Tensor<Float> { try x.permuted([0, 2, 1, 3]).copied() }
     let result = try scaledDotProductAttention(
       query: swapped(inputs.query), key: swapped(inputs.key), value: swapped(inputs.value), mask: .causal,
-      options: AttentionOptions(layout: .lengthFirst), returning: [.logSumExp, .weights])
+      options: AttentionOptions(layout: .lengthFirst), returning: [.logSumExp, .weights], context: context)
     #expect(result.output.shape == [2, 21, 4, 12])
     #expect(try result.logSumExp.shape == [2, 4, 21])
     #expect(try result.weights.shape == [2, 4, 21, 34])
@@ -71,14 +71,14 @@ struct LayoutTests {
     func one(_ x: Tensor<Float>) throws -> Tensor<Float> { try x.select(1, axis: 0) }
     let third = try scaledDotProductAttention(
       query: one(inputs.query), key: one(inputs.key), value: one(inputs.value), mask: .causal,
-      returning: [.logSumExp, .weights])
+      returning: [.logSumExp, .weights], context: context)
     #expect(third.output.shape == [4, 21, 12])
     #expect(try third.logSumExp.shape == [4, 21])
     #expect(try third.weights.shape == [4, 21, 34])
     #expect(mismatch(third.output.array, try one(expected).array.map(Double.init), tolerance: 1e-6) == nil)
     let thirdSwapped = try scaledDotProductAttention(
       query: one(swapped(inputs.query)), key: one(swapped(inputs.key)), value: one(swapped(inputs.value)),
-      mask: .causal, options: AttentionOptions(layout: .lengthFirst))
+      mask: .causal, options: AttentionOptions(layout: .lengthFirst), context: context)
     #expect(thirdSwapped.shape == [21, 4, 12])
 
     func single(_ x: Tensor<Float>) throws -> Tensor<Float> { try x.select(1, axis: 0).select(0, axis: 0) }
@@ -86,7 +86,7 @@ struct LayoutTests {
       let second = try scaledDotProductAttention(
         query: single(inputs.query), key: single(inputs.key), value: single(inputs.value), mask: .causal,
         options: AttentionOptions(layout: layout),
-        returning: .logSumExp)
+        returning: .logSumExp, context: context)
       #expect(second.output.shape == [21, 12])
       #expect(try second.logSumExp.shape == [21])
       #expect(mismatch(second.output.array, try single(expected).array.map(Double.init), tolerance: 1e-6) == nil)
@@ -113,14 +113,14 @@ struct LayoutTests {
     }
   }
 
-  @Test("into: writes where it is told, and reads nothing old")
-  func into() throws {
-    let (inputs, expected) = try expected()
+  @Test("into: writes where it is told, and reads nothing old", arguments: AttentionContext.everyPath)
+  func into(context: AttentionContext) throws {
+    let (inputs, expected) = try expected(context)
     var output = try Tensor<Float>(repeating: .nan, shape: expected.shape)
     func address(_ x: borrowing Tensor<Float>) -> Int { Int(bitPattern: x.base) }
     let before = address(output)
     try scaledDotProductAttention(
-      query: inputs.query, key: inputs.key, value: inputs.value, mask: .causal, into: &output)
+      query: inputs.query, key: inputs.key, value: inputs.value, mask: .causal, into: &output, context: context)
     #expect(address(output) == before)
     #expect(sameBits(output.array, expected.array))
 
@@ -129,7 +129,7 @@ struct LayoutTests {
       try view.withSlice(1..<13, axis: 3) { part in
         try part.withPermutation([0, 2, 1, 3]) {
           try scaledDotProductAttention(
-            query: inputs.query, key: inputs.key, value: inputs.value, mask: .causal, into: &$0)
+            query: inputs.query, key: inputs.key, value: inputs.value, mask: .causal, into: &$0, context: context)
         }
       }
     }
@@ -141,7 +141,7 @@ struct LayoutTests {
     try turned.withMutableView { view in
       try view.withPermutation([0, 1, 3, 2]) {
         try scaledDotProductAttention(
-          query: inputs.query, key: inputs.key, value: inputs.value, mask: .causal, into: &$0)
+          query: inputs.query, key: inputs.key, value: inputs.value, mask: .causal, into: &$0, context: context)
       }
     }
     #expect(sameBits(try turned.transposed().array, expected.array))
@@ -168,7 +168,7 @@ struct AttentionErrorTests {
       ([2, 4, 8, 16], [3, 4, 8, 16], [3, 4, 8, 16], "query, key and value need the same batch"),
       ([2, 4, 8, 16], [2, 2, 8, 16], [2, 4, 8, 16], "key and value need the same heads"),
       ([2, 4, 8, 16], [2, 3, 8, 16], [2, 3, 8, 16], "the query's heads must be a multiple of the key's and value's"),
-      ([2, 4, 8, 16], [2, 4, 8, 15], [2, 4, 8, 16], "query and key need the same width"),
+      ([2, 4, 8, 16], [2, 4, 8, 15], [2, 4, 8, 16], "query and key need the same head dimension"),
       ([2, 4, 8, 16], [2, 8, 16], [2, 8, 16], "query, key and value need one rank of 2, 3 or 4"),
       ([4], [4], [4], "query, key and value need one rank of 2, 3 or 4"),
       ([1, 2, 4, 8, 16], [1, 2, 4, 8, 16], [1, 2, 4, 8, 16], "query, key and value need one rank of 2, 3 or 4"),

@@ -146,18 +146,24 @@ struct MultiHeadTests {
       $0.keyInputDimension == $0.embeddingDimension && $0.valueInputDimension == $0.embeddingDimension
     })
   func selfAttention(configuration: Layer.Configuration) throws {
+    for context in AttentionContext.everyPath { try selfAttention(configuration, context) }
+  }
+
+  private func selfAttention(_ configuration: Layer.Configuration, _ context: AttentionContext) throws {
     let layer = try layer(configuration)
     let x: Tensor<Float> = try input([2, 6, configuration.embeddingDimension], 5)
     let expected = try reference(layer, x, x, x)
-    let shared = try layer(x)
+    let shared = try layer(x, context: context)
     #expect(mismatch(shared.array, expected.output, tolerance: 1e-5) == nil)
-    let apart = try layer(query: x, key: x.copied(), value: x.copied())
+    let apart = try layer(query: x, key: x.copied(), value: x.copied(), context: context)
     #expect(mismatch(apart.array, expected.output, tolerance: 1e-5) == nil)
     let y = try x.copied()
-    #expect(mismatch(try layer(query: x, key: y, value: y).array, expected.output, tolerance: 1e-5) == nil)
+    #expect(
+      mismatch(try layer(query: x, key: y, value: y, context: context).array, expected.output, tolerance: 1e-5) == nil)
     // One sentence without a batch.
     let single = try layer.forward(
-      query: x.select(1, axis: 0), key: x.select(1, axis: 0), value: x.select(1, axis: 0), weights: .averaged)
+      query: x.select(1, axis: 0), key: x.select(1, axis: 0), value: x.select(1, axis: 0), weights: .averaged,
+      context: context)
     #expect(single.output.shape == [6, configuration.embeddingDimension])
     #expect(try single.weights.rank == 2)
     #expect(
@@ -166,8 +172,8 @@ struct MultiHeadTests {
         == nil)
   }
 
-  @Test("keys that the layer adds, behind so many that they are split")
-  func addedKeysBehindSplits() throws {
+  @Test("keys that the layer adds, after so many that they are split", arguments: AttentionContext.everyPath)
+  func addedKeysAfterSplits(context: AttentionContext) throws {
     let layer = try layer(.init(embeddingDimension: 8, headCount: 2, addsBiasKeyValue: true, addsZeroAttention: true))
     let query: Tensor<Float> = try input([1, 1, 8], 2)
     let memory: Tensor<Float> = try input([1, 2500, 8], 3)
@@ -176,7 +182,8 @@ struct MultiHeadTests {
       (.keyLengths([1500]), { _, _, _, j in j < 1500 }), (.keyLengths([0]), { _, _, _, _ in false }),
       (.window(left: 1200, right: nil), { _, _, _, j in j >= 2499 - 1200 }),
     ] {
-      let result = try layer.forward(query: query, key: memory, value: memory, mask: mask, weights: .perHead)
+      let result = try layer.forward(
+        query: query, key: memory, value: memory, mask: mask, weights: .perHead, context: context)
       let expected = try reference(layer, query, memory, memory, attends: attends)
       #expect(mismatch(result.output.array, expected.output, tolerance: 1e-5) == nil)
       #expect(try mismatch(result.weights.array, expected.weights, tolerance: 1e-6) == nil)

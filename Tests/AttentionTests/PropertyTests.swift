@@ -94,6 +94,13 @@ struct PropertyTests {
     for context in AttentionContext.everyPath { try checkMaskedNaN(mask, lengths, context) }
   }
 
+  /// Masks that leave every key to some query, with the numbers of queries for which they do.
+  private static let fullMasks: [Scenario.Mask: Set<Int>] = [
+    .biasWithInfinities: [40, 200], .blocks: [200], .boolean: [40, 200], .causal: [1, 40, 200], .causalTopLeft: [200],
+    .chunks: [200], .function: [40, 200], .keepingFirst: [200], .prefix: [1, 40, 200], .queryLengths: [40, 200],
+    .window: [200],
+  ]
+
   private func checkMaskedNaN(_ mask: Scenario.Mask, _ lengths: (Int, Int), _ context: AttentionContext) throws {
     // One head and one batch, so that a key is masked for all its queries or hidden tile by tile.
     let scenario = Scenario(B: 1, H: 1, Hk: 1, L: lengths.0, S: lengths.1, E: 16, Ev: 16, mask: mask)
@@ -111,7 +118,12 @@ struct PropertyTests {
     for bad in [Float.nan, .infinity] {
       // Keys that nobody attends to.
       var poisoned = clean
-      for j in 0..<scenario.S where !(0..<scenario.L).contains(where: { attends($0, j) }) {
+      let masked = (0..<scenario.S).filter { j in !(0..<scenario.L).contains { attends($0, j) } }
+      // Masks that leave every key to some query have none; all others must, or nothing is shown here.
+      #expect(
+        masked.isEmpty == (Self.fullMasks[mask]?.contains(lengths.0) ?? false),
+        "\(mask), \(lengths.0) queries: \(masked.count) masked keys")
+      for j in masked {
         for e in 0..<16 {
           poisoned.key[0, 0, j, e] = bad
           poisoned.value[0, 0, j, e] = bad
@@ -122,7 +134,10 @@ struct PropertyTests {
       #expect(try sameBits(result.logSumExp.array, expected.logSumExp.array))
       #expect(try sameBits(result.weights.array, expected.weights.array))
 
-      // A key that some attend to: they get NaN (from values), the others keep their bits.
+      // A key that some attend to: they get NaN (from values), the others keep their bits. Where no key is masked for all queries,
+      // some key must be masked for some of them; one query has only one case.
+      let isMaskedForSome = (0..<scenario.S).contains { j in (0..<scenario.L).contains { !attends($0, j) } }
+      #expect(isMaskedForSome || scenario.L == 1, "\(mask) masks nothing")
       guard let j = (0..<scenario.S).last(where: { j in (0..<scenario.L).contains { attends($0, j) } }) else {
         continue
       }

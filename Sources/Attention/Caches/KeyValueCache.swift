@@ -62,7 +62,7 @@ public final class KeyValueCache<Element: AttentionStorage> {
         && (0...1 << 20).contains(batchCount),
       Self.subject,
       "extents from 0 to \(Int32.max), and up to \(1 << 20) samples, expected; got \(batchCount) samples, \(headCount) heads, "
-        + "widths \(headDimension) and \(rows.valueDimension), capacity \(capacity)")
+        + "dimensions \(headDimension) and \(rows.valueDimension), capacity \(capacity)")
     if case .window(let length, let first) = retention {
       try requireArgument(
         (1...Int(Int32.max)).contains(length) && (0...Int(Int32.max)).contains(first), Self.subject,

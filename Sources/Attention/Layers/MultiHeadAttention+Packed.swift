@@ -31,7 +31,7 @@ extension MultiHeadAttention {
     guard stackedProjection != nil, configuration.addedKeyCount == 0 else {
       throw AttentionError(
         .unsupported, "MultiHeadAttention",
-        "a layer with inputs of one width and without keys of its own expected for packed sequences")
+        "a layer with inputs of one dimension and without keys of its own expected for packed sequences")
     }
     let tokens = try x.reshaped([1] + x.shape)
     var inputs = try project(tokens, tokens, tokens, context)

@@ -134,7 +134,7 @@ extension MultiHeadAttention {
     try requireShape(
       key.weight.rank == 2 && value.weight.rank == 2 && query.weight.rank == 2
         && key.weight.shape[0] > 0 && key.weight.shape[0] % headDimension == 0, "MultiHeadAttention",
-      "projections of rank 2 whose outputs divide by the head width \(headDimension) expected; got query "
+      "projections of rank 2 whose outputs divide by the head dimension \(headDimension) expected; got query "
         + "\(query.weight.shape), key \(key.weight.shape), value \(value.weight.shape)")
     if naming == .keras {
       for role in [Naming.Role.query, .key, .value] {

@@ -148,12 +148,13 @@ public struct MultiHeadAttention<Element: AttentionElement>: Sendable {
             <= Int(Int32.max)
           && headCount % keyValueHeadCount == 0,
         "MultiHeadAttention",
-        "a width that divides by its heads, or a head width, and heads that divide by the key/value heads expected; got width \(embeddingDimension), "
-          + "\(headCount) heads of \(headDimension), \(keyValueHeadCount) key/value heads, key width \(keyInputDimension), "
-          + "value width \(valueInputDimension)")
+        "an embedding dimension that divides by its heads, or a head dimension, and heads that divide by the key/value heads "
+          + "expected; got dimension \(embeddingDimension), "
+          + "\(headCount) heads of \(headDimension), \(keyValueHeadCount) key/value heads, key input \(keyInputDimension), "
+          + "value input \(valueInputDimension)")
       try requireArgument(
         (window ?? 1) > 0 && (rotary?.dimension ?? 0) <= headDimension && (normEpsilon ?? 0) >= 0, "MultiHeadAttention",
-        "a window from 1, a rotary width up to the heads' \(headDimension) and an epsilon from 0 expected; got "
+        "a window from 1, a rotary dimension up to the heads' \(headDimension) and an epsilon from 0 expected; got "
           + "\(window.map(String.init) ?? "none"), \(rotary.map { "\($0.dimension)" } ?? "none"), "
           + "\(normEpsilon.map { "\($0)" } ?? "none")")
       // What it adds stands at no position.

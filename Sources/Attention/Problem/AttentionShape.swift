@@ -31,12 +31,12 @@ struct AttentionShape {
     func require(_ condition: Bool, _ rule: String) throws(AttentionError) {
       try requireShape(
         condition, Self.subject,
-        "\(rule); got query \(query), key \(key), value \(value) as [batch, heads, length, width]")
+        "\(rule); got query \(query), key \(key), value \(value) as [batch, heads, length, dimension]")
     }
     try require(key[0] == query[0] && value[0] == query[0], "query, key and value need the same batch")
     try require(key[1] == value[1], "key and value need the same heads")
     try require(key[2] == value[2], "key and value need the same length")
-    try require(key[3] == query[3], "query and key need the same width")
+    try require(key[3] == query[3], "query and key need the same head dimension")
     try require(
       query[1] == key[1] || (key[1] > 0 && query[1] % key[1] == 0),
       "the query's heads must be a multiple of the key's and value's")
