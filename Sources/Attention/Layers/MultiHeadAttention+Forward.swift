@@ -89,7 +89,7 @@ extension MultiHeadAttention {
       try place(&inputs, query: nil, key: nil, context)
     }
     let result = try scaledDotProductAttention(
-      query: heads(inputs, \.query), key: heads(inputs, \.key), value: heads(inputs, \.value),
+      query: heads(inputs, inputs.query), key: heads(inputs, inputs.key), value: heads(inputs, inputs.value),
       // The window restricts the caller's keys: those that the layer adds come after them.
       mask: windowed(mask).appendingAttendedKeys(configuration.addedKeyCount), options: options,
       returning: weights == .none ? [] : .weights, context: context)
@@ -125,11 +125,11 @@ extension MultiHeadAttention {
     try place(&inputs, query: table, key: table, context)
     let before = cache.lengths
     try cache.append(
-      key: heads(inputs, \.key), value: heads(inputs, \.value), counts: counts, layout: .lengthFirst)
+      key: heads(inputs, inputs.key), value: heads(inputs, inputs.value), counts: counts, layout: .lengthFirst)
     do {
       let hasWindow = configuration.window.map { cache.hasWindow(within: $0) } ?? true
       let result = try scaledDotProductAttention(
-        query: heads(inputs, \.query), cache: cache, mask: hasWindow ? mask : windowed(mask), options: options,
+        query: heads(inputs, inputs.query), cache: cache, mask: hasWindow ? mask : windowed(mask), options: options,
         returning: weights == .none ? [] : .weights, context: context)
       return try finish(result, weights, context)
     } catch {

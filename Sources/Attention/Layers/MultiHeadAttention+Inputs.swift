@@ -127,11 +127,10 @@ extension MultiHeadAttention {
     }
   }
 
-  /// Queries, keys or values as `[B, L, heads, E]`: a view.
+  /// Some of the projected columns as `[B, L, heads, E]`: a view.
   func heads(
-    _ inputs: ProjectedInputs<Element>, _ columns: KeyPath<ProjectedInputs<Element>, ProjectedInputs<Element>.Columns>
+    _ inputs: ProjectedInputs<Element>, _ columns: ProjectedInputs<Element>.Columns
   ) throws -> Tensor<Element> {
-    let columns = inputs[keyPath: columns]
     let tokens = try inputs.products[columns.product].slice(columns.range, axis: 2)
     return try tokens.reshaped([
       tokens.shape[0], tokens.shape[1], columns.range.count / configuration.headDimension, configuration.headDimension,

@@ -48,14 +48,12 @@ extension MultiHeadAttention {
           }
         }
       }
-      func heads(
-        _ columns: KeyPath<ProjectedInputs<Element>, ProjectedInputs<Element>.Columns>
-      ) throws -> Tensor<Element> {
+      func heads(_ columns: ProjectedInputs<Element>.Columns) throws -> Tensor<Element> {
         let all = try self.heads(inputs, columns)
         return try all.select(0, axis: 0).slice(group.rows, axis: 0).reshaped(
           [group.count, group.length] + all.shape.suffix(2))
       }
-      let (query, key, value) = (try heads(\.query), try heads(\.key), try heads(\.value))
+      let (query, key, value) = (try heads(inputs.query), try heads(inputs.key), try heads(inputs.value))
       try attended.withMutableView { view in
         let own = view.sequences(group, rowStride: view.strides[0])
         var output = MutableTensorView(
