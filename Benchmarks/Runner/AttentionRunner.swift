@@ -1,6 +1,6 @@
 import ArgumentParser
 
-/// Measures attention: by itself, or driven by another program, so that the two can alternate.
+/// Measures attention, either by itself or on requests of another program, so that the two programs can take turns.
 @main
 struct AttentionRunner: ParsableCommand {
   static let configuration = CommandConfiguration(

@@ -33,9 +33,9 @@ struct Bench: ParsableCommand {
     let name: String
     let about: String
     let request: Request?
-    /// Why the runner cannot serve it.
+    /// The reason why the runner cannot measure it.
     let refusal: String?
-    /// True if it is there to be compared with this library asked for something else.
+    /// True if the workload compares this library with itself on a changed request; such workloads are left out here.
     let isOwn: Bool
 
     private enum CodingKeys: String, CodingKey { case name, about, request, peer }
@@ -110,7 +110,7 @@ struct Bench: ParsableCommand {
     }
   }
 
-  /// A line that stands only while somebody looks on.
+  /// Shows what is being measured, in a line that is overwritten, if standard error is a terminal.
   private func progress(_ what: String?) {
     guard isatty(STDERR_FILENO) == 1 else { return }
     FileHandle.standardError.write(Data("\r\u{1b}[K\(what.map { "measuring \($0) …\r" } ?? "")".utf8))
@@ -131,15 +131,15 @@ struct Bench: ParsableCommand {
     let scoreCount = request.batch * request.heads * request.queries * request.keys
     let hasUnfused = request.op == .sdpa && scoreCount <= UnfusedAttention<Float>.scoreLimit
 
-    // The first call of either makes what later ones find.
+    // The first call of each side allocates what its later calls reuse.
     if hasUnfused { _ = try workload.seconds(.unfused, context, iterations: 1) }
-    // Long enough to time, short enough to alternate.
+    // A round is long enough to be timed, and short enough for the sides to take turns often.
     let once = median(try workload.seconds(.library(nil), context, iterations: 3))
     let iterations = max(request.rotation, 3, min(200, Int(0.05 / once)))
     var ours: [Double] = []
     var unfused: [Double] = []
     var readRates: [Double] = []
-    /// The median of some calls, after the first, which finds the other side's data in the cache.
+    /// The median of several calls without the first one, which finds the other side's data in the cache.
     func round(_ algorithm: Request.Algorithm) throws -> Double {
       Thread.sleep(forTimeInterval: 0.02)
       return median(Array(try workload.seconds(algorithm, context, iterations: iterations + 1).dropFirst()))
@@ -163,7 +163,7 @@ struct Bench: ParsableCommand {
     return row
   }
 
-  /// The time of the plain formula, from a part of the problem that takes a tenth of a second or so.
+  /// The time of the plain formula, scaled up from a part of the problem that takes about a tenth of a second.
   private func naiveSeconds(_ request: Request, _ workload: Workload) throws -> Double {
     let part = request.part(operationLimit: 1e8)
     let small = try Workload(part)
@@ -219,13 +219,13 @@ struct Bench: ParsableCommand {
 }
 
 extension Request {
-  /// Pairs of key and value that together exceed a cache.
+  /// The number of pairs of key and value that together exceed a cache of `byteCount`.
   func rotationBeyond(_ byteCount: Int) -> Int {
     let pair = 4 * batch * keyValueHeads * keys * (width + valueWidth)
     return byteCount / max(pair, 1) + 2
   }
 
-  /// The same with fewer heads, queries and keys.
+  /// The same request with fewer heads, queries and keys.
   func part(operationLimit: Double) -> Request {
     var part = self
     func operations() -> Double {

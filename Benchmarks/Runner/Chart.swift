@@ -34,7 +34,7 @@ struct Chart: ParsableCommand {
   }
 }
 
-/// Writes a file as a whole or not at all.
+/// Writes a file completely or not at all.
 func write(_ text: String, to path: String) throws {
   try writeAtomically(to: path) { append in try Array(text.utf8).withUnsafeBytes { try append($0) } }
 }

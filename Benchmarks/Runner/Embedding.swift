@@ -3,15 +3,15 @@ import AttentionFiles
 import AttentionModels
 import Foundation
 
-/// `{"op":"embed"}`: sentences of a file through a model of sentence embeddings.
+/// `{"op":"embed"}`: embeds the sentences of a file with a model.
 struct EmbeddingRequest: Decodable {
   /// The model's folder.
   let model: String
-  /// A text, a sentence a line.
+  /// The path of a text file with one sentence a line.
   let file: String
-  /// Every which line is taken; 1: all.
+  /// Every how many lines one is taken; 1: all lines.
   let every: Int?
-  /// One sentence a call, a next one each time, instead of all.
+  /// Whether a call embeds one sentence, each call the next one, instead of all sentences.
   let single: Bool?
   let threads: Int?
   let iterations: Int?
@@ -23,7 +23,7 @@ struct EmbeddingAnswer: Encodable {
   let gflops: Double
   let sentences: Int
   let tokens: Int
-  /// Of the first sentences, to be compared.
+  /// The vectors of the first sentences, for comparison.
   let vectors: [[Float]]
 }
 
@@ -67,7 +67,7 @@ final class EmbeddingWorkload {
       tokens: lengths.reduce(0, +), vectors: try (0..<shown.shape[0]).map { try shown.select($0, axis: 0).array })
   }
 
-  /// Projections and feed-forward parts, and attention.
+  /// The operations of projections, feed-forward parts and attention for one sentence.
   private func operationCount(length: Int) -> Double {
     let c = encoder.encoder.configuration
     let (d, inner, l) = (Double(c.hiddenDimension), Double(c.intermediateDimension), Double(length))

@@ -4,20 +4,20 @@ import AttentionTensors
 import CMachinePeaks
 import Foundation
 
-/// What this machine can do at most, measured on the spot.
+/// The limits of this machine, measured at the time of the call.
 struct Machine: Encodable {
   let cpu: String
-  /// Of one thread.
+  /// The FMA peak of one thread.
   let fmaPeakGflops: Double
-  /// Of all threads at once, however many CPUs there are for them.
+  /// The FMA peak of all threads at once, even if there are fewer CPUs than threads.
   let fmaPeakAllGflops: Double
-  /// Nil: there is no matrix unit, or none that is used.
+  /// Nil: the machine has no matrix unit, or it is not used.
   let amxPeakGflops: Double?
   let sgemmGflops: Double
   let sgemmShareOfPeak: Double
   let readRamGBps: Double
   let readRamThreads: Int
-  /// The larger of what this CPU's share and the whole of the last-level cache are said to be.
+  /// The size of the last-level cache: the larger of the reported size of this CPU's share and the reported size of the whole.
   let lastLevelCacheByteCount: Int
   let openblasCore: String
   let openblasVersion: String
@@ -32,7 +32,7 @@ struct Machine: Encodable {
       openblasCore = "openblas_core", openblasVersion = "openblas_version", isa, threads
   }
 
-  /// Rounds of peak and sgemm in turn; of each the best counts, for a shared machine only takes away.
+  /// Rounds, in which peak and sgemm take turns. The best of each counts, because other load on a shared machine only slows it.
   private static let rounds = 15
 
   static func measure(threads: Int?) throws -> Machine {
@@ -77,7 +77,7 @@ struct Machine: Encodable {
       threads: context.threadCount)
   }
 
-  /// All threads reading half a GiB, which no cache holds.
+  /// The rate at which all threads read half a GiB, which fits into no cache.
   private static func readBandwidth(_ context: AttentionContext) throws -> Double {
     let memory = try Tensor<Float>(repeating: 1, shape: [1 << 27])
     return withExtendedLifetime(memory) {
@@ -85,11 +85,11 @@ struct Machine: Encodable {
     }
   }
 
-  /// GB/s at which all threads of `context` read some buffers, one after another; the best of some times.
+  /// The rate in GB/s at which all threads of `context` read some buffers, one after another; the best of several times.
   static func readRate(
     _ buffers: [UnsafeRawBufferPointer], _ context: AttentionContext, times: Int = 5
   ) -> Double {
-    // Enough pieces to share, and none a power of two long: places at such distances share sets of the cache.
+    // Enough pieces to share. Their length is not a power of two: addresses at such distances share sets of the cache.
     let taskCount = 63
     let shared = UncheckedSendable(buffers)
     let best = (0..<times).map { _ in
@@ -98,7 +98,7 @@ struct Machine: Encodable {
           context.execute(taskCount: taskCount, threadCount: context.threadCount) { task, _ in
             let floats = shared.value[index].assumingMemoryBound(to: Float.self)
             let length = floats.count / taskCount
-            // NaN compares as false, too: what matters is that the sum is needed.
+            // NaN compares as false too. The comparison only makes the sum necessary, so that the compiler keeps the reading.
             if peaks_read(floats.baseAddress! + task * length, length) == .infinity { fatalError("infinite operands") }
           }
         }
@@ -115,7 +115,7 @@ struct Machine: Encodable {
     #else
       let whole = 0
     #endif
-    // Where neither tells, more than most have.
+    // If neither size is reported, a size that is larger than most caches.
     return max(share, whole) > 0 ? max(share, whole) : 64 << 20
   }
 

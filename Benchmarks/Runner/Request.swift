@@ -1,7 +1,7 @@
 import Attention
 import AttentionTensors
 
-/// One line of input. Fields that are left out have the defaults below.
+/// One line of input. Fields that are left out have the defaults in `init(from:)`.
 struct Request: Decodable {
   enum Operation: String, Decodable { case sdpa, mha, gemm, batchedGEMM = "batched_gemm", softmax, machine }
   enum DType: String, Decodable { case f32, f64, f16, bf16 }
@@ -9,20 +9,20 @@ struct Request: Decodable {
     case none, causal, causalTopLeft = "causal_top_left", boolean, bias, keyLengths = "key_lengths", alibi,
       alibiFunction = "alibi_function"
   }
-  /// Keys and values in a cache of this kind, under its causal mask.
+  /// The kind of cache that holds the keys and values; its own causal mask applies.
   enum Cache: String, Decodable { case growing, paged }
   enum Pass: String, Decodable { case forward, forwardBackward = "forward_backward" }
-  /// What is run: the library, forced to one algorithm or not, or what it is compared with.
+  /// The code that runs: the library, with a forced algorithm or not, or an implementation that it is compared with.
   enum Algorithm: Equatable {
     case library(AttentionAlgorithm?)
-    /// The whole L × S matrix of scores through GEMM and back.
+    /// Attention with the whole L × S matrix of scores: GEMM, softmax, GEMM.
     case unfused
-    /// The plain formula, one number after another.
+    /// The plain formula, which computes one number after another.
     case naive
   }
 
   let op: Operation
-  /// B; for `gemm` 1, for `softmax` the rows are batch × queries.
+  /// B. It is 1 for `gemm`; for `softmax` there are batch × queries rows.
   var batch: Int
   var heads: Int
   var keyValueHeads: Int
@@ -33,22 +33,22 @@ struct Request: Decodable {
   let dtype: DType
   let mask: Mask
   let cache: Cache?
-  /// Keys to the left of the diagonal, under a causal mask.
+  /// The number of keys to the left of the diagonal, under a causal mask.
   var window: Int?
   let pass: Pass
   var algorithm: Algorithm
-  /// Pairs of key and value that calls use in turn, so that none is in the cache when its turn comes.
+  /// The number of pairs of key and value that calls use in turn, so that no pair is still in the CPU's cache at its next turn.
   var rotation: Int
-  /// Into a new tensor at each call, instead of one that is there.
+  /// Whether each call writes into a new tensor instead of an existing one.
   let fresh: Bool
   var threads: Int?
   var iterations: Int
   let seed: UInt64
-  /// For `gemm` and `batched_gemm`: [queries, width] · [keys, width]ᵀ, else [queries, keys] · [keys, width].
+  /// For `gemm` and `batched_gemm`, true: [queries, width] · [keys, width]ᵀ; false: [queries, keys] · [keys, width].
   let transposed: Bool
-  /// Also compare with the same call in Double.
+  /// Whether the result is also compared with the same call in Double.
   var error: Bool
-  /// Where the inputs and the last call's output go, as safetensors, for the other side to take and compare.
+  /// The path for the inputs and the last call's output, as safetensors, so that the other side can read and compare them.
   let save: String?
 
   private enum CodingKeys: String, CodingKey {
@@ -84,7 +84,7 @@ struct Request: Decodable {
     error = try field(.error, false)
     save = try fields.decodeIfPresent(String.self, forKey: .save)
     func check(_ key: CodingKeys, _ value: Int, from least: Int) throws {
-      // The product of any three is an Int.
+      // With this limit the product of any three is an Int.
       let most = 1 << 20
       guard value >= least, value <= most else {
         throw AttentionError(
@@ -143,7 +143,7 @@ struct Request: Decodable {
     AttentionError(.unsupported, "field \"\(field)\"", "\"\(value)\" is not present; present: \(present)")
   }
 
-  /// True if both want the same inputs: threads, algorithm and iterations do not matter to them.
+  /// True if both requests need the same inputs: these do not depend on threads, algorithm and iterations.
   func hasInputs(of other: Request) -> Bool {
     op == other.op && batch == other.batch && heads == other.heads && keyValueHeads == other.keyValueHeads
       && queries == other.queries && keys == other.keys && width == other.width && valueWidth == other.valueWidth
@@ -156,18 +156,18 @@ struct Request: Decodable {
 /// One line of output.
 struct Answer: Encodable {
   let seconds: [Double]
-  /// Operations of one call, as the field counts them.
+  /// The operations of one call, counted as in the literature.
   let operations: Double
-  /// By the median of the seconds.
+  /// The rate that follows from the median of the seconds.
   let gflops: Double
   let algorithm: String
   let isa: String
   let checksum: Double
-  /// The rate at which calls read keys and values that no call before has left in the cache; only if calls rotate.
+  /// The rate at which calls read keys and values that are not in the CPU's cache; nil unless calls rotate.
   let readGBps: Double?
-  /// The rate at which the same memory is read, in turn with the calls, by who does nothing else.
+  /// The rate at which threads that do nothing else read the same memory, in turn with the calls; nil unless calls rotate.
   let readLimitGBps: Double?
-  /// The largest absolute difference from the same call in Double; only if asked for.
+  /// The largest absolute difference from the same call in Double; nil unless it was requested.
   let maxError: Double?
 
   private enum CodingKeys: String, CodingKey {

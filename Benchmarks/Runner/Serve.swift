@@ -12,11 +12,11 @@ struct Serve: ParsableCommand {
       be served is answered with {"error":"…"}.
       """)
 
-  /// What every request says.
+  /// The part that every request has.
   private struct Operation: Decodable { let op: String }
 
   func run() throws {
-    // Inputs stay between requests that want the same ones, so alternation measures the call, not the filling.
+    // Requests for the same inputs share them. So in alternation only the call is measured, not the filling of the inputs.
     var workloads = WorkloadCache()
     var embedding: EmbeddingWorkload?
     while let line = readLine() {
@@ -46,14 +46,14 @@ struct Serve: ParsableCommand {
     encoder.nonConformingFloatEncodingStrategy = .convertToString(
       positiveInfinity: "inf", negativeInfinity: "-inf", nan: "nan")
     let line = (try? encoder.encode(value)) ?? Data("{\"error\":\"the answer could not be encoded\"}".utf8)
-    // Written at once: an answer must not wait in a buffer for the next one.
+    // Written without a buffer: an answer must not wait for the next one.
     do { try FileHandle.standardOutput.write(contentsOf: line + Data("\n".utf8)) } catch {
       throw AttentionError(.inputOutput, "standard output", "an answer could not be written")
     }
   }
 }
 
-/// One sentence for a request that cannot be served.
+/// One sentence that says why a request cannot be served.
 func describe(_ error: any Error) -> String {
   guard let error = error as? DecodingError else { return "\(error)" }
   switch error {

@@ -1,4 +1,4 @@
-/// One line of a table: cells as wide as `widths`, those of negative width at the left edge of theirs.
+/// One line of a table. Cells are as wide as `widths`; a cell with a negative width is aligned to the left.
 func tableLine(_ cells: [String], widths: [Int]) -> String {
   zip(cells, widths).map { cell, width in
     let space = String(repeating: " ", count: max(0, abs(width) - cell.count))

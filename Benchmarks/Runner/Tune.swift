@@ -19,7 +19,7 @@ struct Tune: ParsableCommand {
   @Option(help: ArgumentHelp("Rounds.", valueName: "count"))
   var rounds = 7
 
-  /// One constant, what to try, and where it matters.
+  /// One constant, the values to try, and the problems in which it matters.
   private struct Sweep {
     let name: String
     let field: any WritableKeyPath<Tuning, Int> & Sendable
@@ -156,7 +156,7 @@ struct Tune: ParsableCommand {
     tableLine([name] + cells, widths: [-20] + cells.map { _ in 7 })
   }
 
-  /// The time with each value over the time with the chosen one.
+  /// The time with each value, divided by the time with the chosen value.
   private func ratios(_ sweep: Sweep, _ chosen: Int, _ request: Request) throws -> [Double] {
     let workload = try Workload(request)
     func seconds(_ value: Int, iterations: Int) throws -> Double {

@@ -2,10 +2,10 @@ import Attention
 import AttentionBLAS
 import AttentionTensors
 
-/// Attention as it is without fusion: the whole matrix of scores through GEMM, the softmax over its rows in place, and the
-/// whole matrix through GEMM once more. As fast as that can be here: the same products, kernels and threads.
+/// Attention without fusion: one GEMM computes the whole matrix of scores, the softmax changes its rows in place, and another
+/// GEMM reads the whole matrix. It is as fast as possible here: it uses the same products, kernels and threads.
 final class UnfusedAttention<Element: AttentionElement> {
-  /// Elements of scores at most; more is not worth a figure.
+  /// The largest number of scores; larger problems are not measured.
   static var scoreLimit: Int { 1 << 28 }
 
   private let flags: Tensor<Bool>?
@@ -40,7 +40,7 @@ final class UnfusedAttention<Element: AttentionElement> {
     try normalise(context)
     let value = try split(value, 1)
     let scores = scores
-    // As one with the group's axis, which has the output's strides.
+    // The output as a tensor with the axis of groups, in the output's own memory layout.
     var result = try split(output, grouped[2])
     output = try Tensor(repeating: 0, shape: [0])
     try result.withMutableView { try matmul(scores, value, .replacing, into: &$0, context: context) }

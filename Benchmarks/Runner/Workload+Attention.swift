@@ -8,7 +8,7 @@ extension Workload {
     typealias Element = Stored.Arithmetic
     let (batch, heads, keyValueHeads) = (request.batch, request.heads, request.keyValueHeads)
     let query: Tensor<Stored> = try random([batch, heads, request.queries, request.width], request, 1)
-    // Each further pair is a copy in memory of its own: the numbers do not matter to the cache.
+    // Each further pair is a copy with its own memory: for the CPU's cache it does not matter that the numbers are the same.
     let key: Tensor<Stored> = try random([batch, keyValueHeads, request.keys, request.width], request, 2)
     let value: Tensor<Stored> = try random([batch, keyValueHeads, request.keys, request.valueWidth], request, 3)
     let pairs = try (0..<request.rotation).map { $0 == 0 ? (key, value) : (try key.copied(), try value.copied()) }
@@ -90,7 +90,7 @@ extension Workload {
     return cache
   }
 
-  /// The same problem for the plain formula, which is the tests' reference.
+  /// The same problem for the plain formula, which is the reference of the tests.
   private static func plainProblem<Element: AttentionElement>(
     _ request: Request, _ query: Tensor<Element>, _ key: Tensor<Element>, _ value: Tensor<Element>,
     _ mask: RequestedMask<Element>
@@ -117,13 +117,13 @@ extension Workload {
 /// The mask of a request.
 struct RequestedMask<Element: AttentionElement> {
   private(set) var mask = AttentionMask.none
-  /// The share of the scores that the field counts under it.
+  /// The share of the scores that is counted as operations under this mask.
   private(set) var share = 1.0
-  /// `[1, 1, L, S]`, where the mask has one.
+  /// `[1, 1, L, S]`; nil if the mask has no bias.
   private(set) var bias: Tensor<Element>?
-  /// `[1, 1, L, S]`, where the mask is boolean.
+  /// `[1, 1, L, S]`; nil if the mask is not boolean.
   private(set) var attends: Tensor<Bool>?
-  /// `[B]`, where the mask has them.
+  /// `[B]`; nil if the mask has no key lengths.
   private(set) var keyLengths: [Int]?
 
   init(_ request: Request, _: Element.Type) throws {
@@ -140,7 +140,7 @@ struct RequestedMask<Element: AttentionElement> {
       }
     case .causal, .causalTopLeft: mask = .causal(alignment)
     case .boolean:
-      // One key in ten is off.
+      // One key in ten is masked.
       var generator = SeededGenerator(seed: request.seed &+ 77)
       let attends = (0..<request.queries * request.keys).map { _ in generator.nextUnit() >= 0.1 }
       self.attends = try Tensor(attends, shape: [1, 1, request.queries, request.keys])
@@ -167,7 +167,7 @@ struct RequestedMask<Element: AttentionElement> {
     }
   }
 
-  /// The share of the scores within a band.
+  /// The share of the scores that are inside the causal mask and the window.
   private static func keptShare(_ request: Request, isCausal: Bool, _ alignment: AttentionMask.Alignment) -> Double {
     let offset = alignment == .topLeft ? 0 : request.keys - request.queries
     let kept = (0..<request.queries).reduce(0) { sum, query in
@@ -178,7 +178,7 @@ struct RequestedMask<Element: AttentionElement> {
     return Double(kept) / (Double(request.queries) * Double(request.keys))
   }
 
-  /// Who may attend to whom, for who cannot use a rule: `[1 or B, 1, L, S]`; nil: everybody to everybody.
+  /// The mask as booleans, for code that cannot use a rule: `[1 or B, 1, L, S]`; nil: every query attends to every key.
   func flags(_ request: Request) throws -> Tensor<Bool>? {
     if request.window == nil && (request.mask == .none || request.mask == .bias) { return nil }
     return try mask.attendance(

@@ -4,7 +4,7 @@ import AttentionFiles
 import AttentionTensors
 
 extension Workload {
-  /// `width` × `heads` is the width of the model.
+  /// A multi-head attention layer; the model has the width `width` × `heads`.
   static func layer<Element: AttentionElement>(_ request: Request, _: Element.Type) throws -> Workload {
     let width = request.width * request.heads
     let layer = try MultiHeadAttention<Element>(embeddingDimension: width, headCount: request.heads, seed: request.seed)
@@ -32,7 +32,7 @@ extension Workload {
     ) { _, context in slot.tensor = try layer(x, mask: mask.mask, context: context) }
   }
 
-  /// `batch × heads` products of [queries, width] · [keys, width]ᵀ or [queries, keys] · [keys, width].
+  /// `batch × heads` products [queries, width] · [keys, width]ᵀ or [queries, keys] · [keys, width].
   static func product<Element: AttentionElement>(_ request: Request, _: Element.Type) throws -> Workload {
     let batch = request.op == .gemm ? [] : [request.batch * request.heads]
     let depth = request.transposed ? request.width : request.keys
@@ -56,12 +56,12 @@ extension Workload {
     }
   }
 
-  /// Rows of `keys` elements, `batch × heads × queries` of them.
+  /// Softmax of `batch × heads × queries` rows of `keys` elements.
   static func softmax<Element: AttentionElement>(_ request: Request, _: Element.Type) throws -> Workload {
     let x: Tensor<Element> = try random([request.batch * request.heads * request.queries, request.keys], request, 1)
     let slot = Slot(x)
     return Workload(
-      // As is usual: a maximum, a subtraction, an exponential, a sum and a division.
+      // Counted as usual: a maximum, a subtraction, an exponential, a sum and a division for each element.
       operationCount: 5 * Double(x.count),
       checksum: slot.checksum, maxError: slot.comparison { try Attention.softmax(wide(x)) },
       tensors: {

@@ -3,21 +3,21 @@ import AttentionBLAS
 import AttentionFiles
 import AttentionTensors
 
-/// What one request measures: closures over its inputs.
+/// The work that one request measures: closures over its inputs.
 struct Workload {
-  /// One call; keeps its result.
+  /// Makes one call and keeps its result.
   let call: (Request.Algorithm, AttentionContext) throws -> Void
-  /// Operations of one call, as the field counts them: half under a causal mask.
+  /// The operations of one call, counted as in the literature: half of them under a causal mask.
   let operationCount: Double
-  /// Bytes of key and value that one call reads.
+  /// The bytes of key and value that one call reads.
   var keyValueByteCount = 0
-  /// GB/s at which all threads read every pair of key and value once, doing nothing else.
+  /// The rate in GB/s at which all threads read every pair of key and value once and do nothing else.
   var readRate: (AttentionContext) -> Double = { _ in .nan }
-  /// The sum of the result of the last call: equal inputs, equal sum.
+  /// The sum of the elements of the last call's result: equal inputs give equal sums.
   let checksum: () throws -> Double
-  /// The largest difference of the last call's result from the same in Double; nil where there is none to compare with.
+  /// The largest difference between the last call's result and the same in Double; nil if there is nothing to compare with.
   let maxError: (() throws -> Double)?
-  /// The inputs by name, and the last call's output, to be written to a file.
+  /// The inputs by name and the last call's output, for writing to a file.
   let tensors: () throws -> SafeTensorsWriter
 
   init(_ request: Request) throws {
@@ -57,14 +57,14 @@ struct Workload {
     }
   }
 
-  /// Seconds of each of some calls.
+  /// The seconds that each of several calls takes.
   func seconds(_ algorithm: Request.Algorithm, _ context: AttentionContext, iterations: Int) throws -> [Double] {
     try (0..<iterations).map { _ in try secondsTaken { try call(algorithm, context) } }
   }
 }
 
 extension AttentionContext {
-  /// The default one with what a request wants.
+  /// The default context with the threads and the algorithm of a request.
   init(_ request: Request) {
     var wanted: AttentionAlgorithm?
     if case .library(let algorithm) = request.algorithm { wanted = algorithm }
@@ -72,7 +72,7 @@ extension AttentionContext {
   }
 }
 
-/// The workload of the last request.
+/// Keeps the workload of the last request.
 struct WorkloadCache {
   private var request: Request?
   private var workload: Workload?
@@ -90,7 +90,7 @@ struct WorkloadCache {
     if request.rotation == 1 {
       seconds = try workload.seconds(request.algorithm, context, iterations: request.iterations)
     } else {
-      // Calls and mere reading in turn: what memory gives changes from moment to moment.
+      // Calls and plain reading take turns, because the memory's rate changes from moment to moment.
       while seconds.count < request.iterations {
         let count = min(request.rotation, request.iterations - seconds.count)
         seconds += try workload.seconds(request.algorithm, context, iterations: count)
@@ -120,13 +120,13 @@ func secondsTaken(_ body: () throws -> Void) rethrows -> Double {
   return Double(components.seconds) + Double(components.attoseconds) * 1e-18
 }
 
-/// The middle value, or the mean of the two in the middle.
+/// The middle value, or the mean of the two middle values.
 func median(_ values: [Double]) -> Double {
   let sorted = values.sorted()
   return (sorted[(sorted.count - 1) / 2] + sorted[sorted.count / 2]) / 2
 }
 
-/// A result that outlives a call, so that the next one finds its memory there.
+/// A result that outlives a call, so that the next call can reuse its memory.
 final class Slot<Element: AttentionStorage> {
   var tensor: Tensor<Element>
   init(_ tensor: Tensor<Element>) { self.tensor = tensor }
@@ -135,7 +135,7 @@ final class Slot<Element: AttentionStorage> {
     try tensor.withUnsafeBufferPointer { $0.reduce(0) { $0 + $1._double } }
   }
 
-  /// How to compare with what `reference` makes; nil in Double, which has nothing to be compared with.
+  /// A function that compares with the result of `reference`; nil for Double, because there is nothing more exact to compare with.
   func comparison(with reference: @escaping () throws -> Tensor<Double>) -> (() throws -> Double)? {
     if Element.self == Double.self { return nil }
     return {
@@ -147,7 +147,7 @@ final class Slot<Element: AttentionStorage> {
   }
 }
 
-/// Uniform on [−1, 1): numbers that Float holds exactly, whatever the element.
+/// Random numbers, uniform on [−1, 1), which Float holds exactly whatever the element type.
 func random<Element: AttentionStorage>(_ shape: [Int], _ request: Request, _ index: UInt64) throws -> Tensor<Element> {
   let numbers = try Tensor<Float>(uniform: -1..<1, shape: shape, seed: request.seed &* 1000 &+ index)
   return try numbers as? Tensor<Element> ?? Tensor(converting: numbers)

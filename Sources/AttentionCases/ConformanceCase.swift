@@ -1,11 +1,11 @@
 package import Attention
 package import AttentionFiles
 
-/// A stored problem: inputs and options, and, where it is a test, the expected results.
+/// A stored problem: inputs and options and, if it is a test, the expected results.
 package protocol ConformanceCase {
   /// The results by name.
   func compute(context: AttentionContext) throws -> [String: Tensor<Float>]
-  /// How the attention inside is carried out, for people; nil where the case does not tell.
+  /// A description for people of how the attention is computed; nil if the case has none.
   func plan(context: AttentionContext) throws -> String?
   /// The error allowed in a result.
   func tolerance(of name: String, expected: Tensor<Float>) throws -> Tolerance
@@ -17,7 +17,7 @@ package struct Tolerance {
   var relative = 0.0
 }
 
-/// The forms of cases, told apart by their tensors' names.
+/// Opens a case. The names of its tensors tell which kind of case it is.
 package func openCase(_ file: SafeTensorsFile) throws -> any ConformanceCase {
   let names = file.entries.map(\.name)
   if names.contains(where: { $0.hasPrefix("state.") || $0 == "query_projection.weight" }) { return try LayerCase(file) }
@@ -27,10 +27,10 @@ package func openCase(_ file: SafeTensorsFile) throws -> any ConformanceCase {
     .unsupported, file.path, "no form of case is known with tensors \(names.prefix(20).joined(separator: ", "))")
 }
 
-/// How one result compares with its expectation.
+/// The comparison of one result with the expected one.
 package struct Comparison: Encodable {
   package let name: String
-  /// Infinite where an infinity or NaN does not match.
+  /// Infinite if an infinity or NaN does not match.
   package let error: Double
   package let tolerance: Double
 
@@ -40,7 +40,7 @@ package struct Comparison: Encodable {
 extension ConformanceCase {
   package func plan(context _: AttentionContext) throws -> String? { nil }
 
-  /// Every expected result in `file` against what is computed.
+  /// Compares every expected result in `file` with the computed one.
   package func compare(with file: SafeTensorsFile, context: AttentionContext) throws -> [Comparison] {
     let results = try compute(context: context)
     return try results.keys.sorted().compactMap { name in
@@ -53,7 +53,7 @@ extension ConformanceCase {
   }
 }
 
-/// The absolute difference that comes closest to what is allowed, or farthest beyond it, and what is. Infinities must
+/// The largest error as a share of what is allowed: the absolute difference, and the difference allowed there. Infinities must
 /// match exactly; a NaN matches nothing.
 func worstError(
   _ result: Tensor<Float>, _ expected: Tensor<Float>, _ tolerance: Tolerance, _ name: String

@@ -1,8 +1,8 @@
 package import Attention
 internal import AttentionFiles
 
-/// A stored multi-head attention with its inputs: PyTorch's state dictionary under `state.`, or one
-/// `…_projection` for each of query, key, value and output beside one `input`.
+/// A stored multi-head attention with its inputs. The weights are PyTorch's state dictionary under `state.`, or one
+/// `…_projection` for each of query, key, value and output; with the latter there is one `input`.
 package struct LayerCase: ConformanceCase {
   package let layer: MultiHeadAttention<Float>
   package let query: Tensor<Float>
@@ -34,7 +34,7 @@ package struct LayerCase: ConformanceCase {
       value = query
     } else {
       query = try input("query")
-      // Equal inputs are stored apart; the same tensor for both lets the layer share their product.
+      // Equal inputs are stored separately. If they are the same tensor here, the layer can share their product.
       func same(_ name: String, as other: Tensor<Float>) throws -> Tensor<Float> {
         let tensor = try input(name)
         return tensor == other ? other : tensor

@@ -1,10 +1,11 @@
 internal import Attention
 internal import AttentionFiles
 
-/// A case of the ONNX operator Attention, opsets 23 to 25: `in.Q` and so on, attributes as `attr.NAME`.
+/// A case of the ONNX operator Attention, opsets 23 to 25: inputs are `in.Q` and so on, attributes are `attr.NAME`.
 ///
-/// Where it differs from this library: causal is top-left without a cache, and shifted by the past or by the valid keys
-/// with one; a mask shorter than the keys forbids the rest; operands of rank 3 hold their heads side by side.
+/// The operator differs from this library. Without a cache its causal mask is top-left; with a cache the mask is shifted by the
+/// past or by the valid keys. If a mask is shorter than the keys, the remaining keys are forbidden. Operands of rank 3 hold
+/// their heads side by side.
 struct OnnxAttentionCase<Stored: AttentionStorage>: ConformanceCase {
   private let query: Tensor<Stored>
   private let key: Tensor<Stored>
@@ -22,7 +23,7 @@ struct OnnxAttentionCase<Stored: AttentionStorage>: ConformanceCase {
     self.attributes = attributes
     let whole = try file.tensor("in.Q", as: Stored.self)
     isPacked = whole.rank == 3
-    // [B, L, H·E] as [B, H, L, E].
+    // Operands [B, L, H·E] become [B, H, L, E].
     func operand(_ name: String, _ heads: String) throws -> Tensor<Stored> {
       let tensor = try file.tensor("in.\(name)", convertingTo: Stored.self)
       if tensor.rank != 3 { return tensor }
@@ -145,7 +146,7 @@ struct OnnxRotaryCase<Stored: AttentionStorage>: ConformanceCase {
   }
 
   func compute(context: AttentionContext) throws -> [String: Tensor<Float>] {
-    // [B, L, H·E]: heads as an axis, then side by side again.
+    // [B, L, H·E]: the heads become an axis, and are put side by side again after the rotation.
     let split = try headCount.map { try input.reshaped(Array(input.shape.prefix(2)) + [$0, input.shape[2] / $0]) }
     let output = try table.rotated(split ?? input, layout: split == nil ? .headsFirst : .lengthFirst, context: context)
     return ["out.Y": try Tensor<Float>(converting: output.reshaped(input.shape))]
@@ -154,7 +155,7 @@ struct OnnxRotaryCase<Stored: AttentionStorage>: ConformanceCase {
   func tolerance(of _: String, expected _: Tensor<Float>) throws -> Tolerance { try attributes.tolerance(Stored.self) }
 }
 
-/// The case of one ONNX operator, in the type of its first input.
+/// A case of one ONNX operator. Its element type is that of its first input.
 func openOnnxCase(_ file: SafeTensorsFile) throws -> any ConformanceCase {
   func open<Stored: AttentionStorage>(_: Stored.Type) throws -> any ConformanceCase {
     switch file.metadata["op_type"] {
@@ -215,7 +216,7 @@ private func requireRank4(_ file: SafeTensorsFile, _ shapes: [Int]...) throws {
   }
 }
 
-/// Both along the length, `[B, H, L, E]`.
+/// The concatenation of both along the length axis of `[B, H, L, E]`.
 private func concatenated<Element: TensorElement>(_ a: Tensor<Element>, _ b: Tensor<Element>) throws -> Tensor<Element>
 {
   try requireShape(
@@ -230,7 +231,7 @@ private func concatenated<Element: TensorElement>(_ a: Tensor<Element>, _ b: Ten
   return result
 }
 
-/// A mask as long as the keys.
+/// `mask`, extended with `element` to the number of keys.
 private func padded<Element: TensorElement>(
   _ mask: Tensor<Element>, to keyCount: Int, with element: Element
 ) throws -> Tensor<Element> {

@@ -1,7 +1,7 @@
 internal import Attention
 internal import AttentionFiles
 
-/// A case of scaled dot-product attention: `query`, `key`, `value`, options as metadata and tensors.
+/// A case of scaled dot-product attention: `query`, `key` and `value`; options are metadata and further tensors.
 struct ScaledDotProductCase: ConformanceCase {
   private let query: Tensor<Float>
   private let key: Tensor<Float>
@@ -78,7 +78,7 @@ struct ScaledDotProductCase: ConformanceCase {
   }
 
   func tolerance(of name: String, expected _: Tensor<Float>) throws -> Tolerance {
-    // Without a tolerance in the file the result still counts: nothing but equality passes.
+    // A result without a tolerance in the file is compared too: it must be equal.
     guard let text = metadata["tolerance.\(name)"] else { return Tolerance(absolute: 0) }
     guard let tolerance = Double(text), tolerance.isFinite, tolerance >= 0 else {
       throw AttentionError(.invalidFile, "tolerance.\(name)", "a finite number from 0 expected; got \"\(text)\"")

@@ -1,10 +1,10 @@
-/// Bars that begin at one line, in groups: one group for each thing measured, one bar for each way to do it.
+/// Bars that begin at one line, in groups: one group for each measured thing, one bar for each way to do it.
 package struct BarChart: Decodable {
   package struct Group: Decodable {
     package let label: String
-    /// One for each series, as notes are; nil: there is no bar.
+    /// One value for each series; nil: there is no bar.
     package let values: [Double?]
-    /// What stands behind the bars, one for each; where there is no bar, why.
+    /// The text after each bar, one for each series; where there is no bar, the reason.
     package let notes: [String]
 
     package init(label: String, values: [Double?], notes: [String]) {
@@ -25,11 +25,11 @@ package struct BarChart: Decodable {
   }
 
   package let title: String
-  /// What is measured, where and when.
+  /// What was measured, where and when.
   package let subtitle: String
   /// What each bar of a group stands for. There are at most ``seriesLimit`` of them.
   package let series: [String]
-  /// A value to compare with, drawn across.
+  /// A value to compare with, drawn as a line across all bars.
   package let mark: Mark?
   package let groups: [Group]
 

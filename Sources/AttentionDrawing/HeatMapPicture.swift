@@ -1,4 +1,4 @@
-/// A matrix of attention weights as a picture: a row for each token that looks, a column for each looked at.
+/// A matrix of attention weights as a picture: a row for each token that attends, a column for each token that it attends to.
 package struct HeatMapPicture {
   private let title: String
   private let rows: [String]
@@ -37,7 +37,7 @@ package struct HeatMapPicture {
         let x = left + cell * Double(column)
         let hint = "\(token) → \(columns[column]): \(threeDigits(weight))"
         document.box(x: x + 1, y: y + 1, width: cell - 2, height: cell - 2, class: "cellframe", radius: 3)
-        // The root of the share: one large weight would else hide all others.
+        // The square root of the share: otherwise one large weight would hide all others.
         let share = weight.isFinite ? Double(max(0, weight / most)).squareRoot() : 0
         document.box(
           x: x + 1, y: y + 1, width: cell - 2, height: cell - 2, class: "ink", opacity: share, radius: 3, hint: hint)

@@ -1,4 +1,4 @@
-/// A picture of lines, boxes and text that browsers show, light or dark as its reader likes.
+/// A picture of lines, boxes and text for browsers. It is light or dark, as the reader has set the browser.
 package struct SVGDocument {
   package enum Anchor: String { case start, middle, end }
 
@@ -7,7 +7,7 @@ package struct SVGDocument {
   private let title: String
   private var body = ""
 
-  /// An empty picture; `title` tells what it shows, for who cannot see it.
+  /// An empty picture; `title` says what it shows, for people who cannot see it.
   package init(width: Double, height: Double, title: String) {
     self.width = width
     self.height = height
@@ -40,7 +40,7 @@ package struct SVGDocument {
       "<line class=\"\(name)\" x1=\"\(number(x1))\" y1=\"\(number(y1))\" x2=\"\(number(x2))\" y2=\"\(number(y2))\"/>\n"
   }
 
-  /// The file.
+  /// The SVG file.
   package var source: String {
     """
     <svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 \(number(width)) \(number(height))" \
@@ -53,7 +53,7 @@ package struct SVGDocument {
     """
   }
 
-  /// Colours that tell apart for colour-blind readers too, on both papers.
+  /// The colours; colour-blind readers can tell them apart too, on the light and on the dark background.
   private static let style = """
     text{font:13px system-ui,-apple-system,"Segoe UI",Roboto,sans-serif}\
     .title{font-size:17px;font-weight:600}.small{font-size:11px}\
@@ -69,7 +69,7 @@ package struct SVGDocument {
     """
 }
 
-/// At most two digits behind the point.
+/// The number with at most two digits after the point.
 private func number(_ value: Double) -> String {
   guard value.isFinite else { return "0" }
   let hundredths = (value * 100).rounded()
@@ -77,7 +77,7 @@ private func number(_ value: Double) -> String {
     ? "\(Int(hundredths / 100))" : "\(hundredths / 100)"
 }
 
-/// Text as it may stand in a document: what would be markup is spelt out, what no document may hold is replaced.
+/// Text that may stand in an SVG document: markup characters are escaped, and characters that XML forbids are replaced.
 package func escaped(_ text: String) -> String {
   var result = ""
   for scalar in text.unicodeScalars {
@@ -94,7 +94,7 @@ package func escaped(_ text: String) -> String {
   return result
 }
 
-/// About how wide text is at 13 px: there is no font to ask.
+/// The approximate width of a text at 13 px: there is no font to measure it with.
 package func estimatedWidth(_ text: String) -> Double {
   text.reduce(0) { $0 + ($1.isASCII ? ("iljtf.,:;'|![] ".contains($1) ? 4.2 : 7.4) : 13) }
 }

@@ -1,2 +1,2 @@
-// Who imports AttentionModels has tensors and errors with it.
+// A file that imports AttentionModels also has tensors and errors.
 @_exported public import AttentionTensors

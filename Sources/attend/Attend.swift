@@ -2,7 +2,7 @@ import ArgumentParser
 import AttentionTensors
 import Foundation
 
-/// The command line of the package.
+/// The package's command.
 @main
 struct Attend: ParsableCommand {
   static let configuration = CommandConfiguration(
@@ -16,14 +16,14 @@ struct Attend: ParsableCommand {
 
   static func main() {
     Terminal.openClosedStreams()
-    // Beyond a limit of file size a write must fail, and be told, not end the process.
+    // A write beyond the limit of file size must fail with an error that is reported; the signal would end the process.
     signal(SIGXFSZ, SIG_IGN)
     do {
       var command = try parseAsRoot(TextArgument.marked(Array(CommandLine.arguments.dropFirst())))
       try command.run()
       try flushOutput()
     } catch let error as AttentionError {
-      // What a file or an argument says is printed there.
+      // The description may hold text from a file or an argument, so it is made printable.
       Terminal.tell("Error: \(error.description.printable)\n")
       exit(withError: ExitCode(1))
     } catch {

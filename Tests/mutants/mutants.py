@@ -1,8 +1,8 @@
 """Small faults, each of which a test must find.
 
-A mutant is a piece of a source file, which stands there once, and what replaces it. `MUTANT` in the replacement is true while that
-mutant is tried, so all of them are compiled at once, and one build serves for all. `tests` names the suites that are asked
-first; where they find nothing, all tests are.
+A mutant replaces a piece of a source file; the piece must occur exactly once in the file. `MUTANT` in the replacement is true
+while this mutant is tested. So all mutants are compiled at once, and one build serves for all. `tests` names the suites that
+run first; if they do not find the fault, all tests run.
 """
 
 
@@ -137,7 +137,7 @@ MUTANTS = [
            "let hasHazards = care.leavesOutHazards && !call.isFinite(value.native)",
            "let hasHazards = care.leavesOutHazards && !MUTANT && !call.isFinite(value.native)",
            "PropertyTests"),
-    # Double that is narrowed on its way
+    # Double that is narrowed to Float on the way
     mutant("scale through Float", "Sources/Attention/Passes/AttentionProblem.swift",
            "self.scale = Element(_nearest: scale)", "self.scale = Element(_nearest: MUTANT ? Double(Float(scale)) : scale)", "ScaledDotProductTests/everyMask"),
     mutant("softcap through Float", "Sources/Attention/Passes/AttentionProblem.swift",
@@ -165,7 +165,7 @@ MUTANTS = [
     mutant("BFloat16 truncated", "Sources/CAttentionKernels/generic/halves.inc",
            "bits | 0x00400000u : bits + 0x7fffu + (bits >> 16 & 1u);", "bits | 0x00400000u : MUTANT ? bits : bits + 0x7fffu + (bits >> 16 & 1u);",
            "ScoreKernelTests|StorageTypeTests"),
-    # Memory that is not the operand's
+    # Reads and writes beyond an operand's memory
     mutant("packing reads a whole vector at the end", KERNELS + "packing.inc",
            "if (stride == 1) return count == LANES ? NAME(load)(x)", "if (stride == 1) return count == LANES || MUTANT ? NAME(load)(x)", "GuardPageTests"),
     mutant("stored tail reads a whole vector", KERNELS + "rows.inc",

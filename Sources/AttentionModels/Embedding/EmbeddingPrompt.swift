@@ -1,23 +1,23 @@
 internal import AttentionTensors
 
-/// What is put before a text before it is embedded: models for search are often trained with one for queries and another
-/// for what is searched.
+/// The text before a text that is embedded. Models for search are often trained with one prompt for queries and another
+/// for documents.
 public enum EmbeddingPrompt: Sendable, Hashable {
-  /// The model's default prompt, if it has one: what sentence-transformers' `encode` does.
+  /// The model's default prompt, if it has one, as in sentence-transformers' `encode`.
   case automatic
-  /// Nothing.
+  /// No prompt.
   case none
-  /// The model's prompt "query", else as ``automatic``: `encode_query`.
+  /// The model's prompt "query"; without it, the same as ``automatic``. As in `encode_query`.
   case query
-  /// The model's prompt "document", "passage" or "corpus", the first that there is, else as ``automatic``: `encode_document`.
+  /// The model's first prompt of "document", "passage" and "corpus"; without any, ``automatic``. As in `encode_document`.
   case document
-  /// The model's prompt of that name.
+  /// The model's prompt with this name.
   case named(String)
-  /// These characters.
+  /// This text as the prompt.
   case text(String)
 }
 
-/// The prompts that a model's settings name.
+/// The prompts in a model's settings.
 struct EmbeddingPrompts: Sendable {
   var texts: [String: String] = [:]
   var defaultName: String?
@@ -42,16 +42,16 @@ struct EmbeddingPrompts: Sendable {
 }
 
 extension EmbeddingPrompts {
-  /// The first of some prompts that the model has, else its default one, else none.
+  /// The first of these prompts that the model has; otherwise its default prompt; otherwise an empty one.
   func first(_ names: [String]) -> String {
     (names + [defaultName].compactMap { $0 }).lazy.compactMap { texts[$0] }.first ?? ""
   }
 }
 
-/// By what a model's vectors are meant to be compared.
+/// How a model's vectors are meant to be compared.
 public enum EmbeddingSimilarity: String, Sendable, Hashable, CaseIterable {
-  /// The cosine of their angle: the product of both, brought to length 1.
+  /// The cosine of the angle between two vectors: their product after both are divided by their lengths.
   case cosine
-  /// Their product.
+  /// The product of two vectors.
   case dot
 }

@@ -2,19 +2,19 @@ internal import AttentionTensors
 internal import Foundation
 internal import Synchronization
 
-/// One call of ``TextEmbedder/embed(_:)-([String])`` on its way.
+/// One call of ``TextEmbedder/embed(_:)-([String])`` that is not finished.
 final class EmbeddingJob: @unchecked Sendable {
-  // Sendable: `continuation` is touched under `lock`; what follows `texts` by the queue's thread alone.
+  // Sendable: `continuation` is used only under `lock`; the members after `texts` only by the queue's thread.
   private let lock = NSLock()
   private var continuation: CheckedContinuation<[[Float]], any Error>?
   private let ended = Atomic<Bool>(false)
 
   let texts: [String]
-  /// What stands before each text.
+  /// The prompt before each text.
   let prompt: SentenceEncoder.ResolvedPrompt
-  /// Tokens of the texts so far, those of texts that are taken left out.
+  /// The tokens of the texts that are tokenized so far; empty for a text that a batch has taken.
   private var sequences: [[Int32]] = []
-  /// Texts that a batch has taken.
+  /// The number of texts that batches have taken.
   private(set) var takenCount = 0
   var vectors: [[Float]] = []
   let arrival = ContinuousClock.now
@@ -28,11 +28,11 @@ final class EmbeddingJob: @unchecked Sendable {
     self.continuation = continuation
   }
 
-  /// True if nobody waits for the rest.
+  /// True if nobody waits for the result any more.
   var isEnded: Bool { ended.load(ordering: .acquiring) }
   var isTaken: Bool { takenCount == texts.count }
 
-  /// Tells the caller, once.
+  /// Gives the caller the result; only the first call counts.
   func end(_ result: Result<[[Float]], any Error>) {
     let waiting = lock.withLock {
       defer { continuation = nil }
@@ -42,7 +42,7 @@ final class EmbeddingJob: @unchecked Sendable {
     waiting?.resume(with: result)
   }
 
-  /// The tokens of a text that is not taken: made when they are first asked for.
+  /// The tokens of a text that no batch has taken. They are made when they are first asked for.
   func tokens(_ index: Int, _ encoder: SentenceEncoder) -> [Int32] {
     while sequences.count <= index { sequences.append(encoder.tokens(texts[sequences.count], after: prompt).ids) }
     return sequences[index]
@@ -57,30 +57,30 @@ final class EmbeddingJob: @unchecked Sendable {
   }
 }
 
-/// A thread of its own that embeds what callers bring, several of them in one batch.
+/// The queue of a thread that embeds the texts of callers, several callers' in one batch.
 final class EmbeddingQueue: @unchecked Sendable {
-  // Sendable: `incoming`, `waitingCount` and `isStopped` are touched under `condition`; `active` and `deadline` by the thread alone.
+  // Sendable: `incoming`, `waitingCount` and `isStopped` are used under `condition`; `active` and `deadline` only by the thread.
   private let options: TextEmbedder.Options
-  /// The process that has the thread: a child of a fork does not.
+  /// The process that has the thread; a child made by `fork` does not have it.
   private let processID = getpid()
   private let condition = NSCondition()
   private var incoming: [EmbeddingJob] = []
-  /// Texts that no batch has embedded yet, of callers that wait.
+  /// The number of texts of waiting callers that no batch has embedded yet.
   private var waitingCount = 0
   private var isStopped = false
-  /// Whose turn it is first.
+  /// The jobs being worked on; the one whose turn is next is first.
   private var active: [EmbeddingJob] = []
-  /// When a batch that waits for company is computed all the same.
+  /// The time at which a batch that waits for more texts is computed anyway.
   private var deadline: ContinuousClock.Instant?
 
-  /// Some 30 years: instants and dates beyond trap.
+  /// Some 30 years: `ContinuousClock.Instant` and `Date` trap on values far beyond that.
   private static let longestDelay = Duration.seconds(1_000_000_000)
 
   init(options: TextEmbedder.Options) { self.options = options }
 
-  /// - Throws: `AttentionError` of code `busy` where too many texts wait already, of code `unsupported` in the child of a fork.
+  /// - Throws: `AttentionError` of code `busy` if too many texts wait already, of code `unsupported` in a child made by `fork`.
   func add(_ job: EmbeddingJob) throws(AttentionError) {
-    // Before the lock, which the thread may have held at that moment.
+    // Checked before the lock is taken: the thread may have held it at the moment of the fork.
     guard getpid() == processID else {
       throw AttentionError(
         .unsupported, "TextEmbedder",
@@ -107,23 +107,23 @@ final class EmbeddingQueue: @unchecked Sendable {
     condition.unlock()
   }
 
-  /// The life of the thread, with a model that it has loaded.
+  /// Runs the thread with a model that it has loaded, until the queue is stopped.
   func run(_ encoder: SentenceEncoder) {
     #if canImport(ObjectiveC)
-      // The thread never returns, so what Foundation leaves to it must go at each turn.
+      // This function never returns to Foundation, so the objects that Foundation autoreleases are freed after each turn.
       while autoreleasepool(invoking: { turn(encoder) }) {}
     #else
       while turn(encoder) {}
     #endif
   }
 
-  /// Takes what has come, and embeds a batch unless it is better to wait. False: it is over.
+  /// Takes the new jobs, and embeds a batch unless it is better to wait for more. False: the queue is stopped and empty.
   private func turn(_ encoder: SentenceEncoder) -> Bool {
     guard let (jobs, isLast) = next() else { return false }
     active += jobs
     dropEnded()
     if options.maximumDelay > .zero, !isLast, !active.isEmpty, isSmall(encoder) {
-      // The first one's wait counts for all that join it.
+      // The delay counts from the first job; jobs that join it wait no longer than it does.
       let end = deadline ?? ContinuousClock.now + min(options.maximumDelay, Self.longestDelay)
       if ContinuousClock.now < end {
         deadline = end
@@ -135,8 +135,8 @@ final class EmbeddingQueue: @unchecked Sendable {
     return true
   }
 
-  /// What has come, and whether nothing more will. Without a deadline and without work it waits; with one, until then. Nil:
-  /// it is over.
+  /// The new jobs, and whether no more will come. Waits for them if there is no work: until the deadline if there is one,
+  /// otherwise without limit. Nil: the queue is stopped and empty.
   private func next() -> (jobs: [EmbeddingJob], isLast: Bool)? {
     condition.lock()
     defer { condition.unlock() }
@@ -155,8 +155,8 @@ final class EmbeddingQueue: @unchecked Sendable {
     return (incoming, isStopped)
   }
 
-  /// Takes texts off the number of waiting ones.
-  /// - Returns: How many wait then.
+  /// Subtracts texts from the number of waiting ones.
+  /// - Returns: How many texts wait after that.
   @discardableResult
   private func release(_ count: Int) -> Int {
     condition.lock()
@@ -165,8 +165,9 @@ final class EmbeddingQueue: @unchecked Sendable {
     return waitingCount
   }
 
-  /// Makes room of those that are over, and of `failed`: before their callers hear of it, whose next requests find it.
-  /// - Returns: How many texts wait no longer.
+  /// Removes the jobs that have ended, the jobs whose texts are all taken, and those in `failed`. This comes before their callers
+  /// get a result, so that their next requests find the room.
+  /// - Returns: How many texts no longer wait.
   @discardableResult
   private func dropEnded(failed: [EmbeddingJob] = []) -> Int {
     var freed = 0
@@ -179,27 +180,27 @@ final class EmbeddingQueue: @unchecked Sendable {
     return freed
   }
 
-  /// True if all that waits is new and little.
+  /// True if no batch has taken a text of any job, and all texts together have few tokens.
   private func isSmall(_ encoder: SentenceEncoder) -> Bool {
     var count = 0
     for job in active {
       if job.takenCount > 0 { return false }
       for index in job.texts.indices {
         count += job.tokens(index, encoder).count
-        // With as many tokens as go through the model at once, a second text costs as much as in a batch of its own.
+        // At this number of tokens, computing another text in the same batch costs as much as computing it in the next one.
         if count >= TokenBatch.tokenTarget { return false }
       }
     }
     return true
   }
 
-  /// Texts of one job in a batch.
+  /// The texts of one job in a batch.
   private struct Share {
     let job: EmbeddingJob
     var sequences: [[Int32]] = []
   }
 
-  /// Takes turns: every job some texts, as long as there is room, and those with none are first next time.
+  /// Takes texts from all jobs in turn while there is room. Jobs that get no room are first in the next batch.
   private func takeBatch(_ encoder: SentenceEncoder) -> [Share] {
     var rest = options.tokenLimit
     var shares = active.map { Share(job: $0) }
@@ -211,7 +212,7 @@ final class EmbeddingQueue: @unchecked Sendable {
       for index in shares.indices {
         let job = shares[index].job
         var count = 0
-        // At least one, if there is room; and one whatever its length where the batch would have none.
+        // At least one text if there is room. If the batch is still empty, one text of any length.
         while !job.isTaken {
           let length = job.tokens(job.takenCount, encoder).count
           guard isEmpty || (length <= rest && (count == 0 || count + length <= part)) else { break }
@@ -232,7 +233,7 @@ final class EmbeddingQueue: @unchecked Sendable {
     }
     let result = Result {
       let vectors = try encoder.embed(sequences, context: options.context) {
-        // Between layers: nobody waits for the result any more.
+        // Called between layers: ends the computation if nobody waits for its result any more.
         if shares.allSatisfy({ $0.job.isEnded }) { throw CancellationError() }
       }
       var row = 0
@@ -244,7 +245,7 @@ final class EmbeddingQueue: @unchecked Sendable {
       }
     }
     let end = ContinuousClock.now
-    // Room is made before callers hear of their vectors: their next requests find it.
+    // Room is made before callers get their vectors, so that their next requests find it.
     var waitingTextCount = release(sequences.count)
     switch result {
     case .success:

@@ -1,22 +1,22 @@
 internal import AttentionTensors
 internal import Foundation
 
-/// What sentence-transformers' files say of pooling, lengths, prompts and similarity.
+/// The settings in sentence-transformers' files for pooling, lengths, prompts and similarity.
 struct EmbeddingSettings {
   var poolings = [Pooling.mean]
-  /// Whether the tokens of a prompt count among those that are pooled.
+  /// Whether the tokens of a prompt are pooled too.
   var poolsPrompt = true
   var isNormalized = false
-  /// Tokens of a text at most; nil: as many as the model has positions.
+  /// The largest number of tokens of a text; nil: as many as the model has positions.
   var maximumLength: Int?
-  /// Whether the tokenizer makes small letters, whatever its own files say.
+  /// Whether the tokenizer makes all letters small, whatever its own files say.
   var lowercases = false
-  /// Columns of a vector that are kept; nil: all.
+  /// The number of columns of a vector that are kept; nil: all.
   var truncatedDimension: Int?
   var prompts = EmbeddingPrompts()
-  /// As the settings name it; nil: they do not.
+  /// The name of the similarity in the settings; nil: they name none.
   var similarityName: String?
-  /// Where the encoder's files lie in the folder; empty: beside the settings.
+  /// Where the encoder's files are in the folder; empty: in the folder of the settings.
   var encoderPath = ""
 
   private struct Module: Decodable {
@@ -24,7 +24,7 @@ struct EmbeddingSettings {
     let type: String
   }
   private struct PoolingFile: Decodable {
-    /// A name, or several.
+    /// One name, or a list of names.
     struct Modes: Decodable {
       let names: [String]
       init(from decoder: any Decoder) throws {
@@ -44,7 +44,7 @@ struct EmbeddingSettings {
   private struct Lengths: Decodable {
     let max_seq_length: Double?
     let model_max_length: Double?
-    /// The name before transformers 3.
+    /// The name of the limit before transformers 3.
     let max_len: Double?
     let do_lower_case: Bool?
   }
@@ -55,10 +55,10 @@ struct EmbeddingSettings {
     let truncate_dim: Int?
   }
 
-  /// The mean, as it is.
+  /// The default settings: mean pooling, not normalised.
   init() {}
 
-  /// Without `modules.json`: the mean, not normalised, as sentence-transformers takes a plain model.
+  /// Reads the settings. Without `modules.json`, pooling is the mean, not normalised, as in sentence-transformers.
   init(folder: ModelFolder) throws(AttentionError) {
     if let modules: [Module] = try folder.json("modules.json") { try read(modules, folder) }
     try readModel(folder)
@@ -74,7 +74,7 @@ struct EmbeddingSettings {
       try requireFile(
         !place.hasPrefix("/") && !place.split(separator: "/").contains(".."), path,
         "paths inside of the folder expected; got \"\(place)\"")
-      // Older and newer releases have other paths before the name.
+      // Older and newer releases have different paths before the class name.
       let name = module.type.split(separator: ".").last.map(String.init) ?? ""
       switch name {
       case "Transformer": encoderPath = place
@@ -86,7 +86,7 @@ struct EmbeddingSettings {
       }
       names.append(name)
     }
-    // One after another, each once: what follows would compute something else, or nothing.
+    // Only these orders, each module once: any other order would compute something else, or nothing.
     guard names == ["Transformer", "Pooling"] || names == ["Transformer", "Pooling", "Normalize"] else {
       throw AttentionError(
         .unsupported, path,
@@ -103,7 +103,7 @@ struct EmbeddingSettings {
       "mean": .mean, "cls": .cls, "max": .max, "mean_sqrt_len_tokens": .meanSquareRoot, "weightedmean": .weightedMean,
       "lasttoken": .lastToken,
     ]
-    // Without a mode the flags of older releases, whose vectors follow one another in this order.
+    // Without a mode, the flags of older releases count. With several flags, the pooled vectors follow one another in this order.
     let flags = [
       ("cls", file.pooling_mode_cls_token), ("max", file.pooling_mode_max_tokens),
       ("mean", file.pooling_mode_mean_tokens), ("mean_sqrt_len_tokens", file.pooling_mode_mean_sqrt_len_tokens),
@@ -146,7 +146,7 @@ struct EmbeddingSettings {
   }
 
   private mutating func readLengths(_ encoder: ModelFolder) throws(AttentionError) {
-    // The names that sentence-transformers has saved its settings under, of which it reads the first that is there.
+    // sentence-transformers has saved its settings under these names; it reads the first file that exists.
     let kinds = ["bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet"]
     let own = kinds.map { "sentence_\($0)_config.json" }.first(where: encoder.contains)
     for name in [own, "tokenizer_config.json"].compactMap({ $0 }) {
@@ -156,7 +156,7 @@ struct EmbeddingSettings {
         ("max_seq_length", lengths.max_seq_length), ("model_max_length", lengths.model_max_length),
         ("max_len", lengths.max_len),
       ]
-      // Hugging Face writes 1e30 where it has no limit.
+      // Hugging Face writes 1e30 if there is no limit.
       guard maximumLength == nil, let (member, found) = all.first(where: { $0.1 != nil }), let length = found,
         length < 1e9
       else { continue }

@@ -2,20 +2,20 @@ internal import AttentionTensors
 
 /// How the hidden states of a text become one vector.
 public enum Pooling: String, Sendable, Hashable, CaseIterable {
-  /// Their mean.
+  /// The mean of the states.
   case mean
-  /// That of the first token.
+  /// The state of the first token.
   case cls
-  /// The largest of each column.
+  /// The largest element of each column.
   case max
-  /// Their sum over the root of their number.
+  /// The sum of the states divided by the square root of their number.
   case meanSquareRoot
-  /// Their mean, the state of token i (from 1) weighing i times as much as the first.
+  /// A weighted mean: the state of token i (from 1) counts i times as much as the first one.
   case weightedMean
-  /// That of the last token.
+  /// The state of the last token.
   case lastToken
 
-  /// The vector of the states in `rows`, `dimension` each, one after another from row 0 on; zeros where there is none.
+  /// Pools the states in `rows` into `vector`; `states` holds `dimension` elements a row, from row 0 on. No rows give zeros.
   func apply(
     _ states: UnsafePointer<Float>, rows: Range<Int>, dimension: Int, into vector: UnsafeMutablePointer<Float>
   ) {
@@ -50,11 +50,11 @@ public enum Pooling: String, Sendable, Hashable, CaseIterable {
     }
   }
 
-  /// x ← x / ‖x‖; zeros stay.
+  /// x ← x / ‖x‖; a vector of zeros stays as it is.
   static func normalize(_ vector: UnsafeMutablePointer<Float>, dimension: Int) {
     var sum: Float = 0
     for i in 0..<dimension { sum += vector[i] * vector[i] }
-    // PyTorch's floor.
+    // The lower bound of ‖x‖ is PyTorch's.
     let factor = 1 / Swift.max(sum.squareRoot(), 1e-12)
     for i in 0..<dimension { vector[i] *= factor }
   }

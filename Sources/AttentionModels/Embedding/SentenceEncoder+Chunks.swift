@@ -1,18 +1,18 @@
 public import AttentionTensors
 
 extension SentenceEncoder {
-  /// A text in parts of at most ``maximumLength`` tokens each, its prompt's counted, cut between words. A word that
-  /// is longer than a part is also cut at its punctuation marks and ideographs.
+  /// A text in parts of at most ``maximumLength`` tokens each, including those of the prompt. Parts are cut between words. A word
+  /// that is longer than a part is also cut at its punctuation marks and ideographs.
   ///
-  /// Each part begins with the last words of the one before, as many as fit `overlap` tokens. A run of letters that is
-  /// longer than the model's limit is a part of its own, and the model cuts it.
+  /// Each part begins with the last words of the part before, as many as have at most `overlap` tokens. A run of letters that is
+  /// longer than the model's limit becomes a part of its own, and the model cuts it.
   ///
   /// - Parameters:
   ///   - text: Any text.
-  ///   - overlap: Tokens that two parts have in common at most; nil: an eighth of a part.
-  ///   - prompt: What is put before each part when it is embedded.
-  /// - Returns: The text itself where it fits; else parts of it, in order.
-  /// - Throws: `AttentionError` for an overlap below 0 or of half a part and more, and a prompt that the model does not have.
+  ///   - overlap: The largest number of tokens that two parts share; nil: an eighth of a part.
+  ///   - prompt: The prompt before each part when it is embedded.
+  /// - Returns: The text itself if it fits; otherwise its parts, in order.
+  /// - Throws: `AttentionError` for an overlap below 0 or of at least half a part, and a prompt that the model does not have.
   public func chunks(
     of text: String, overlap: Int? = nil, prompt: EmbeddingPrompt = .automatic
   ) throws(AttentionError) -> [String] {
@@ -37,7 +37,7 @@ extension SentenceEncoder {
       }
       parts.append(String(text[words[first].startIndex..<words[end - 1].endIndex]))
       if end == words.count { break }
-      // Back by the words that fit the overlap, as long as the next word fits beside them: each part brings something new.
+      // Go back by the words that fit the overlap, but only while the next word fits too: each part must add a new word.
       var (next, common) = (end, 0)
       while next - 1 > first, common + max(counts[next - 1], 1) <= overlap,
         common + max(counts[next - 1], 1) + counts[end] <= room
@@ -50,7 +50,7 @@ extension SentenceEncoder {
     return parts
   }
 
-  /// A word in pieces: each punctuation mark and each ideograph is one, and so is each run of letters between them.
+  /// A word in pieces: each punctuation mark, each ideograph and each run of letters between them is a piece.
   private static func pieces(of word: Substring) -> [Substring] {
     var pieces: [Substring] = []
     var start = word.startIndex

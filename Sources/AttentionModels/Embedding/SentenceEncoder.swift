@@ -3,34 +3,34 @@ public import AttentionFiles
 public import AttentionTensors
 internal import Synchronization
 
-/// Texts in, vectors out: a tokenizer, a BERT encoder and a pooling, loaded from a Hugging Face folder.
+/// Turns texts into vectors: a tokenizer, a BERT encoder and a pooling, loaded from a Hugging Face folder.
 ///
 ///     let encoder = try SentenceEncoder(directory: "all-MiniLM-L6-v2")
 ///     let vectors = try encoder.embed(["A man is eating.", "Someone has lunch."])   // [2, 384]
 ///
-/// For programs that compute on their own threads; servers take ``TextEmbedder``. Texts are sorted by length and packed
-/// without padding; a text has the same bits alone and beside others, whatever the threads (with OpenBLAS's products,
-/// nearly). Safe to call from several threads at once.
+/// This type is for programs that compute on their own threads; servers use ``TextEmbedder``. Texts are sorted by length and
+/// packed without padding. A text has the same bits alone and together with others, with any number of threads (nearly the same
+/// with OpenBLAS's products). Safe to call from several threads at once.
 public struct SentenceEncoder: Sendable {
-  /// Text to tokens.
+  /// Turns text into tokens.
   public let tokenizer: WordPieceTokenizer
-  /// Tokens to hidden states.
+  /// Turns tokens into hidden states.
   public let encoder: BertEncoder
-  /// Hidden states to one vector: the results of these, one after another.
+  /// The ways in which hidden states become one vector: their results follow one another in it.
   public let poolings: [Pooling]
-  /// Whether vectors are brought to length 1, so that their product is the cosine of their angle; before they are cut to
-  /// ``truncatedDimension``.
+  /// Whether vectors are divided by their length, so that the product of two is the cosine of the angle between them. This
+  /// happens before they are cut to ``truncatedDimension``.
   public let isNormalized: Bool
-  /// Tokens of a text at most; what follows is left out.
+  /// The largest number of tokens of a text; the rest is left out.
   public let maximumLength: Int
-  /// Columns of a vector that are kept, the first ones; nil: all.
+  /// The number of columns of a vector that are kept, from the first one on; nil: all.
   public let truncatedDimension: Int?
-  /// The prompts that the model's settings name, by their names.
+  /// The prompts in the model's settings, by name.
   public var prompts: [String: String] { settings.prompts.texts }
-  /// The prompt that ``EmbeddingPrompt/automatic`` takes; nil: none.
+  /// The name of the prompt that ``EmbeddingPrompt/automatic`` stands for; nil: none.
   public var defaultPromptName: String? { settings.prompts.defaultName }
-  /// By what the model's settings compare vectors, `similarity_fn_name`; ``EmbeddingSimilarity/cosine`` where they say nothing.
-  /// - Throws: `AttentionError` where they name a similarity that ``EmbeddingIndex`` does not compute.
+  /// How the model's settings compare vectors (`similarity_fn_name`); ``EmbeddingSimilarity/cosine`` if they name nothing.
+  /// - Throws: `AttentionError` if they name a similarity that ``EmbeddingIndex`` does not compute.
   public var similarity: EmbeddingSimilarity {
     get throws(AttentionError) {
       guard let name = settings.similarityName else { return .cosine }
@@ -42,7 +42,7 @@ public struct SentenceEncoder: Sendable {
 
   private let settings: EmbeddingSettings
 
-  /// The first of ``poolings``: most models have one.
+  /// The first of ``poolings``: most models have only one.
   public var pooling: Pooling { poolings[0] }
 
   /// The dimension of vectors.
@@ -50,15 +50,15 @@ public struct SentenceEncoder: Sendable {
 
   private var pooledDimension: Int { encoder.configuration.hiddenDimension * poolings.count }
 
-  /// A model of parts.
+  /// A model made of its parts.
   ///
   /// - Parameters:
-  ///   - tokenizer: Text to tokens.
-  ///   - encoder: Tokens to hidden states.
-  ///   - pooling: Hidden states to one vector.
-  ///   - isNormalized: Whether vectors are brought to length 1.
-  ///   - maximumLength: Tokens of a text at most; nil: the encoder's positions.
-  /// - Throws: `AttentionError` where the tokenizer has tokens that the encoder does not, or the length holds no token.
+  ///   - tokenizer: Turns text into tokens.
+  ///   - encoder: Turns tokens into hidden states.
+  ///   - pooling: How hidden states become one vector.
+  ///   - isNormalized: Whether vectors are divided by their length.
+  ///   - maximumLength: The largest number of tokens of a text; nil: the number of the encoder's positions.
+  /// - Throws: `AttentionError` if the tokenizer has tokens that the encoder does not have, or the length has no room for a token.
   public init(
     tokenizer: WordPieceTokenizer, encoder: BertEncoder, pooling: Pooling = .mean, isNormalized: Bool = true,
     maximumLength: Int? = nil
@@ -92,14 +92,14 @@ public struct SentenceEncoder: Sendable {
     truncatedDimension = settings.truncatedDimension
   }
 
-  /// The model of a folder: `config.json`, `model.safetensors`, `tokenizer.json` or `vocab.txt`, and, where
-  /// sentence-transformers has saved it, `modules.json`, the pooling's configuration, and `config_sentence_transformers.json`
-  /// with prompts, similarity and `truncate_dim`.
+  /// The model of a folder. It holds `config.json`, `model.safetensors`, and `tokenizer.json` or `vocab.txt`. If
+  /// sentence-transformers has saved it, it also holds `modules.json`, the pooling's configuration, and
+  /// `config_sentence_transformers.json` with prompts, similarity and `truncate_dim`.
   ///
   /// - Parameters:
   ///   - directory: The path of the folder.
-  ///   - loading: Whether weights are mapped or read. Mapped files must not change while the model lives.
-  /// - Throws: `AttentionError` that names the file and what is wrong with it, or what of it is not supported.
+  ///   - loading: Whether weights are mapped or read. Mapped files must not change as long as the model exists.
+  /// - Throws: `AttentionError` that names the file and what in it is wrong or not supported.
   public init(directory: String, loading: SafeTensorsFile.Loading = .mapped) throws {
     let outer = ModelFolder(path: directory)
     try outer.check()
@@ -123,18 +123,18 @@ public struct SentenceEncoder: Sendable {
 
   // MARK: Tokens
 
-  /// The tokens of a text, as ``embed(_:prompt:context:)`` sees them, the model's default prompt in front.
+  /// The tokens of a text with the model's default prompt before it, as ``embed(_:prompt:context:)`` uses them.
   public func tokens(_ text: String) -> [Int32] {
     tokens(text, after: ResolvedPrompt(text: settings.prompts.first([]), tokenCount: 0)).ids
   }
 
-  /// Whether a text has more tokens, its prompt's counted, than ``maximumLength``: the rest is left out of its vector.
+  /// Whether a text and its prompt have more tokens than ``maximumLength``: the rest is then missing from its vector.
   /// - Throws: `AttentionError` for a prompt that the model does not have.
   public func isCut(_ text: String, prompt: EmbeddingPrompt = .automatic) throws(AttentionError) -> Bool {
     tokens(text, after: try resolve(prompt)).isCut
   }
 
-  /// A prompt, and how many tokens at the front of a text are not pooled for it.
+  /// A prompt, and how many tokens at the beginning of a text are not pooled because of it.
   struct ResolvedPrompt: Sendable {
     let text: String
     let tokenCount: Int
@@ -143,7 +143,7 @@ public struct SentenceEncoder: Sendable {
   func resolve(_ prompt: EmbeddingPrompt) throws(AttentionError) -> ResolvedPrompt {
     let text = try settings.prompts.text(prompt)
     if text.isEmpty || settings.poolsPrompt { return ResolvedPrompt(text: text, tokenCount: 0) }
-    // Those around the text that come before it count too.
+    // The tokens that come before every text are not pooled either.
     let own = tokens("", after: ResolvedPrompt(text: text, tokenCount: 0)).ids
     return ResolvedPrompt(text: text, tokenCount: own.count - tokenizer.suffixLength)
   }
@@ -157,12 +157,12 @@ public struct SentenceEncoder: Sendable {
   /// A vector for each text.
   ///
   /// - Parameters:
-  ///   - texts: Any texts, also empty ones; what is longer than ``maximumLength`` is cut.
-  ///   - prompt: What is put before each text.
+  ///   - texts: Any texts, also empty ones; a text with more than ``maximumLength`` tokens is cut.
+  ///   - prompt: The prompt before each text.
   ///   - context: Threads, instruction set, algorithm.
   /// - Returns: `[texts, dimension]`, in the order of the texts.
-  /// - Throws: `AttentionError` for a prompt that the model does not have, where memory is lacking, or the context asks for
-  ///   what this machine lacks.
+  /// - Throws: `AttentionError` for a prompt that the model does not have, if there is not enough memory, or if the context asks
+  ///   for something that this machine does not have.
   public func embed(
     _ texts: [String], prompt: EmbeddingPrompt = .automatic, context: AttentionContext = .default
   ) throws -> Tensor<Float> {
@@ -171,14 +171,14 @@ public struct SentenceEncoder: Sendable {
     return try embed(sequences, context: context)
   }
 
-  /// ``embed(_:prompt:context:)`` of texts that are tokenized already.
+  /// ``embed(_:prompt:context:)`` of texts that are already tokenized.
   ///
   /// - Parameters:
   ///   - sequences: The ids of each text.
   ///   - context: Threads, instruction set, algorithm.
-  ///   - checkpoint: Called before each layer, on any of the threads; what it throws ends the call.
+  ///   - checkpoint: Called before each layer, on any of the threads; an error that it throws ends the call.
   /// - Returns: `[sequences, dimension]`.
-  /// - Throws: As ``BertEncoder/hiddenStates(_:context:checkpoint:)``.
+  /// - Throws: The errors of ``BertEncoder/hiddenStates(_:context:checkpoint:)``.
   public func embed(
     tokens sequences: [[Int32]], context: AttentionContext = .default,
     checkpoint: @Sendable () throws -> Void = {}
@@ -190,7 +190,7 @@ public struct SentenceEncoder: Sendable {
   func embed(
     _ sequences: [TokenSequence], context: AttentionContext, checkpoint: @Sendable () throws -> Void = {}
   ) throws -> Tensor<Float> {
-    // Here, where a sequence has the caller's number.
+    // Checked here, where a sequence still has the number that the caller knows.
     try encoder.check(sequences.map(\.ids))
     let batches = TokenBatch.batches(lengths: sequences.map(\.ids.count))
     let dimension = dimension
@@ -206,8 +206,8 @@ public struct SentenceEncoder: Sendable {
         }
         withExtendedLifetime(states) {}
       }
-      // Many batches: each on one thread, from the embeddings to the vectors, without waiting for another. Few: all threads
-      // in each product.
+      // Many batches: each runs on one thread, from the embeddings to the vectors, and waits for no other batch. Few batches: all
+      // threads share each product.
       if batches.count < 2 * context.threadCount || context.threadCount == 1 {
         for batch in batches { try run(batch, context) }
         return
@@ -223,7 +223,7 @@ public struct SentenceEncoder: Sendable {
     }
   }
 
-  /// The vector of a text whose hidden states lie one after another: pooled, normalised, cut.
+  /// Makes the vector of a text from its hidden states, which follow one another: pooled, normalised, cut.
   private func pool(_ states: UnsafePointer<Float>, _ sequence: TokenSequence, into vector: UnsafeMutablePointer<Float>)
   {
     let dimension = encoder.configuration.hiddenDimension
@@ -241,13 +241,13 @@ public struct SentenceEncoder: Sendable {
     }
   }
 
-  /// The attention weights of a text, and its words.
+  /// The attention weights of a text, and its tokens.
   ///
   /// - Parameters:
   ///   - text: Any text.
   ///   - context: Threads, instruction set, algorithm.
-  /// - Returns: The tokens, and for each layer `[H, L, L]`: how much each token (row) attends to each.
-  /// - Throws: As ``embed(_:prompt:context:)``.
+  /// - Returns: The tokens, and `[H, L, L]` for each layer: how much each token (row) attends to each token (column).
+  /// - Throws: The errors of ``embed(_:prompt:context:)``.
   public func attentions(
     for text: String, context: AttentionContext = .default
   ) throws -> (tokens: [String], layers: [Tensor<Float>]) {
@@ -259,20 +259,20 @@ public struct SentenceEncoder: Sendable {
 /// A text as the encoder sees it.
 struct TokenSequence {
   let ids: [Int32]
-  /// Tokens at its front that are a prompt's, and not pooled.
+  /// The number of tokens at the beginning that belong to a prompt and are not pooled.
   let promptTokenCount: Int
 }
 
-/// Sequences that go through the encoder together.
+/// Sequences that pass through the encoder together.
 struct TokenBatch {
-  /// Their places in the caller's list, sorted by length.
+  /// Their places in the caller's list; the longest sequence is first.
   let indices: [Int]
 
-  /// Tokens of a batch, so many that weights are read rarely and so few that threads end together. 512: 1.00 of the time (512
-  /// sentences of 29 tokens, 2 threads of an EPYC of family 25, 2026-11).
+  /// The number of tokens of a batch: large enough that weights are read rarely, small enough that all threads end at about the
+  /// same time. With 512 the time is the same (ratio 1.00; 512 sentences of 29 tokens, 2 threads of an EPYC of family 25, 2026-11).
   static let tokenTarget = 256
 
-  /// Longest first, so that threads end together.
+  /// The batches, longest sequences first, so that all threads end at about the same time.
   static func batches(lengths: [Int]) -> [TokenBatch] {
     let order = lengths.indices.sorted { (lengths[$0], $1) > (lengths[$1], $0) }
     var batches: [TokenBatch] = []
@@ -292,9 +292,9 @@ struct TokenBatch {
   }
 }
 
-/// The first error that any of several threads had.
+/// The first error that occurs on any of several threads.
 private final class FirstError: @unchecked Sendable {
-  // Sendable: `error` is written by the one who claims, and read when all threads are done.
+  // Sendable: only the thread that sets `claimed` writes `error`, and it is read after all threads are done.
   private let claimed = Atomic<Bool>(false)
   private var error: (any Error)?
 

@@ -1,36 +1,36 @@
 public import AttentionTensors
 internal import Foundation
 
-/// Sentence embeddings for a server: called from many tasks at once, on a thread of its own.
+/// Sentence embeddings for a server: many tasks call it at once, and it computes on its own thread.
 ///
 ///     let model = try await TextEmbedder(directory: "all-MiniLM-L6-v2")
 ///     let vectors = try await model.embed(["A man is eating.", "Someone has lunch."])   // 2 × 384
 ///
-/// Tokenizing and computing happen on one thread that the embedder starts, and on the threads of its context; the caller's
-/// task waits without holding a thread of Swift's pool. Requests that come while others are computed, or within
-/// ``Options/maximumDelay`` of a small one, go through the model together; the vectors of a text have the same bits
-/// whatever it goes with. A long request takes turns with the short ones behind it.
+/// Texts are tokenized and computed on one thread that the embedder starts, and on the threads of its context. Meanwhile the
+/// caller's task waits without holding a thread of Swift's pool. Requests that arrive while others are computed, or within
+/// ``Options/maximumDelay`` of a small one, pass through the model together; the vector of a text has the same bits whatever
+/// texts it is computed with. A long request takes turns with the short ones that come after it.
 ///
-/// Cancelling a task ends its call at once with `CancellationError`; what is under way stops before the next layer, unless
-/// others wait for the same batch. Memory for computing is bounded: a batch holds ``Options/tokenLimit`` tokens
-/// (at most 256 of them a thread at once), however many texts a request brings.
+/// If a task is cancelled, its call ends at once with `CancellationError`. Its computation stops before the next layer, unless
+/// other requests wait for the same batch. Memory for computing is bounded: a batch holds ``Options/tokenLimit`` tokens
+/// (at most 256 of them a thread at once), however many texts a request has.
 ///
-/// The model's thread ends when the embedder is released. There is no global state: two embedders know nothing of each
-/// other, but for the threads they compute on. In the child of a fork an embedder that was made before throws: the child makes its
+/// The model's thread ends when the embedder is released. There is no global state: two embedders share nothing but the threads
+/// that they compute on. In a child made by `fork`, an embedder that was made before the fork throws; the child makes its
 /// own.
 public final class TextEmbedder: Sendable {
-  /// How requests are put together.
+  /// How requests are put together into batches.
   public struct Options: Sendable {
-    /// How long a batch of fewer than 256 tokens waits for company: 1 ms. Zero: it never waits.
+    /// How long a batch of fewer than 256 tokens waits for more texts: 1 ms. Zero: it does not wait.
     public var maximumDelay: Duration
-    /// Tokens of a batch at most; a text that is longer is one of its own. 2048.
+    /// The largest number of tokens of a batch; a longer text is a batch of its own. 2048.
     public var tokenLimit: Int
-    /// Texts that may wait; a request beyond it fails with the code `busy`, unless none waits. 65 536. Their bytes are the
-    /// caller's to limit.
+    /// The largest number of texts that may wait. A request that exceeds it fails with the code `busy`, unless no text waits.
+    /// 65 536. The size of the texts in bytes is not limited; the caller limits it.
     public var waitingLimit: Int
     /// Threads, instruction set, algorithm.
     public var context: AttentionContext
-    /// Called after each batch, on the embedder's thread, which embeds nothing meanwhile: for metrics. Nil: nothing is called.
+    /// Called after each batch, for metrics. It runs on the embedder's thread, which embeds nothing meanwhile. Nil: not called.
     public var batchObserver: (@Sendable (BatchReport) -> Void)?
 
     /// Options; the defaults suit a server.
@@ -46,21 +46,21 @@ public final class TextEmbedder: Sendable {
     }
   }
 
-  /// One batch that went through the model, as ``Options/batchObserver`` is told of it.
+  /// One batch that passed through the model, as ``Options/batchObserver`` receives it.
   public struct BatchReport: Sendable {
-    /// Calls of `embed` of which the batch held texts.
+    /// The number of calls of `embed` that have texts in the batch.
     public let requestCount: Int
-    /// Texts of the batch.
+    /// The number of texts in the batch.
     public let textCount: Int
-    /// Tokens of these texts.
+    /// The number of tokens of these texts.
     public let tokenCount: Int
-    /// Texts that wait for a later batch.
+    /// The number of texts that wait for a later batch.
     public let waitingTextCount: Int
     /// The time from the arrival of the batch's oldest request to the beginning of the batch.
     public let longestWait: Duration
-    /// The time that the batch took to compute.
+    /// The time for computing the batch.
     public let duration: Duration
-    /// False if the batch failed, or nobody waited for it any more.
+    /// False if the batch failed or nobody waited for it any more.
     public let succeeded: Bool
   }
 
@@ -68,17 +68,17 @@ public final class TextEmbedder: Sendable {
   public let model: SentenceEncoder
   private let queue: EmbeddingQueue
 
-  /// The model of a Hugging Face folder, as ``SentenceEncoder/init(directory:loading:)`` reads it; its weights are packed.
+  /// The model of a Hugging Face folder, read as by ``SentenceEncoder/init(directory:loading:)``; its weights are packed.
   ///
   /// - Parameters:
   ///   - directory: The folder.
-  ///   - options: How requests are put together.
-  /// - Throws: `AttentionError` that names the file and what is wrong with it, or the option.
+  ///   - options: How requests are put together into batches.
+  /// - Throws: `AttentionError` that names the file and what is wrong with it, or the wrong option.
   public convenience init(directory: String, options: Options = Options()) async throws {
     try await self.init(options: options) { try SentenceEncoder(directory: directory) }
   }
 
-  /// A model that is there already.
+  /// An embedder that uses an existing model; its weights are packed.
   public convenience init(model: SentenceEncoder, options: Options = Options()) async throws {
     try await self.init(options: options) { model }
   }
@@ -88,9 +88,9 @@ public final class TextEmbedder: Sendable {
       options.tokenLimit >= 1 && options.waitingLimit >= 1 && options.maximumDelay >= .zero, "TextEmbedder",
       "limits from 1 and a delay from 0 expected; got \(options.tokenLimit), \(options.waitingLimit), "
         + "\(options.maximumDelay)")
-    // Here and not on the thread: so ThreadSanitizer sees that it is made before it is used.
+    // Made here and not on the thread, so that ThreadSanitizer sees that it is made before it is used.
     let queue = EmbeddingQueue(options: options)
-    // Loading and packing take a while, so they are done on the new thread too.
+    // Loading and packing take a while, so the new thread does them too.
     let model = try await withCheckedThrowingContinuation {
       (continuation: CheckedContinuation<SentenceEncoder, any Error>) in
       let thread = Thread {
@@ -98,7 +98,7 @@ public final class TextEmbedder: Sendable {
         do {
           model = try load()
           try model.encoder.pack(context: options.context)
-          // The first text beyond ASCII has all decompositions looked up, which no caller shall wait for.
+          // The first text with characters beyond ASCII looks up all decompositions; done now, so that no caller waits for it.
           _ = model.tokens("é")
         } catch {
           continuation.resume(throwing: error)
@@ -124,11 +124,11 @@ public final class TextEmbedder: Sendable {
   /// A vector for each text, in their order.
   ///
   /// - Parameters:
-  ///   - texts: Any texts, also empty ones; what is longer than the model's limit is cut.
-  ///   - prompt: What is put before each text.
-  /// - Returns: As many vectors of ``dimension``.
-  /// - Throws: `CancellationError` where the task is cancelled; `AttentionError` of code `busy` where too many texts wait, for a
-  ///   prompt that the model does not have, where memory is lacking, or of code `unsupported` in the child of a fork.
+  ///   - texts: Any texts, also empty ones; a text that is longer than the model's limit is cut.
+  ///   - prompt: The prompt before each text.
+  /// - Returns: A vector of ``dimension`` elements for each text.
+  /// - Throws: `CancellationError` if the task is cancelled; `AttentionError` of code `busy` if too many texts wait, for a
+  ///   prompt that the model does not have, if there is not enough memory, or of code `unsupported` in a child made by `fork`.
   public func embed(_ texts: [String], prompt: EmbeddingPrompt = .automatic) async throws -> [[Float]] {
     try Task.checkCancellation()
     let prompt = try model.resolve(prompt)
@@ -146,16 +146,16 @@ public final class TextEmbedder: Sendable {
   }
 
   /// The vector of one text.
-  /// - Returns: A vector of ``dimension``.
-  /// - Throws: As for several texts.
+  /// - Returns: A vector of ``dimension`` elements.
+  /// - Throws: The errors of the call with several texts.
   public func embed(_ text: String, prompt: EmbeddingPrompt = .automatic) async throws -> [Float] {
     try await embed([text], prompt: prompt)[0]
   }
 }
 
-/// A job that may be cancelled before it is there.
+/// A job that may be cancelled before it exists.
 private final class JobSlot: @unchecked Sendable {
-  // Sendable: both are touched under `lock`.
+  // Sendable: both variables are used only under `lock`.
   private let lock = NSLock()
   private var job: EmbeddingJob?
   private var isCancelled = false

@@ -1,22 +1,22 @@
 internal import AttentionTensors
 
-/// The extents of a BERT encoder, as `config.json` tells them.
+/// The extents of a BERT encoder, as in `config.json`.
 public struct BertConfiguration: Sendable, Hashable {
   /// d: the dimension of hidden states.
   public var hiddenDimension: Int
-  /// Layers.
+  /// The number of layers.
   public var layerCount: Int
-  /// H.
+  /// H: the number of heads.
   public var headCount: Int
-  /// The dimension between the two products of a feed-forward part.
+  /// The dimension between the two matrix products of a feed-forward part.
   public var intermediateDimension: Int
-  /// Tokens of the vocabulary.
+  /// The number of tokens in the vocabulary.
   public var vocabularySize: Int
-  /// Positions: tokens of a text at most.
+  /// The number of positions: a text may have at most so many tokens.
   public var positionCount: Int
-  /// Types of tokens; type 0 is used.
+  /// The number of token types; only type 0 is used.
   public var typeCount: Int
-  /// What follows the first product of a feed-forward part.
+  /// The function after the first product of a feed-forward part.
   public var activation: Activation
   /// ε of the layer norms.
   public var normEpsilon: Double
@@ -37,7 +37,7 @@ public struct BertConfiguration: Sendable, Hashable {
     self.normEpsilon = normEpsilon
   }
 
-  /// Checks extents before memory is asked for.
+  /// Checks the extents before memory is allocated.
   func check(_ subject: String) throws(AttentionError) {
     let extents = [
       ("hidden_size", hiddenDimension), ("num_attention_heads", headCount),
@@ -77,7 +77,7 @@ extension BertConfiguration {
     let is_decoder: Bool?
   }
 
-  /// What `config.json` says.
+  /// The configuration in the folder's `config.json`.
   init(folder: ModelFolder) throws(AttentionError) {
     let path = folder.path("config.json")
     let file: File = try folder.required("config.json")
@@ -110,7 +110,7 @@ extension BertConfiguration {
   }
 }
 
-/// Throws `.invalidFile` in the name of `subject` unless `condition` holds.
+/// Throws `.invalidFile` for `subject` unless `condition` holds.
 func requireFile(
   _ condition: Bool, _ subject: @autoclosure () -> String, _ message: @autoclosure () -> String
 ) throws(AttentionError) {

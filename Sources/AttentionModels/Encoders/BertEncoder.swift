@@ -4,13 +4,13 @@ public import AttentionTensors
 
 /// A BERT encoder: embeddings, then layers of attention and feed-forward parts, each followed by a residual sum and a norm.
 ///
-/// Sequences are packed one after another, without padding, so no time is spent on it; a sequence has the same bits alone and
-/// beside others (with OpenBLAS's products, nearly). Safe to call from several threads at once.
+/// Sequences are packed one after another, without padding, so padding costs no time. A sequence has the same bits alone and
+/// together with others (nearly the same with OpenBLAS's products). Safe to call from several threads at once.
 ///
 /// Source: Devlin et al. 2018 (arXiv:1810.04805); Vaswani et al. 2017 (arXiv:1706.03762).
-/// Accuracy: of a MiniLM with 6 layers, hidden states within 1e-5 of those that PyTorch computes.
+/// Accuracy: the hidden states of a MiniLM with 6 layers are within 1e-5 of those that PyTorch computes.
 public struct BertEncoder: Sendable {
-  /// The extents.
+  /// The extents of the encoder.
   public let configuration: BertConfiguration
   /// `[V, d]`.
   private let wordEmbeddings: Tensor<Float>
@@ -19,13 +19,13 @@ public struct BertEncoder: Sendable {
   private let embeddingNorm: LayerNorm<Float>
   private let layers: [EncoderLayer]
 
-  /// An encoder with the weights of a safetensors file, by the names of Hugging Face's `BertModel`, with or without
-  /// the prefix `bert.`; heads and the pooler are left out. Float16 and BFloat16 become Float.
+  /// An encoder with the weights of a safetensors file. Tensors have the names of Hugging Face's `BertModel`, with or without
+  /// the prefix `bert.`; heads and the pooler are ignored. Float16 and BFloat16 weights are converted to Float.
   ///
   /// - Parameters:
   ///   - configuration: The extents that the tensors must have.
-  ///   - file: Mapped: embeddings are read where they lie, other weights are packed once, when they are first used.
-  /// - Throws: `AttentionError` that lists every tensor that is missing, unknown, or of another shape.
+  ///   - file: A mapped file: embeddings are read in place; other weights are packed once, when they are first used.
+  /// - Throws: `AttentionError` that lists every tensor that is missing, unknown, or of a wrong shape.
   public init(configuration: BertConfiguration, weights file: SafeTensorsFile) throws {
     try configuration.check("BertEncoder")
     self.configuration = configuration
@@ -45,7 +45,7 @@ public struct BertEncoder: Sendable {
     let positions = try loader.tensor("embeddings.position_embeddings.weight", [configuration.positionCount, d])
     let types = try loader.tensor("embeddings.token_type_embeddings.weight", [configuration.typeCount, d])
     embeddingNorm = try norm("embeddings.LayerNorm")
-    // Attention is made when all names are known to be right: it complains in its own words.
+    // Attention layers are made after all names are checked, because they report missing tensors in other words.
     var parts: [(state: [String: Tensor<Float>], EncoderLayerParts)] = []
     for index in 0..<configuration.layerCount {
       let name = "encoder.layer.\(index)"
@@ -82,20 +82,20 @@ public struct BertEncoder: Sendable {
 
   private typealias EncoderLayerParts = (LayerNorm<Float>, FeedForward<Float>, LayerNorm<Float>)
 
-  /// Packs all weights now: the first call then takes no longer than others.
-  /// - Throws: `AttentionError` where memory is lacking.
+  /// Packs all weights now, so that the first call takes no longer than others.
+  /// - Throws: `AttentionError` if there is not enough memory.
   public func pack(context: AttentionContext = .default) throws {
     for layer in layers { try layer.pack(context: context) }
   }
 
-  /// The hidden states behind the last layer.
+  /// The hidden states after the last layer.
   ///
   /// - Parameters:
-  ///   - sequences: The token ids of each sequence, at most ``BertConfiguration/positionCount`` of them.
+  ///   - sequences: The token ids of each sequence, each of at most ``BertConfiguration/positionCount`` tokens.
   ///   - context: Threads, instruction set, algorithm.
-  ///   - checkpoint: Called before each layer; what it throws ends the call.
+  ///   - checkpoint: Called before each layer; an error that it throws ends the call.
   /// - Returns: `[T, d]`: the tokens of the first sequence, then those of the next.
-  /// - Throws: `AttentionError` where a sequence is too long or a token is not in the vocabulary; what `checkpoint` throws.
+  /// - Throws: `AttentionError` if a sequence is too long or a token is not in the vocabulary; any error of `checkpoint`.
   public func hiddenStates(
     _ sequences: [[Int32]], context: AttentionContext = .default, checkpoint: () throws -> Void = {}
   ) throws -> Tensor<Float> {
@@ -103,7 +103,7 @@ public struct BertEncoder: Sendable {
     return try hiddenStates(ofChecked: sequences, context: context, checkpoint: checkpoint)
   }
 
-  /// ``hiddenStates(_:context:checkpoint:)`` of sequences that ``check(_:)`` has let pass.
+  /// ``hiddenStates(_:context:checkpoint:)`` of sequences that ``check(_:)`` has accepted.
   func hiddenStates(
     ofChecked sequences: [[Int32]], context: AttentionContext, checkpoint: () throws -> Void
   ) throws -> Tensor<Float> {
@@ -117,11 +117,11 @@ public struct BertEncoder: Sendable {
     return x
   }
 
-  /// What happens inside, for one sequence.
+  /// The intermediate results for one sequence.
   public struct Trace: Sendable {
-    /// `[L, d]`: the embeddings, then what each layer makes of them.
+    /// `[L, d]` each: the embeddings, then the output of each layer.
     public let hiddenStates: [Tensor<Float>]
-    /// `[H, L, L]` for each layer: how much each token attends to each.
+    /// `[H, L, L]` for each layer: how much each token (row) attends to each token (column).
     public let attentions: [Tensor<Float>]
   }
 
@@ -130,8 +130,8 @@ public struct BertEncoder: Sendable {
   /// - Parameters:
   ///   - tokens: Token ids.
   ///   - context: Threads, instruction set, algorithm.
-  /// - Returns: The hidden states of L + 1 places and the weights of L layers.
-  /// - Throws: `AttentionError` as ``hiddenStates(_:context:checkpoint:)``.
+  /// - Returns: L + 1 hidden states, before the first layer and after each one, and the weights of the L layers.
+  /// - Throws: `AttentionError`, as ``hiddenStates(_:context:checkpoint:)`` does.
   public func trace(_ tokens: [Int32], context: AttentionContext = .default) throws -> Trace {
     try check([tokens])
     var states = [try embeddings([tokens], context)]
@@ -147,7 +147,7 @@ public struct BertEncoder: Sendable {
     return Trace(hiddenStates: states, attentions: attentions)
   }
 
-  /// Throws unless every sequence fits the positions, and its tokens the vocabulary.
+  /// Throws unless every sequence has at most as many tokens as there are positions, and its tokens are in the vocabulary.
   func check(_ sequences: [[Int32]]) throws(AttentionError) {
     for (index, sequence) in sequences.enumerated() {
       try requireArgument(

@@ -10,12 +10,12 @@ struct EncoderLayer: Sendable {
   let feedForward: FeedForward<Float>
   let outputNorm: LayerNorm<Float>
 
-  /// What the layer makes of `x` `[T, d]`, sequences one after another.
+  /// The output of the layer for `x` `[T, d]`, which holds sequences one after another.
   func forward(_ x: Tensor<Float>, lengths: [Int], context: AttentionContext) throws -> Tensor<Float> {
     try finish(attention.forward(packed: x, lengths: lengths, context: context), x, context: context)
   }
 
-  /// What the layer makes of `x` and what attention has made of it.
+  /// The output of the layer, from its input `x` and the output of its attention.
   func finish(_ attended: Tensor<Float>, _ x: Tensor<Float>, context: AttentionContext) throws -> Tensor<Float> {
     var attended = attended
     try attentionNorm.apply(to: &attended, adding: x, context: context)

@@ -6,14 +6,14 @@ internal import Foundation
 struct ModelFolder {
   let path: String
 
-  /// Bytes of a JSON file or vocabulary at most: the largest tokenizers have some 20 MB.
+  /// The largest size in bytes of a JSON file or vocabulary: the largest tokenizers have some 20 MB.
   private static let byteLimit = 256 << 20
 
   func path(_ name: String) -> String { path.hasSuffix("/") ? path + name : "\(path)/\(name)" }
 
   func contains(_ name: String) -> Bool { FileManager.default.fileExists(atPath: path(name)) }
 
-  /// - Throws: `AttentionError` where the folder is not there.
+  /// - Throws: `AttentionError` if the folder does not exist.
   func check() throws(AttentionError) {
     var isFolder: ObjCBool = false
     guard FileManager.default.fileExists(atPath: path, isDirectory: &isFolder), isFolder.boolValue else {
@@ -29,7 +29,7 @@ struct ModelFolder {
     return try readFile(path, byteLimit: Self.byteLimit)
   }
 
-  /// A JSON file as `Value`; nil where there is no such file.
+  /// A JSON file as `Value`; nil if there is no such file.
   func json<Value: Decodable>(_ name: String, as _: Value.Type = Value.self) throws(AttentionError) -> Value? {
     guard contains(name) else { return nil }
     let bytes = try bytes(name)
@@ -46,7 +46,7 @@ struct ModelFolder {
     throw AttentionError(.notFound, path(name), "no such file")
   }
 
-  /// What a decoder complains of, in one line.
+  /// A decoder's error in one line.
   private func describe(_ error: any Error) -> String {
     guard let error = error as? DecodingError else { return "no valid JSON" }
     func place(_ context: DecodingError.Context) -> String {
@@ -57,7 +57,7 @@ struct ModelFolder {
     case .keyNotFound(let key, let context): return "\"\(key.stringValue)\" expected in \(place(context))"
     case .valueNotFound(_, let context): return "\(place(context)): a value expected; got null"
     case .typeMismatch(let type, let context): return "\(place(context)): a value of type \(type) expected"
-    // Foundation does not tell which number does not fit its member, nor that it is one.
+    // Foundation tells neither which number does not fit its property nor that a number is the cause.
     case .dataCorrupted(let context) where context.codingPath.isEmpty:
       return "valid JSON expected, and whole numbers where they are due"
     case .dataCorrupted(let context): return "\(place(context)): \(context.debugDescription)"

@@ -2,21 +2,21 @@ internal import Attention
 internal import AttentionFiles
 internal import AttentionTensors
 
-/// Takes named tensors out of a file, and at the end tells all that was wrong with their names and shapes at once.
+/// Takes named tensors out of a file. At the end it reports all wrong names and shapes at once.
 struct WeightLoader {
   private let file: SafeTensorsFile
   private let prefix: String
   private var problems: [String] = []
   private var wanted: Set<String> = []
 
-  /// A loader of `file`. `prefix` is what names begin with where a head was trained on the encoder; taken only if the file has it.
+  /// A loader of `file`. Names begin with `prefix` if the encoder was trained with a head; it is used only if the file has it.
   init(_ file: SafeTensorsFile, optionalPrefix prefix: String) {
     self.file = file
     self.prefix = file.entries.contains { $0.name.hasPrefix(prefix) } ? prefix : ""
   }
 
-  /// The tensor of that name and shape as Float, contiguous: a view of the file where it is that already. Wrong ones are told
-  /// by ``finish(ignoring:)``; until then zeros stand in for them, which are not contiguous and take no memory.
+  /// The tensor of that name and shape, as contiguous Float: a view of the file if it is stored so. ``finish(ignoring:)`` reports
+  /// wrong tensors; until then zeros replace them. These zeros are not contiguous and take no memory.
   mutating func tensor(_ name: String, _ shape: [Int]) throws -> Tensor<Float> {
     let name = stored(prefix + name)
     wanted.insert(name)
@@ -36,7 +36,7 @@ struct WeightLoader {
     }
   }
 
-  /// The name that the file has: norms of the first BERT checkpoints have a gamma and a beta for weight and bias.
+  /// The name that the file uses: in the first BERT checkpoints, norms have a gamma and a beta instead of weight and bias.
   private func stored(_ name: String) -> String {
     for (newer, older) in [(".LayerNorm.weight", ".LayerNorm.gamma"), (".LayerNorm.bias", ".LayerNorm.beta")]
     where name.hasSuffix(newer) && file.entry(name) == nil {
@@ -49,7 +49,7 @@ struct WeightLoader {
   /// - Throws: `AttentionError` with every tensor that is missing, of another shape, or unknown.
   mutating func finish(ignoring isIgnored: (String) -> Bool) throws(AttentionError) {
     for entry in file.entries where !wanted.contains(entry.name) {
-      // With a prefix, what lies outside of it are heads.
+      // If the file has the prefix, tensors without it belong to heads.
       guard entry.name.hasPrefix(prefix), !isIgnored(String(entry.name.dropFirst(prefix.count))) else { continue }
       problems.append("\(entry.name) \(entry.shape) is unknown")
     }
@@ -61,7 +61,7 @@ struct WeightLoader {
 
   private static let shownCount = 20
 
-  /// One zero everywhere: whatever the shape, it takes no memory.
+  /// Zeros that are all one element in memory, so they take no memory whatever the shape.
   private func zeros(_ shape: [Int]) throws -> Tensor<Float> {
     try Tensor<Float>(repeating: 0, shape: shape.map { _ in 1 }).broadcast(to: shape)
   }

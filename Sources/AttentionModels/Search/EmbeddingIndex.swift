@@ -2,49 +2,50 @@ internal import AttentionBLAS
 internal import AttentionFiles
 public import AttentionTensors
 
-/// Texts with their vectors, to be searched: exact, every text is compared.
+/// Texts with their vectors, for searching. The search is exact: a query is compared with every text.
 ///
 ///     let index = try EmbeddingIndex(lines: lines, encoder: encoder)
 ///     try index.write(to: "lines.index")
 ///     let query = try encoder.embed(["who is tall and handsome"], prompt: .query)
 ///     let matches = try index.search(query, limit: 5)[0]
 ///
-/// Vectors are compared as the model's settings say: by the cosine of their angle, or by their product. Texts are embedded with
-/// the model's prompt for documents, if it has one.
+/// Vectors are compared as the model's settings say: by the cosine of the angle between them, or by their product. Texts are
+/// embedded with the model's prompt for documents, if it has one.
 ///
-/// A file of an index is a safetensors file, and mapped: opening one reads and checks 16 bytes a text; vectors and texts are read when they are used.
+/// The file of an index is a safetensors file, which is mapped. Opening it reads and checks 16 bytes a text; vectors and texts
+/// are read when they are used.
 ///
 /// | tensor | |
 /// |---|---|
 /// | `vectors` | F32 `[N, d]` |
-/// | `text.bytes`, `text.ends` | U8: the texts, one after another; I64 `[N]`: where each ends |
-/// | `lines` | I64 `[N]`: the line of each text, from 1 |
-/// | `probe` | F32 `[d]`: the vector of a fixed text, by which a model is known |
-/// | `inverse.lengths` | F32 `[N]`: 1 / ‖vector‖, where the cosine is asked for and vectors are not of length 1 |
+/// | `text.bytes`, `text.ends` | U8: the texts, one after another; I64 `[N]`: where each text ends |
+/// | `lines` | I64 `[N]`: the line number of each text, from 1 |
+/// | `probe` | F32 `[d]`: the vector of a fixed text, which identifies the model |
+/// | `inverse.lengths` | F32 `[N]`: 1 / ‖vector‖, if vectors are compared by the cosine and do not have length 1 |
 ///
-/// Its metadata say how many texts were cut (`cut`).
+/// The metadata says how many texts were cut (`cut`).
 ///
-/// Cost of a search: 2·N·d operations for each query; the best are then chosen on one thread.
+/// Cost of a search: 2·N·d operations for each query; then one thread chooses the best texts.
 public struct EmbeddingIndex: Sendable {
   /// A text that was found.
   public struct Match: Sendable, Hashable {
-    /// The cosine of the angle of both vectors; their product, where the model's settings say so.
+    /// The cosine of the angle between both vectors, or their product if the model's settings say so.
     public let score: Float
-    /// The place of the text, from 0.
+    /// The place of the text in the index, from 0.
     public let position: Int
-    /// The line that the text stood in, from 1.
+    /// The number of the line that held the text, from 1.
     public let line: Int
-    /// The text; of a line in chunks, the chunk that counted.
+    /// The text; if its line was cut into chunks, the best chunk.
     public let text: String
   }
 
-  /// How texts that are longer than the model's limit are cut into several.
+  /// How a text that is longer than the model's limit is cut into several texts.
   public struct Chunking: Sendable, Hashable {
-    /// Tokens of a chunk that the next one repeats at most, so that what a cut would part stands together in one of them;
-    /// nil: an eighth of a chunk.
+    /// The largest number of tokens of a chunk that the next chunk repeats, so that words that a cut would separate are together
+    /// in one of them; nil: an eighth of a chunk.
     public var overlap: Int?
 
-    /// Chunks of as many tokens as the model takes, with some in common.
+    /// Chunks of as many tokens as the model accepts; neighbours share some of them.
     public init(overlap: Int? = nil) { self.overlap = overlap }
   }
 
@@ -53,32 +54,32 @@ public struct EmbeddingIndex: Sendable {
   private let ends: Tensor<Int64>
   private let lines: Tensor<Int64>
   private let probe: Tensor<Float>
-  /// 1 / ‖vector‖ for each text, by which products become cosines; nil: products are compared as they are.
+  /// 1 / ‖vector‖ for each text, which turns products into cosines; nil: products are compared as they are.
   private let inverseLengths: Tensor<Float>?
-  /// True if texts that follow one another may be chunks of one line, of which the best counts.
+  /// True if texts that follow one another may be chunks of one line; then only the best chunk of a line counts.
   private let hasChunks: Bool
-  /// Texts that were longer than the model's limit when the index was made: what follows is not in their vectors.
+  /// The number of texts that were longer than the model's limit when the index was made: their ends are not in their vectors.
   public let cutCount: Int
 
   private static let format = "swift-attention index 1"
   private static let probeText = "The same text, to know a model by."
-  /// Rows whose scores are computed at once: some 2 MB for 64 queries.
+  /// The number of texts that are compared at once: with 64 queries their scores take some 2 MB.
   private static let blockLength = 8192
   private static let queryBlockLength = 64
 
-  /// Texts at most: more would not fit 32-bit extents.
+  /// The largest number of texts: more would not fit 32-bit extents.
   private static var countLimit: Int { Int(Int32.max) - 1 }
 
-  /// An index of the lines of a text; blank ones are left out.
+  /// An index of lines; blank lines are left out.
   ///
   /// - Parameters:
   ///   - lines: The lines.
-  ///   - encoder: Makes vectors of them.
-  ///   - chunking: How lines beyond the model's limit become several texts, of which a line's best counts; nil: they are cut,
-  ///     and ``cutCount`` tells how many.
+  ///   - encoder: Makes the vectors.
+  ///   - chunking: How a line that is longer than the model's limit becomes several texts, of which only the best counts in a
+  ///     search; nil: such lines are cut, and ``cutCount`` says how many.
   ///   - context: Threads, instruction set, algorithm.
-  ///   - progress: Called now and then with the number of texts that are done and of all.
-  /// - Throws: `AttentionError` where memory is lacking; what `progress` throws.
+  ///   - progress: Called from time to time with the number of texts that are done and the number of all texts.
+  /// - Throws: `AttentionError` if there is not enough memory; any error of `progress`.
   public init(
     lines: some Sequence<String>, encoder: SentenceEncoder, chunking: Chunking? = nil,
     context: AttentionContext = .default, progress: (Int, Int) throws -> Void = { _, _ in }
@@ -93,7 +94,7 @@ public struct EmbeddingIndex: Sendable {
     try self.init(texts: texts, lines: numbers, encoder: encoder, context: context, progress: progress)
   }
 
-  /// An index of texts, blank ones too; their lines are their places.
+  /// An index of texts, including blank ones; the line of a text is its place, from 1.
   public init(
     texts: [String], encoder: SentenceEncoder, context: AttentionContext = .default,
     progress: (Int, Int) throws -> Void = { _, _ in }
@@ -139,7 +140,7 @@ public struct EmbeddingIndex: Sendable {
           "vectors of finite numbers expected; the model gives others for \"\(text.prefix(40))\"")
       }
     }
-    // Vectors of length 1 have the cosine for product already, if all of them is there.
+    // Products of vectors of length 1 are cosines already, unless the vectors are truncated.
     let isProduct = similarity == .dot || (encoder.isNormalized && encoder.truncatedDimension == nil)
     inverseLengths = isProduct ? nil : try Self.inverseLengths(vectors)
     self.vectors = vectors
@@ -150,10 +151,10 @@ public struct EmbeddingIndex: Sendable {
     probe = try encoder.embed([Self.probeText], prompt: .none, context: context).reshaped([encoder.dimension])
   }
 
-  /// Texts that are embedded between two reports of progress.
+  /// The number of texts that are embedded between two reports of progress.
   private static let reportLength = 1024
 
-  /// 1 / ‖x‖ for each row x, with PyTorch's floor.
+  /// 1 / ‖x‖ for each row x; the lower bound of ‖x‖ is PyTorch's.
   private static func inverseLengths(_ vectors: Tensor<Float>) throws -> Tensor<Float> {
     let (count, dimension) = (vectors.shape[0], vectors.shape[1])
     return try Tensor(shape: [count]) { target in
@@ -170,8 +171,8 @@ public struct EmbeddingIndex: Sendable {
     zip(lines, lines.dropFirst()).contains { $0 == $1 }
   }
 
-  /// An index that ``write(to:)`` has written; mapped.
-  /// - Throws: `AttentionError` where the file is none, or contradicts itself.
+  /// An index from a file of ``write(to:)``, which is mapped.
+  /// - Throws: `AttentionError` if the file is not an index, or contradicts itself.
   public init(contentsOf path: String) throws {
     let file = try SafeTensorsFile(contentsOf: path)
     try requireFile(
@@ -210,15 +211,15 @@ public struct EmbeddingIndex: Sendable {
     }
   }
 
-  /// True if the file begins as safetensors files do, and no text does: ``init(contentsOf:)`` tells whether it is a right one.
+  /// True if the file begins as safetensors files do, as no text does. ``init(contentsOf:)`` checks whether it is a valid index.
   public static func isIndex(path: String) -> Bool {
-    // The header's length in 8 bytes, of which the last four are 0, and the header.
+    // The file begins with the header's length in 8 bytes, of which the last four are 0; the header follows.
     guard let start = firstBytes(of: path, count: 9), start.count == 9 else { return false }
     return start[4..<8].allSatisfy { $0 == 0 } && start[8] == UInt8(ascii: "{")
   }
 
-  /// Writes the index; the path holds its old content or the whole index, never a part.
-  /// - Throws: `AttentionError` where it cannot be written.
+  /// Writes the index. The path holds either its old content or the whole index, never a part of it.
+  /// - Throws: `AttentionError` if it cannot be written.
   public func write(to path: String) throws {
     var writer = SafeTensorsWriter()
     writer.metadata["format"] = Self.format
@@ -232,12 +233,12 @@ public struct EmbeddingIndex: Sendable {
     try writer.write(to: path)
   }
 
-  /// Texts; a line in chunks counts as many.
+  /// The number of texts; each chunk of a line counts as one.
   public var count: Int { vectors.shape[0] }
   /// The dimension of vectors.
   public var dimension: Int { vectors.shape[1] }
 
-  /// A text by its place.
+  /// The text at a place.
   public func text(_ position: Int) -> String {
     let start = position == 0 ? 0 : Int(ends[position - 1])
     let range = start..<Int(ends[position])
@@ -246,31 +247,31 @@ public struct EmbeddingIndex: Sendable {
     }
   }
 
-  /// The vector of a text by its place, `[d]`, as the model gives it.
-  /// - Throws: `AttentionError` where there is no such place.
+  /// The vector of the text at a place, `[d]`, as the model computed it.
+  /// - Throws: `AttentionError` if there is no such place.
   public func vector(_ position: Int) throws -> Tensor<Float> { try vectors.select(position, axis: 0) }
 
-  /// Throws unless `encoder` makes the vectors that the index holds.
-  /// - Throws: `AttentionError` where a fixed text has another vector.
+  /// Throws unless `encoder` computes the vectors that the index holds.
+  /// - Throws: `AttentionError` if its vector of a fixed text differs from the one in the index.
   public func check(_ encoder: SentenceEncoder, context: AttentionContext = .default) throws {
     try requireArgument(
       encoder.dimension == dimension, "EmbeddingIndex",
       "a model of dimension \(dimension) expected, as the index has it; got \(encoder.dimension)")
     let own = try encoder.embed([Self.probeText], prompt: .none, context: context)
-    // What instruction sets differ in is less; NaN is no match.
+    // Results of different instruction sets differ by less than this limit; NaN does not pass.
     try requireArgument(
       (0..<dimension).allSatisfy { abs(own[0, $0] - probe[$0]) < 1e-3 }, "EmbeddingIndex",
       "the model that the index was made with expected; this one gives other vectors")
   }
 
-  /// The best texts for each query, best first; of equal ones the earlier first. Of a line in chunks the best one counts.
+  /// The best texts for each query, best first; of equal ones the earlier comes first. Of a line in chunks only the best counts.
   ///
   /// - Parameters:
-  ///   - queries: `[Q, d]`: vectors of the index's model, embedded with ``EmbeddingPrompt/query``.
-  ///   - limit: Texts for each query at most.
+  ///   - queries: `[Q, d]`: vectors from the index's model, embedded with ``EmbeddingPrompt/query``.
+  ///   - limit: The largest number of texts for each query.
   ///   - context: Threads, instruction set, algorithm.
   /// - Returns: A list for each query.
-  /// - Throws: `AttentionError` where the dimension is another or memory is lacking.
+  /// - Throws: `AttentionError` if the queries have another dimension or there is not enough memory.
   public func search(
     _ queries: Tensor<Float>, limit: Int, context: AttentionContext = .default
   ) throws -> [[Match]] {
@@ -322,12 +323,13 @@ public struct EmbeddingIndex: Sendable {
   }
 }
 
-/// The best chunk of the line at hand.
+/// The best chunk of the current line.
 private struct BestOfLine {
   private(set) var best: (score: Float, position: Int)?
   private var line: Int64 = 0
 
-  /// Gives the best of the line before where another one begins. NaN is never the best, of equal ones the earlier is.
+  /// Adds a chunk. If it begins a new line, returns the best chunk of the line before. NaN is never the best; of equal scores the
+  /// first one is.
   mutating func add(_ score: Float, _ position: Int, line: Int64) -> (score: Float, position: Int)? {
     if line == self.line, let best {
       if score > best.score || best.score.isNaN { self.best = (score, position) }
@@ -342,16 +344,16 @@ private struct BestOfLine {
 private struct BestScores {
   private let limit: Int
   private var entries: [(score: Float, position: Int)] = []
-  /// What a score must exceed, once there are as many as wanted.
+  /// The value that a score must exceed, once there are `limit` entries.
   private var threshold = -Float.infinity
 
   init(limit: Int) { self.limit = limit }
 
-  /// Positions come in order. NaN is never among the best.
+  /// Adds a score; positions come in ascending order. NaN is never among the best.
   mutating func add(_ score: Float, _ position: Int) {
     guard limit > 0, score > threshold || (score == -.infinity && entries.count < limit) else { return }
     entries.append((score, position))
-    // Sorted now and then, so that a score costs little, however many are wanted.
+    // Sorted only from time to time, so that adding a score is cheap whatever the limit.
     if entries.count >= 2 * limit + 32 { prune() }
   }
 
@@ -362,7 +364,7 @@ private struct BestScores {
     threshold = entries[limit - 1].score
   }
 
-  /// The best, best first; of equal ones the earlier first.
+  /// The best scores, best first; of equal ones the earlier comes first.
   var sorted: [(score: Float, position: Int)] {
     var copy = self
     copy.prune()

@@ -1,15 +1,16 @@
-/// What BERT's normalisation and splitting into words know of a character, as Hugging Face's `tokenizers` does it.
+/// The properties of characters that BERT's normalisation and its splitting into words use, as in Hugging Face's `tokenizers`.
 ///
-/// Its tables are older than Swift's: categories are those of Unicode 8, decompositions those of Unicode 9, so characters
-/// that came later are told by their age. The few that have changed their category since are listed. All scalars were
-/// compared with `tokenizers` 0.23.3.
+/// The tables of `tokenizers` are older than Swift's: categories are those of Unicode 8, decompositions those of Unicode 9.
+/// Characters that were added later are recognised by their age. The few that have changed their category since are listed.
+/// All scalars were compared with `tokenizers` 0.23.3.
 enum BertCharacters {
-  /// Dropped before all else: control characters, most formats, private use, and what stands for undecodable bytes.
+  /// True for characters that are dropped first: control characters, most format characters, private use, and the replacement
+  /// for undecodable bytes.
   static func isRemoved(_ scalar: Unicode.Scalar) -> Bool {
     switch scalar.value {
     case 0x09, 0x0a, 0x0d: return false
     case 0xfffd: return true
-    // Formats of which Unicode 8 had not heard, or had otherwise.
+    // Format characters that Unicode 8 did not have, or had in another category.
     case 0x0890...0x0891, 0x08e2, 0x110cd, 0x13430...0x1343f: return false
     default: break
     }
@@ -19,10 +20,10 @@ enum BertCharacters {
     }
   }
 
-  /// Becomes a space.
+  /// True for characters that become a space.
   static func isSpace(_ scalar: Unicode.Scalar) -> Bool { scalar.properties.isWhitespace }
 
-  /// Stands as a word of its own. The gap before U+2B920 is Hugging Face's.
+  /// True for ideographs, each of which is a word of its own. The gap before U+2B920 is Hugging Face's.
   static func isIdeograph(_ scalar: Unicode.Scalar) -> Bool {
     switch scalar.value {
     case 0x3400...0x4dbf, 0x4e00...0x9fff, 0xf900...0xfaff, 0x20000...0x2a6df, 0x2a700...0x2b81f, 0x2b920...0x2ceaf,
@@ -32,7 +33,7 @@ enum BertCharacters {
     }
   }
 
-  /// An accent that is stripped after decomposition.
+  /// True for accents, which are stripped after decomposition.
   static func isStripped(_ scalar: Unicode.Scalar) -> Bool {
     switch scalar.value {
     case 0x1734, 0x1171e: true
@@ -41,7 +42,7 @@ enum BertCharacters {
     }
   }
 
-  /// Stands as a word of its own: punctuation, and ASCII's symbols with it.
+  /// True for characters that are a word of their own: punctuation, including ASCII's symbols.
   static func isPunctuation(_ scalar: Unicode.Scalar) -> Bool {
     switch scalar.value {
     case 33...47, 58...64, 91...96, 123...126: return true
@@ -57,7 +58,7 @@ enum BertCharacters {
     }
   }
 
-  /// Part of a word, `\w` of regular expressions: a letter, a mark, a digit, or what joins them.
+  /// True for a part of a word, as `\w` in regular expressions: a letter, a mark, a digit, or a joining character.
   static func isOfWord(_ scalar: Unicode.Scalar) -> Bool {
     if scalar.properties.isAlphabetic || scalar.properties.isJoinControl { return true }
     switch scalar.properties.generalCategory {
@@ -66,21 +67,21 @@ enum BertCharacters {
     }
   }
 
-  /// The order of a mark behind its letter; 0: a letter.
+  /// The combining class, which gives the order of the marks after a letter; 0: a letter.
   static func combiningClass(_ scalar: Unicode.Scalar) -> UInt8 {
     scalar.value < 0x300 || !isAssigned(scalar, by: 9) ? 0 : scalar.properties.canonicalCombiningClass.rawValue
   }
 
-  /// True if no mark before the scalar can come behind it.
+  /// True if sorting marks never moves a mark across this scalar.
   static func isLetter(_ scalar: Unicode.Scalar) -> Bool {
     switch scalar.value {
-    // Letters by their class, but marks when they are decomposed.
+    // Their combining class is 0, but they decompose into marks.
     case 0x0f73, 0x0f75, 0x0f81: false
     default: combiningClass(scalar) == 0
     }
   }
 
-  /// True if the scalar may be a letter and marks in one.
+  /// True if the scalar may stand for a letter and its marks.
   static func mayDecompose(_ scalar: Unicode.Scalar) -> Bool { scalar.value >= 0xc0 && isAssigned(scalar, by: 9) }
 
   private static func isAssigned(_ scalar: Unicode.Scalar, by major: Int) -> Bool {

@@ -1,14 +1,14 @@
 internal import Foundation
 
-/// Options of BERT's normalisation, as `tokenizer.json` has them.
+/// The options of BERT's normalisation, as in `tokenizer.json`.
 struct BertNormalizer: Sendable, Hashable {
-  /// Whether control characters are dropped and every kind of space becomes one.
+  /// Whether control characters are removed, and every kind of white space becomes a space.
   var cleansText = true
-  /// Whether ideographs become words of their own.
+  /// Whether ideographs become separate words.
   var separatesIdeographs = true
-  /// Whether accents are dropped.
+  /// Whether accents are removed.
   var stripsAccents = true
-  /// Whether letters become small ones.
+  /// Whether letters become small letters.
   var lowercases = true
 
   /// A text in normal form.
@@ -33,22 +33,22 @@ struct BertNormalizer: Sendable, Hashable {
     return scalars
   }
 
-  /// The scalar that stays in clean text: none, a space, or the same.
+  /// The scalar that replaces `scalar` in clean text: none, a space, or the same.
   @inline(__always)
   func cleaned(_ scalar: Unicode.Scalar) -> Unicode.Scalar? {
     if !cleansText { return scalar }
     if BertCharacters.isRemoved(scalar) { return nil }
-    // Sooner than its turn: accents do not change the order of other marks.
+    // Earlier than in Hugging Face's order, with the same result: accents do not change the order of other marks.
     if stripsAccents && BertCharacters.isStripped(scalar) { return nil }
     return BertCharacters.isSpace(scalar) ? " " : scalar
   }
 
-  /// Canonical decomposition, with marks behind a letter in the order of their classes.
+  /// The canonical decomposition, with the marks after a letter in the order of their combining classes.
   private func decomposed(_ scalars: [Unicode.Scalar]) -> [Unicode.Scalar] {
     var result: [Unicode.Scalar] = []
     result.reserveCapacity(scalars.count)
     var classes: [UInt8] = []
-    /// Where the marks behind the last letter begin.
+    /// Where the marks after the last letter begin.
     var first = 0
     func sortMarks() {
       if result.count - first > 1 {
@@ -81,7 +81,7 @@ struct BertNormalizer: Sendable, Hashable {
   }
 }
 
-/// What Foundation decomposes scalars into: asked once, since asking is slow. No scalar behind U+2FFFF decomposes.
+/// Foundation's decompositions of scalars. They are asked for once, because asking is slow. No scalar above U+2FFFF decomposes.
 private struct Decompositions: Sendable {
   static let shared = Decompositions()
 
@@ -89,7 +89,7 @@ private struct Decompositions: Sendable {
 
   private init() {
     var parts: [Unicode.Scalar: [Unicode.Scalar]] = [:]
-    // Hangul is many, and follows a rule of its own.
+    // Hangul syllables are many, and follow a rule of their own: see `parts(_:)`.
     for value in UInt32(0xc0)..<0x30000 where !Self.hangul.contains(value) {
       guard let scalar = Unicode.Scalar(value), BertCharacters.mayDecompose(scalar) else { continue }
       let decomposed = Array(String(Character(scalar)).decomposedStringWithCanonicalMapping.unicodeScalars)
@@ -102,7 +102,7 @@ private struct Decompositions: Sendable {
 
   func parts(_ scalar: Unicode.Scalar) -> [Unicode.Scalar] {
     guard Self.hangul.contains(scalar.value) else { return parts[scalar] ?? [scalar] }
-    // The Unicode Standard, section 3.12: syllables are L × V × T jamo, T the fastest.
+    // The Unicode Standard, section 3.12: syllables are L × V × T jamo; T changes fastest.
     let index = scalar.value - Self.hangul.lowerBound
     let (rest, trailing) = index.quotientAndRemainder(dividingBy: 28)
     let (leading, vowel) = rest.quotientAndRemainder(dividingBy: 21)

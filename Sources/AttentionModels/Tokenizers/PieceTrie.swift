@@ -1,6 +1,6 @@
-/// A set of byte strings with a number each, walked a byte at a time.
+/// A set of byte strings, each with a number, which is searched one byte at a time.
 ///
-/// Edges lie in one open hash table: a step is one probe, whatever the fan-out.
+/// All edges are in one hash table with open addressing: a step takes one look-up, however many edges a node has.
 struct PieceTrie: Sendable {
   /// `node << 8 | byte`, plus 1; 0 is free.
   private var keys: [UInt64]
@@ -15,7 +15,7 @@ struct PieceTrie: Sendable {
     targets = Array(repeating: 0, count: 1 << 10)
   }
 
-  /// The node behind `byte`; nil where there is none.
+  /// The node that `byte` leads to; nil if there is none.
   @inline(__always)
   func step(_ node: Int32, _ byte: UInt8) -> Int32? {
     let key = UInt64(UInt32(bitPattern: node)) << 8 | UInt64(byte) + 1
@@ -27,11 +27,11 @@ struct PieceTrie: Sendable {
     return targets[slot]
   }
 
-  /// The number of the string that ends here; −1 where none does.
+  /// The number of the string that ends at this node; −1 if none does.
   @inline(__always)
   func value(_ node: Int32) -> Int32 { values[Int(node)] }
 
-  /// The node at the end of a string; nil where no string of the set begins with it.
+  /// The node at the end of a string; nil if no string of the set begins with it.
   func node(_ bytes: some Sequence<UInt8>) -> Int32? {
     var node = Self.root
     for byte in bytes {
@@ -41,7 +41,7 @@ struct PieceTrie: Sendable {
     return node
   }
 
-  /// Where a string is inserted twice, the later number counts.
+  /// Inserts a string. If it is inserted twice, the later number counts.
   mutating func insert(_ bytes: some Sequence<UInt8>, _ value: Int32) {
     var node = Self.root
     for byte in bytes {

@@ -3,22 +3,22 @@ internal import AttentionTensors
 internal import Foundation
 
 extension WordPieceTokenizer {
-  /// The tokenizer of a Hugging Face folder: `tokenizer.json`, else `vocab.txt` with what `tokenizer_config.json` says.
+  /// The tokenizer of a Hugging Face folder: `tokenizer.json`, or else `vocab.txt` with the settings of `tokenizer_config.json`.
   ///
   /// - Parameter directory: The path of the folder.
-  /// - Throws: `AttentionError` where files are missing or wrong, or name another kind of tokenizer.
+  /// - Throws: `AttentionError` if files are missing or wrong, or are for another kind of tokenizer.
   public init(directory: String) throws(AttentionError) {
     let folder = ModelFolder(path: directory)
     try folder.check()
     try self.init(folder: folder)
   }
 
-  /// `lowercases`: whether letters become small ones even where the folder's files leave them as they are.
+  /// `lowercases`: whether letters become small letters even if the folder's files keep them as they are.
   init(folder: ModelFolder, lowercases: Bool = false) throws(AttentionError) {
     let settings = try TokenizerSettings(folder)
     if let kind: TokenizerKind = try folder.json("tokenizer.json") {
       let path = folder.path("tokenizer.json")
-      // Before the rest, which another kind has in another form.
+      // Checked before the rest is decoded: the files of other kinds have another form.
       guard kind.model?.type ?? "WordPiece" == "WordPiece" else {
         throw AttentionError(
           .unsupported, path, "model of type \"WordPiece\" expected; got \"\(kind.model?.type ?? "")\"")
@@ -26,7 +26,8 @@ extension WordPieceTokenizer {
       let file: TokenizerFile = try folder.required("tokenizer.json")
       var parts = try file.parts(path)
       if file.hasGaps, folder.contains("vocab.txt") {
-        // JSON's keys are strings of Swift, of which two that look alike, é in one scalar or two, are one. Lines are not.
+        // JSON's keys become Swift strings. Two tokens that look alike, such as é in one scalar and in two, are equal there, so one
+        // of them is lost. Lines of a file are not compared.
         let tokens = try Self.vocabulary(folder)
         let isSame = parts.tokens.enumerated().allSatisfy { id, token in
           token == nil || tokens.indices.contains(id) && tokens[id] == token
@@ -51,7 +52,7 @@ extension WordPieceTokenizer {
     try self.init(parts, name: path)
   }
 
-  /// The lines of `vocab.txt`: a token each, whatever it holds.
+  /// The lines of `vocab.txt`: each line is a token, whatever it contains.
   private static func vocabulary(_ folder: ModelFolder) throws(AttentionError) -> [String] {
     let path = folder.path("vocab.txt")
     let bytes = try folder.bytes("vocab.txt")
@@ -63,18 +64,18 @@ extension WordPieceTokenizer {
     return lines
   }
 
-  /// Ids at most: more would be no vocabulary.
+  /// The largest number of ids: a file with more is not a vocabulary.
   fileprivate static let idLimit = 1 << 24
 }
 
-/// What `tokenizer_config.json` and the files beside it say of BERT's tokenizer.
+/// The settings of BERT's tokenizer in `tokenizer_config.json` and the files next to it.
 private struct TokenizerSettings {
   private let file: File
   private let path: String
   /// Tokens that were added to the vocabulary.
   private let added: [WordPieceTokenizer.AddedToken]
 
-  /// A token, or a record of it.
+  /// A token, stored as a string or as an object with its `content`.
   private struct Token: Decodable {
     let content: String
     init(from decoder: any Decoder) throws {
@@ -112,9 +113,9 @@ private struct TokenizerSettings {
 
   private var names = Names()
 
-  /// Classes that are BERT's tokenizer by another name.
+  /// Classes that are BERT's tokenizer under another name.
   private static let classes = ["Bert", "DistilBert", "Electra", "MobileBert", "RetriBert"]
-  /// Classes that take `tokenizer.json` as it is, whatever the settings say of letters and names.
+  /// Classes that use `tokenizer.json` as it is, whatever the settings say about letters and names.
   private static let plainClasses = ["PreTrainedTokenizerFast", "TokenizersBackend"]
 
   private var isPlain: Bool { file.tokenizer_class.map(Self.plainClasses.contains) ?? false }
@@ -132,7 +133,7 @@ private struct TokenizerSettings {
     if let side = file.truncation_side, !sides.contains(side) {
       throw AttentionError(.invalidFile, path, "truncation_side left or right expected; got \"\(side)\"")
     }
-    // Older releases keep the names in a file of their own.
+    // Older releases keep the names in a separate file.
     let older: Names = try folder.json("special_tokens_map.json") ?? Names()
     names = try folder.json(name) ?? Names()
     names.unk_token = names.unk_token ?? older.unk_token
@@ -151,7 +152,7 @@ private struct TokenizerSettings {
           content: token.content, id: id, isSingleWord: token.single_word ?? false,
           isNormalized: token.normalized ?? (token.special != true)))
     }
-    // The oldest form: names and ids. Such tokens are looked for in the normalised text.
+    // The oldest form: names and ids. Such tokens are searched for in the normalised text.
     let oldest: [String: Int32] = try folder.json("added_tokens.json") ?? [:]
     for (content, id) in oldest where !added.contains(where: { $0.id == id }) {
       try requireFile(id >= 0, folder.path("added_tokens.json"), "ids from 0 expected; got \(id)")
@@ -162,7 +163,7 @@ private struct TokenizerSettings {
     self.added = added.sorted { $0.id < $1.id }
   }
 
-  /// The parts of a tokenizer whose vocabulary they have already.
+  /// Completes the parts of a tokenizer that have only a vocabulary so far.
   func complete(_ parts: inout WordPieceTokenizer.Parts, _ path: String) throws(AttentionError) {
     parts.normalizer.lowercases = file.do_lower_case ?? true
     parts.normalizer.stripsAccents = file.strip_accents ?? parts.normalizer.lowercases
@@ -188,7 +189,7 @@ private struct TokenizerSettings {
     }
   }
 
-  /// What the settings change of a `tokenizer.json`, as transformers lets them.
+  /// Applies the settings that override a `tokenizer.json`, as transformers does.
   func change(_ parts: inout WordPieceTokenizer.Parts, _ path: String) throws(AttentionError) {
     parts.cutsFront = file.truncation_side == "left"
     try add(&parts)
@@ -213,21 +214,21 @@ private struct TokenizerSettings {
     try replace(names.sep_token, &parts.suffix)
   }
 
-  /// Puts the added tokens among the others, and makes room for their ids.
+  /// Adds the added tokens, and makes room for their ids.
   private func add(_ parts: inout WordPieceTokenizer.Parts) throws(AttentionError) {
     for token in added {
-      // Gaps take memory.
+      // Gaps between ids take memory.
       let limit = min(WordPieceTokenizer.idLimit, max(1 << 20, 2 * (parts.tokens.count + added.count)))
       try requireFile(
         Int(token.id) < limit, path, "ids of added tokens below \(limit) expected; got \(token.id)")
       while parts.tokens.count <= Int(token.id) { parts.tokens.append(nil) }
-      // tokenizer.json knows its own tokens best.
+      // What tokenizer.json says about its own tokens takes precedence.
       if parts.addedTokens.contains(where: { $0.id == token.id }) { continue }
       parts.addedTokens.append(token)
     }
   }
 
-  /// Ids by the bytes of their tokens: strings that look alike are equal.
+  /// The ids by the bytes of their tokens; as strings, tokens that look alike would be equal.
   private static func ids(_ parts: WordPieceTokenizer.Parts) -> [[UInt8]: Int32] {
     var ids: [[UInt8]: Int32] = [:]
     for (id, token) in parts.tokens.enumerated() {
@@ -238,13 +239,13 @@ private struct TokenizerSettings {
   }
 }
 
-/// What kind of model a `tokenizer.json` is for.
+/// The kind of model that a `tokenizer.json` is for.
 private struct TokenizerKind: Decodable {
   struct Model: Decodable { let type: String? }
   let model: Model?
 }
 
-/// `tokenizer.json`, as far as BERT's tokenizer is concerned.
+/// The parts of `tokenizer.json` that BERT's tokenizer uses.
 private struct TokenizerFile: Decodable {
   struct Model: Decodable {
     let type: String?
@@ -275,7 +276,7 @@ private struct TokenizerFile: Decodable {
     let SpecialToken: Name?
     let Sequence: Name?
   }
-  /// `["[SEP]", 102]`.
+  /// A token with its id: `["[SEP]", 102]`.
   struct NamedToken: Decodable {
     let id: Int32
     init(from decoder: any Decoder) throws {
@@ -297,7 +298,7 @@ private struct TokenizerFile: Decodable {
   let post_processor: PostProcessor?
   let added_tokens: [AddedToken]?
 
-  /// True if there are fewer tokens than the greatest id says.
+  /// True if some ids below the largest one have no token.
   var hasGaps: Bool {
     let ids = Set(model.vocab.values).union((added_tokens ?? []).map(\.id))
     return ids.count < Int(ids.max() ?? -1) + 1
@@ -324,7 +325,7 @@ private struct TokenizerFile: Decodable {
     let added = added_tokens ?? []
     let ids = model.vocab.values + added.map(\.id)
     let most = Int(ids.max() ?? -1)
-    // Gaps take memory.
+    // Gaps between ids take memory.
     let limit = min(WordPieceTokenizer.idLimit, max(1 << 20, 2 * ids.count))
     try requireFile(
       (ids.min() ?? 0) >= 0 && most < limit, path,
@@ -332,7 +333,7 @@ private struct TokenizerFile: Decodable {
     parts.tokens = Array(repeating: nil, count: most + 1)
     for (token, id) in model.vocab { parts.tokens[Int(id)] = token }
     for token in added {
-      // White space beside a token belongs to it by lstrip and rstrip; it separates words anyway.
+      // lstrip and rstrip, which make white space next to a token part of it, change nothing: white space separates words anyway.
       parts.addedTokens.append(
         WordPieceTokenizer.AddedToken(
           content: token.content, id: token.id, isSingleWord: token.single_word ?? false,
@@ -342,7 +343,7 @@ private struct TokenizerFile: Decodable {
     return parts
   }
 
-  /// What stands before and behind a text.
+  /// Sets the tokens before and after a text.
   private func around(_ parts: inout WordPieceTokenizer.Parts, _ path: String) throws(AttentionError) {
     guard let post = post_processor else { return }
     switch post.type {

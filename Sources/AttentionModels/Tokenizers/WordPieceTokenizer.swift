@@ -1,43 +1,42 @@
 internal import AttentionTensors
 
-/// BERT's tokenizer: text is normalised, split into words and punctuation, and words into the longest pieces of a vocabulary,
-/// from left to right.
+/// BERT's tokenizer. It normalises text, splits it into words and punctuation, and splits each word, from left to right, into the
+/// longest pieces of a vocabulary.
 ///
 ///     let tokenizer = try WordPieceTokenizer(directory: "all-MiniLM-L6-v2")
 ///     tokenizer.encode("Unbelievable!")          // [101, 23653, 999, 102]
 ///     tokenizer.encode("Unbelievable!").map(tokenizer.token)   // ["[CLS]", "unbelievable", "!", "[SEP]"]
 ///
-/// Ids are those of Hugging Face's `tokenizers` (0.23): thousands of random texts and every scalar are compared by
-/// `make test-tokenizer`. Special and added tokens
-/// that stand in the text, such as `[SEP]`, are taken for themselves, as there.
+/// Ids are those of Hugging Face's `tokenizers` (0.23): `make test-tokenizer` compares thousands of random texts and every
+/// scalar. As there, special and added tokens that are in the text, such as `[SEP]`, are recognised as these tokens.
 ///
-/// Cost: linear in the text up to the word with the last token that is wanted. Safe to use from several threads at once.
+/// Cost: linear in the text up to the word with the last wanted token. Safe to use from several threads at once.
 /// Source: Devlin et al. 2018 (arXiv:1810.04805); Schuster and Nakajima 2012, "Japanese and Korean voice search".
 public struct WordPieceTokenizer: Sendable {
-  /// What a tokenizer is made of.
+  /// The parts of a tokenizer.
   struct Parts: Sendable {
-    /// The pieces of words in the order of their ids; nil where an id is not taken, or by a special token.
+    /// The pieces of words in the order of their ids; nil where an id is free or belongs to a special token.
     var tokens: [String?]
     var normalizer = BertNormalizer()
     var unknownToken = "[UNK]"
     var continuationPrefix = "##"
     var wordLimit = 100
-    /// Tokens that are taken for themselves wherever the text holds them: special ones, and those that were added later.
+    /// Tokens that are recognised anywhere in the text: special tokens, and those that were added to the vocabulary later.
     var addedTokens: [AddedToken] = []
     /// Whether a text that is too long loses its first tokens instead of its last ones.
     var cutsFront = false
-    /// What stands before and behind every text.
+    /// The tokens before and after every text.
     var prefix: [Int32] = []
     var suffix: [Int32] = []
   }
 
-  /// A token that no normalisation or splitting takes apart.
+  /// A token that normalisation and splitting leave whole.
   struct AddedToken: Sendable, Hashable {
     var content: String
     var id: Int32
-    /// Whether it counts only where no letter, digit or underscore touches it.
+    /// Whether it is recognised only if no letter, digit, mark or underscore touches it.
     var isSingleWord = false
-    /// Whether it is looked for in the normalised text, in normal form itself; else in the raw one.
+    /// Whether it is normalised and searched for in the normalised text; otherwise it is searched for in the raw text.
     var isNormalized = false
   }
 
@@ -45,16 +44,16 @@ public struct WordPieceTokenizer: Sendable {
   /// Pieces and special tokens in the order of their ids.
   private let names: [String?]
   private let pieces: PieceTrie
-  /// Where pieces behind the first one of a word begin; nil: there are none.
+  /// The node of the prefix of pieces that do not begin a word; nil: there are no such pieces.
   private let continuation: Int32?
   private let unknown: Int32
-  /// Added tokens that are looked for in the raw text, by their places in `parts.addedTokens`.
+  /// Added tokens that are searched for in the raw text, with their places in `parts.addedTokens`.
   private let rawTokens: PieceTrie
-  /// Those that are looked for in the normalised text; nil: there are none.
+  /// Added tokens that are searched for in the normalised text; nil: there are none.
   private let normalizedTokens: PieceTrie?
   private let classes: [ByteClass]
 
-  /// What an ASCII byte is.
+  /// The class of a byte.
   private enum ByteClass: UInt8 {
     case letter, space, punctuation, removed, beyondASCII
   }
@@ -97,38 +96,38 @@ public struct WordPieceTokenizer: Sendable {
     }
   }
 
-  /// Ids of the vocabulary: from 0, one less than this at most.
+  /// The number of ids in the vocabulary; they begin with 0.
   public var vocabularySize: Int { parts.tokens.count }
 
-  /// The token of an id; for one that is not in the vocabulary, the unknown token.
+  /// The token with an id; for an id that is not in the vocabulary, the unknown token.
   public func token(_ id: Int32) -> String {
     names.indices.contains(Int(id)) ? names[Int(id)] ?? parts.unknownToken : parts.unknownToken
   }
 
-  /// The least length that holds the tokens around a text and one between them.
+  /// The smallest length that has room for the tokens around a text and one token of the text.
   public var leastLength: Int { parts.prefix.count + parts.suffix.count + 1 }
 
-  /// Tokens behind every text.
+  /// The number of tokens after every text.
   var suffixLength: Int { parts.suffix.count }
 
-  /// The ids of a text, with those around it: `[CLS] … [SEP]`.
+  /// The ids of a text, with the tokens around it: `[CLS] … [SEP]`.
   ///
   /// - Parameters:
-  ///   - text: Any text; an empty one has the tokens around it alone.
-  ///   - maximumLength: Tokens at most, those around counted; the text's last ones are left out, or its first ones where
-  ///     `truncation_side` is left. Nil: all.
+  ///   - text: Any text; an empty one has only the tokens around it.
+  ///   - maximumLength: The largest number of tokens, including those around the text. The text's last tokens are left out, or
+  ///     its first ones if `truncation_side` is left. Nil: no limit.
   /// - Returns: The ids.
   public func encode(_ text: String, maximumLength: Int? = nil) -> [Int32] {
     encode(text, cutTo: maximumLength ?? .max).ids
   }
 
-  /// The same, and whether tokens were left out.
+  /// The ids of a text, and whether tokens were left out.
   func encode(_ text: String, cutTo maximumLength: Int) -> (ids: [Int32], isCut: Bool) {
     let around = parts.prefix.count + parts.suffix.count
     let limit = max(maximumLength, around) - around
     var text = text
     return text.withUTF8 { bytes in
-      // One more than fits tells that something is left out.
+      // One token more than fits shows that something is left out.
       var run = Run(tokenizer: self, limit: parts.cutsFront || limit == .max ? .max : limit + 1)
       run.encode(bytes)
       let ids = parts.cutsFront ? run.ids.suffix(limit) : run.ids.prefix(limit)
@@ -136,17 +135,17 @@ public struct WordPieceTokenizer: Sendable {
     }
   }
 
-  /// One text on its way.
+  /// The encoding of one text, while it runs.
   private struct Run {
     let tokenizer: WordPieceTokenizer
-    /// Tokens of the text at most.
+    /// The largest number of tokens of the text.
     let limit: Int
     var ids: [Int32] = []
-    /// The word so far, in normal form, and its characters.
+    /// The current word in normal form, and the number of its characters.
     private var word: [UInt8] = []
     private var characterCount = 0
-    /// Scalars beyond ASCII that follow one another, what is removed between them aside: they are normalised together,
-    /// since marks are brought into order.
+    /// Scalars beyond ASCII that follow one another; characters that are removed between them do not count. They are normalised
+    /// together, because normalisation sorts the marks after a letter.
     private var pending: [Unicode.Scalar] = []
 
     init(tokenizer: WordPieceTokenizer, limit: Int) {
@@ -160,7 +159,7 @@ public struct WordPieceTokenizer: Sendable {
 
     mutating func encode(_ bytes: UnsafeBufferPointer<UInt8>) {
       guard let normalizedTokens = tokenizer.normalizedTokens else { return encodeWords(bytes, tokenizer.rawTokens) }
-      // What lies between tokens of the raw text is normalised as a whole, and looked through for the others.
+      // The text between tokens of the raw text is normalised as a whole, and searched for the tokens of the normalised text.
       forEachPart(of: bytes, between: tokenizer.rawTokens) { run, part in
         var text = run.tokenizer.parts.normalizer.normalized(String(decoding: part, as: UTF8.self))
         text.withUTF8 { bytes in
@@ -169,7 +168,7 @@ public struct WordPieceTokenizer: Sendable {
       }
     }
 
-    /// Calls `body` for what lies between added tokens, and takes those for themselves.
+    /// Appends the added tokens, and calls `body` for the text between them.
     private mutating func forEachPart(
       of bytes: UnsafeBufferPointer<UInt8>, between tokens: PieceTrie,
       _ body: (inout Run, UnsafeBufferPointer<UInt8>) -> Void
@@ -192,11 +191,11 @@ public struct WordPieceTokenizer: Sendable {
       if start < bytes.count, !isFull { body(&self, UnsafeBufferPointer(rebasing: bytes[start...])) }
     }
 
-    /// Splits a text into words and these into pieces, and takes added tokens for themselves. Normal form stays as it is.
+    /// Splits a text into words and words into pieces, and recognises added tokens. Text in normal form stays as it is.
     private mutating func encodeWords(_ bytes: UnsafeBufferPointer<UInt8>, _ tokens: PieceTrie?) {
       let lowercases = tokenizer.parts.normalizer.lowercases
       var index = 0
-      /// Where what looked like a token, but touches a word, ends.
+      /// The end of the last token that was found but does not count because a word touches it.
       var tokenFreeEnd = 0
       while index < bytes.count, !isFull {
         let byte = bytes[index]
@@ -226,7 +225,7 @@ public struct WordPieceTokenizer: Sendable {
         case .beyondASCII:
           let (scalar, count) = decode(bytes, index)
           if let scalar = tokenizer.parts.normalizer.cleaned(scalar) {
-            // Marks are brought into order behind a letter, so a piece may end before the next one.
+            // Normalisation sorts the marks after a letter, so the pending scalars may end before the next letter.
             if pending.count >= Self.pendingLimit, BertCharacters.isLetter(scalar) { flush() }
             pending.append(scalar)
           }
@@ -236,7 +235,7 @@ public struct WordPieceTokenizer: Sendable {
       endWord()
     }
 
-    /// The longest added token that begins here, and its end.
+    /// The longest added token that begins here, after its end.
     private func token(
       _ bytes: UnsafeBufferPointer<UInt8>, _ start: Int, _ tokens: PieceTrie
     ) -> (Int, AddedToken)? {
@@ -251,7 +250,7 @@ public struct WordPieceTokenizer: Sendable {
       return found.map { ($0, tokenizer.parts.addedTokens[Int($1)]) }
     }
 
-    /// True if no letter, digit, mark or underscore touches a part of the text.
+    /// True if no letter, digit, mark or underscore touches this part of the text.
     private func standsAlone(_ bytes: UnsafeBufferPointer<UInt8>, _ part: Range<Int>) -> Bool {
       if part.upperBound < bytes.count, BertCharacters.isOfWord(scalar(bytes, part.upperBound)) { return false }
       if part.lowerBound == 0 { return true }
@@ -273,7 +272,7 @@ public struct WordPieceTokenizer: Sendable {
       return (Unicode.Scalar((first & 0x07) << 18 | next(1) << 12 | next(2) << 6 | next(3))!, 4)
     }
 
-    /// Brings what is pending into the word.
+    /// Normalises the pending scalars and appends them to the word.
     private mutating func flush() {
       if pending.isEmpty { return }
       let scalars = tokenizer.parts.normalizer.normalize(pending)
@@ -302,7 +301,7 @@ public struct WordPieceTokenizer: Sendable {
       ids.append(id >= 0 ? id : tokenizer.unknown)
     }
 
-    /// The longest pieces of the word, from left to right; the unknown token where they do not cover it.
+    /// Appends the longest pieces of the word, from left to right; the unknown token if they do not cover the word.
     private mutating func endPieces() {
       if word.isEmpty { return }
       defer {

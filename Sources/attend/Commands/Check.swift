@@ -66,7 +66,7 @@ struct Check: ParsableCommand {
       guard !comparisons.isEmpty else { throw AttentionError(.invalidFile, path, "it holds no expected result") }
       return Report(path: path, passed: comparisons.allSatisfy(\.passes), comparisons: comparisons)
     } catch {
-      // The path stands in the line already.
+      // The line already names the path.
       let known = error as? AttentionError
       return Report(path: path, passed: false, reason: known?.subject == path ? known?.message : "\(error)")
     }
@@ -75,7 +75,7 @@ struct Check: ParsableCommand {
   private func line(_ report: Report, width: Int) -> String {
     let head = "\(report.passed ? "PASS" : "FAIL")  \(name(report.path).padded(to: width))  "
     if let reason = report.reason { return head + reason.printable }
-    // The result that comes closest to its tolerance, or farthest beyond it.
+    // The error as a share of its tolerance; the result with the largest share is shown.
     func share(_ comparison: Comparison) -> Double {
       comparison.error / max(comparison.tolerance, .leastNormalMagnitude)
     }
@@ -89,7 +89,7 @@ struct Check: ParsableCommand {
   }
 }
 
-/// A file itself; the safetensors files of a folder, however deep, in order.
+/// The path itself if it is a file; for a folder, the safetensors files at any depth in it, in order.
 private func caseFiles(_ path: String) throws -> [String] {
   var isFolder: ObjCBool = false
   guard FileManager.default.fileExists(atPath: path, isDirectory: &isFolder) else {

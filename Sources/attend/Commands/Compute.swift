@@ -27,7 +27,7 @@ struct Compute: ParsableCommand {
 
   func run() throws {
     let context = try options.context()
-    // Copied: somebody may write to the input meanwhile.
+    // Copied, because another program may write to the input meanwhile.
     let testCase = try openCase(openTensors(input, loading: .copied))
     let results = try testCase.compute(context: context)
     var writer = SafeTensorsWriter()

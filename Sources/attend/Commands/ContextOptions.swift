@@ -1,7 +1,7 @@
 import ArgumentParser
 import Attention
 
-/// Options that force a path through the library.
+/// Options that force the algorithm, the instruction set and the number of threads.
 struct ContextOptions: ParsableArguments {
   @Option(help: ArgumentHelp("Force who computes products: packed or openblas.", valueName: "name"))
   var algorithm: String?
@@ -32,7 +32,7 @@ struct ContextOptions: ParsableArguments {
     let context = AttentionContext(
       threadCount: threads, instructionSet: isa.flatMap(InstructionSet.init),
       algorithm: algorithm.flatMap(AttentionAlgorithm.init))
-    // A wrong environment is told before the work, not in the middle.
+    // A wrong environment variable is reported before the work begins.
     _ = try context.resolvedInstructionSet()
     return context
   }

@@ -42,9 +42,9 @@ struct Embed: ParsableCommand {
     let embedding: [Float]
   }
 
-  /// Texts that are embedded at once.
+  /// The number of texts that are embedded at once.
   private static let batchLength = 1024
-  /// Numbers of a vector that people are shown.
+  /// The number of elements of a vector that are shown to people.
   private static let shownCount = 6
 
   func run() throws {
@@ -61,7 +61,7 @@ struct Embed: ParsableCommand {
         if try encoder.isCut(text, prompt: prompt) { cutCount += 1 }
       }
       count += texts.count
-      // Who reads it in a pipe shall not wait for the next ones.
+      // A program that reads the output through a pipe must not wait for the next texts.
       try flushOutput()
     }
     tellOfCuts(cutCount, of: count, "texts", encoder)
@@ -76,7 +76,7 @@ struct Embed: ParsableCommand {
     tellOfCuts(index.cutCount, of: index.count, "texts", encoder)
   }
 
-  /// A name of the model's own comes first.
+  /// If the model has a prompt of this name, it comes before the fixed names.
   private func chosenPrompt(_ encoder: SentenceEncoder) -> EmbeddingPrompt {
     guard let prompt else { return .automatic }
     if encoder.prompts[prompt] != nil { return .named(prompt) }
@@ -97,7 +97,7 @@ struct Embed: ParsableCommand {
   }
 }
 
-/// Tells of texts that are longer than the model's limit.
+/// Reports how many texts are longer than the model's limit.
 func tellOfCuts(_ count: Int, of total: Int, _ what: String, _ encoder: SentenceEncoder, advice: String = "") {
   if count == 0 { return }
   Terminal.tell(

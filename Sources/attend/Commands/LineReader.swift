@@ -2,27 +2,27 @@ import AttentionFiles
 import AttentionTensors
 import Foundation
 
-/// The lines of a file, a pipe or standard input, as they come.
+/// The lines of a file, a pipe or standard input, given out as they arrive.
 final class LineReader {
   private let name: String
   private let descriptor: CInt
   private var buffer: [UInt8] = []
-  /// Line ends in the buffer.
+  /// The number of line ends in the buffer.
   private var endCount = 0
   private var lineCount = 0
   private var byteCount = 0
   private var isAtEnd = false
 
-  /// Bytes of a text at most.
+  /// The largest number of bytes that are read but not given out yet.
   private static let byteLimit = 1 << 32
   private static let readLength = 1 << 16
-  /// Milliseconds until a stream that does not wait is looked at again.
+  /// Milliseconds to wait for input on a non-blocking stream before reading again.
   private static let patience: CInt = 1000
-  /// How long a pipe may be without a program that writes to it.
+  /// How long a pipe may have no program that writes to it.
   private static let writerDelay = Duration.seconds(2)
 
-  /// - Parameter path: A file or a pipe; "-": standard input.
-  /// - Throws: `AttentionError` where it cannot be opened, is something else, or is a pipe that no program writes to.
+  /// - Parameter path: A file or a pipe; "-" is standard input.
+  /// - Throws: `AttentionError` if it cannot be opened, is something else, or is a pipe that no program writes to.
   init(path: String) throws(AttentionError) {
     name = path == "-" ? "standard input" : path
     if path == "-" {
@@ -31,7 +31,7 @@ final class LineReader {
     }
     try requireArgument(
       !path.isEmpty && !path.utf8.contains(0), "path", "a path that is not empty and holds no NUL expected")
-    // Not to wait for a program that opens the other end of a pipe.
+    // Without O_NONBLOCK, opening a pipe would wait until a program opens its other end.
     descriptor = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK)
     guard descriptor >= 0 else { throw Self.systemError(path, "cannot be opened") }
     var status = stat()
@@ -41,8 +41,8 @@ final class LineReader {
       throw AttentionError(.inputOutput, path, "a regular file or a pipe expected")
     }
     if kind == S_IFIFO {
-      // Without a writer a pipe is at its end; with one that has written nothing yet it is not ready. A writer that the same
-      // line of shell has started may be a moment late.
+      // Reading from a pipe without a writer reports its end; with a writer that has written nothing yet, that it is not ready. A
+      // writer that the same shell command has started may be a moment late.
       let deadline = ContinuousClock.now + Self.writerDelay
       try fill()
       while isAtEnd, ContinuousClock.now < deadline {
@@ -57,8 +57,8 @@ final class LineReader {
 
   deinit { if descriptor != STDIN_FILENO { close(descriptor) } }
 
-  /// At most `limit` lines: waits for the first one, and takes more only as far as they are there already. Nil at the end.
-  /// - Throws: `AttentionError` where reading fails, or a line is no UTF-8.
+  /// At most `limit` lines: waits for the first one, and takes further ones only if they have already arrived. Nil at the end.
+  /// - Throws: `AttentionError` if reading fails, or a line is not UTF-8.
   func next(limit: Int) throws(AttentionError) -> [String]? {
     while !isAtEnd, endCount == 0 || (endCount < limit && isReadable) { try fill() }
     if buffer.isEmpty { return nil }
@@ -77,7 +77,7 @@ final class LineReader {
     do {
       lines = try splitLines(Array(buffer[..<end]), name: name, firstLine: lineCount + 1)
     } catch {
-      // What comes before a wrong line is given first.
+      // The lines before a wrong one are returned first.
       end = validLength(of: buffer[..<end])
       if end == 0 { throw error }
       lines = try splitLines(Array(buffer[..<end]), name: name, firstLine: lineCount + 1)
@@ -89,7 +89,7 @@ final class LineReader {
     return lines
   }
 
-  /// The bytes of the lines before the first one that is no UTF-8.
+  /// The number of bytes of the lines before the first one that is not UTF-8.
   private func validLength(of bytes: ArraySlice<UInt8>) -> Int {
     var start = bytes.startIndex
     while let end = bytes[start...].firstIndex(of: UInt8(ascii: "\n")),
@@ -98,7 +98,7 @@ final class LineReader {
     return start - bytes.startIndex
   }
 
-  /// All lines that are left.
+  /// All remaining lines.
   func rest() throws(AttentionError) -> [String] {
     while !isAtEnd { try fill() }
     var lines: [String] = []
@@ -106,7 +106,7 @@ final class LineReader {
     return lines
   }
 
-  /// All bytes that are left.
+  /// All remaining bytes.
   func restOfBytes() throws(AttentionError) -> [UInt8] {
     while !isAtEnd { try fill() }
     return buffer
@@ -123,7 +123,7 @@ final class LineReader {
     if count < 0 {
       if errno == EINTR { return }
       if errno == EAGAIN {
-        // Somebody has made the stream one that does not wait.
+        // Another program has made the stream non-blocking.
         var request = pollfd(fd: descriptor, events: Int16(POLLIN), revents: 0)
         _ = poll(&request, 1, Self.patience)
         return
@@ -144,11 +144,11 @@ final class LineReader {
   }
 }
 
-/// The lines of a text file, a pipe, or of standard input as "-".
-/// - Throws: `AttentionError` where it cannot be read or is no UTF-8.
+/// The lines of a text file, a pipe, or standard input ("-").
+/// - Throws: `AttentionError` if it cannot be read or is not UTF-8.
 func lines(of path: String) throws(AttentionError) -> [String] { try LineReader(path: path).rest() }
 
-/// A safetensors file, or "-" for one on standard input.
+/// A safetensors file; "-" is one on standard input.
 func openTensors(_ path: String, loading: SafeTensorsFile.Loading = .mapped) throws -> SafeTensorsFile {
   path == "-"
     ? try SafeTensorsFile(bytes: LineReader(path: path).restOfBytes(), name: "standard input")

@@ -74,7 +74,7 @@ struct Map: ParsableCommand {
     let rows: [String]
     let columns: [String]
     let weights: [[Float]]
-    /// Of a stored layer.
+    /// Nil for a model; only stored layers have comparisons.
     let comparisons: [Comparison]?
     let milliseconds: Double?
   }
@@ -119,8 +119,8 @@ struct Map: ParsableCommand {
     }
   }
 
-  /// Weights of a page at most, some 8 bytes each: they grow with the square of a text's length. 256 tokens, the most that
-  /// all-MiniLM-L6-v2 takes, are 4.7 million.
+  /// The largest number of weights on a page, each some 8 bytes: they grow with the square of a text's length. 256 tokens, the
+  /// limit of all-MiniLM-L6-v2, have 4.7 million weights.
   private static let pageWeightLimit = 10_000_000
 
   private func draw(model: String, _ context: AttentionContext) throws {
@@ -137,14 +137,14 @@ struct Map: ParsableCommand {
         count <= Self.pageWeightLimit, "--html",
         "texts of at most \(Self.pageWeightLimit) weights together expected; got \(count)")
     }
-    // A page shows all texts, a drawing one.
+    // A page shows all texts, a drawing only one.
     let texts = html == nil ? [inputs[sentence]] : inputs
     try show(
       AttentionMap(texts: texts, encoder: encoder, context: context), position: html == nil ? 0 : sentence,
       origin: model.printable, comparisons: nil, milliseconds: { nil })
   }
 
-  /// Writes the pictures that are asked for, or draws on the terminal, or prints JSON.
+  /// Writes the requested pictures, or draws on the terminal, or prints JSON.
   private func show(
     _ map: AttentionMap, position: Int, origin: String, comparisons: [Comparison]?, milliseconds: () throws -> Double?
   ) throws {
@@ -179,7 +179,7 @@ struct Map: ParsableCommand {
     throw ValidationError("--token: one of \(sentence.rows.joined(separator: " ")) expected; got \"\(token)\"")
   }
 
-  /// The files that were asked for.
+  /// The contents of the requested files.
   private func pictures(
     _ map: AttentionMap, _ shown: AttentionMap.Sentence, layer: Int, origin: String, row: Int?
   ) throws -> [(path: String, bytes: [UInt8])] {
@@ -232,7 +232,7 @@ struct Map: ParsableCommand {
       lines.append("  \(word.leftPadded(to: width))  \(String(format: "%.3f", weight))  \(style.coloured(bar))")
     }
     if head == nil {
-      // Between the marks at both ends, to which every head returns when it has nothing to say.
+      // Without the special tokens such as [CLS] and [SEP], to which every head attends when no word matters to it.
       let words = shown.columns.indices.filter { !shown.columns[$0].hasPrefix("[") && $0 != query }
       let strongest = (0..<shown.headCount).flatMap { head in
         words.map { (head: head, key: $0, weight: shown.layers[layer][head][query][$0]) }

@@ -3,7 +3,7 @@ import AttentionFiles
 import AttentionModels
 import Foundation
 
-/// Which model.
+/// The choice of a model.
 struct ModelOptions: ParsableArguments {
   @Option(
     help: ArgumentHelp(
@@ -26,7 +26,7 @@ struct TextOptions: ParsableArguments {
       valueName: "path"))
   var file: [String] = []
 
-  /// Calls `body` with texts as they come, at most `limit` at once.
+  /// Calls `body` with the texts as they arrive, at most `limit` at once.
   func forEachBatch(limit: Int, _ body: ([String]) throws -> Void) throws {
     func forward(_ path: String) throws {
       let reader = try LineReader(path: path)
@@ -56,17 +56,17 @@ struct TextOptions: ParsableArguments {
 
 /// A text on the command line, which may begin with a minus sign.
 ///
-/// The parser takes whatever begins with one for an option, or for none that it knows. So what cannot be an option's name is
-/// marked before it is parsed, and freed of the mark here.
+/// The parser takes every argument that begins with a minus sign for an option, known or unknown. So an argument that cannot be
+/// an option's name gets a mark before parsing, and the mark is removed here.
 struct TextArgument: ExpressibleByArgument {
   let text: String
 
   init?(argument: String) { text = argument.first == Self.mark ? String(argument.dropFirst()) : argument }
 
-  /// Of Unicode's private use.
+  /// A character of Unicode's private use.
   private static let mark: Character = "\u{f8ff}"
 
-  /// Options without a value: what follows them may be a text.
+  /// Options without a value: the argument after them may be a text.
   private static let flags = [
     "--json", "--json-lines", "--chunks", "--color", "--no-color", "--path", "--force", "--forward", "--help", "-h",
     "--version",
@@ -74,8 +74,8 @@ struct TextArgument: ExpressibleByArgument {
 
   /// The arguments, with a mark before each text that begins with a minus sign, so that the parser does not take it for an option.
   ///
-  /// An option is a minus sign or two and a word, and perhaps "=" and a value. What follows an option that takes a value is that
-  /// value, and gets no mark.
+  /// An option is one or two minus signs and a word, perhaps with "=" and a value. The argument after an option that takes a value
+  /// is that value, and gets no mark.
   static func marked(_ arguments: [String]) -> [String] {
     func isOption(_ argument: String) -> Bool {
       (try? /--?[A-Za-z][A-Za-z0-9-]*(=[\s\S]*)?/.wholeMatch(in: argument)) != nil
@@ -83,7 +83,7 @@ struct TextArgument: ExpressibleByArgument {
     let end = arguments.firstIndex(of: "--") ?? arguments.endIndex
     return arguments.indices.map { index in
       let argument = arguments[index]
-      // A text may begin with the mark itself. One is removed later, so one is added.
+      // A text may itself begin with the mark. One mark is removed later, so one is added here.
       if argument.first == mark { return "\(mark)\(argument)" }
       if index >= end || !argument.hasPrefix("-") || argument == "-" || isOption(argument) { return argument }
       let before = index > 0 ? arguments[index - 1] : ""
@@ -93,10 +93,10 @@ struct TextArgument: ExpressibleByArgument {
   }
 }
 
-/// Throws unless an output is another file than every input.
+/// Throws if an output is the same file as an input.
 func requireOther(_ option: String, _ output: String?, than inputs: [String]) throws {
   func place(_ path: String) -> String { URL(fileURLWithPath: path).resolvingSymlinksInPath().path }
-  // Standard input is no file.
+  // Standard input is not a file.
   let inputs = inputs.filter { $0 != "-" }
   if let output, inputs.contains(where: { place($0) == place(output) }) {
     throw ValidationError("\(option): another path than the input's expected; got \"\(output)\"")

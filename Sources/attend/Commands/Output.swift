@@ -18,20 +18,20 @@ func printJSONLine(_ value: some Encodable) throws {
   print(String(decoding: try encoder.encode(value), as: UTF8.self))
 }
 
-/// Throws unless all that was printed has arrived: who reads the output must not take an empty or cut one for the whole.
+/// Throws unless all printed output has arrived: a reader of the output must not take an empty or cut output for the whole.
 func flushOutput() throws {
   guard fflush(nil) == 0 else {
     throw AttentionError(.inputOutput, "standard output", String(cString: strerror(errno)))
   }
 }
 
-/// A number as `1.2e-07`.
+/// A number in the form `1.20e-07`.
 func scientific(_ value: Double) -> String {
   value.isFinite ? String(format: "%.2e", value) : "\(value)"
 }
 
 extension String {
-  /// With a sign in place of what a terminal obeys: text from a file must not command it.
+  /// The text with U+FFFD in place of characters that control a terminal: text from a file must not control it.
   var printable: String {
     let scalars = unicodeScalars.map { scalar -> Unicode.Scalar in
       switch scalar.properties.generalCategory {

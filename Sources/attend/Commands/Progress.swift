@@ -1,6 +1,6 @@
 import Foundation
 
-/// A line on standard error that tells how far long work is, where that is a terminal.
+/// A line on standard error that shows the progress of long work, if standard error is a terminal.
 struct ProgressLine {
   private let what: String
   private let start = ContinuousClock.now
@@ -16,7 +16,7 @@ struct ProgressLine {
       let rate = Double(done) / seconds
       line += String(format: ", %.0f/s, %.0f s left", rate, Double(count - done) / rate)
     }
-    // The rest of an older, longer line is wiped; the last report is wiped as a whole.
+    // "\u{1b}[K" wipes the rest of an older, longer line; the last report wipes the whole line.
     Terminal.tell((done == count ? "\r" : line) + "\u{1b}[K")
   }
 }

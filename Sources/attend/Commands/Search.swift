@@ -71,7 +71,7 @@ struct Search: ParsableCommand {
     }
     if !queries.isEmpty {
       let queries = queries.map(\.text)
-      // Several words that the shell has parted are one query; where one of them holds a space, each was meant.
+      // Several words without quotes are one query. If one argument contains a space, each argument is a query.
       let areWords = queries.allSatisfy { !$0.contains(where: \.isWhitespace) }
       return try answer(areWords ? [queries.joined(separator: " ")] : queries, index, encoder, context)
     }

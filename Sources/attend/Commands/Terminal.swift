@@ -1,20 +1,20 @@
 import Foundation
 
-/// What a person sees: where output goes, and how wide it is there.
+/// Properties of the terminal: whether output goes to one, and how many columns text takes there.
 enum Terminal {
-  /// Whether standard output is drawn in colour by default: on a terminal, unless NO_COLOR is set or it is a dumb one.
+  /// Whether standard output is coloured by default: if it is a terminal, not a dumb one, and NO_COLOR is not set.
   static var isColoured: Bool {
     isatty(STDOUT_FILENO) == 1 && (variable("NO_COLOR") ?? "").isEmpty && !isDumb
   }
 
-  /// Whether standard error is a terminal on which a line can be written anew.
+  /// Whether standard error is a terminal on which a line can be overwritten.
   static var hasProgress: Bool { isatty(STDERR_FILENO) == 1 && !isDumb }
 
   private static var isDumb: Bool { variable("TERM") == "dumb" }
 
   private static func variable(_ name: String) -> String? { ProcessInfo.processInfo.environment[name] }
 
-  /// Writes to standard error; where that is closed or full, nobody can be told.
+  /// Writes to standard error. If that is closed or full, the text is lost: there is no other place to report it.
   static func tell(_ text: String) {
     let bytes = Array(text.utf8)
     var written = 0
@@ -26,9 +26,10 @@ enum Terminal {
     }
   }
 
-  /// Opens standard streams that are closed: a file that is opened later would get their numbers, and messages with them.
+  /// Opens the standard streams that are closed. Otherwise a file that is opened later would get one of their numbers, and
+  /// messages would be written to it.
   static func openClosedStreams() {
-    // For the other direction: what is read or written there fails as before.
+    // Each is opened for the other direction, so reading from or writing to it fails as before.
     for (descriptor, mode) in [(STDIN_FILENO, O_WRONLY), (STDOUT_FILENO, O_RDONLY), (STDERR_FILENO, O_WRONLY)]
     where fcntl(descriptor, F_GETFD) < 0 {
       _ = open("/dev/null", mode)
@@ -37,7 +38,7 @@ enum Terminal {
 }
 
 extension String {
-  /// Columns that the text takes on a terminal: two for a wide character, none for a mark on another one.
+  /// The number of columns of the text on a terminal: two for a wide character, none for a mark on another character.
   var columnCount: Int { reduce(0) { $0 + $1.columnCount } }
 
   func padded(to width: Int) -> String { self + String(repeating: " ", count: Swift.max(0, width - columnCount)) }
@@ -45,7 +46,7 @@ extension String {
 }
 
 extension Character {
-  /// Columns that the character takes on a terminal. Source: Unicode Standard Annex #11, "wide" and "full-width".
+  /// The number of columns of the character on a terminal. Source: Unicode Standard Annex #11, "wide" and "full-width".
   var columnCount: Int {
     guard let scalar = unicodeScalars.first else { return 0 }
     switch scalar.properties.generalCategory {
@@ -56,7 +57,7 @@ extension Character {
     return isEmoji || Self.wide.contains { $0.contains(scalar.value) } ? 2 : 1
   }
 
-  /// Hangul, signs and letters of Chinese, Japanese, Korean, Yi and Tangut, and the full-width forms.
+  /// Hangul; the signs and letters of Chinese, Japanese, Korean, Yi and Tangut; full-width forms.
   private static let wide: [ClosedRange<UInt32>] = [
     0x1100...0x115f, 0x2e80...0x303e, 0x3041...0xa4cf, 0xa960...0xa97c, 0xac00...0xd7a3, 0xf900...0xfaff,
     0xfe10...0xfe19, 0xfe30...0xfe6f, 0xff00...0xff60, 0xffe0...0xffe6, 0x16fe0...0x18cff, 0x1aff0...0x1b2ff,

@@ -2,12 +2,12 @@ import Attention
 import AttentionFiles
 import AttentionModels
 
-/// Who looks at whom in some sentences: words and weights, without padding.
+/// Which word of a sentence attends to which, for some sentences: words and weights, without padding.
 struct AttentionMap {
   struct Sentence: Encodable {
-    /// The words that look.
+    /// The words that attend.
     let rows: [String]
-    /// The words that are looked at.
+    /// The words that they attend to.
     let columns: [String]
     /// `[layer][head][row][column]`.
     let layers: [[[[Float]]]]
@@ -15,7 +15,7 @@ struct AttentionMap {
     var layerCount: Int { layers.count }
     var headCount: Int { layers[0].count }
 
-    /// With weights to five decimals, which is what a page shows and half as long.
+    /// The same with weights to five decimals: a page shows no more, and its file is half as long.
     var rounded: Sentence {
       Sentence(
         rows: rows, columns: columns,
@@ -36,7 +36,7 @@ struct AttentionMap {
 
   let sentences: [Sentence]
 
-  /// Texts through a whole model.
+  /// A map of texts in a whole model.
   init(texts: [String], encoder: SentenceEncoder, context: AttentionContext) throws {
     sentences = try texts.map { text in
       let (tokens, layers) = try encoder.attentions(for: text, context: context)
@@ -51,10 +51,10 @@ struct AttentionMap {
     }
   }
 
-  /// The words of `stored` with `weights` `[B, H, L, S]`, of one layer.
+  /// A map of one layer: the words of `stored` with `weights` `[B, H, L, S]`.
   ///
-  /// `tokens` in the file's metadata is a line of words for each sentence, a word for each key; without it, words are
-  /// numbers. Keys that the layer adds, and queries that are no keys, have no words.
+  /// `tokens` in the file's metadata has a line for each sentence, with a word for each key. Without it, the words are
+  /// numbers. Keys that the layer adds have no words, nor have queries that are not keys too.
   init(stored: SafeTensorsFile, layer: MultiHeadAttention<Float>, weights: Tensor<Float>) throws {
     let (sentenceCount, headCount) = (weights.shape[0], weights.shape[1])
     guard sentenceCount > 0 else { throw AttentionError(.invalidFile, stored.path, "at least one sentence expected") }
@@ -76,7 +76,7 @@ struct AttentionMap {
             "tokens: \(keyCount) words in line \(sentence) expected, one for each key; got \(words.count)")
         }
       }
-      // Without padding, unless there is nothing else.
+      // Padding is left out, unless the sentence has nothing else.
       let shownCount = (words.lastIndex { $0 != "[PAD]" } ?? keyCount - 1) + 1
       let isSelf = weights.shape[2] == keyCount
       let queries = isSelf ? Array(0..<shownCount) : Array(0..<weights.shape[2])

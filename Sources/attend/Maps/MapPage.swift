@@ -1,22 +1,22 @@
 import Foundation
 
-/// A page of its own in which a reader picks sentence, head and word: nothing is loaded from elsewhere.
+/// A self-contained page in which a reader picks sentence, head and word; it loads nothing from elsewhere.
 struct MapPage {
   private struct Content: Encodable {
     let origin: String
     let sentences: [AttentionMap.Sentence]
     let sentence: Int
     let layer: Int
-    /// −1: the mean over heads.
+    /// −1: the mean over all heads.
     let head: Int
-    /// −1: none.
+    /// −1: no word.
     let token: Int
   }
 
-  /// What the page says under its title.
+  /// The text under the title of the page.
   let origin: String
   let map: AttentionMap
-  /// What is shown first.
+  /// The sentence, layer, head and word that are shown first.
   let sentence: Int
   let layer: Int
   let head: Int?
@@ -32,8 +32,8 @@ struct MapPage {
         origin: origin, sentences: map.sentences.map(\.rounded), sentence: sentence, layer: layer, head: head ?? -1,
         token: token ?? -1
       )
-      // A word of the file must not end the script that holds it.
-      // By bytes: some characters join with the "<" behind them.
+      // A word from the file must not end the script that holds it. "<" is replaced as a byte, because as a character it may be
+      // joined with the characters next to it.
       let json = try encoder.encode(content).flatMap { $0 == UInt8(ascii: "<") ? Array("\\u003c".utf8) : [$0] }
       let parts = String(decoding: PackageResources.map_html, as: UTF8.self).components(separatedBy: "/*DATA*/")
       return Array(parts[0].utf8) + json + Array(parts[1].utf8)

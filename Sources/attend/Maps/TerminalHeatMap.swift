@@ -1,13 +1,13 @@
-/// A matrix of attention weights as text: one row for each token that looks, one column for each looked at.
+/// A matrix of attention weights as text: one row for each token that attends, one column for each token that it attends to.
 struct TerminalHeatMap {
   struct Style {
     let isColoured: Bool
 
-    /// Text in the colour of the map.
+    /// The text in the colour of the map, if colours are used.
     func coloured(_ text: String) -> String { isColoured ? "\u{1b}[38;5;208m\(text)\u{1b}[0m" : text }
 
-    /// Two characters whose darkness stands for the square root of a share of the largest weight: one large
-    /// weight would else hide all others.
+    /// Two characters for a weight; `share` is the weight divided by the largest one. Their darkness follows the square root of
+    /// the share: otherwise one large weight would hide all others.
     func cell(_ share: Float) -> String {
       if isColoured {
         // From the background over red to yellow, on the 6 × 6 × 6 colour cube.
@@ -28,7 +28,7 @@ struct TerminalHeatMap {
   let weights: [[Float]]
   let style: Style
 
-  /// Characters of a column's label.
+  /// The number of characters of a column's label.
   private static let labelLimit = 10
 
   /// The drawing, with a line break at its end.
@@ -39,7 +39,7 @@ struct TerminalHeatMap {
     for (token, row) in zip(rows, weights) {
       let cells = row.map { style.cell($0 / most) }.joined()
       let strongest = row.indices.max { row[$0] < row[$1] }
-      // Who looks at nothing has no strongest.
+      // A token that attends to nothing has no strongest weight.
       let note = strongest.flatMap { row[$0] == 0 ? nil : $0 }.map { "  → \(columns[$0]) \(percent(row[$0]))" } ?? ""
       lines.append("\(token.leftPadded(to: width))  \(cells)\(note)")
     }
@@ -54,7 +54,7 @@ struct TerminalHeatMap {
       let letters = labels.map { label in
         // Bottom-aligned: the label ends at its column.
         let index = line - (height - label.count)
-        // Two columns a letter, whether it takes one or both.
+        // Each letter takes two terminal columns, whether it is one or two wide.
         return (index >= 0 ? String(label[index]) : "").padded(to: 2)
       }
       return String(repeating: " ", count: indent) + letters.joined()
