@@ -2,11 +2,11 @@ internal import AttentionTensors
 
 internal import CLibrary
 
-/// Writes a file so that its name stands for the old content or the whole new one, never for a part:
-/// into a temporary file beside it, synced, then renamed over it.
+/// Writes a file so that its name always stands for the old content or for the whole new content. It writes a temporary
+/// file beside it, syncs that file, then renames it over the old one.
 ///
-/// A symbolic link is followed, and the file's permissions are kept. What is no regular file is refused.
-/// - Throws: What `body` throws, and `AttentionError`; the temporary file is gone then.
+/// A symbolic link is followed, and the file's permissions are kept. Anything but a regular file is refused.
+/// - Throws: What `body` throws, and `AttentionError`; the temporary file is removed then.
 package func writeAtomically(
   to path: String, _ body: (_ append: (UnsafeRawBufferPointer) throws -> Void) throws -> Void
 ) throws {
@@ -43,7 +43,7 @@ package func writeAtomically(
     unlink(temporary)
     throw error
   }
-  // The rename itself is durable once the folder is. A file system that cannot sync folders loses only that.
+  // The rename is durable after the folder is synced. On a file system that cannot sync folders only this is lost.
   let folderDescriptor = open(folder, O_RDONLY | O_CLOEXEC)
   if folderDescriptor >= 0 {
     fsync(folderDescriptor)
@@ -64,7 +64,7 @@ private func writeAll(_ bytes: UnsafeRawBufferPointer, to descriptor: CInt, _ pa
   }
 }
 
-/// `write`, but a file beyond the process's limit is an error, EFBIG, and no signal that ends the process.
+/// `write`, but a file beyond the process's size limit is an error, EFBIG, and not a signal that ends the process.
 private func writeWithoutSignal(_ descriptor: CInt, _ bytes: UnsafeRawPointer, _ byteCount: Int) -> Int {
   var signals = sigset_t()
   var before = sigset_t()
@@ -74,7 +74,7 @@ private func writeWithoutSignal(_ descriptor: CInt, _ bytes: UnsafeRawPointer, _
   let count = write(descriptor, bytes, byteCount)
   let error = errno
   if count < 0 && error == EFBIG {
-    // It waits for this thread: taken here, it does not come when it is let in again.
+    // The signal is pending for this thread. It is taken here, so it is not delivered when the old mask is set again.
     var pending = sigset_t()
     sigpending(&pending)
     var signal: CInt = 0

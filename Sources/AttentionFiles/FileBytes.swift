@@ -10,7 +10,7 @@ final class FileBytes: @unchecked Sendable {
 
   init(path: String, isMapped: Bool) throws(AttentionError) {
     try requirePath(path)
-    // Not to wait for a writer, where the path is a pipe.
+    // O_NONBLOCK: if the path is a pipe, do not wait for a writer.
     let descriptor = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK)
     guard descriptor >= 0 else { throw systemError(path, "cannot be opened") }
     defer { close(descriptor) }
@@ -66,10 +66,10 @@ final class FileBytes: @unchecked Sendable {
   }
 }
 
-/// Bytes that one call reads or writes at most: more than 2 GiB fails on macOS.
+/// The most bytes that one call reads or writes: more than 2 GiB fails on macOS.
 let transferLimit = 1 << 30
 
-/// Throws unless the system sees the whole of `path`, which for it ends at a NUL.
+/// Throws unless the system sees the whole of `path`. For the system, a path ends at a NUL.
 func requirePath(_ path: String) throws(AttentionError) {
   try requireArgument(
     !path.isEmpty && !path.utf8.contains(0), "path",
@@ -81,7 +81,7 @@ func systemError(_ path: String, _ what: String) -> AttentionError {
   AttentionError(.inputOutput, path, "\(what): \(String(cString: strerror(errno)))")
 }
 
-/// What often stands in a file's place after a download: for people; nil where it is neither.
+/// What a file often is instead after a download, as a text for people; nil if the bytes are nothing of that kind.
 package func whatElse(_ bytes: UnsafeRawBufferPointer) -> String? {
   let start = String(decoding: bytes.prefix(64).drop { $0 <= 0x20 }, as: UTF8.self).lowercased()
   if start.hasPrefix("version https://git-lfs") { return "a git-lfs pointer to it: fetch it with git lfs pull" }
@@ -90,7 +90,7 @@ package func whatElse(_ bytes: UnsafeRawBufferPointer) -> String? {
 }
 
 /// The lines of a text, without their ends.
-/// - Throws: `AttentionError` where a line is no UTF-8.
+/// - Throws: `AttentionError` where a line is not UTF-8.
 package func splitLines(_ bytes: [UInt8], name: String, firstLine: Int = 1) throws(AttentionError) -> [String] {
   var lines: [String] = []
   for part in bytes.split(separator: UInt8(ascii: "\n"), omittingEmptySubsequences: false) {
@@ -100,14 +100,14 @@ package func splitLines(_ bytes: [UInt8], name: String, firstLine: Int = 1) thro
     }
     lines.append(text)
   }
-  // What follows the last line end is a line only if there is something.
+  // The text after the last line end is a line only if it is not empty.
   if bytes.isEmpty || bytes.last == UInt8(ascii: "\n") { lines.removeLast() }
   return lines
 }
 
 /// The first bytes of a regular file, at most `count`; nil where there is none.
 package func firstBytes(of path: String, count: Int) -> [UInt8]? {
-  // Before it is opened: a pipe's writer would take this for its reader, and die when it is gone.
+  // Checked before opening: a pipe's writer would take this process for its reader, and die when the pipe is closed.
   var status = stat()
   guard stat(path, &status) == 0, status.st_mode & S_IFMT == S_IFREG else { return nil }
   let descriptor = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK)
@@ -120,7 +120,7 @@ package func firstBytes(of path: String, count: Int) -> [UInt8]? {
 
 /// The bytes of a regular file of at most `byteLimit` bytes.
 package func readFile(_ path: String, byteLimit: Int) throws(AttentionError) -> [UInt8] {
-  // Read, not mapped: a file that is cut meanwhile would kill the process.
+  // Read, not mapped: if a mapped file were cut short meanwhile, the process would be killed.
   let file = try FileBytes(path: path, isMapped: false)
   guard file.bytes.count <= byteLimit else {
     throw AttentionError(.invalidFile, path, "at most \(byteLimit) bytes expected; it has \(file.bytes.count)")

@@ -5,19 +5,19 @@ public import AttentionTensors
 ///     let file = try SafeTensorsFile(contentsOf: "model.safetensors")
 ///     let weight = try file.tensor("encoder.weight", as: Float.self)
 ///
-/// Opening reads and checks the header: types, shapes, ranges without gap or overlap, no name twice (names
-/// that Unicode counts as equal included). A file that lies is a thrown error that names the tensor and its bytes.
+/// Opening reads and checks the header: types, shapes, ranges without gap or overlap, no name twice (including names
+/// that Unicode counts as equal). If the header is wrong, the error names the tensor and its bytes.
 public struct SafeTensorsFile: Sendable {
   /// How the data come into memory.
   public enum Loading: Sendable, Hashable {
-    /// Mapped: tensors are views of the file, read page by page when they are first used. The file must
-    /// not be changed meanwhile, and not be cut short: reading a page that is gone kills the process.
+    /// Mapped: tensors are views of the file, read page by page when they are first used. The file must not be changed or
+    /// cut short meanwhile: reading a page that is gone kills the process.
     case mapped
-    /// Read as a whole: safe where the file may change underneath.
+    /// Read as a whole: safe where the file may change meanwhile.
     case copied
   }
 
-  /// Where the file is; for bytes in memory, the name that errors tell.
+  /// The path of the file; for bytes in memory, the name that errors give.
   public let path: String
   /// `__metadata__`.
   public let metadata: [String: String]
@@ -55,8 +55,8 @@ public struct SafeTensorsFile: Sendable {
   /// The description of a tensor; nil where there is none of that name.
   public func entry(_ name: String) -> SafeTensorsEntry? { index[name].map { entries[$0] } }
 
-  /// A tensor of exactly the stored type: a view of the file where its bytes are aligned, else a copy.
-  /// - Throws: `AttentionError` where there is none of that name, or its type is another.
+  /// A tensor of exactly the stored type: a view of the file if its bytes are aligned, else a copy.
+  /// - Throws: `AttentionError` where there is no tensor of that name, or it has another type.
   public func tensor<Element: TensorElement>(
     _ name: String, as _: Element.Type = Element.self
   ) throws -> Tensor<Element> {
@@ -67,7 +67,7 @@ public struct SafeTensorsFile: Sendable {
         "tensor \"\(name)\" of \(Element._dataType.rawValue) expected; it is \(entry.dataType.rawValue)")
     }
     let data = data(of: entry)
-    // A Bool in memory is 0 or 1, whatever the file holds: read it as bytes, and check.
+    // A Bool in memory must be 0 or 1, but a file can hold anything. So read bytes, and check them.
     if Element.self == Bool.self {
       guard let bad = data.firstIndex(where: { $0 > 1 }) else { return try copy(data, entry.shape) }
       throw AttentionError(
@@ -84,8 +84,8 @@ public struct SafeTensorsFile: Sendable {
       strides: rowMajorStrides(of: entry.shape))
   }
 
-  /// A tensor of numbers as another type of number, rounded to nearest; without a copy if it is that already.
-  /// - Throws: `AttentionError` where there is none of that name, or it holds no real numbers.
+  /// A tensor of numbers, converted to another type of number and rounded to nearest; not copied if it has that type.
+  /// - Throws: `AttentionError` where there is no tensor of that name, or it does not hold real numbers.
   public func tensor<Element: RealTensorElement>(
     _ name: String, convertingTo _: Element.Type
   ) throws -> Tensor<Element> {
@@ -111,7 +111,7 @@ public struct SafeTensorsFile: Sendable {
   }
 
   /// All tensors by their names, each as ``tensor(_:convertingTo:)`` gives it.
-  /// - Throws: `AttentionError` where one holds no real numbers.
+  /// - Throws: `AttentionError` where one does not hold real numbers.
   public func tensors<Element: RealTensorElement>(
     convertingTo element: Element.Type
   ) throws -> [String: Tensor<Element>] {

@@ -12,14 +12,14 @@ public struct SafeTensorsEntry: Sendable, Hashable {
   public let byteRange: Range<Int>
 }
 
-/// The header of a safetensors file, checked: what it says is consistent, and true of `dataByteCount` bytes.
+/// The header of a safetensors file, checked: it is consistent in itself, and agrees with `dataByteCount` bytes of data.
 ///
-/// Format: 8 bytes little-endian header length N, N bytes of JSON beginning with `{`, then the data. The
+/// Format: the length N of the header as 8 bytes little-endian, N bytes of JSON that begin with `{`, then the data. The
 /// tensors' ranges cover the data without gap or overlap. Source: huggingface/safetensors, README "Format".
 struct SafeTensorsHeader {
-  /// As in the reference implementation: more is taken for an attack.
+  /// As in the reference implementation, which takes a longer header for an attack.
   static let byteLimit = 100_000_000
-  /// Axes of a tensor; no real one has so many.
+  /// The most axes of a tensor; no real tensor has so many.
   static let rankLimit = 64
 
   let metadata: [String: String]

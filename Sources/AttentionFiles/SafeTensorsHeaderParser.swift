@@ -1,9 +1,9 @@
 internal import AttentionTensors
 
-/// Parses the JSON of a safetensors header, and nothing but that: one object of objects, no deeper.
+/// Parses the JSON of a safetensors header and nothing else: one object of objects, no deeper.
 ///
-/// Not a general parser, because those keep the last of two equal names and follow any depth; here both
-/// are errors. Nothing recurses, so no header exhausts the stack.
+/// General parsers keep the last of two equal names, and follow any depth. Here both are errors. Nothing recurses, so no
+/// header exhausts the stack.
 struct SafeTensorsHeaderParser {
   struct RawTensor {
     var name: String

@@ -23,10 +23,10 @@ public struct SafeTensorsWriter: Sendable {
   private var names: Set<String> = []
   private var totalByteCount = 0
 
-  /// A writer of nothing yet.
+  /// An empty writer.
   public init() {}
 
-  /// Adds a tensor of any strides. It is not copied until it is written.
+  /// Adds a tensor of any strides. Its elements are only copied when they are written.
   /// - Throws: `AttentionError` where the name is taken or reserved.
   public mutating func add<Element: TensorElement>(_ name: String, _ tensor: Tensor<Element>) throws(AttentionError) {
     let (byteCount, overflow) = try elementCount(of: tensor.shape)
@@ -39,8 +39,7 @@ public struct SafeTensorsWriter: Sendable {
   }
 
   /// Adds a tensor of any type of the format by its bytes.
-  /// - Throws: `AttentionError` where the name is taken or reserved, or the bytes are not as many as the
-  ///   shape says.
+  /// - Throws: `AttentionError` where the name is taken or reserved, or the number of bytes does not fit the shape.
   public mutating func add(_ name: String, dataType: DataType, shape: [Int], bytes: [UInt8]) throws(AttentionError) {
     let (bitCount, overflow) = try elementCount(of: shape).multipliedReportingOverflow(by: dataType.bitCount)
     try requireShape(
@@ -64,13 +63,13 @@ public struct SafeTensorsWriter: Sendable {
     totalByteCount = total
   }
 
-  /// Writes the file: into a temporary file beside it, synced, renamed.
-  /// - Throws: `AttentionError` where the system refuses; then `path` is as it was.
+  /// Writes the file: writes a temporary file beside it, syncs that file, and renames it to `path`.
+  /// - Throws: `AttentionError` where the system refuses; `path` is then unchanged.
   public func write(to path: String) throws {
     try writeAtomically(to: path, emit)
   }
 
-  /// The bytes of the file, for who keeps it elsewhere than in a file system.
+  /// The bytes of the file, for storage outside a file system.
   /// - Throws: `AttentionError` where the header would be longer than the format allows.
   public func bytes() throws -> [UInt8] {
     var result: [UInt8] = []
@@ -108,7 +107,7 @@ public struct SafeTensorsWriter: Sendable {
       offset += entry.byteCount
     }
     var bytes = Array("{\(members.joined(separator: ","))}".utf8)
-    // Blanks at the end are allowed; so mapped data begin at a cache line.
+    // Blanks at the end are allowed. With them, mapped data begin at a cache line.
     while (8 + bytes.count) % TensorStorage.alignment != 0 { bytes.append(UInt8(ascii: " ")) }
     return bytes
   }

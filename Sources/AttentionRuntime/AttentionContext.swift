@@ -1,28 +1,28 @@
-/// Choices that are not about one call: threads, instruction set, algorithm.
+/// Settings that belong to no single call: threads, instruction set, algorithm.
 ///
-/// A value, passed where it matters; `default` fills in elsewhere. Environment variables only set the
+/// A context is a value that is passed where it matters; elsewhere `default` is used. Environment variables only set the
 /// default: `ATTENTION_NUM_THREADS`, `ATTENTION_ISA`, `ATTENTION_ALGORITHM`.
 public struct AttentionContext: Sendable {
-  /// Threads to use at most, the caller's included: from 1 to ``threadLimit``, to which other numbers are
-  /// brought. The work is cut by shapes alone, so results have the same bits whatever the number.
+  /// The most threads to use, including the caller's: from 1 to ``threadLimit``. Other numbers are brought into these
+  /// limits. The work is cut by shapes only, so results have the same bits with any number of threads.
   public var threadCount: Int {
     didSet { threadCount = Self.clamped(threadCount) }
   }
   /// The most threads that one call can use.
   public static let threadLimit = 256
-  /// The instruction set of the kernels; nil: the best one present. One that this machine lacks makes
-  /// every call that uses kernels throw ``AttentionError`` with code `unsupported`.
+  /// The instruction set of the kernels; nil: the best one present. If this machine does not have the one that is set,
+  /// every call that uses kernels throws ``AttentionError`` with code `unsupported`.
   public var instructionSet: InstructionSet?
-  /// Who computes products; nil: the faster one for the instruction set, which ``resolvedAlgorithm`` tells.
+  /// What computes products; nil: the faster one for the instruction set. ``resolvedAlgorithm`` tells which one that is.
   public var algorithm: AttentionAlgorithm?
-  /// The constants of plans: for measurements to change, and nobody else.
+  /// The constants of plans. Only measurements change them.
   package var tuning = Tuning()
   /// Where the tasks of a call run.
   public var executor: any ParallelExecutor
   /// What was wrong with the environment; every call with this context throws it.
   package var environmentError: AttentionError?
 
-  /// A context that differs from the default in what is given.
+  /// A context that differs from the default only in the arguments that are given.
   public init(
     threadCount: Int? = nil, instructionSet: InstructionSet? = nil, algorithm: AttentionAlgorithm? = nil,
     executor: (any ParallelExecutor)? = nil
@@ -34,7 +34,7 @@ public struct AttentionContext: Sendable {
     if let executor { self.executor = executor }
   }
 
-  /// The process's default, fixed at first use: the environment variables, else this machine.
+  /// The process's default, fixed at first use: from the environment variables, else from this machine.
   public static let `default` = AttentionContext(environment: environmentVariable)
 
   package init(environment: (String) -> String?) {
@@ -52,8 +52,8 @@ public struct AttentionContext: Sendable {
     }
   }
 
-  /// Runs the tasks of one call on ``executor``, floating-point exceptions untrapped. Every call of an executor in this
-  /// package goes through here.
+  /// Runs the tasks of one call on ``executor``, with floating-point exceptions untrapped. Every use of an executor in this
+  /// package goes through this method.
   package func execute(taskCount: Int, threadCount: Int, _ body: (_ task: Int, _ worker: Int) -> Void) {
     FloatingPointEnvironment.withoutTraps { executor.execute(taskCount: taskCount, threadCount: threadCount, body) }
   }

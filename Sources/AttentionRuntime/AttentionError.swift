@@ -1,11 +1,11 @@
 /// What went wrong, in one sentence: who expected what, and what came instead.
 ///
-/// Every target of this package throws this one type. `code` tells the kinds apart for programs;
-/// it is open, so that new kinds are no source break. `description` is for people:
+/// Every target of this package throws only this type. `code` tells programs the kind of the error. The set of codes is
+/// open, so a new kind does not break source code. `description` is for people:
 ///
 ///     scaledDotProductAttention: key and value need the same length; got key [2, 4, 128, 64], value [2, 4, 127, 64]
 public struct AttentionError: Error, Sendable, Hashable {
-  /// The kind of an error. Open: compare with the constants, and expect others.
+  /// The kind of an error. The set is open: compare with the constants, and expect other values.
   public struct Code: RawRepresentable, Sendable, Hashable {
     public let rawValue: String
     public init(rawValue: String) { self.rawValue = rawValue }
@@ -22,7 +22,7 @@ public struct AttentionError: Error, Sendable, Hashable {
     public static let notFound = Code(rawValue: "notFound")
     /// The operating system refused to read, write or map a file.
     public static let inputOutput = Code(rawValue: "inputOutput")
-    /// Too much is asked for at once; later it may go.
+    /// Too much was asked for at once; it may work later.
     public static let busy = Code(rawValue: "busy")
     /// Memory could not be allocated.
     public static let outOfMemory = Code(rawValue: "outOfMemory")
@@ -32,7 +32,7 @@ public struct AttentionError: Error, Sendable, Hashable {
   public let code: Code
   /// The function, type or file that complains.
   public let subject: String
-  /// What was expected and what came.
+  /// What was expected, and what came instead.
   public let message: String
 
   /// An error of this package; `subject` complains that `message`.

@@ -10,16 +10,16 @@ extension InstructionSet {
     }
   }
 
-  /// Its place among all, from 0 on.
+  /// Its position among all instruction sets, from 0 on.
   package var ordinal: Int { Int(isa.rawValue) }
 
-  /// Those that this machine runs, worst first. Never empty.
+  /// The instruction sets that this machine can run, worst first. Never empty.
   public static let present: [InstructionSet] = allCases.filter { attn_isa_is_present($0.isa) }
 }
 
 extension AttentionContext {
   /// The instruction set that calls with this context use.
-  /// - Throws: `AttentionError` where this machine lacks the one asked for.
+  /// - Throws: `AttentionError` where this machine does not have the one asked for.
   public func resolvedInstructionSet() throws(AttentionError) -> InstructionSet {
     if let environmentError { throw environmentError }
     let present = InstructionSet.present
@@ -32,7 +32,7 @@ extension AttentionContext {
 
   /// The algorithm that calls with this context use: the one asked for, else the faster one for the instruction set.
   public var resolvedAlgorithm: AttentionAlgorithm {
-    // A set that is not present is an error of the call, told by its kernels.
+    // If the instruction set is not present, the call throws an error when it looks up its kernels.
     algorithm(with: instructionSet ?? InstructionSet.present[InstructionSet.present.count - 1])
   }
 

@@ -1,39 +1,45 @@
-/// The constants from which plans are made. `make tune` prints the table from which each was chosen; figures here are times
-/// over the chosen value's: 2 threads of an EPYC of family 25 (AVX-512, 1 MiB of second-level cache), 2026-11.
+/// The constants from which plans are made. `make tune` prints the table from which each was chosen.
 ///
-/// None of them is read off the sizes of caches: tiles stream through them, and cost the same within 2 percent from 48
-/// rows to 384 and from 1 KiB of scores a row to 4.
+/// "512: 1 % slower" means that calls take 1 % longer with 512 than with the chosen value. Figures without a CPU are from
+/// 2 threads of an EPYC of family 25 (AVX-512, 1 MiB of second-level cache), 2026-11.
+///
+/// No constant depends on the sizes of caches. Tiles stream through the caches: the time is the same within 2 percent from
+/// 48 to 384 rows, and from 1 KiB to 4 KiB of scores a row.
 package struct Tuning: Sendable, Equatable {
-  /// Rows of a tile, for which keys and values are read once. 48 to 384: 0.98 to 1.02; on an Intel CPU of model 85 192: 0.99
-  /// to 1.04, 768: 1.00 to 1.01.
+  /// Rows of a tile. Keys and values are read once for all of them. 48 to 384: 2 % faster to 2 % slower. On an Intel CPU of
+  /// model 85, 192: 1 % faster to 4 % slower; 768: 0 to 1 % slower.
   package var rowTarget = 384
-  /// Bytes from one key or value to the next from which on a tile of them is copied, so that its lines are spread over the sets
-  /// of the caches, as those of heads that lie side by side are not. Never: 1.03 to 1.10 of layers (Intel, model 85).
+  /// If keys or values are at least this many bytes apart, a tile of them is copied. The copy's cache lines are spread over
+  /// the sets of the caches; those of heads that lie side by side are not. Never copying: layers 3 to 10 % slower (Intel,
+  /// model 85).
   package var farRowByteCount = 4096
-  /// Rows of a tile that are worth that copy. 128: 1.02.
+  /// Rows from which on a tile is worth that copy. 128: 2 % slower.
   package var leastPackedRowCount = 192
-  /// Bytes of the keys' row of scores in a tile: 512 keys of Float. 512: 1.01, with a bias 1.08; 4096: 1.00. With queries
-  /// along vectors narrower than 64 bytes it is less in proportion, for each weight that is read then takes part in fewer
-  /// products and has to be nearer: with AVX2 half of it takes 0.99 (E 64) to 0.96 (E 128), a third 0.98 to 0.96.
+  /// Bytes of the scores of one query in a tile: 512 keys of Float. 512: 1 % slower, with a bias 8 % slower; 4096: the same
+  /// time. With queries along vectors of less than 64 bytes the number is reduced in proportion: each weight that is read
+  /// then takes part in fewer products, so it has to be in a nearer cache. With AVX2, half of the bytes: 1 % (E 64) to 4 %
+  /// (E 128) faster; a third: 2 to 4 % faster.
   package var keyTileByteCount = 2048
-  /// Bytes of keys and values of the heads that take turns where a mask is the same for all heads, so that it is read less
-  /// often from memory: what a third-level cache that others use too still holds. 0, one head after the other: 1.04 to 1.12
-  /// (Zen 5); 2 to 16 MiB: alike within the noise.
+  /// Where all heads have the same mask, some heads take turns at each tile of queries, so that the mask is read less often
+  /// from memory. This is the number of bytes of their keys and values: as much as fits in a third-level cache that others
+  /// use too. 0 (one head after the other): 4 to 12 % slower (Zen 5); 2 to 16 MiB: the same within the noise.
   package var headTurnByteCount = 4 << 20
-  /// Pieces that are wanted at least, to keep some threads busy. 8: 1.04 with one head, 0.92 to 0.97 in decoding on two
-  /// threads, but more threads than pieces would idle; 32: 1.00 to 1.04.
+  /// The least number of tasks that are wanted, to keep some threads busy. 8: 4 % slower with one head, 3 to 8 % faster in
+  /// decoding on two threads, but threads beyond the number of tasks would be idle; 32: 0 to 4 % slower.
   package var taskTarget = 16
-  /// Keys of a split, after which states are merged: of tiles of many rows, and of a few rows, as in decoding.
+  /// Keys of a split, for tiles of many rows and for a few rows, as in decoding. States are merged after each split.
   package var splitLength = 4096
   package var fewRowSplitLength = 1024
-  /// Rows fill too few lanes for panels if they are at most a vector's lanes over this. With panels instead, 4 rows: 2.6,
-  /// 8 rows: 1.45; streaming 12 rows: 1.06, with E 64 1.27.
+  /// Rows are streamed instead of packed in panels if they are at most a vector's lanes divided by this number: they would
+  /// fill too few lanes of a panel. In panels, 4 rows take 2.6 times as long and 8 rows 1.45 times. Streamed, 12 rows take
+  /// 6 % longer, with E 64 27 % longer.
   package var fewRowDivisor = 2
-  /// Queries of a block where the diagonal crosses a tile by OpenBLAS. 32: 1.00 to 1.02; 128: 1.00 to 1.05.
+  /// Queries of a block where the diagonal crosses a tile that OpenBLAS computes. 32: 0 to 2 % slower; 128: 0 to 5 % slower.
   package var blockLength = 64
-  /// Rows of B in a panel of a product at most. 256: 1.02 to 1.04; 1024: 0.99, with 1.4 times the rounding error.
+  /// The most rows of B in a panel of a product. 256: 2 to 4 % slower; 1024: 1 % faster, with 1.4 times the rounding error.
   package var depthLimit = 512
-  /// Rows of A up to which B is read in place where its rows are contiguous. 32: 1.14 at 48 rows; 0: 1.17 to 1.56.
+  /// If A has at most this many rows, B is read in place where its rows are contiguous. 32: 14 % slower with 48 rows; 0: 17
+  /// to 56 % slower.
   package var unpackedRowLimit = 64
 
   package init() {}

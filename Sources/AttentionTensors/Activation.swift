@@ -1,6 +1,6 @@
 internal import CAttentionKernels
 
-/// A function of one number that follows a product in a layer.
+/// A function of one number that a layer applies after a product.
 public enum Activation: Sendable, Hashable, CaseIterable {
   /// x.
   case none

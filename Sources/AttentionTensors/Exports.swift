@@ -1,2 +1,2 @@
-// Who has tensors has contexts and errors with them.
+// Code that imports tensors also gets contexts and errors.
 @_exported public import AttentionRuntime

@@ -1,12 +1,13 @@
 public import AttentionTensors
 
-/// How the weights of a layer begin: random numbers whose spread keeps signals and gradients at one size from
+/// The initial weights of a layer: random numbers whose spread keeps the size of signals and gradients the same from
 /// layer to layer.
 ///
 ///     let weight = try Tensor<Float>(initializer: .xavierUniform(), shape: [768, 768], seed: 1)
 ///
-/// Weights are `[out, in]`, or `[out, in, …]` for convolutions, as in PyTorch: `fanIn` is `in` times the extents
-/// behind it, `fanOut` is `out` times those. Each has PyTorch's distribution, not its numbers: the generators differ.
+/// Weights are `[out, in]`, or `[out, in, …]` for convolutions, as in PyTorch: `fanIn` is `in` times the extents after it,
+/// `fanOut` is `out` times these extents. An initializer has PyTorch's distribution but not its numbers: the generators
+/// differ.
 public struct Initializer: Sendable, Hashable {
   /// Which of a layer's two widths sets the spread.
   public enum Fan: Sendable, Hashable {
@@ -16,7 +17,7 @@ public struct Initializer: Sendable, Hashable {
     case out
   }
 
-  /// What follows the weights, for the factor by which it changes the spread.
+  /// The function that follows the weights. It determines a factor of the spread, the `gain`.
   public enum Nonlinearity: Sendable, Hashable {
     /// None, or a sigmoid: 1.
     case linear
@@ -55,20 +56,20 @@ public struct Initializer: Sendable, Hashable {
   /// Source: Glorot and Bengio 2010, eq. 12.
   public static func xavierNormal(gain: Double = 1) -> Initializer { Initializer(rule: .xavierNormal, gain: gain) }
 
-  /// Uniform on ±gain·√(3 / fan), gain being the nonlinearity's.
+  /// Uniform on ±gain·√(3 / fan), where gain is that of the nonlinearity.
   /// Source: He et al. 2015 (arXiv:1502.01852), eq. 10 (fan in) and 14 (fan out).
   public static func kaimingUniform(fan: Fan = .in, nonlinearity: Nonlinearity = .relu) -> Initializer {
     Initializer(rule: .kaimingUniform(fan), gain: nonlinearity.gain)
   }
 
-  /// Normal with deviation gain / √fan, gain being the nonlinearity's.
+  /// Normal with deviation gain / √fan, where gain is that of the nonlinearity.
   /// Source: He et al. 2015 (arXiv:1502.01852), eq. 10 (fan in) and 14 (fan out).
   public static func kaimingNormal(fan: Fan = .in, nonlinearity: Nonlinearity = .relu) -> Initializer {
     Initializer(rule: .kaimingNormal(fan), gain: nonlinearity.gain)
   }
 
-  /// gain times a matrix with orthonormal rows or columns, whichever are fewer, drawn uniformly; axes behind the
-  /// first count as one. By LAPACK's QR factorisation; Wᵀ·W is gain² times the identity within some n ULP.
+  /// gain times a matrix with orthonormal rows or columns, whichever are fewer, drawn uniformly. Axes after the first count
+  /// as one. Computed by LAPACK's QR factorisation; Wᵀ·W is gain² times the identity within some n ULP.
   /// Source: Saxe et al. 2013 (arXiv:1312.6120), §3; Mezzadri 2007 (arXiv:math-ph/0609050).
   public static func orthogonal(gain: Double = 1) -> Initializer { Initializer(rule: .orthogonal, gain: gain) }
 
@@ -78,12 +79,12 @@ public struct Initializer: Sendable, Hashable {
     try requireArgument(
       gain.isFinite && gain >= 0, "Initializer", "a finite gain from 0 expected; got \(gain)")
     _ = try elementCount(of: shape)
-    // In floating point: the axes of an empty tensor may be as long as they like.
+    // In floating point: the axes of an empty tensor may be arbitrarily long.
     let receptiveField = shape.dropFirst(2).reduce(1) { $0 * Double($1) }
     let fanIn = Double(shape[1]) * receptiveField
     let fanOut = Double(shape[0]) * receptiveField
     func extent(_ fan: Fan) -> Double { fan == .in ? fanIn : fanOut }
-    // √12: the whole width of a uniform distribution, which is the largest number in here.
+    // √12: the width of a uniform distribution relative to its deviation. This width is the largest number that occurs here.
     try requireArgument(
       Element(_nearest: gain * (12.0).squareRoot()).isFinite, "Initializer",
       "a gain whose weights \(Element.self) holds expected; got \(gain)")
@@ -117,7 +118,7 @@ public struct Initializer: Sendable, Hashable {
     try columns.withMutableView { view in
       for i in 0..<count { view.base[i] *= Element(gain) }
     }
-    // [fewer, more] in memory: the rows of a wide matrix, the columns of a tall one.
+    // In memory this is [fewer, more]: the rows of a wide matrix, the columns of a tall one.
     return try (rowCount > columnCount ? columns.transposed() : columns).contiguous().reshaped(shape)
   }
 }
@@ -128,9 +129,9 @@ extension Tensor where Element: LAPACKElement {
   /// - Parameters:
   ///   - initializer: Their distribution.
   ///   - shape: `[out, in]`, or `[out, in, …]`. Where an extent is 0 there is nothing to draw.
-  ///   - seed: The same seed gives the same numbers on every machine, all but the uniform ones up to rounding.
+  ///   - seed: The same seed gives the same numbers on every machine: the uniform ones exactly, all others up to rounding.
   /// - Throws: `AttentionError` for fewer than two axes, a gain that is negative or not finite, an impossible
-  ///   shape, or lacking memory.
+  ///   shape, or too little memory.
   public init(initializer: Initializer, shape: [Int], seed: UInt64) throws {
     self = try initializer.makeTensor(shape: shape, seed: seed)
   }

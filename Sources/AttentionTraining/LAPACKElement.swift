@@ -3,12 +3,12 @@ internal import CLAPACKE
 
 /// A type of number that LAPACK factorises: Float and Double. Not for other types to adopt.
 public protocol LAPACKElement: BLASElement {
-  /// A = Q·R for a column-major `m × n` matrix, m ≥ n: R and the reflections that make up Q take A's place.
+  /// A = Q·R for a column-major `m × n` matrix, m ≥ n. R and the reflections that make up Q replace A.
   /// Returns LAPACKE's status. Not API.
   static func _geqrf(
     rowCount: Int, columnCount: Int, _ a: UnsafeMutablePointer<Self>, _ reflectors: UnsafeMutablePointer<Self>
   ) -> Int
-  /// The first n columns of Q in place of the reflections. Returns LAPACKE's status. Not API.
+  /// Replaces the reflections by the first n columns of Q. Returns LAPACKE's status. Not API.
   static func _orgqr(
     rowCount: Int, columnCount: Int, _ a: UnsafeMutablePointer<Self>, _ reflectors: UnsafePointer<Self>
   ) -> Int

@@ -22,7 +22,7 @@ func orthonormalColumns<Element: LAPACKElement>(
       OpenBLAS.withCall {
         status = Element._geqrf(rowCount: rowCount, columnCount: columnCount, base, &reflectors)
         if status != 0 { return }
-        // R's diagonal is gone once Q takes its place.
+        // Read R's diagonal now: Q will replace it.
         let isNegative = (0..<columnCount).map { base[$0 * rowCount + $0] < 0 }
         status = Element._orgqr(rowCount: rowCount, columnCount: columnCount, base, reflectors)
         for column in 0..<columnCount where isNegative[column] {
@@ -31,7 +31,7 @@ func orthonormalColumns<Element: LAPACKElement>(
       }
     }
   }
-  // LAPACKE's arguments are right by construction: a status other than 0 is a work array that it did not get.
+  // LAPACKE's arguments are right by construction, so a status other than 0 means that it got no memory for a work array.
   guard status == 0 else {
     throw AttentionError(
       .outOfMemory, "Initializer.orthogonal",

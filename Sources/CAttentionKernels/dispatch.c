@@ -1,4 +1,4 @@
-// Detection and dispatch. Compiled at the baseline: nothing here may need more than the oldest CPU.
+// Detection and dispatch. Compiled for the baseline: nothing here may need more than the oldest CPU.
 
 #include "CAttentionKernels.h"
 
@@ -35,7 +35,7 @@ static bool x86_isa_is_present(attn_isa isa) {
   const uint32_t needed = leaf1_ecx_osxsave | leaf1_ecx_avx | leaf1_ecx_fma | leaf1_ecx_f16c;
   if ((c & needed) != needed) return false;
   if (!__get_cpuid_count(7, 0, &a, &b, &c, &d)) return false;
-  // The CPU may have what the operating system does not save at a switch of threads.
+  // The CPU may have registers that the operating system does not save when it switches threads.
   uint64_t state = saved_state();
   if (!(b & leaf7_ebx_avx2) || (state & state_avx) != state_avx) return false;
   if (isa == attn_isa_avx2) return true;
@@ -58,7 +58,7 @@ static bool find_isa(attn_isa isa) {
 }
 
 bool attn_isa_is_present(attn_isa isa) {
-  // Asking the CPU what it has traps into the hypervisor of a virtual machine. Whoever asks first finds the same.
+  // Kept, because asking the CPU what it has traps into the hypervisor of a virtual machine. All threads find the same.
   enum { unknown, absent, present };
   static _Atomic int known[attn_isa_count];
   if ((unsigned)isa >= attn_isa_count) return false;

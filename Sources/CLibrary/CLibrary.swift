@@ -1,4 +1,4 @@
-// The system's C library, by one name.
+// The system's C library, under one name.
 #if canImport(Glibc)
   @_exported public import Glibc
 #elseif canImport(Musl)

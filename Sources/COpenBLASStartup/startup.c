@@ -1,20 +1,19 @@
-// Mends OpenBLAS's choice of kernels before main, where it is older than the CPU.
+// Corrects OpenBLAS's choice of kernels before main, where OpenBLAS is older than the CPU.
 //
-// OpenBLAS picks its kernels once, from a table of CPU models. For a model newer than itself it falls
-// back: to SSE3 ("Prescott": 16 instead of 155 GFLOP/s a thread) or to AVX2 on a CPU with AVX-512
-// (121 instead of 227 GFLOP/s a thread, sgemm 2048³, EPYC of family 26, OpenBLAS 0.3.21).
-// Builds with DYNAMIC_ARCH export the two functions that choose; calling them again with
-// OPENBLAS_CORETYPE set makes them choose anew.
+// OpenBLAS picks its kernels once, from a table of CPU models. For a model newer than itself it falls back to SSE3
+// ("Prescott": 16 instead of 155 GFLOP/s a thread), or to AVX2 on a CPU with AVX-512 (121 instead of 227 GFLOP/s a
+// thread, sgemm 2048³, EPYC of family 26, OpenBLAS 0.3.21). Builds with DYNAMIC_ARCH export the two functions that
+// choose. Calling them again with OPENBLAS_CORETYPE set makes them choose anew.
 //
-// Hazard: the kernel table is NULL in between, so no other thread may call OpenBLAS meanwhile.
-// - OpenBLAS's own workers do: they start when OpenBLAS is loaded, and each allocates a buffer at its start, for which
-//   it looks at the table. One to three of 100 starts crashed. So the workers are stopped (and joined) first, and
-//   started again afterwards, as OpenBLAS itself does around a fork.
-// - Threads of the program do not exist yet: this runs as a constructor, before main. A process that loads this code
-//   with dlopen while another thread is inside OpenBLAS can crash: set ATTENTION_OPENBLAS_AS_FOUND there.
+// Hazard: the kernel table is NULL during the choice, so no other thread may call OpenBLAS meanwhile.
+// - OpenBLAS's own workers would. They start when OpenBLAS is loaded, and each first allocates a buffer, for which it reads
+//   the table. One to three of 100 starts crashed. So the workers are stopped (and joined) before the choice and started
+//   again after it, as OpenBLAS itself does around a fork.
+// - Threads of the program do not exist yet, because this code is a constructor, called before main. A process that loads
+//   this code with dlopen while another thread is inside OpenBLAS can crash: set ATTENTION_OPENBLAS_AS_FOUND there.
 //
-// Hazard: in a static executable Swift finds the arguments of the command line in front of `environ`, and setenv moves
-// `environ` elsewhere (swiftlang/swift#76080). So the variable is shown to OpenBLAS in an array of our own.
+// Hazard: in a static executable Swift finds the command line's arguments in memory before `environ`, and setenv moves
+// `environ` (swiftlang/swift#76080). So OpenBLAS is given the variable in a separate array.
 
 #define _GNU_SOURCE
 #include "COpenBLASStartup.h"
@@ -33,7 +32,7 @@
 static char core_as_found[64];
 static const char *decision = "left as found: this OpenBLAS cannot choose again";
 
-// Of the OpenMP runtime; looked up once, for they are called around every piece of work.
+// Functions of the OpenMP runtime, looked up once because they are called around every computation.
 static int (*get_max_threads)(void);
 static void (*set_num_threads)(int);
 
@@ -109,7 +108,7 @@ static void choose_kernels(void) {
     decision = "left as found: it suits this CPU";
     return;
   }
-  // Builds without threads and with OpenMP's have no workers of their own.
+  // Builds without threads, and builds with OpenMP's threads, have no workers of their own.
   int (*threading)(void) = (int (*)(void))exported("openblas_get_parallel");
   bool has_workers = threading && threading() == 1;
   Function stop = exported("blas_thread_shutdown_"), start = exported("blas_thread_init");
@@ -121,8 +120,8 @@ static void choose_kernels(void) {
   if (workers_run && !*workers_run) has_workers = false;
   if (has_workers) stop();
   const bool has_chosen = choose_again(core, quit, init);
-  // OpenBLAS would start them on demand too, but openblas_set_num_threads of 0.3.21 adds threads without looking whether
-  // the others run.
+  // OpenBLAS would also start its workers on demand. But openblas_set_num_threads of 0.3.21 adds threads without checking
+  // whether the workers are running.
   if (has_workers) start();
   if (!has_chosen)
     decision = "left as found: no memory was left to choose anew";

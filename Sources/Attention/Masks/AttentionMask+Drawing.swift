@@ -3,15 +3,15 @@ public import AttentionTensors
 extension AttentionMask {
   /// Which query may attend to which key, as a boolean tensor: true where it may.
   ///
-  /// For looking at a mask and for handing it to others; attention itself never makes `L × S` of it.
+  /// Use this to look at a mask or to hand it to other software. Attention itself never makes an `L × S` matrix of a mask.
   ///
   /// - Parameters:
   ///   - queryCount: L.
   ///   - keyCount: S.
   ///   - batchCount: B, if elements of the batch have lengths or tensors of their own.
   ///   - headCount: H, if heads have tensors of their own.
-  /// - Returns: `[B, H, L, S]`. A bias counts as forbidding where it is −inf; functions of scores count as allowing.
-  /// - Throws: `AttentionError` where the mask does not fit the extents.
+  /// - Returns: `[B, H, L, S]`. A bias forbids keys where it is −inf. Functions of scores count as if they forbade nothing.
+  /// - Throws: `AttentionError` if the mask does not fit the extents.
   public func attendance(
     queryCount: Int, keyCount: Int, batchCount: Int = 1, headCount: Int = 1
   ) throws -> Tensor<Bool> {
@@ -41,7 +41,7 @@ extension AttentionMask {
     }
   }
 
-  /// The mask drawn: a line for each query, a sign for each key, ● where the query may attend to it.
+  /// A drawing of the mask: one line for each query, one sign for each key, ● where the query may attend to the key.
   ///
   ///     print(try AttentionMask.causal.drawing(queryCount: 2, keyCount: 4))
   ///     // ● ● ● ·
@@ -50,12 +50,12 @@ extension AttentionMask {
   /// - Parameters:
   ///   - queryCount: L.
   ///   - keyCount: S.
-  ///   - batchCount: B, if elements of the batch have lengths or tensors of their own; the parts follow one another,
-  ///     an empty line between them.
-  /// - Returns: Lines without a break at the end; of the first head, if heads differ.
-  /// - Throws: `AttentionError` where the mask does not fit the extents.
+  ///   - batchCount: B, if elements of the batch have lengths or tensors of their own. The drawings of the elements follow
+  ///     one another, with an empty line between them.
+  /// - Returns: The drawing of the first head, without a line break at the end.
+  /// - Throws: `AttentionError` if the mask does not fit the extents.
   public func drawing(queryCount: Int, keyCount: Int, batchCount: Int = 1) throws -> String {
-    // Tensors per head broadcast to as many heads as the largest has.
+    // Tensors with a head axis broadcast to the largest number of heads.
     let tensorHeads = (booleans.map(\.shape) + biases.map(\.shape)).compactMap { $0.dropLast(2).last }
     let headCount = (tensorHeads + blocks.map(\.headCount) + distances.map(\.slopes.count)).max() ?? 1
     let flags = try attendance(
@@ -70,8 +70,10 @@ extension AttentionMask {
 }
 
 extension AttentionMask: CustomStringConvertible {
-  /// The mask drawn as by ``drawing(queryCount:keyCount:batchCount:)``, for as many queries and keys as its tensors,
-  /// lengths and documents have, 8 where they do not tell. Beyond 64 of either the extents alone.
+  /// A drawing as by ``drawing(queryCount:keyCount:batchCount:)``.
+  ///
+  /// It has as many queries and keys as the mask's tensors, lengths and documents, or 8 if these do not tell. If an extent
+  /// exceeds 64, the description gives only the extents.
   public var description: String {
     let tensors = booleans.map(\.shape) + biases.map(\.shape)
     func extent(_ axis: Int, _ others: [Int]) -> Int {

@@ -11,7 +11,7 @@ extension AttentionMask {
     .attending(try inverted(try keyPadding(mask)))
   }
 
-  /// A floating-point `key_padding_mask` of PyTorch's `nn.MultiheadAttention`, which is added.
+  /// A floating-point `key_padding_mask` of PyTorch's `nn.MultiheadAttention`, which is added to the scores.
   /// - Parameter mask: `[B, S]`, or `[S]` without a batch.
   /// - Returns: The mask.
   /// - Throws: `AttentionError` for other shapes.
@@ -29,7 +29,7 @@ extension AttentionMask {
     .attending(try inverted(try splitBatch(mask, headCount: headCount)))
   }
 
-  /// A floating-point `attn_mask` of PyTorch's `nn.MultiheadAttention`, which is added.
+  /// A floating-point `attn_mask` of PyTorch's `nn.MultiheadAttention`, which is added to the scores.
   /// - Parameters:
   ///   - mask: `[L, S]` or `[B·H, L, S]`, batch-major.
   ///   - headCount: H.

@@ -2,28 +2,30 @@ public import AttentionTensors
 
 /// Which query may attend to which key, and what is added to the scores.
 ///
-/// A value that composes: ``combined(with:)`` attends where both do, and adds what both add.
+/// Masks compose: ``combined(with:)`` attends where both masks attend, and adds what both masks add.
 ///
 ///     .causal
 ///     .causal.combined(with: .window(left: 511, right: 0)).combined(with: .keyLengths([128, 97]))
 ///     .attending(Tensor<Bool>)      // true: may attend
 ///     .bias(Tensor<Float>)          // added to the scores; −inf: may not attend
 ///
-/// With `L` queries and `S` keys, structural masks give every query an interval of keys, or a few; tiles of
-/// scores outside of them are never computed, nor are keys read outside of the intervals of a tile's queries. A query that
-/// may attend to nothing gets output 0. What a masked key or value holds, even NaN, does not reach the result.
+/// With `L` queries and `S` keys, a structural mask gives each query one interval of keys, or a few. Tiles of scores
+/// outside these intervals are never computed, and keys outside the intervals of a tile's queries are never read. A query
+/// that may attend to nothing gets output 0. A masked key or value does not reach the result, even if it holds NaN.
 ///
-/// Scores pass through, in this order: scale, softcap, ``scores(_:_:)``, ``alibi(slopes:alignment:)``,
-/// ``bias(_:)``, then everything that forbids, then sinks and the softmax.
+/// Scores are changed in this order: scale, softcap, ``scores(_:_:)``, ``alibi(slopes:alignment:)``, ``bias(_:)``, then
+/// everything that forbids keys, then sinks and the softmax.
 public struct AttentionMask: Sendable {
-  /// Where the diagonal lies if there are more keys than queries, or fewer. Beside ``documents(_:keyOffsets:left:right:)``
-  /// each document has its own diagonal, with its own queries and keys; only ``offsets(_:)`` are for the whole row.
+  /// Where the diagonal lies if the numbers of queries and keys differ.
+  ///
+  /// If a mask has ``documents(_:keyOffsets:left:right:)``, each document has its own diagonal, among its own queries and
+  /// keys. Only ``offsets(_:)`` still refer to the whole row.
   public enum Alignment: Sendable, Hashable {
-    /// Query 0 stands at key 0: key j of query i is on the diagonal if j = i. PyTorch's `is_causal`.
+    /// Query 0 stands at key 0: key j is on the diagonal of query i if j = i. This is PyTorch's `is_causal`.
     case topLeft
-    /// The last query stands at the last key: j = i + S − L. Right for decoding with a cache.
+    /// The last query stands at the last key: j = i + S − L. Use this to decode with a cache.
     case bottomRight
-    /// Query 0 of element b of the batch stands at key `offsets[b]`: j = i + offsets[b]. For caches of several lengths.
+    /// Query 0 of element b of the batch stands at key `offsets[b]`: j = i + offsets[b]. For caches of different lengths.
     case offsets([Int])
   }
 
@@ -41,16 +43,16 @@ public struct AttentionMask: Sendable {
     case documents(queries: [Int], keys: [Int], left: Int?, right: Int?)
   }
 
-  /// A tensor of any element type, checked against the call's when it is compiled.
+  /// A bias of any element type. The type is checked against the call's when the mask is compiled.
   struct Bias: Sendable {
     var tensor: any Sendable
     var shape: [Int]
     var dataType: DataType
   }
 
-  /// −slope times the distance of query and key.
+  /// A bias of −slope times the distance between query and key.
   struct Distances: Sendable {
-    /// Of each head.
+    /// One slope for each head.
     var slopes: [Double]
     var alignment: Alignment
   }
@@ -72,7 +74,8 @@ public struct AttentionMask: Sendable {
     var biases: [Bias] = []
     var distances: [Distances] = []
     var functions: [Function] = []
-    /// Keys at the end that every query attends to, whatever the rest says of those before them.
+    /// The number of keys at the end to which every query attends. The rest of the mask applies only to the keys before
+    /// them.
     var trailingKeyCount = 0
   }
 
@@ -81,7 +84,7 @@ public struct AttentionMask: Sendable {
     init(_ components: Components) { self.components = components }
   }
 
-  /// One reference for ten arrays, because a call copies its mask a few times; nil, and so no reference, for ``none``.
+  /// The components; nil for ``none``. A call copies its mask a few times: one reference is copied instead of ten arrays.
   private var storage: Storage?
 
   private init() {}
@@ -119,10 +122,10 @@ public struct AttentionMask: Sendable {
 
   // MARK: Intervals
 
-  /// Key j of query i only if j ≤ i + S − L: ``causal(_:)`` with `.bottomRight`.
+  /// Query i attends to key j only if j ≤ i + S − L: ``causal(_:)`` with `.bottomRight`.
   public static let causal = AttentionMask.causal(.bottomRight)
 
-  /// Keys up to the diagonal.
+  /// Attends to the keys up to the diagonal.
   ///
   ///     bottomRight, L = 2, S = 5    topLeft, L = 2, S = 5    bottomRight, L = 3, S = 2
   ///     1 1 1 1 .                    1 . . . .                . .
@@ -132,18 +135,20 @@ public struct AttentionMask: Sendable {
     AttentionMask(Components(rules: [.band(alignment, left: nil, right: 0)]))
   }
 
-  /// Keys from `left` before the diagonal to `right` after it, both included.
+  /// Attends to the keys from `left` before the diagonal to `right` after it, both included.
   /// - Parameters:
   ///   - left: At least 0; nil: no bound.
   ///   - right: At least 0; nil: no bound.
   ///   - alignment: Which diagonal.
-  /// - Returns: The mask. Negative bounds are an error of the call that uses it.
+  /// - Returns: The mask. The call that uses it throws if a bound is negative.
   public static func window(left: Int?, right: Int?, alignment: Alignment = .bottomRight) -> AttentionMask {
     AttentionMask(Components(rules: [.band(alignment, left: left, right: right)]))
   }
 
-  /// The first `count` keys, and those from `left` before the diagonal up to it: a causal window that keeps the
-  /// first tokens, of which models make sinks for attention.
+  /// A causal window that also keeps the first keys: the first `count` keys, and those from `left` before the diagonal up
+  /// to it.
+  ///
+  /// Models use the first tokens as attention sinks.
   ///
   ///     keepingFirst 1, left 1, L = S = 5
   ///     1 . . . .
@@ -160,24 +165,25 @@ public struct AttentionMask: Sendable {
       Components(rules: [.keeping(first: count, alignment, left: left), .band(alignment, left: nil, right: 0)]))
   }
 
-  /// A prefix to which every query attends, and after it keys up to the diagonal: prefix language models.
+  /// Attends to a prefix, and after it to the keys up to the diagonal, as prefix language models do.
   /// - Parameters:
-  ///   - lengths: The prefix of each element of the batch: keys from key 0 on, padding included.
+  ///   - lengths: The length of the prefix of each element of the batch, counted from key 0, padding included.
   ///   - alignment: Which diagonal.
   /// - Returns: The mask.
   public static func prefix(_ lengths: [Int], alignment: Alignment = .bottomRight) -> AttentionMask {
     AttentionMask(Components(rules: [.prefix(lengths, alignment)]))
   }
 
-  /// Keys of the query's own chunk: keys are cut every `length`, and the query's chunk is that of its key on the diagonal.
+  /// Attends to the keys of the query's own chunk.
   ///
-  /// The first chunk begins where the sequence does: after the sample's ``leftPadding(_:)``, at the first key of the query's
-  /// document, else at key 0. Together with ``causal`` this is chunked attention as in Llama 4.
+  /// Keys are cut into chunks of `length`. A query belongs to the chunk that holds its key on the diagonal. The first chunk
+  /// begins where the sequence begins: after the sample's ``leftPadding(_:)``, at the first key of the query's document, or
+  /// else at key 0. Together with ``causal`` this is chunked attention as in Llama 4.
   public static func chunks(length: Int, alignment: Alignment = .bottomRight) -> AttentionMask {
     AttentionMask(Components(rules: [.chunks(length: length, alignment)]))
   }
 
-  /// Several sequences packed into one row, each attending to itself alone.
+  /// Several sequences packed into one row, each of which attends only to itself.
   ///
   ///     .documents([0, 2, 5])              .documents([0, 2, 5], right: 0)
   ///     1 1 . . .                          1 . . . .
@@ -187,12 +193,14 @@ public struct AttentionMask: Sendable {
   ///     . . 1 1 1                          . . 1 1 1
   ///
   /// - Parameters:
-  ///   - offsets: Where each document begins, and at the end where the last one ends: the running sums of their
-  ///     lengths, 0 first, as flash-attention's `cu_seqlens`. Queries behind the end attend to nothing.
-  ///   - keyOffsets: The same for the keys, if they are not as many; as many documents.
-  ///   - left: Keys before the document's diagonal, which is bottom-right within it; nil: no bound.
-  ///   - right: Keys after it; 0: causal.
-  /// - Returns: The mask. Offsets that fall are an error of the call that uses it.
+  ///   - offsets: Where each document begins, and then where the last one ends: 0, followed by the running sums of the
+  ///     lengths, as flash-attention's `cu_seqlens`. Queries after the end attend to nothing.
+  ///   - keyOffsets: The same for the keys, if their numbers differ from those of the queries. The number of documents must
+  ///     be the same.
+  ///   - left: How many keys before the diagonal a query attends to; nil: no bound. The diagonal is bottom-right within
+  ///     each document.
+  ///   - right: How many keys after the diagonal it attends to; nil: no bound; 0: causal.
+  /// - Returns: The mask. The call that uses it throws if offsets decrease.
   public static func documents(
     _ offsets: [Int], keyOffsets: [Int]? = nil, left: Int? = nil, right: Int? = nil
   ) -> AttentionMask {
@@ -200,30 +208,30 @@ public struct AttentionMask: Sendable {
       Components(rules: [.documents(queries: offsets, keys: keyOffsets ?? offsets, left: left, right: right)]))
   }
 
-  /// Keys before a length of its own for each element of the batch: right padding.
+  /// Attends to only the first keys of each element of the batch, as many as `lengths` says: right padding.
   public static func keyLengths(_ lengths: [Int]) -> AttentionMask { AttentionMask(Components(keyLengths: [lengths])) }
 
-  /// Queries from a length on attend to nothing: their output is 0.
+  /// In each element of the batch, the queries from its length on attend to nothing: their output is 0.
   public static func queryLengths(_ lengths: [Int]) -> AttentionMask {
     AttentionMask(Components(queryLengths: [lengths]))
   }
 
-  /// Keys after a padding of its own for each element of the batch.
+  /// Hides the first keys of each element of the batch, as many as `counts` says: left padding.
   public static func leftPadding(_ counts: [Int]) -> AttentionMask { AttentionMask(Components(leftPaddings: [counts])) }
 
   // MARK: Tensors
 
-  /// Keys where `mask` is true.
+  /// Attends where `mask` is true.
   /// - Parameter mask: Broadcasts to `[B, H, L, S]`, right-aligned; read in place.
   /// - Returns: The mask.
   public static func attending(_ mask: Tensor<Bool>) -> AttentionMask { AttentionMask(Components(booleans: [mask])) }
 
-  /// Keys where a function says so, looked up block by block: empty blocks cost nothing, full ones no look.
+  /// Attends where a block mask does. Empty blocks cost nothing, and full blocks need no look at their keys.
   public static func attending(_ blocks: BlockMask) -> AttentionMask { AttentionMask(Components(blocks: [blocks])) }
 
   /// Adds `bias` to the scores; where it is −inf, the query does not attend.
-  /// - Parameter bias: Broadcasts to `[B, H, L, S]`, right-aligned; read in place. Of the type that the query is
-  ///   computed in; where that is Float, also of two bytes.
+  /// - Parameter bias: Broadcasts to `[B, H, L, S]`, right-aligned; read in place. Its type is the one that the query is
+  ///   computed in. If that is Float, a type of two bytes is allowed too.
   /// - Returns: The mask.
   public static func bias<Element: AttentionStorage>(_ bias: Tensor<Element>) -> AttentionMask {
     AttentionMask(Components(biases: [Bias(tensor: bias, shape: bias.shape, dataType: Element._dataType)]))
@@ -231,24 +239,26 @@ public struct AttentionMask: Sendable {
 
   // MARK: Functions of positions
 
-  /// Attention with linear biases: adds `−slope · |i + S − L − j|`, each head with its slope.
+  /// Attention with linear biases: adds `−slope · |i + S − L − j|` to the scores. Each head has its own slope.
   /// - Parameters:
   ///   - slopes: One for each query head.
   ///   - alignment: Which diagonal has distance 0.
   /// - Returns: The mask; it forbids nothing.
   ///
-  /// Source: Press et al. 2021 (arXiv:2108.12409), §3; the distance to keys after the query as in flash-attention.
+  /// Source: Press et al. 2021 (arXiv:2108.12409), §3. The distance to keys after the query is as in flash-attention.
   public static func alibi(slopes: [Double], alignment: Alignment = .bottomRight) -> AttentionMask {
     AttentionMask(Components(distances: [Distances(slopes: slopes, alignment: alignment)]))
   }
 
-  /// ``alibi(slopes:alignment:)`` with the paper's slopes: 2^(−8/n), 2^(−16/n) … for n heads, n a power of two. For
-  /// other counts those of the next lower power, then every second one of twice that.
+  /// ``alibi(slopes:alignment:)`` with the slopes of the paper.
+  ///
+  /// For n heads, n a power of two, the slopes are 2^(−8/n), 2^(−16/n) … For other n, they are the slopes of the next lower
+  /// power of two, followed by every second slope of twice that power.
   public static func alibi(headCount: Int, alignment: Alignment = .bottomRight) -> AttentionMask {
     .alibi(slopes: alibiSlopes(headCount: headCount), alignment: alignment)
   }
 
-  /// The slopes of the paper for any number of heads from 1 to 2^20; none for others.
+  /// The slopes of the paper for any number of heads from 1 to 2^20; empty for other numbers.
   public static func alibiSlopes(headCount: Int) -> [Double] {
     guard (1...1 << 20).contains(headCount) else { return [] }
     let power = 1 << (Int.bitWidth - 1 - headCount.leadingZeroBitCount)
@@ -266,9 +276,9 @@ public struct AttentionMask: Sendable {
   ///
   /// - Parameters:
   ///   - element: The type that the query is computed in: Float, also for types of two bytes, or Double.
-  ///   - body: Called for some queries by some keys, from several threads at once, and again where weights or scores are
-  ///     asked for, or a result is not finite: the same scores must give the same. It sees scores after scale and softcap, also
-  ///     of keys that are masked, whose results are not used; −inf as a result forbids.
+  ///   - body: Called for some queries by some keys, from several threads at once. It is called again if weights or scores
+  ///     are asked for, or if a result is not finite: equal scores must give equal results. It sees scores after scale and
+  ///     softcap, also those of masked keys, whose results are not used. A result of −inf forbids the key.
   /// - Returns: The mask.
   public static func scores<Element: AttentionElement>(
     _ element: Element.Type, _ body: @escaping @Sendable (inout AttentionScoreTile<Element>) -> Void
@@ -298,7 +308,7 @@ public struct AttentionMask: Sendable {
     }
   }
 
-  /// True if some part counts keys; tensors, block masks and functions take the keys as they are.
+  /// True if some component counts keys. Tensors, block masks and functions take the keys as they are.
   var countsPositions: Bool {
     !rules.isEmpty || !distances.isEmpty || !leftPaddings.isEmpty || !keyLengths.isEmpty
   }
@@ -308,8 +318,8 @@ public struct AttentionMask: Sendable {
   /// The alignments of all rules and distances.
   var alignments: [Alignment] { rules.compactMap(\.alignment) + distances.map(\.alignment) }
 
-  /// This mask with another alignment wherever it is bottom-right; beside documents, each of which has its own diagonal,
-  /// as it is.
+  /// This mask with `alignment` in place of every `.bottomRight`. A mask with documents stays as it is, because each
+  /// document has its own diagonal.
   func replacingBottomRight(by alignment: Alignment) -> AttentionMask {
     if hasDocuments { return self }
     return modified {
@@ -320,7 +330,7 @@ public struct AttentionMask: Sendable {
     }
   }
 
-  /// This mask for the first keys, and `count` more keys that every query attends to.
+  /// This mask for the first keys, followed by `count` more keys to which every query attends.
   func appendingAttendedKeys(_ count: Int) -> AttentionMask {
     count == 0 ? self : modified { $0.trailingKeyCount += count }
   }

@@ -1,16 +1,16 @@
 /// Some scores of one call, to be changed by ``AttentionMask/scores(_:_:)``: queries of some heads by some keys.
 ///
-/// Neither copyable nor constructible outside: it ends with the function that it is given to.
+/// A tile can be neither copied nor made by callers, so it does not outlive the function that it is given to.
 public struct AttentionScoreTile<Element: AttentionElement>: ~Copyable {
-  /// Where a score stands.
+  /// The position of a score.
   public struct Position {
     /// The element of the batch.
     public let batch: Int
     /// The query's head.
     public let head: Int
-    /// i.
+    /// The query i.
     public let query: Int
-    /// j.
+    /// The key j.
     public let key: Int
 
     @usableFromInline
@@ -48,14 +48,14 @@ public struct AttentionScoreTile<Element: AttentionElement>: ~Copyable {
     self.queries = queries
   }
 
-  /// Where the score of a row, below ``rowCount``, for key j stands. Traps outside, as Array does.
+  /// The position of the score of a row for key j. Traps if the row or the key is outside the tile, as Array does.
   @inlinable
   public func position(row: Int, key: Int) -> Position {
     _ = offset(row, key)
     return Position(batch: batch, head: Int(heads[row]), query: Int(queries[row]), key: key)
   }
 
-  /// The score of a row for key j. Traps outside, as Array does.
+  /// The score of a row for key j. Traps if the row or the key is outside the tile, as Array does.
   @inlinable
   public subscript(row: Int, key: Int) -> Element {
     get { scores[offset(row, key)] }
@@ -68,7 +68,7 @@ public struct AttentionScoreTile<Element: AttentionElement>: ~Copyable {
     return row * rowStride + (key - keys.lowerBound) * keyStride
   }
 
-  /// Replaces every score by `body` of it and its position: what flex_attention's `score_mod` says.
+  /// Replaces every score by the result of `body` for the score and its position, as flex_attention's `score_mod` does.
   @inlinable
   public mutating func update(_ body: (_ score: Element, _ at: Position) -> Element) {
     if rowStride == 1 {
@@ -93,7 +93,7 @@ public struct AttentionScoreTile<Element: AttentionElement>: ~Copyable {
   }
 }
 
-/// What ``AttentionMask/scores(_:_:)`` is given, kept until the element type of the call is known.
+/// The function given to ``AttentionMask/scores(_:_:)``, kept until the element type of the call is known.
 struct AttentionScoreFunction<Element: AttentionElement>: Sendable {
   let body: @Sendable (inout AttentionScoreTile<Element>) -> Void
 }

@@ -1,15 +1,18 @@
 public import AttentionTensors
 
-/// A mask given by a function, evaluated once: for each block of queries by keys whether nothing, everything or a part
-/// of it is attended, and the partial blocks.
+/// A mask made from a function, which is evaluated once.
+///
+/// The mask stores whether each block of queries by keys is attended to in full, in part or not at all, and the flags of
+/// the blocks that are attended to in part.
 ///
 ///     let blocks = try BlockMask(queryCount: 4096, keyCount: 4096) { at in at.key <= at.query && at.key % 7 != 3 }
 ///     for layer in layers { x = try layer(x, mask: .attending(blocks)) }
 ///
-/// What flex_attention's `create_block_mask` makes of a `mask_mod`. Immutable; for many calls, heads and threads.
-/// Memory: 4 bytes a block, and a byte for each score of a block that is attended in part.
+/// flex_attention's `create_block_mask` makes the same from a `mask_mod`. A block mask is immutable: calls, heads and
+/// threads can share it. It takes 4 bytes for each block, and one byte for each score of a block that is attended to in
+/// part.
 public struct BlockMask: Sendable {
-  /// Where a score stands.
+  /// The position of a score.
   public typealias Position = AttentionScoreTile<Float>.Position
 
   /// L.
@@ -20,20 +23,21 @@ public struct BlockMask: Sendable {
   public let batchCount: Int
   /// H, or 1 if heads are alike.
   public let headCount: Int
-  /// Queries, and keys, of a block.
+  /// The number of queries, and of keys, in a block.
   public let blockLength: Int
 
   let rowCount: Int
   let columnCount: Int
-  /// `[B, H, rows, columns]`: ``empty``, ``full``, or which of ``flags``.
+  /// `[B, H, rows, columns]`: ``empty``, ``full``, or the index of the block in ``flags``.
   private let states: Tensor<Int32>
-  /// `[1 + partial blocks, blockLength, blockLength]`, 1 where the query attends; the first holds rows of 0 and of 1.
+  /// `[1 + partial blocks, blockLength, blockLength]`: 1 where the query attends. The first block is not a partial one: its
+  /// first row is 0, for empty blocks, and its second row is 1, for full blocks.
   private let flags: Tensor<UInt8>
 
   static let empty: Int32 = -1
   static let full: Int32 = -2
 
-  /// Evaluates `attends` for every query and key of every batch and head that is told apart.
+  /// Evaluates `attends` for every query and key, for each of `batchCount` elements of the batch and `headCount` heads.
   ///
   /// - Parameters:
   ///   - queryCount: L.
@@ -41,9 +45,9 @@ public struct BlockMask: Sendable {
   ///   - batchCount: 1: one mask for the whole batch.
   ///   - headCount: 1: one mask for all heads.
   ///   - blockLength: Queries and keys of a block, from 16 to 1024.
-  ///   - context: Threads; `attends` is called on several at once.
+  ///   - context: The threads. `attends` is called on several of them at once.
   ///   - attends: True where the query may attend to the key.
-  /// - Throws: `AttentionError` for other extents, and where memory is lacking.
+  /// - Throws: `AttentionError` for other extents, and if memory runs out.
   public init(
     queryCount: Int, keyCount: Int, batchCount: Int = 1, headCount: Int = 1, blockLength: Int = 64,
     context: AttentionContext = .default, attends: @escaping @Sendable (Position) -> Bool
@@ -129,13 +133,13 @@ public struct BlockMask: Sendable {
     states.count == 0 ? 0 : Double(states.array.count { $0 == Self.empty }) / Double(states.count)
   }
 
-  /// ``empty``, ``full`` or the number of a part.
+  /// ``empty``, ``full``, or the index of a partial block in ``flags``.
   func state(batch: Int, head: Int, row: Int, column: Int) -> Int32 {
     let plane = (batchCount == 1 ? 0 : batch) * headCount + (headCount == 1 ? 0 : head)
     return states.base[(plane * rowCount + row) * columnCount + column]
   }
 
-  /// Calls `body` for every block that some keys reach into: its column, and the keys that lie in it.
+  /// Calls `body` for every column of blocks that holds some of `keys`, with the column and those keys.
   func forEachColumn(of keys: Range<Int>, _ body: (_ column: Int, _ keys: Range<Int>) -> Void) {
     var low = keys.lowerBound
     while low < keys.upperBound {
@@ -146,7 +150,7 @@ public struct BlockMask: Sendable {
     }
   }
 
-  /// For one query, whether it attends to each key of a block of keys: `blockLength` bytes.
+  /// The flags of one query for the keys of one column of blocks: `blockLength` bytes, 1 where the query attends.
   func row(batch: Int, head: Int, query: Int, column: Int) -> UnsafePointer<UInt8> {
     let (row, place) = query.quotientAndRemainder(dividingBy: blockLength)
     switch state(batch: batch, head: head, row: row, column: column) {
@@ -158,7 +162,7 @@ public struct BlockMask: Sendable {
 }
 
 extension BlockMask: CustomStringConvertible {
-  /// The blocks drawn, those of the first head and element of the batch: █ full, ▒ attended in part, · empty.
+  /// A drawing of the blocks of the first head and the first element of the batch: █ full, ▒ attended to in part, · empty.
   public var description: String {
     if states.count == 0 { return "" }
     return (0..<rowCount).map { row in

@@ -1,6 +1,6 @@
 internal import AttentionTensors
 
-/// The memory behind some ``KeyIntervals``.
+/// The owner of the memory that some ``KeyIntervals`` point to.
 final class KeyIntervalTable: Sendable {
   /// The bounds of each interval set.
   private let sets: [TensorStorage]
@@ -22,8 +22,10 @@ final class KeyIntervalTable: Sendable {
     KeyIntervals(Self.bounds(sets[set]), batchStride: batchStride, queryStride: queryStride)
   }
 
-  /// The disjoint intervals that a mask's rules, lengths and paddings leave of keys `0 ..< keyCount`: as many sets
-  /// as a query has intervals at most, and what owns them.
+  /// Compiles the disjoint intervals of keys `0 ..< keyCount` that a mask's rules, lengths and paddings leave to each
+  /// query.
+  ///
+  /// There are as many sets as the most intervals that a query has. `owner` owns the memory of all sets.
   static func compile(
     _ mask: AttentionMask, keyCount: Int, shape: AttentionShape
   ) throws(AttentionError) -> (first: KeyIntervals, others: [KeyIntervals], owner: KeyIntervalTable?) {
@@ -63,7 +65,7 @@ final class KeyIntervalTable: Sendable {
           let more = rule.intervals(batch: batch, query: query, keyCount: keyCount, places)
           return joined(old.flatMap { a in more.map { intersection(a, $0) } })
         }
-        // Reversed, so that set 0 holds the interval nearest the query: every query that attends to something has one.
+        // Reversed, so that set 0 holds the interval nearest the query. Every query that attends to something has one.
         for (set, interval) in intervals.reversed().enumerated() {
           if set == sets.count { sets.append(try emptySet(batchCount * shape.queryCount)) }
           bounds(sets[set])[place] = KeyIntervals.Bounds(interval)
@@ -83,7 +85,7 @@ final class KeyIntervalTable: Sendable {
     return low < high ? low..<high : 0..<0
   }
 
-  /// In order, without empty ones, those that touch as one.
+  /// Returns the intervals in order, without empty ones. Intervals that overlap or touch become one.
   private static func joined(_ intervals: [Range<Int>]) -> [Range<Int>] {
     var result: [Range<Int>] = []
     for interval in intervals.filter({ !$0.isEmpty }).sorted(by: { $0.lowerBound < $1.lowerBound }) {
@@ -167,7 +169,7 @@ extension AttentionMask.Rule {
     }
   }
 
-  /// The same rule along another diagonal; documents have their own.
+  /// The same rule along another diagonal. Documents keep their own diagonals.
   func aligned(_ alignment: AttentionMask.Alignment) -> AttentionMask.Rule {
     switch self {
     case .band(_, let left, let right): .band(alignment, left: left, right: right)
@@ -200,9 +202,10 @@ extension AttentionMask.Rule {
     return alignment?.differsByBatch ?? false
   }
 
-  /// The keys of one query, as far as this rule goes: one interval.
+  /// The keys that this rule leaves to one query: one interval, the last one if there are two.
   fileprivate func interval(batch: Int, query: Int, keyCount: Int, _ places: QueryPlaces) -> Range<Int> {
-    // A bound beyond every key is none; it must not overflow either. The diagonal lies within ±2^33.
+    // A bound of 2^34 is beyond every key, because the diagonal lies within ±2^33. Greater bounds are cut to it, so that
+    // sums do not overflow.
     func band(_ diagonal: Int, _ left: Int?, _ right: Int?, in keys: Range<Int>) -> Range<Int> {
       let low = left.map { max(keys.lowerBound, diagonal - min($0, 1 << 34)) } ?? keys.lowerBound
       let high = right.map { min(keys.upperBound, diagonal + min($0, 1 << 34) + 1) } ?? keys.upperBound

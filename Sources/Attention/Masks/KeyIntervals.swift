@@ -1,8 +1,8 @@
 internal import AttentionTensors
 
-/// For each element of the batch and each query an interval of keys.
+/// An interval of keys for each element of the batch and each query.
 ///
-/// Copied for every tile, so it holds no reference: a ``KeyIntervalTable`` owns what it points to.
+/// It is copied for every tile, so it holds no reference: a ``KeyIntervalTable`` owns the memory that it points to.
 struct KeyIntervals {
   struct Bounds {
     var low: Int32 = 0
@@ -16,7 +16,7 @@ struct KeyIntervals {
     }
   }
 
-  /// Nil: `whole` for all.
+  /// Nil if every query has the interval `whole`.
   private let bounds: UnsafePointer<Bounds>?
   private let whole: Range<Int>
   private let batchStride: Int
@@ -53,7 +53,7 @@ struct KeyIntervals {
     return Range(uncheckedBounds: (Int(own.low), Int(own.high)))
   }
 
-  /// The least interval that holds those of some queries.
+  /// The smallest interval that holds the intervals of some queries.
   func union(batch: Int, queries: Range<Int>) -> Range<Int> {
     guard let bounds, isRagged else { return self[batch, queries.lowerBound] }
     var (low, high) = (Int32.max, Int32(0))
@@ -66,7 +66,7 @@ struct KeyIntervals {
     return low < high ? Int(low)..<Int(high) : 0..<0
   }
 
-  /// The keys that each of some queries has.
+  /// The keys that lie in the intervals of all of some queries.
   func common(batch: Int, queries: Range<Int>) -> Range<Int> {
     guard let bounds, isRagged else { return self[batch, queries.lowerBound] }
     var (low, high) = (Int32(0), Int32.max)

@@ -2,8 +2,8 @@ extension MaskSchedule {
   /// The block masks that apply to the keys of a set.
   func blocks(in set: IntervalSet) -> [BlockMask] { set.isMasked ? terms?.blocks ?? [] : [] }
 
-  /// Calls `body` for the ranges of keys that block masks leave to some query of some head. `isFull`: every query attends to all of
-  /// them, as far as block masks tell.
+  /// Calls `body` for the ranges of keys that block masks leave to some query of some head. `isFull` is true if block masks
+  /// allow every query to attend to the whole range.
   func forEachAttendedRange(
     batch: Int, heads: Range<Int>, queries: Range<Int>, keys: Range<Int>,
     _ body: (_ keys: Range<Int>, _ isFull: Bool) -> Void

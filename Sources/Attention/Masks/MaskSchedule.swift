@@ -1,12 +1,13 @@
 internal import AttentionTensors
 
-/// A mask compiled for one call: for every query intervals of keys, and what applies to scores within them.
+/// A mask compiled for one call: the intervals of keys of every query, and the terms that apply to scores within them.
 struct MaskSchedule<Element: AttentionElement> {
   /// The set in which every query that attends to something has an interval.
   let firstSet: IntervalSet
   let otherSets: [IntervalSet]
   let sequences: SequencePlaces
-  /// What is done to scores within intervals; nil if nothing is, and every key of an interval is attended to.
+  /// The terms that apply to scores within intervals. Nil if there are none: then a query attends to every key of its
+  /// interval.
   let terms: MaskTerms<Element>?
   /// Keeps the memory of intervals alive.
   private let intervals: KeyIntervalTable?
@@ -29,7 +30,7 @@ struct MaskSchedule<Element: AttentionElement> {
     terms = try MaskTerms.compiled(mask, keyCount: maskedKeyCount, shape: shape)
   }
 
-  /// True if a query may be forbidden a key that lies in its interval.
+  /// True if the terms may forbid a key that lies in a query's interval.
   var hidesWithinIntervals: Bool { terms?.isHiding ?? false }
 
   /// True if elements of the batch have intervals of their own.
@@ -51,7 +52,8 @@ struct MaskSchedule<Element: AttentionElement> {
     for set in otherSets { body(set) }
   }
 
-  /// The keys that some query of a tile needs, counted once for each set.
+  /// How many keys the queries of a tile need: in each set the length of the union of their intervals, summed over the
+  /// sets.
   func unionCount(batch: Int, queries: Range<Int>) -> Int {
     var count = 0
     forEachSet { count += $0.intervals.union(batch: batch, queries: queries).count }

@@ -5,7 +5,7 @@ internal import AttentionTensors
 ///
 /// This is a class because a call copies its compiled mask for each thread: one reference is copied instead of five arrays.
 final class MaskTerms<Element: AttentionElement>: @unchecked Sendable {
-  // Sendable: operands point to the memory of tensors, which are kept and not written to.
+  // Sendable: operands point to the memory of tensors, which `owners` keeps alive and nobody writes to.
 
   /// A linear bias, ALiBi: adds −slope[head]·|key at which the query stands − key| to each score.
   struct Distances {
@@ -40,14 +40,14 @@ final class MaskTerms<Element: AttentionElement>: @unchecked Sendable {
   var firstMatrix: Operand? { biases.first ?? booleans.first }
   /// True if these terms may forbid a key that lies in a query's interval.
   let isHiding: Bool
-  /// Keep the memory of tensors alive.
+  /// Keeps the memory of tensors alive.
   private let owners: [any Sendable]
 
   /// The terms of a mask; nil if it has none.
   static func compiled(
     _ mask: AttentionMask, keyCount: Int, shape: AttentionShape
   ) throws(AttentionError) -> MaskTerms? {
-    // Here and not in an initialiser, which would allocate an object before it returns nil.
+    // This is not checked in an initialiser, because that would allocate an object before it returned nil.
     if mask.isNone
       || mask.booleans.isEmpty && mask.biases.isEmpty && mask.blocks.isEmpty && mask.distances.isEmpty
         && mask.functions.isEmpty

@@ -1,16 +1,16 @@
 internal import AttentionTensors
 
-/// Where the queries of a call stand among its keys: what diagonals, distances and chunks are measured from.
+/// Where the queries of a call stand among its keys. Diagonals, distances and chunks are measured from these places.
 ///
-/// A query stands on its mask's diagonal, as an `Alignment` says. Beside ``AttentionMask/documents(_:keyOffsets:left:right:)``
-/// each document has a diagonal of its own, as if it were alone: `.bottomRight` puts a document's last query at its last
-/// key, `.topLeft` its first query at its first key.
+/// A query stands at its key on the diagonal, which an `Alignment` places. If the mask has
+/// ``AttentionMask/documents(_:keyOffsets:left:right:)``, each document has its own diagonal, as if it were the only
+/// sequence: `.bottomRight` puts a document's last query at its last key, `.topLeft` its first query at its first key.
 struct QueryPlaces {
   private let queryCount: Int
   private let keyCount: Int
   /// Offsets of packed documents: where each begins, and where the last one ends. Nil: no documents.
   private let documents: (queries: [Int], keys: [Int])?
-  /// The first key of each sample that is no padding. Nil: key 0.
+  /// The first key of each sample that is not padding. Nil: key 0.
   private let firstKeys: [Int]?
 
   init(_ mask: AttentionMask, keyCount: Int, shape: AttentionShape) {
@@ -43,8 +43,8 @@ struct QueryPlaces {
     return max(first, documents.keys[own])
   }
 
-  /// The document that a query, or a key, lies in, by where documents begin and the last one ends. Empty documents are passed over;
-  /// nil after the end of all.
+  /// The index of the document that holds a query or a key; nil after the end of the last document. `offsets` says where
+  /// documents begin and where the last one ends. Empty documents are skipped.
   static func document(at place: Int, _ offsets: [Int]) -> Int? {
     var (low, high) = (0, offsets.count - 1)
     if place >= offsets[high] { return nil }

@@ -10,11 +10,11 @@ struct SequencePlaces {
 
   /// A class because a call copies its compiled mask for each thread: one reference is copied instead of three arrays.
   private final class Table: Sendable {
-    /// Of each element of the batch, the keys that its left padding takes. Nil: none.
+    /// The number of keys that are left padding, for each element of the batch. Nil: none.
     let firstKeys: [Int]?
     /// Where each packed document begins, and where the last one ends. Nil: no documents.
     let documents: [Int]?
-    /// Of each element of the batch, how many queries it has. Nil: all of them.
+    /// The number of queries of each element of the batch. Nil: all of them.
     let queryCounts: [Int]?
 
     init(firstKeys: [Int]?, documents: [Int]?, queryCounts: [Int]?) {
@@ -54,7 +54,7 @@ struct SequencePlaces {
   /// How many queries an element of the batch has; nil if all of the call's queries are its own.
   func queryCount(batch: Int) -> Int? { table?.queryCounts?[batch] }
 
-  /// The keys of the sequence that a key belongs to. If empty documents begin at the same key, they are passed over.
+  /// The keys of the sequence that a key belongs to. Empty documents that begin at the same key are skipped.
   func sequence(ofKey key: Int, batch: Int) -> Range<Int> {
     if key >= trailing.lowerBound { return trailing }
     guard let table else { return 0..<trailing.lowerBound }

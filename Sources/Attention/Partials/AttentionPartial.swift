@@ -1,26 +1,29 @@
 internal import AttentionBLAS
 public import AttentionTensors
 
-/// What attention to some of the keys gave, to be merged with what it gave for the others: keys can be split over calls, caches
-/// or machines.
+/// The result of attention to some of the keys, to be merged with the results for the other keys.
+///
+/// With partials, keys can be split over calls, caches or machines.
 ///
 ///     var whole = try AttentionPartial(query: query, key: nearKeys, value: nearValues)
 ///     try whole.merge(AttentionPartial(query: query, key: farKeys, value: farValues))
 ///     let output = whole.output
 ///
-/// Merging is `O = Σ wₖ·Oₖ` with `wₖ = exp(lseₖ − m) / Σ exp(lseₖ − m)`, m the greatest of the lseₖ, and `lse = m + ln Σ exp(lseₖ − m)`:
-/// the weights sum to 1 however large the log-sum-exps are. Associative and commutative up to rounding; a partial without keys
-/// (output 0, log-sum-exp −inf) changes nothing. Give sinks to one of the partials only.
+/// Merging is `O = Σ wₖ·Oₖ` with `wₖ = exp(lseₖ − m) / Σ exp(lseₖ − m)`, m the greatest of the lseₖ, and
+/// `lse = m + ln Σ exp(lseₖ − m)`: the weights sum to 1 however large the log-sum-exps are. Merging is associative and
+/// commutative up to rounding. A partial without keys (output 0, log-sum-exp −inf) changes nothing. Give sinks to only one
+/// of the partials.
 ///
 /// `Element` is the type that attention computes in: Double for operands of Double, Float for all others. A partial is not rounded to two
 /// bytes; convert the output after the last merge.
 /// Source: Milakov and Gimelshein 2018 (arXiv:1805.02867), §3.1; Dao 2023 (arXiv:2307.08691), §3.1.
 public struct AttentionPartial<Element: AttentionElement>: Sendable {
-  /// `[B, H, L, Ev]`, or of lower rank, in ``layout``; contiguous.
+  /// The output `[B, H, L, Ev]`, or of lower rank, in ``layout``; contiguous.
   public private(set) var output: Tensor<Element>
   /// The order of the output's axes. The log-sum-exp has its heads first in either layout.
   public let layout: AttentionLayout
-  /// m and Σ exp(lse − m) of each row, in the order of the output's rows: a sum is not rounded away beside a large maximum.
+  /// m and Σ exp(lse − m) of each row, in the order of the output's rows. They are separate, so that a sum is not rounded
+  /// away beside a large maximum.
   private var maximum: Tensor<Element>
   private var sum: Tensor<Element>
 
@@ -37,8 +40,8 @@ public struct AttentionPartial<Element: AttentionElement>: Sendable {
     try self.init(problem.result(Element.self, returning: .logSumExp, context: context))
   }
 
-  /// A partial from a call's result, which must have been asked for its log-sum-exp.
-  /// - Throws: `AttentionError` where it was not.
+  /// A partial from the result of a call that was asked for its log-sum-exp.
+  /// - Throws: `AttentionError` if the result has no log-sum-exp.
   public init(_ result: AttentionResult<Element>) throws {
     try self.init(output: result.output, logSumExp: result.logSumExp, layout: result.layout)
   }
@@ -47,7 +50,7 @@ public struct AttentionPartial<Element: AttentionElement>: Sendable {
   ///
   /// - Parameters:
   ///   - output: `[B, H, L, Ev]`, or of lower rank, in `layout`.
-  ///   - logSumExp: `[B, H, L]`, without the axes that the output leaves out.
+  ///   - logSumExp: `[B, H, L]`, without the axes that the output does not have.
   ///   - layout: The order of the output's axes.
   /// - Throws: `AttentionError` where the shapes do not fit each other.
   public init(
@@ -63,7 +66,7 @@ public struct AttentionPartial<Element: AttentionElement>: Sendable {
     sum = try Tensor(maximum.array.map { $0 == -.infinity ? 0 : 1 }, shape: maximum.shape)
   }
 
-  /// `[B, H, L]` in the order of the output's rows, or back: a view.
+  /// Reorders `[B, H, L]` to the order of the output's rows, or back. Returns a view.
   private static func exchanged(_ rows: Tensor<Element>, _ layout: AttentionLayout) throws -> Tensor<Element> {
     // Without heads there is nothing to exchange.
     if layout == .headsFirst || rows.rank < 2 { return rows }
@@ -86,8 +89,8 @@ public struct AttentionPartial<Element: AttentionElement>: Sendable {
   ///
   /// - Parameters:
   ///   - other: A partial of the same queries.
-  ///   - context: Threads, instruction set. Bits do not depend on the threads.
-  /// - Throws: `AttentionError` where shapes or layouts differ, or memory is lacking; then this partial is as it was.
+  ///   - context: The threads and the instruction set. The bits of the result do not depend on the threads.
+  /// - Throws: `AttentionError` if shapes or layouts differ, or if memory runs out. This partial is then unchanged.
   public mutating func merge(_ other: AttentionPartial, context: AttentionContext = .default) throws {
     try requireShape(
       other.output.shape == output.shape && other.layout == layout, Self.subject,
@@ -103,7 +106,7 @@ public struct AttentionPartial<Element: AttentionElement>: Sendable {
             RowState(
               maximum: other.maximum.mutableBase, sum: other.sum.mutableBase, result: other.output.mutableBase,
               valueDimension: columnCount))
-          // Two logarithms' time a row, and 0.5 ns an element.
+          // A row takes the time of two logarithms, and 0.5 ns for each element.
           context.parallelFor(count: rowCount, nanosecondsPerItem: 20 + 0.5 * Double(columnCount)) { rows, _ in
             own.value.rows(rows).merge(added.value.rows(rows), rowCount: rows.count, kernels)
           }
@@ -113,7 +116,7 @@ public struct AttentionPartial<Element: AttentionElement>: Sendable {
     withExtendedLifetime(other) {}
   }
 
-  /// This partial and another of the same queries, as if their keys had been attended to at once.
+  /// Returns this partial merged with another of the same queries, as if their keys had been attended to at once.
   /// - Throws: As ``merge(_:context:)``.
   public func merged(with other: AttentionPartial, context: AttentionContext = .default) throws -> AttentionPartial {
     var result = self
@@ -121,8 +124,9 @@ public struct AttentionPartial<Element: AttentionElement>: Sendable {
     return result
   }
 
-  /// Some partials of the same queries, at least one, as if their keys had been attended to at once; merged in their order.
-  /// - Throws: `AttentionError` where there is none; else as ``merge(_:context:)``.
+  /// Returns some partials of the same queries, at least one, merged in their order, as if their keys had been attended to
+  /// at once.
+  /// - Throws: `AttentionError` if there is no partial; else as ``merge(_:context:)``.
   public static func merged(
     _ partials: [AttentionPartial], context: AttentionContext = .default
   ) throws -> AttentionPartial {

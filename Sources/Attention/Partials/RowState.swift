@@ -17,7 +17,7 @@ struct RowState<Element: AttentionElement> {
     self.valueDimension = valueDimension
   }
 
-  /// A state in memory that is there already.
+  /// A state in existing memory.
   init(
     maximum: UnsafeMutablePointer<Element>, sum: UnsafeMutablePointer<Element>, result: UnsafeMutablePointer<Element>,
     valueDimension: Int
@@ -28,14 +28,14 @@ struct RowState<Element: AttentionElement> {
     self.valueDimension = valueDimension
   }
 
-  /// Some of its rows.
+  /// The state of some of the rows.
   func rows(_ rows: Range<Int>) -> RowState {
     RowState(
       maximum: maximum + rows.lowerBound, sum: sum + rows.lowerBound, result: result + rows.lowerBound * valueDimension,
       valueDimension: valueDimension)
   }
 
-  /// The state with a number, in memory that holds several states one after another.
+  /// The state with the number `index`, in memory that holds several states one after another.
   init(base: UnsafeMutableRawPointer, index: Int, rowCount: Int, valueDimension: Int) {
     var arrays = ScratchArrays(base: base + index * Self.byteCount(rowCount: rowCount, valueDimension: valueDimension))
     self.init(&arrays, rowCount: rowCount, valueDimension: valueDimension)
@@ -91,8 +91,9 @@ struct RowState<Element: AttentionElement> {
     }
   }
 
-  /// Adds Σ exp(score − other) of more scores to the sum of a row, whose maximum is raised to `other` if that is greater.
-  /// - Returns: The shares of the new sum: the old sum's, and the added sum's.
+  /// Adds `added`, which is Σ exp(score − other) of more scores, to the sum of a row. Raises the row's maximum to `other`
+  /// if that is greater.
+  /// - Returns: The share of the old sum in the new sum, and the share of the added sum in it.
   private func addSum(_ added: Element, maximum other: Element, to row: Int) -> (Element, Element) {
     // `max` is not used because it may drop a NaN; a NaN in either maximum must stay. A row whose scores were all NaN has the sum
     // NaN and the maximum −inf.

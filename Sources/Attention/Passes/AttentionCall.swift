@@ -1,17 +1,17 @@
 internal import AttentionTensors
 
-/// Everything that one call is about, whatever carries it out: operands, mask, plan, where results go.
+/// Everything that defines one call, whichever algorithm computes it: operands, mask, plan, and where results go.
 ///
-/// A class, so that closures copy a reference: copies of all its numbers cost heads of 16 queries a tenth of their time (Zen 4,
-/// 2026-11).
+/// A class, so that closures copy only a reference. Copies of all its fields took a tenth of the time of heads of 16
+/// queries (Zen 4, 2026-11).
 final class AttentionCall<Element: AttentionElement>: @unchecked Sendable {
-  // Sendable: tasks read the inputs and write disjoint parts of the outputs, for the length of the call.
+  // Sendable: during the call, tasks only read the inputs, and write disjoint parts of the outputs.
   let kernels: Kernels<Element>
   let shape: AttentionShape
   let plan: AttentionPlan
   let schedule: MaskSchedule<Element>
   let scale: Element
-  /// cap·tanh(score / cap); nil: scores as they are.
+  /// The cap of cap·tanh(score / cap); nil: scores are not capped.
   let softcap: Element?
   /// `[H]`: one more logit in each head's denominator; nil: none.
   let sinks: UnsafePointer<Element>?
@@ -39,7 +39,7 @@ final class AttentionCall<Element: AttentionElement>: @unchecked Sendable {
     self.outputs = outputs
   }
 
-  /// The same in memory of its own.
+  /// A copy in memory of its own.
   convenience init(copying other: AttentionCall) {
     self.init(
       kernels: other.kernels, shape: other.shape, plan: other.plan, schedule: other.schedule, scale: other.scale,
@@ -47,11 +47,11 @@ final class AttentionCall<Element: AttentionElement>: @unchecked Sendable {
       outputs: other.outputs)
   }
 
-  /// The tile of queries with a number.
+  /// The tile of queries with the number `index`.
   func tile(_ index: Int) -> QueryTile {
     var rest = index
     func next(_ count: Int) -> Int {
-      // Division is slow enough to be seen in small heads.
+      // A division takes time that can be measured in small heads.
       if count == 1 { return 0 }
       let (quotient, remainder) = rest.quotientAndRemainder(dividingBy: count)
       rest = quotient

@@ -1,69 +1,73 @@
 internal import AttentionBLAS
 internal import AttentionTensors
 
-/// Which tiles carry out a call: the conformers of ``TilePrimitives``.
+/// The tiles that compute a call. Each case stands for a type that conforms to ``TilePrimitives``.
 package enum TileStyle: String {
   /// Products by OpenBLAS.
   case openBLAS = "OpenBLAS"
   /// Queries along the lanes of vectors.
   case lanes
-  /// Rows too few to fill the lanes, as in decoding: keys and values are streamed along them instead.
+  /// For too few rows to fill the lanes, as in decoding. Keys and values are streamed along the lanes instead.
   case fewRows = "few rows"
 }
 
 /// How one call is carried out: which algorithm, which tile sizes, how many tasks.
 ///
-/// Chosen here and nowhere else. What a row's bits depend on, the algorithm and the lengths of tiles and splits of keys, follows
-/// from the instruction set, the element type, strides and the numbers of queries and keys; never from threads, nor from how
-/// many elements the batch has. The rest only says who computes what, and when.
+/// All of this is chosen here and nowhere else. The bits of a row depend on the algorithm and on the lengths of tiles and
+/// splits of keys. These follow from the instruction set, the element type, the strides and the numbers of queries and
+/// keys; never from the threads, nor from how many elements the batch has. The rest of the plan only says who computes
+/// what, and when.
 package struct AttentionPlan: CustomStringConvertible {
   package let algorithm: AttentionAlgorithm
   package let tiles: TileStyle
-  /// The elements of the batch that are carried out so; nil: all.
+  /// The elements of the batch that this plan computes; nil: all.
   let batches: [Int]?
   /// Queries of one head in a tile.
   package let queryTileLength: Int
-  /// Query heads of a group in a tile, which share its keys.
+  /// Query heads in a tile. They belong to one group, so they share its keys.
   package let headsPerTile: Int
   /// Keys in a tile.
   package let keyTileLength: Int
-  /// Keys in a split, whose states are merged: a multiple of the above.
+  /// Keys in a split: a multiple of ``keyTileLength``. The states of splits are merged.
   package let splitLength: Int
-  /// Bytes from one key or value to the next from which on a tile of them is copied.
+  /// A tile of keys or values is copied if each of them begins at least this many bytes after the one before.
   package let farRowByteCount: Int
   /// True if a row may have states to merge, of splits or of a sink.
   package let needsStates: Bool
-  /// Splits of a tile's keys that are tasks of their own; 1: a task is a whole tile.
+  /// The number of splits of a tile's keys, if each split is a task of its own; 1: a task computes whole tiles.
   package let splitsPerTile: Int
-  /// Queries of a block, the unit in which a tile that the diagonal crosses is cut.
+  /// Queries of a block. A tile that the diagonal crosses is cut into blocks.
   package let blockLength: Int
   /// Tiles of queries along the length.
   package let queryTileCount: Int
   /// Tiles along the heads of one group.
   package let headTileCount: Int
-  /// If a mask is the same for all heads: how many key/value heads are computed for one tile of queries before the next tile. They
-  /// find the mask's rows for these queries in a cache. Divides the number of key/value heads.
+  /// How many key/value heads are computed for one tile of queries before the next tile, if the mask is the same for all
+  /// heads. The later heads find the mask's rows for these queries in a cache. Divides the number of key/value heads.
   package let headTurnCount: Int
 
-  /// What one tile costs whatever its size, some 0.3 µs, in operations. Not tuned.
+  /// The cost of one tile, whatever its size, in operations: some 0.3 µs. Not tuned.
   private static let tileWork = 5e4
-  /// Bytes of keys and values from which on small heads wait for them, each of which begins on another page than the CPU reads
-  /// ahead on: prefetched, heads of 16 queries by E 64 (6.3 MB) take 0.83 of the time on two threads and 0.74 on one, but heads of
-  /// 32 by E 32 (3.1 MB) 1.05 (Zen 4, 2026-11).
+  /// The bytes of keys and values from which on the keys of the next tile are prefetched.
+  ///
+  /// Each small head begins on another page than the one on which the CPU reads ahead, so it waits for its keys and values.
+  /// With prefetching, heads of 16 queries by E 64 (6.3 MB) take 0.83 times as long as without on two threads, and 0.74
+  /// times as long on one thread; heads of 32 queries by E 32 (3.1 MB) take 1.05 times as long (Zen 4, 2026-11).
   private static let farByteCount = 4e6
 
   /// Tiles of queries of all heads and elements of the batch.
   package let tileCount: Int
-  /// Tiles that a task takes. Small ones are batched: every atomic operation of the executor drains the store buffer. One by one:
-  /// 10 % slower (L 16, Zen 4, 2026-11).
+  /// Tiles in a task. Small tiles are batched, because every atomic operation of the executor drains the store buffer. One
+  /// tile in each task is 10 % slower (L 16, Zen 4, 2026-11).
   package let tilesPerTask: Int
   /// True if the keys of the next tile of a task are prefetched while a tile is computed.
   package let expectsNextTile: Bool
   private let work: Double
 
-  /// Calls `body` with the plans of a call: two where some elements of the batch have few rows, and others not.
+  /// Calls `body` with each plan of a call. There are two plans if some elements of the batch have few rows and others do
+  /// not.
   ///
-  /// `isStreamable` says whether keys and values can be read as few rows read them.
+  /// `isStreamable` is true if keys and values can be read as tiles of few rows read them.
   static func forEach<Element>(
     schedule: MaskSchedule<Element>, shape: AttentionShape, isStreamable: Bool, hasSinks: Bool,
     kernels: Kernels<Element>, context: AttentionContext, _ body: (AttentionPlan) throws -> Void
@@ -74,13 +78,13 @@ package struct AttentionPlan: CustomStringConvertible {
           tiles, batches, schedule: schedule, shape: shape, hasSinks: hasSinks, kernels: kernels, context: context))
     }
     if context.algorithm(with: kernels.instructionSet) == .openBLAS { return try plan(.openBLAS) }
-    // Decided by an element's own queries and keys, so that it is computed as it would be alone.
+    // This depends only on an element's own queries and keys, so that the element is computed as if it were alone.
     func hasFewRows(_ batch: Int) -> Bool {
       let queryCount = schedule.queryCount(batch: batch, of: shape)
       if queryCount == 0 || queryCount > kernels.laneCount { return false }
       let heads = min(shape.groupSize, max(1, context.tuning.rowTarget / queryCount))
       return heads * queryCount * context.tuning.fewRowDivisor <= kernels.laneCount
-        // Self-attention of a few tokens is not computed as few rows: padded beside longer sequences it is not, either.
+        // Self-attention of a few tokens is never computed as few rows: neither alone, nor padded beside longer sequences.
         && schedule.unionCount(batch: batch, queries: 0..<queryCount) > kernels.laneCount
     }
     if !isStreamable || shape.batchCount == 0 { return try plan(.lanes) }
@@ -102,7 +106,7 @@ package struct AttentionPlan: CustomStringConvertible {
     let tuning = context.tuning
     blockLength = tuning.blockLength
 
-    // Few rows are those of the longest element.
+    // For few rows, the length is that of the element with the most queries.
     var longest = shape.queryCount
     if tiles == .fewRows {
       longest = 0
@@ -115,11 +119,11 @@ package struct AttentionPlan: CustomStringConvertible {
     let group = max(shape.groupSize, 1)
     if length * 2 > tuning.rowTarget {
       headsPerTile = 1
-      // Few heads and a moderate length: smaller tiles, for something to share.
+      // For few heads and a moderate length, tiles are smaller, so that there are enough of them to share.
       let others = batchCount * shape.headCount
       var rows = tuning.rowTarget
       while rows > 48, others * ((length + rows - 1) / rows) < tuning.taskTarget { rows /= 2 }
-      // Tiles of even length, in multiples of 16: as many as come nearest to the wanted rows.
+      // Tiles of nearly equal length, a multiple of 16. Their number brings the length nearest to `rows`.
       let tiles = max(1, (length + rows / 2) / rows)
       queryTileLength = min(length, ((length + tiles - 1) / tiles + 15) / 16 * 16)
     } else {
@@ -131,7 +135,7 @@ package struct AttentionPlan: CustomStringConvertible {
       switch tiles {
       case .lanes: max(64, keys * kernels.vectorByteCount / 64)
       case .fewRows: keys
-      // No more than OpenBLAS sums at once.
+      // No more keys than OpenBLAS sums at once.
       case .openBLAS: keys / 2
       }
     farRowByteCount = headsPerTile * queryTileLength < tuning.leastPackedRowCount ? .max : tuning.farRowByteCount
@@ -139,7 +143,7 @@ package struct AttentionPlan: CustomStringConvertible {
     headTileCount = (group + headsPerTile - 1) / headsPerTile
     var turns = 1
     if let mask = schedule.terms?.firstMatrix, mask.headStride == 0, queryTileCount > 1 {
-      // Keys that are broadcast may be more than memory, and their bytes more than an Int.
+      // In Double: keys that are broadcast may be more than fit in memory, and their bytes more than an Int holds.
       let keyByteCount = (shape.headDimension + shape.valueDimension) * MemoryLayout<Element>.stride
       let headByteCount = Double(shape.keyCount) * Double(keyByteCount)
       turns = max(
@@ -149,12 +153,12 @@ package struct AttentionPlan: CustomStringConvertible {
     headTurnCount = turns
     splitLength = keyTileLength * max(1, tuning.splitLength(tiles == .fewRows) / keyTileLength)
     tileCount = batchCount * shape.keyValueHeadCount * headTileCount * queryTileCount
-    // What the mask leaves of the keys: of all tiles together, and into how many splits they fall.
+    // What the mask leaves of the keys: `total` is the keys of all tiles together, `splitCount` the most splits of a tile.
     var total = Double(batchCount * queryTileCount) * Double(shape.keyCount)
     var splitCount = (shape.keyCount + splitLength - 1) / splitLength
     if schedule.isStructured || !schedule.otherSets.isEmpty {
       (splitCount, total) = (0, 0)
-      // Without lengths of their own, all elements of the batch are alike.
+      // If elements of the batch have no lengths of their own, they are all alike.
       let walked = schedule.differsByBatch ? batchCount : min(batchCount, 1)
       for index in 0..<walked {
         let batch = batches?[index] ?? index
@@ -172,7 +176,7 @@ package struct AttentionPlan: CustomStringConvertible {
     let products =
       2 * Double(shape.headDimension + shape.valueDimension) * Double(shape.headCount * queryTileLength) * total
     work = products + Double(tileCount * splitsPerTile) * Self.tileWork
-    // Of a call without tiles there is no work to divide by.
+    // A call without tiles has no work, but the work of a tile is a divisor below.
     let tileWork = max(work / Double(max(tileCount, 1)), Self.tileWork)
     tilesPerTask = max(1, min(tileCount / 16, Int(ProductCut.leastTaskWork / tileWork)))
     let operandByteCount =
@@ -183,7 +187,7 @@ package struct AttentionPlan: CustomStringConvertible {
 
   var rowsPerTile: Int { headsPerTile * queryTileLength }
 
-  /// The threads that are worth waking, of those there are.
+  /// How many of the threads are worth waking.
   package func workerCount(threadCount: Int) -> Int {
     work < ProductCut.leastSharedWork ? 1 : max(1, min(threadCount, tileCount * splitsPerTile))
   }

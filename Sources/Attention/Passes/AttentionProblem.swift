@@ -1,7 +1,7 @@
 internal import AttentionBLAS
 package import AttentionTensors
 
-/// A query, key or value as it is given: its shape and strides as `[B, H, L, E]`, and what keeps its memory.
+/// A query, key or value as it is given: its shape and strides as `[B, H, L, E]`, and the owner of its memory.
 struct AttentionInput {
   let shape: [Int]
   let operand: Operand
@@ -13,7 +13,7 @@ struct AttentionInput {
     self.owner = owner
   }
 
-  /// Nil for other ranks than 2, 3 and 4.
+  /// Nil if the rank is not 2, 3 or 4.
   init?<Element: TensorElement>(_ tensor: Tensor<Element>, layout: AttentionLayout) {
     guard let canonical = layout.canonical(tensor.shape, tensor.strides) else { return nil }
     shape = canonical.shape
@@ -22,10 +22,11 @@ struct AttentionInput {
   }
 }
 
-/// One call, checked: what every public form comes down to. `Element` is the type that is computed in.
+/// One call whose arguments are checked. Every public form of attention makes one. `Element` is the type that is computed
+/// in.
 package struct AttentionProblem<Element: AttentionElement> {
   let shape: AttentionShape
-  /// In the query's layout and rank.
+  /// The shape of the output, in the query's layout and rank.
   let outputShape: [Int]
   private let query: AttentionInput
   private let key: AttentionInput
@@ -37,7 +38,7 @@ package struct AttentionProblem<Element: AttentionElement> {
   private let layout: AttentionLayout
   private let rank: Int
 
-  /// A call for tensors of the type that is computed in.
+  /// A call whose tensors have the type that is computed in.
   package init(
     query: Tensor<Element>, key: Tensor<Element>, value: Tensor<Element>, mask: AttentionMask = .none,
     scale: Double? = nil
@@ -103,7 +104,7 @@ package struct AttentionProblem<Element: AttentionElement> {
     self.value = value
   }
 
-  /// True if each key and value is contiguous, as streaming them along vectors wants it, or packed anyway.
+  /// True if keys and values can be streamed along vectors: if each is contiguous, or will be packed anyway.
   private var isStreamable: Bool {
     func isStreamable(_ input: AttentionInput) -> Bool {
       input.operand.columnStride == 1 || input.shape[3] <= 1 || input.operand.half != nil
@@ -119,14 +120,15 @@ package struct AttentionProblem<Element: AttentionElement> {
       context: context, body)
   }
 
-  /// The keys of a query in each interval set, as far as structural rules and lengths tell; for tests.
+  /// The keys of a query in each interval set, by structural rules and lengths only; for tests.
   package func intervals(batch: Int, query: Int) -> [Range<Int>] {
     var intervals: [Range<Int>] = []
     schedule.forEachSet { intervals.append($0.intervals[batch, query]) }
     return intervals
   }
 
-  /// The keys that some of these queries has in each interval set, and those that each of them has; for tests.
+  /// For each interval set, the smallest interval that holds the keys of all these queries, and the keys that they all
+  /// have; for tests.
   package func boundsOfIntervals(batch: Int, queries: Range<Int>) -> [(union: Range<Int>, common: Range<Int>)] {
     var bounds: [(union: Range<Int>, common: Range<Int>)] = []
     schedule.forEachSet {
@@ -136,7 +138,7 @@ package struct AttentionProblem<Element: AttentionElement> {
     return bounds
   }
 
-  /// How a call with this context is carried out.
+  /// The plans by which this call is computed with a context.
   package func plans(context: AttentionContext) throws(AttentionError) -> [AttentionPlan] {
     var plans: [AttentionPlan] = []
     forEachPlan(try context.kernels(for: Element.self), context) { plans.append($0) }
@@ -179,7 +181,7 @@ package struct AttentionProblem<Element: AttentionElement> {
     return output
   }
 
-  /// The output in a new tensor, and what is wanted beside it.
+  /// The output in a new tensor, and the other results that are asked for.
   @_specialize(where Element == Float, Stored == Float)
   @_specialize(where Element == Double, Stored == Double)
   func result<Stored: AttentionStorage>(
@@ -212,8 +214,8 @@ package struct AttentionProblem<Element: AttentionElement> {
         cappedScores: try ranked(capped, rank), maskedScores: try ranked(masked, rank)))
   }
 
-  // Specialised here, so that everything below is: the public forms are called from other modules, for
-  // which unspecialised code would look up every operation of `Element` in a table.
+  // Specialised here, so that everything that is called from here is specialised too. The public functions are called from
+  // other modules, for which unspecialised code would look up every operation of `Element` in a table.
   @_specialize(where Element == Float)
   @_specialize(where Element == Double)
   private func run(

@@ -1,7 +1,7 @@
 internal import AttentionTensors
 
-// Weights and scores as matrices `[B, H, L, S]`, which are computed once more, in the same blocks: so scores have the same bits,
-// and none exceeds its row's maximum.
+// Weights and scores as matrices `[B, H, L, S]`. They are computed once more, in the same blocks, so that scores have the
+// same bits and no score exceeds its row's maximum.
 
 extension ForwardPass {
   /// Writes the scores as they go into the softmax, −inf where they are masked.
@@ -44,7 +44,7 @@ extension ForwardPass {
     tile.forEachRow(0..<tile.rowCount) { row, head, query in
       let target = self.row(of: weights, tile, head: head, query: query)
       if sum[row].isNaN {
-        // NaN for every key that is attended to, 0 for the others. What functions forbid, only the scores tell.
+        // NaN for every key that is attended to, 0 for the others. Only the scores tell which keys a function forbids.
         for key in 0..<keyCount {
           let isAttended =
             (call.schedule.terms?.functions.isEmpty != false || target[key] != -.infinity)

@@ -5,18 +5,18 @@ internal import AttentionTensors
 /// Both are rare, and both make a result that is not finite. So a tile is first computed without guards, and again with them if
 /// its result is not finite.
 struct TileCare {
-  /// Hazard: a masked key has weight 0, but 0·NaN is NaN. Values that are not finite are left out of the product where some
-  /// row does not attend to them, and added to those rows that do.
+  /// Hazard: a masked key has weight 0, but 0·NaN is NaN. If some row does not attend to a value that is not finite, the
+  /// value is left out of the product, and then added to the rows that attend to it.
   var leavesOutHazards = false
   /// Hazard: Σ exp(score − maximum) · value overflows where the values are large: see ``NormalizedRows``.
   var normalizesWeights = false
 }
 
 extension ForwardPass {
-  /// Computes a tile again, because its result is not finite: without the masked values that are not finite, if there are any, and if
-  /// that does not help also with normalised weights.
+  /// Computes a tile again, because its result is not finite.
   ///
-  /// Each row has the bits that it has where no other row needs care.
+  /// First, masked values that are not finite are left out, if there are any. If that does not help, weights are normalised
+  /// too. Each row gets the bits that it would have if no other row needed care.
   @inline(never)
   func attendAgain(_ tile: QueryTile, in keys: Range<Int>) {
     var care = TileCare()
@@ -44,7 +44,7 @@ extension ForwardPass {
     _ block: Block<Element>, _ cut: BlockCut?, _ tile: QueryTile, _ value: StridedMatrix<Element>,
     _ maximum: ScoreMaximum, _ care: TileCare
   ) {
-    // Functions of scores forbid by −inf, which the softmax replaces by a weight.
+    // Functions of scores forbid a key by −inf, which the softmax replaces by a weight. So these keys are found before.
     var forbidden: Set<Int> = []
     if call.schedule.terms?.functions.isEmpty == false {
       for row in block.rows {
@@ -70,9 +70,10 @@ extension ForwardPass {
     }
   }
 
-  /// A copy in which the rows of values that are not finite are 0.
+  /// A copy of values, in which every row that is not finite is 0.
   private func withoutHazards(_ value: StridedMatrix<Element>) -> StridedMatrix<Element> {
-    // OpenBLAS has other kernels, which round otherwise, for matrices that lie column by column: the copy lies as they do.
+    // The copy has its source's order in memory: OpenBLAS has other kernels, which round differently, for matrices that are
+    // stored column by column.
     let isTransposed = value.columnStride != 1 && value.rowStride == 1
     let target = tiles.memory.finiteValue
     let copy = isTransposed ? value.transposed.pack(into: target).transposed : value.pack(into: target)
@@ -82,7 +83,7 @@ extension ForwardPass {
     return copy
   }
 
-  /// Whether the value of a key reaches a query through the weight that it has in one interval set.
+  /// True if a query attends to a key that lies in its interval of this set.
   private func attends(_ set: IntervalSet, _ tile: QueryTile, head: Int, query: Int, key: Int) -> Bool {
     set.intervals[tile.batch, query].contains(key)
       && (!set.isMasked || call.schedule.terms?.allows(batch: tile.batch, head: head, query: query, key: key) != false)
@@ -90,7 +91,7 @@ extension ForwardPass {
 
   // MARK: Sums that overflow
 
-  /// Finds the rows that are to be computed from normalised weights, by the results of the pass before.
+  /// Finds the rows that must be computed from normalised weights, by the results of the previous pass.
   func findNormalizedRows(_ tile: QueryTile) {
     let memory = tiles.memory
     forEachResult(tile) { row, result, stride in

@@ -1,9 +1,9 @@
 internal import AttentionTensors
 
-// Writing what a tile of queries gave: to the outputs of the call, or to a state that will be merged.
+// Writes the results of a tile of queries to the outputs of the call, or to a state that will be merged.
 
 extension ForwardPass {
-  /// Copies the maximum, sum and mean of every row into a state, to be merged with those of other keys.
+  /// Copies the maximum, sum and mean of every row into a state, to be merged with states of other keys.
   /// - Returns: False if a result is not finite.
   func store(_ tile: QueryTile, into state: RowState<Element>) -> Bool {
     let memory = tiles.memory
@@ -16,7 +16,7 @@ extension ForwardPass {
   }
 
   /// Writes the results of a pass over all keys.
-  /// - Returns: False if `check` asks for finite results and one is not; then they are not all written.
+  /// - Returns: False if `check` asks for finite results and some result is not finite. Then not all results are written.
   func finish(_ tile: QueryTile, _ check: ResultCheck) -> Bool {
     guard let outputs = call.outputs else { return true }
     let (memory, columnCount) = (tiles.memory, call.shape.valueDimension)
@@ -38,7 +38,7 @@ extension ForwardPass {
     return true
   }
 
-  /// Writes the results of all splits of a tile's keys together.
+  /// Writes the results of a tile from the merged state of all splits of its keys.
   func finish(_ tile: QueryTile, _ state: RowState<Element>) {
     guard let outputs = call.outputs, tile.rowCount > 0 else { return }
     if let sinks = call.sinks {
@@ -57,7 +57,7 @@ extension ForwardPass {
       for query in tile.emptyQueries {
         let target = outputs.outputRow(batch: tile.batch, head: head, query: query)
         for column in 0..<shape.valueDimension {
-          // 0 is bytes of 0 in every type.
+          // In every type, 0 is stored as bytes of 0.
           (target + column * outputs.columnStride * outputs.elementByteCount).initializeMemory(
             as: UInt8.self, repeating: 0, count: outputs.elementByteCount)
         }
@@ -102,8 +102,8 @@ extension ForwardPass {
 
 /// Which results may be written.
 enum ResultCheck {
-  /// Finite ones: others are computed again first.
+  /// Only finite results. Others are computed again first.
   case finite
-  /// All, as they are.
+  /// All results, finite or not.
   case any
 }

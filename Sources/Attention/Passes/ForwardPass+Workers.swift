@@ -14,7 +14,7 @@ extension ForwardPass {
     }
   }
 
-  /// Computes the outputs of a call, each task some tiles of queries.
+  /// Computes the outputs of a call. Each task computes some tiles of queries.
   private static func runTiles(_ call: AttentionCall<Element>, context: AttentionContext) throws {
     try withWorkers(call, context) { workers in
       let plan = call.plan
@@ -55,7 +55,7 @@ extension ForwardPass {
   private static func runSplits(_ call: AttentionCall<Element>, context: AttentionContext) throws {
     let (plan, columnCount) = (call.plan, call.shape.valueDimension)
     let stateByteCount = RowState<Element>.byteCount(rowCount: plan.rowsPerTile, valueDimension: columnCount)
-    // Bounded, whatever the number of keys: splits are computed some at a time.
+    // The memory is bounded, whatever the number of keys: only `count` splits are computed at a time.
     let most = max(1, Self.stateByteLimit / (plan.tileCount * stateByteCount))
     let count = min(plan.splitsPerTile, most)
     let sharedByteCount = plan.tileCount * (count + 1) * stateByteCount
@@ -92,15 +92,15 @@ extension ForwardPass {
     }
   }
 
-  /// Memory for the states of splits that are not merged yet.
+  /// The most bytes for the states of splits that are not merged yet.
   private static var stateByteLimit: Int { 16 << 20 }
 
   /// The workers of a call, each with a pass in memory of its own.
   private struct Workers: @unchecked Sendable {
     let count: Int
     fileprivate let call: AttentionCall<Element>
-    /// One for each further thread: threads that count references to one call wait for one another's caches, which cost heads of
-    /// 16 queries up to a fifth of their time (Zen 4, 2026-11).
+    /// One copy of the call for each further thread. Threads that count references to the same call wait for each other's
+    /// caches. This took up to a fifth of the time of heads of 16 queries (Zen 4, 2026-11).
     fileprivate let copies: [AttentionCall<Element>]
     fileprivate let memory: UnsafeMutableRawPointer
     fileprivate let byteCount: Int
@@ -110,11 +110,11 @@ extension ForwardPass {
       return ForwardPass(worker == 0 ? call : copies[worker - 1], &arrays)
     }
 
-    /// Memory for all of them.
+    /// The memory that all workers share.
     var shared: UnsafeMutableRawPointer { memory + count * byteCount }
   }
 
-  /// Calls `body` with the workers of a call, and `sharedByteCount` bytes for all of them.
+  /// Calls `body` with the workers of a call, and with `sharedByteCount` bytes that the workers share.
   private static func withWorkers(
     _ call: AttentionCall<Element>, _ context: AttentionContext, sharedByteCount: Int = 0, _ body: (Workers) -> Void
   ) throws {

@@ -1,14 +1,15 @@
 internal import AttentionTensors
 
-/// Attention forward: the loops over tiles of queries, over their keys, and over blocks of scores.
+/// The forward pass of attention: the loops over tiles of queries, over their keys, and over blocks of scores.
 ///
 /// Memory stays O(L): a block of scores for each worker. Source: Dao et al. 2022 (arXiv:2205.14135), Algorithm 1, with the
 /// loops exchanged as in Dao 2023 (arXiv:2307.08691), §3.1, so that results are written once.
 ///
-/// **The same bits, whatever else is computed.** A row's keys are reduced in an order that depends on nothing but its own keys:
-/// tiles of keys, and splits of several tiles, begin at multiples of their length in the row's sequence; a tile's softmax and its
-/// sum of values are one step for each row, however the tile is cut into blocks; and each split starts from nothing and is then
-/// merged into those before it, whether one worker computes them in turn or several do at once.
+/// **The same bits, whatever else is computed.** The order in which a row's keys are reduced depends only on the row's own
+/// keys. Tiles of keys, and splits of several tiles, begin at multiples of their length in the row's sequence. The softmax
+/// of a tile and its sum of values are one step for each row, however the tile is cut into blocks. Each split starts from
+/// nothing and is then merged into the splits before it, whether one worker computes the splits in turn or several workers
+/// do at once.
 struct ForwardPass<Tiles: TilePrimitives> {
   typealias Element = Tiles.Element
 
@@ -21,7 +22,8 @@ struct ForwardPass<Tiles: TilePrimitives> {
 
   var modifiers: ScoreModifiers<Tiles.Scores> { ScoreModifiers(layout: tiles.scores) }
 
-  /// The pass of one worker. `arrays` cuts its working memory out of a block; a arrays without a block only counts the bytes.
+  /// The pass of one worker. `arrays` cuts its working memory out of one allocation; without an allocation, `arrays` only
+  /// counts the bytes.
   init(_ call: AttentionCall<Element>, _ arrays: inout ScratchArrays) {
     self.call = call
     tiles = Tiles(call, &arrays)
@@ -66,7 +68,8 @@ struct ForwardPass<Tiles: TilePrimitives> {
 
   /// Computes the maximum, sum and result of every row over a range of keys, starting from an empty state, and writes them.
   ///
-  /// `write` returns false if a result is not finite; then the tile is computed again, and written once more, as it is.
+  /// `write` returns false if a result is not finite. The tile is then computed again, and its results are written whether
+  /// they are finite or not.
   @inline(__always)
   private func attend(_ tile: QueryTile, in keys: Range<Int>, write: (ResultCheck) -> Bool) {
     attend(tile, in: keys, TileCare())
@@ -75,7 +78,7 @@ struct ForwardPass<Tiles: TilePrimitives> {
     _ = write(.any)
   }
 
-  /// Computes the same once, taking care of the hazards that `care` names.
+  /// Computes the same once, without writing it, and guards against the hazards that `care` names.
   func attend(_ tile: QueryTile, in keys: Range<Int>, _ care: TileCare) {
     let memory = tiles.memory
     if care.normalizesWeights { findNormalizedRows(tile) }
@@ -162,7 +165,7 @@ struct ForwardPass<Tiles: TilePrimitives> {
 
   /// Computes the scores of the attended keys of a block. A score is −inf where a bias, a boolean or block mask, or a function forbids
   /// the key. Keys outside a row's interval are left as they are.
-  /// - Returns: `known` if ``TileMemory/newMaximum`` is the maximum of the keys that every row attends to.
+  /// - Returns: `known` if ``TileMemory/newMaximum`` is the maximum of the scores of the keys that every row attends to.
   func computeScores(
     _ block: Block<Element>, _ cut: BlockCut?, _ tile: QueryTile, _ key: StoredMatrix<Element>,
     next: StoredMatrix<Element>?
@@ -195,7 +198,7 @@ struct ForwardPass<Tiles: TilePrimitives> {
       return tiles.computeScores(block, tile, key, adding: nil, maximum: maximum, next: next)
     }
     if call.scale == 0 {
-      // Whatever the query and the key hold: 0·NaN is NaN.
+      // Scores are 0 whatever the query and the key hold. The product is not computed, because 0·NaN is NaN.
       fill(block, with: 0)
       return modifiers.apply(to: block, tile, after: nil, maximum: maximum)
     }

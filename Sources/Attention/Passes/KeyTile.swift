@@ -4,8 +4,8 @@ struct KeyTile {
   let set: IntervalSet
   /// Where the first key stands in its sequence.
   let firstIndex: Int
-  /// The first key of a split, if this tile is the first one of that split. Nil for other tiles, and for the first split of a
-  /// sequence: no row has keys both there and before it.
+  /// The first key of a split, if this tile is the first one of that split. Nil for other tiles, and for the first split of
+  /// a sequence, because no row has keys both in that split and before it.
   let splitStart: Int?
 
   /// Some of its keys.
@@ -16,11 +16,11 @@ struct KeyTile {
 }
 
 extension AttentionCall {
-  /// Calls `body` for every tile of keys of a range that the mask leaves to some query of `tile`.
+  /// Calls `body` for every tile of the keys of a range that the mask leaves to some query of `tile`.
   ///
-  /// In order of the keys; each lies in one interval set, and in memory row after row. Tiles end where a multiple of their length
-  /// is reached in their sequence, and so do splits: which keys of a row are in one tile depends neither on other rows nor on
-  /// what else is in the batch.
+  /// Tiles come in the order of the keys. Each tile lies in one interval set, and its keys lie in memory row after row.
+  /// Tiles and splits end at multiples of their lengths, counted from the first key of their sequence. So the keys of a row
+  /// that are in one tile depend neither on other rows nor on what else is in the batch.
   @inline(__always)
   func forEachKeyTile(_ tile: QueryTile, in range: Range<Int>, _ body: (KeyTile) -> Void) {
     func union(_ set: IntervalSet) -> Range<Int> {
@@ -39,7 +39,7 @@ extension AttentionCall {
       if low == .max { return }
       let sequence = schedule.sequences.sequence(ofKey: low, batch: tile.batch)
       let index = low - sequence.lowerBound
-      // Division is slow enough to be seen in small heads.
+      // A division takes time that can be measured in small heads.
       let keyTile = index < plan.keyTileLength ? 0 : index / plan.keyTileLength
       var end = min(sequence.upperBound, sequence.lowerBound + (keyTile + 1) * plan.keyTileLength)
       end = value.endOfAdjacentRows(from: low, limit: key.endOfAdjacentRows(from: low, limit: end))
@@ -77,13 +77,13 @@ extension MaskSchedule {
     return ((low - origin) / length, (high - 1 - origin) / length, origin)
   }
 
-  /// How many splits the keys of some queries fall into, where a row of keys is one sequence.
+  /// How many splits the keys of some queries fall into, if each row of keys is one sequence.
   func splitCount(batch: Int, queries: Range<Int>, length: Int) -> Int {
     let own = splits(batch: batch, queries: queries, length: length).map { $0.last - $0.first + 1 } ?? 0
     return own + (sequences.trailing.isEmpty ? 0 : 1)
   }
 
-  /// The keys of one of these splits.
+  /// The keys of one of the splits that ``splitCount(batch:queries:length:)`` counts.
   func split(_ index: Int, batch: Int, queries: Range<Int>, length: Int) -> Range<Int> {
     guard let own = splits(batch: batch, queries: queries, length: length) else {
       return index == 0 ? sequences.trailing : 0..<0

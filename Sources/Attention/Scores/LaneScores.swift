@@ -9,7 +9,7 @@ struct LaneScores<Element: AttentionElement>: ScoreLayout {
 
   static var findsMaximum: Bool { true }
 
-  /// Vectors that some rows fill, the last one perhaps in part.
+  /// How many vectors some rows fill. The last vector may be filled only in part.
   func vectorCount(_ rows: Range<Int>) -> Int { (rows.count + laneCount - 1) / laneCount }
 
   func softcap(_ block: Block<Element>, _ cap: Element) {
@@ -20,7 +20,7 @@ struct LaneScores<Element: AttentionElement>: ScoreLayout {
 
   func subtractDistances(_ block: Block<Element>) {
     let vectorCount = vectorCount(block.rows)
-    // Lanes after the last row have a slope too.
+    // Lanes after the last row are computed too, so they also need a slope.
     for lane in block.rows.count..<vectorCount * laneCount {
       memory.slope[lane] = 0
       memory.position[lane] = 0
@@ -61,9 +61,10 @@ struct LaneScores<Element: AttentionElement>: ScoreLayout {
     }
   }
 
-  /// Finds where `count` elements of each row of an operand lie, from a column on, in the type that is computed with if they are
-  /// numbers: ``ModifierMemory/rows``.
-  /// - Returns: How many elements apart they are.
+  /// Stores in ``ModifierMemory/rows`` where `count` elements of each row of an operand lie, from a column on.
+  ///
+  /// Rows of a two-byte type are first converted to the type that is computed with.
+  /// - Returns: The distance between the elements of a row, in elements.
   func gatherRows(_ operand: Operand, _ tile: QueryTile, _ rows: Range<Int>, from column: Int, count: Int) -> Int {
     assert(operand.pages == nil)
     let byteStride = operand.lengthStride * operand.elementByteCount
@@ -84,7 +85,7 @@ struct LaneScores<Element: AttentionElement>: ScoreLayout {
     return operand.half == nil ? operand.columnStride : 1
   }
 
-  /// A bias's row for every lane of a block; lanes after the last row repeat it.
+  /// The row of a bias for every lane of a block. Lanes after the last row repeat that row.
   func gatherLanes(_ bias: Operand, _ block: Block<Element>, _ tile: QueryTile) -> UnsafePointer<UnsafeRawPointer> {
     _ = gatherRows(bias, tile, block.rows, from: block.keys.lowerBound, count: block.keys.count)
     for lane in block.rows.count..<vectorCount(block.rows) * laneCount {

@@ -2,16 +2,16 @@ internal import AttentionTensors
 
 /// The working memory of ``ScoreModifiers``.
 struct ModifierMemory<Element: AttentionElement> {
-  /// Where rows of a mask, or of queries, lie.
+  /// The addresses of rows of a mask or of queries.
   let rows: UnsafeMutablePointer<UnsafeRawPointer>
-  /// Rows of a bias, of queries or of results in the type that is computed with, where they are stored in another.
+  /// Rows of a bias, of queries or of results in the type that is computed with, if they are stored in another type.
   let converted: UnsafeMutablePointer<Element>
   /// One row of a boolean mask whose elements are not contiguous.
   let flags: UnsafeMutablePointer<UInt8>
   /// For each row of a block: its slope, and the key at which its query stands.
   let slope: UnsafeMutablePointer<Element>
   let position: UnsafeMutablePointer<Element>
-  /// For each row of a block.
+  /// The head and the query of each row of a block.
   let heads: UnsafeMutablePointer<Int32>
   let queries: UnsafeMutablePointer<Int32>
 

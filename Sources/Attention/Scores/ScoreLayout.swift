@@ -1,26 +1,26 @@
 internal import AttentionTensors
 
-/// What may be done to the scores of a block, in one of the ways in which scores lie.
+/// The changes that may be made to the scores of a block, for one layout of scores in memory.
 ///
-/// Each changes the scores that are attended to; what becomes of others does not matter.
+/// Each method changes the scores of the keys that are attended to. It may leave anything in the other scores.
 protocol ScoreLayout {
   associatedtype Element: AttentionElement
 
   var call: AttentionCall<Element> { get }
   var memory: ModifierMemory<Element> { get }
 
-  /// True if biases and boolean masks find the maximum of the scores that they leave: `maximum`, an element for each row, is
-  /// then raised to them, if it is not nil.
+  /// True if ``add(_:to:_:maximum:)`` and ``hide(_:in:_:maximum:)`` also find the maximum of the new scores. They then
+  /// raise `maximum`, which has an element for each row, to these scores, unless it is nil.
   static var findsMaximum: Bool { get }
 
   /// score ← cap·tanh(score / cap).
   func softcap(_ block: Block<Element>, _ cap: Element)
 
-  /// score ← score − slope·|position − key|, with ``ModifierMemory/slope`` and `position` of each row, keys counted from the
-  /// block's first one.
+  /// score ← score − slope·|position − key|. The slope and the position of each row are ``ModifierMemory/slope`` and
+  /// `position`. Keys and positions are counted from the block's first key.
   func subtractDistances(_ block: Block<Element>)
 
-  /// score ← score + bias, or −inf where the bias is.
+  /// score ← score + bias; −inf where the bias is −inf.
   func add(_ bias: Operand, to block: Block<Element>, _ tile: QueryTile, maximum: UnsafeMutablePointer<Element>?)
 
   /// score ← −inf where a boolean mask does not attend.

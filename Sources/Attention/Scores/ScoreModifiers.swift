@@ -1,7 +1,7 @@
 internal import AttentionTensors
 
-/// What is done to scores between the product and the softmax, in the one order that there is: softcap, functions, ALiBi,
-/// biases, boolean masks, block masks.
+/// What is done to scores between the product and the softmax, always in this order: softcap, functions, ALiBi, biases,
+/// boolean masks, block masks.
 struct ScoreModifiers<Layout: ScoreLayout> {
   typealias Element = Layout.Element
 
@@ -11,7 +11,7 @@ struct ScoreModifiers<Layout: ScoreLayout> {
   /// True if nothing is done to the scores of a block.
   func areNone(_ block: Block<Element>) -> Bool { call.softcap == nil && terms(block) == nil }
 
-  /// The first bias, if nothing is done to the scores before it is added. Then the product may add it itself.
+  /// The first bias, if nothing is done to the scores before it is added. Then the product itself may add the bias.
   func leadingBias(_ block: Block<Element>) -> Operand? {
     guard let terms = terms(block), call.scale != 0, call.softcap == nil, terms.functions.isEmpty,
       terms.distances.isEmpty
@@ -27,7 +27,7 @@ struct ScoreModifiers<Layout: ScoreLayout> {
   }
 
   /// Changes the scores of a block to which the product has added `leadingBias`.
-  /// - Returns: Whether `maximum` was raised to all of them.
+  /// - Returns: `known` if `maximum` was raised to all scores of the block.
   func apply(
     to block: Block<Element>, _ tile: QueryTile, after leadingBias: Operand?, maximum: UnsafeMutablePointer<Element>?
   ) -> ScoreMaximum {
@@ -42,7 +42,7 @@ struct ScoreModifiers<Layout: ScoreLayout> {
       }
       layout.subtractDistances(block)
     }
-    // The last of these also raises the maximum, which saves a pass over the scores.
+    // The last bias or boolean mask also raises the maximum, which saves a pass over the scores.
     let biases = terms.biases.dropFirst(leadingBias == nil ? 0 : 1)
     var rest = biases.count + terms.booleans.count
     let last = block.hasBlocks ? nil : maximum
@@ -61,7 +61,7 @@ struct ScoreModifiers<Layout: ScoreLayout> {
     return isFound ? .known : .unknown
   }
 
-  /// Keys that every query attends to are not changed by masks either.
+  /// The terms that apply to a block. Nil if masks do not apply to its keys, to which every query attends.
   private func terms(_ block: Block<Element>) -> MaskTerms<Element>? {
     block.set.isMasked ? call.schedule.terms : nil
   }
@@ -79,7 +79,7 @@ struct ScoreModifiers<Layout: ScoreLayout> {
         batch: tile.batch, keys: block.keys, rowCount: block.rows.count, scores: block.scores,
         rowStride: block.rowStride, keyStride: block.keyStride, heads: memory.heads, queries: memory.queries)
       function.body(&view)
-      // What one function forbids, the next does not allow.
+      // A function cannot allow a key that an earlier function has forbidden.
       for place in forbidden { block.scores[place] = -.infinity }
       if index + 1 == functions.count { return }
       for row in block.rows {

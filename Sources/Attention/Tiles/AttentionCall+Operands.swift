@@ -2,8 +2,8 @@ internal import AttentionBLAS
 internal import AttentionTensors
 
 extension AttentionCall {
-  /// Some keys or values in place if `isReadable`, else packed row by row: 0 for keys of blocks that no row attends to, which are
-  /// not read.
+  /// Some keys or values: in place if `isReadable`, else packed row by row. Keys of blocks that no row attends to are not
+  /// read; they are packed as 0.
   func matrix(
     _ operand: Operand, _ tile: QueryTile, _ keys: Range<Int>, _ set: IntervalSet, columnCount: Int,
     packedAt pack: UnsafeMutablePointer<Element>, unless isReadable: (StridedMatrix<Element>) -> Bool
@@ -43,7 +43,7 @@ extension AttentionCall {
     if matrix.columnStride == 1 && matrix.rowStride == matrix.columnCount {
       return kernels.isFinite(matrix.rowCount * matrix.columnCount, matrix.base)
     }
-    // Whole rows are contiguous, also those of one element; else it is the columns.
+    // Either whole rows are contiguous, also rows of one element, or whole columns are.
     if matrix.columnStride == 1 || matrix.columnCount == 1 {
       return (0..<matrix.rowCount).allSatisfy { kernels.isFinite(matrix.columnCount, matrix.rows($0..<$0 + 1).base) }
     }

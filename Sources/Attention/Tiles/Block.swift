@@ -6,13 +6,13 @@ struct Block<Element: AttentionElement> {
   let rows: Range<Int>
   let keys: Range<Int>
   let set: IntervalSet
-  /// True if some row may attend to only a part of the keys.
+  /// True if some row may attend to only some of the keys.
   let isRagged: Bool
   /// True if block masks forbid some of these keys to some row.
   let hasBlocks: Bool
   /// Where the first key stands in its sequence.
   let firstIndex: Int
-  /// The rows that are computed together, of which these are all or some.
+  /// The rows that are computed together. `rows` are all or some of them.
   let group: Range<Int>
   /// The score of row r and key k: `scores[(r − rows.lowerBound) · rowStride + (k − keys.lowerBound) · keyStride]`.
   let scores: UnsafeMutablePointer<Element>
@@ -33,14 +33,14 @@ struct Block<Element: AttentionElement> {
     (row - rows.lowerBound) * rowStride + (key - keys.lowerBound) * keyStride
   }
 
-  /// The keys of the block that a query attends to, as far as its interval tells.
+  /// The keys of the block that lie in a query's interval.
   func keys(ofQuery query: Int, batch: Int) -> Range<Int> {
     isRagged ? set.intervals[batch, query].clamped(to: keys) : keys
   }
 }
 
 extension Range<Int> {
-  /// The same places, counted from the first one of another range.
+  /// The same places, counted from the first place of another range.
   func counted(from other: Range<Int>) -> Range<Int> {
     lowerBound - other.lowerBound..<upperBound - other.lowerBound
   }
@@ -48,16 +48,16 @@ extension Range<Int> {
 
 /// How a block is cut where an edge of the mask crosses it.
 ///
-/// Strips of a few rows each have the keys that some of their rows attend to. The keys that all rows of the block attend to
-/// are computed for all strips at once, those before and after for each strip by itself.
+/// A strip is a few rows and the keys that some of them attend to. The keys that all rows of the block attend to are
+/// computed for all strips at once. The keys before and after these are computed strip by strip.
 struct BlockCut {
   /// The keys that every row of the block attends to; may be empty.
   let common: Range<Int>
-  /// Of each strip, the keys that some row attends to; empty, or around `common`.
+  /// For each strip, the keys that some of its rows attend to. They are empty or include `common`.
   let strips: UnsafePointer<Range<Int>>
   let stripLength: Int
 
-  /// Calls `body` for each strip with its rows and keys, empty ones left out.
+  /// Calls `body` for each strip that has keys, with its rows and keys.
   func forEachStrip<Element>(
     of block: Block<Element>, _ body: (_ rows: Range<Int>, _ keys: Range<Int>) -> Void
   ) {
@@ -71,12 +71,12 @@ struct BlockCut {
     }
   }
 
-  /// The keys of a strip before those that all rows attend to, or all of them where there are none such.
+  /// The keys of a strip before those that all rows attend to; all keys of the strip if `common` is empty.
   func edgeBefore(_ keys: Range<Int>) -> Range<Int> {
     common.isEmpty ? keys : keys.lowerBound..<common.lowerBound
   }
 
-  /// The keys of a strip after those that all rows attend to.
+  /// The keys of a strip after those that all rows attend to; none if `common` is empty.
   func edgeAfter(_ keys: Range<Int>) -> Range<Int> {
     common.isEmpty ? keys.upperBound..<keys.upperBound : common.upperBound..<keys.upperBound
   }
@@ -88,7 +88,7 @@ struct BlockCut {
     return result
   }
 
-  /// Calls `body` for the slices that are computed at once: for each row, its keys in order.
+  /// Calls `body` for each slice that is computed at once. Each row gets its keys in order.
   func forEachSlice<Element>(of block: Block<Element>, _ body: (Block<Element>) -> Void) {
     forEachStrip(of: block) { rows, keys in
       let edge = edgeBefore(keys)

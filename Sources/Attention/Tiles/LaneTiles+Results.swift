@@ -26,7 +26,7 @@ extension LaneTiles {
       rescale: memory.rescale, target, xStride: block.keyStride)
   }
 
-  /// True if a panel has no result yet; now it has.
+  /// Marks a panel as one that has a result. Returns true if it had none before.
   private func start(_ panel: Range<Int>) -> Bool {
     let index = panel.lowerBound / own.laneCount
     if own.isStarted[index] { return false }
@@ -53,7 +53,7 @@ extension LaneTiles {
       stride: key.lengthStride * key.elementByteCount, byteCount: call.shape.headDimension * key.elementByteCount)
   }
 
-  /// The keys that ``expect(_:)`` has told of, once.
+  /// Returns the keys of the tile that ``expect(_:)`` has announced, and forgets them.
   private func takeExpectedKeys() -> RowsAhead? {
     guard let keys = own.expectedKeys else { return nil }
     ownMemory.pointee.expectedKeys = nil

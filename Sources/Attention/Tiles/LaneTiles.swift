@@ -1,11 +1,12 @@
 internal import AttentionBLAS
 internal import AttentionTensors
 
-/// Tiles whose queries run along the lanes of vectors, by the kernels of this package.
+/// Tiles whose queries run along the lanes of vectors, computed by the kernels of this package.
 ///
-/// A tile's queries are packed once, in panels of a few vectors: Sᵀ = K·Qᵀ, softmax down the lanes, Oᵀ ← Oᵀ·rescale + Vᵀ·Sᵀ.
-/// Keys and values are read where they lie, an element at a time, so that any width and either layout is as good; a tile of them
-/// is packed only where neither of their strides is 1, where their rows lie pages apart, and where they are stored in two bytes.
+/// The queries of a tile are packed once, in panels of a few vectors. For each panel: Sᵀ = K·Qᵀ, softmax down the lanes,
+/// Oᵀ ← Oᵀ·rescale + Vᵀ·Sᵀ. Keys and values are read where they lie, one element at a time, so that any width and either
+/// layout is equally good. A tile of them is packed only if neither of their strides is 1, if their rows lie pages apart,
+/// or if they are stored in two bytes.
 struct LaneTiles<Element: AttentionElement>: TilePrimitives {
   let call: AttentionCall<Element>
   let ownMemory: UnsafeMutablePointer<Memory>
@@ -13,7 +14,7 @@ struct LaneTiles<Element: AttentionElement>: TilePrimitives {
   struct Memory {
     let common: TileMemory<Element>
     let laneCount: Int
-    /// Vectors of a panel at most.
+    /// The most vectors in a panel.
     let panelVectorCount: Int
     /// Panels of queries, each `[E, lanes]`, scaled.
     let query: UnsafeMutablePointer<Element>
@@ -21,14 +22,14 @@ struct LaneTiles<Element: AttentionElement>: TilePrimitives {
     let result: UnsafeMutablePointer<Element>
     /// For each vector of rows: whether the panel that begins there has a result yet.
     let isStarted: UnsafeMutablePointer<Bool>
-    /// What one block that is cut adds to a panel's result.
+    /// What one block adds to a panel's result, if the block is cut.
     let blockResult: UnsafeMutablePointer<Element>
     /// One panel's scores: `[keys, lanes]`.
     let scores: UnsafeMutablePointer<Element>
     /// One tile of keys and of values, packed.
     let key: UnsafeMutablePointer<Element>
     let value: UnsafeMutablePointer<Element>
-    /// Factors that change nothing.
+    /// Factors of 1.
     let ones: UnsafeMutablePointer<Element>
     /// The keys of the next tile, if they are to be prefetched.
     var expectedKeys: RowsAhead?
@@ -134,12 +135,13 @@ struct LaneTiles<Element: AttentionElement>: TilePrimitives {
       firstIndex: keyTile.firstIndex, group: group, scores: own.scores, rowStride: 1, keyStride: paddedCount(group))
   }
 
-  /// Where some rows of a group lie among its lanes.
+  /// The lane of a block's first row among the lanes of its group.
   func lane(_ block: Block<Element>) -> Int { block.rows.lowerBound - block.group.lowerBound }
 
-  /// A bias is added, and the maximum taken, in the product's registers. What is wanted next is prefetched: the values, for a
-  /// tile's first panel, and a bias or a boolean mask. Columns taken from one row after the other are no stream that the CPU
-  /// would foresee.
+  /// Adds the bias and takes the maximum in the registers of the product.
+  ///
+  /// Memory that is read soon is prefetched: the values, by the first panel of a tile, and a bias or a boolean mask. The
+  /// CPU does not see a stream in columns that are taken from one row after the other.
   func computeScores(
     _ block: Block<Element>, _ tile: QueryTile, _ key: StoredMatrix<Element>, adding bias: Operand?,
     maximum: UnsafeMutablePointer<Element>?, next: StoredMatrix<Element>?
@@ -155,7 +157,7 @@ struct LaneTiles<Element: AttentionElement>: TilePrimitives {
 
   func addsBias(_ bias: Operand) -> Bool { bias.columnStride == 1 || bias.half != nil }
 
-  /// Values, as they are read in place.
+  /// The values to prefetch. Nil if their rows are not contiguous.
   private func ahead(_ value: StoredMatrix<Element>) -> RowsAhead? {
     if value.columnStride != 1 { return nil }
     let size = MemoryLayout<Element>.stride
@@ -163,7 +165,8 @@ struct LaneTiles<Element: AttentionElement>: TilePrimitives {
       base: value.base, rowCount: value.rowCount, stride: value.rowStride * size, byteCount: value.columnCount * size)
   }
 
-  /// What the panel after this one takes of the first bias or boolean mask: this one takes its own while that comes.
+  /// The rows of the first bias or boolean mask that the next panel needs. They are fetched while this panel uses its own
+  /// rows.
   private func maskAhead(_ block: Block<Element>, _ tile: QueryTile) -> RowsAhead? {
     guard block.set.isMasked, !block.isRagged, call.plan.headsPerTile == 1,
       let operand = call.schedule.terms?.firstMatrix, operand.columnStride == 1
@@ -195,14 +198,15 @@ struct LaneTiles<Element: AttentionElement>: TilePrimitives {
         softmax(block.slice(rows: rows, keys: keys, isRagged: true), tile, common: 0..<0, newMaximum: nil)
       }
     }
-    // Strips side by side: one by one, each exponential waits for the one before.
+    // All strips are computed side by side. One by one, each exponential would wait for the exponential before it.
     let isKnown = maximum == .known
     softmax(
       block, tile, common: isKnown ? cut.common.counted(from: block.keys) : 0..<0,
       newMaximum: isKnown ? memory.newMaximum : nil)
   }
 
-  /// The softmax of some rows that attend to different keys; those of `common`, counted from the first, are attended to by all.
+  /// The softmax of some rows that attend to different keys. All rows attend to the keys of `common`, which are counted
+  /// from the first key of the block.
   private func softmax(
     _ block: Block<Element>, _ tile: QueryTile, common: Range<Int>, newMaximum: UnsafeMutablePointer<Element>?
   ) {

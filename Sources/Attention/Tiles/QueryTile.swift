@@ -1,20 +1,21 @@
 /// Queries of one or several heads that share a key/value head: what a task computes.
 ///
-/// Row r is query r mod L of head r div L, L being the number of queries of each head.
+/// Row r is query r mod L of head r div L, where L is the number of queries of each head.
 struct QueryTile {
   let batch: Int
   let keyValueHead: Int
   let heads: Range<Int>
   let queries: Range<Int>
-  /// Queries of the same heads after an element of the batch has ended: they are no rows, and attend to nothing.
+  /// Queries of the same heads after the end of an element of the batch. They have no rows, and attend to nothing.
   let emptyQueries: Range<Int>
 
   var rowCount: Int { heads.count * queries.count }
-  // Division is slow enough to be seen in heads of 16 queries, which mostly have a tile to themselves.
+  // No division for the first head: a division takes measurable time in heads of 16 queries, which mostly have a tile each.
   func head(ofRow row: Int) -> Int { heads.lowerBound + (row < queries.count ? 0 : row / queries.count) }
   func query(ofRow row: Int) -> Int { queries.lowerBound + (row < queries.count ? row : row % queries.count) }
 
-  /// Calls `body` for some rows, those of each head together, with the head and the first query.
+  /// Calls `body` for each head of some rows, with the head's rows among them, the head and the query of the first of these
+  /// rows.
   func forEachHead(_ rows: Range<Int>, _ body: (_ rows: Range<Int>, _ head: Int, _ query: Int) -> Void) {
     if rows.isEmpty { return }
     var head = head(ofRow: rows.lowerBound)
@@ -36,7 +37,7 @@ struct QueryTile {
     }
   }
 
-  /// The least range of queries that holds those of some rows.
+  /// The smallest range that holds the queries of some rows.
   func queries(ofRows rows: Range<Int>) -> Range<Int> {
     let last = rows.upperBound - 1
     if head(ofRow: rows.lowerBound) != head(ofRow: last) { return queries }

@@ -3,14 +3,14 @@ internal import AttentionTensors
 
 /// The two products of a tile whose queries are rows.
 ///
-/// R rows (queries), N keys, E width, Ev width of values.
+/// R is the number of rows (queries), N of keys; E is the width, Ev the width of values.
 protocol RowProducts {
   associatedtype Element: AttentionElement
 
   /// True if the products read a matrix of keys or values where it lies.
   static func reads(_ matrix: StridedMatrix<Element>) -> Bool
 
-  /// True if they read keys and values of two bytes where they lie.
+  /// True if the products read two-byte keys and values where they lie.
   static var readsHalves: Bool { get }
 
   /// True if rows that attend to different keys are computed block by block, because their products are large.
@@ -29,7 +29,7 @@ protocol RowProducts {
     into result: UnsafeMutablePointer<Element>, stride: Int)
 }
 
-/// Tiles by OpenBLAS: any number of rows, on any machine.
+/// Products by OpenBLAS, for any number of rows, on any machine.
 enum OpenBLASProducts<Element: AttentionElement>: RowProducts {
   static func reads(_ matrix: StridedMatrix<Element>) -> Bool { matrix.blasLayout != nil }
 
@@ -54,7 +54,7 @@ enum OpenBLASProducts<Element: AttentionElement>: RowProducts {
   }
 }
 
-/// Tiles of a few rows, as in decoding: every key and value is read once from memory.
+/// Products for a few rows, as in decoding: every key and value is read from memory once.
 enum FewRowProducts<Element: AttentionElement>: RowProducts {
   static func reads(_ matrix: StridedMatrix<Element>) -> Bool { matrix.columnStride == 1 }
 

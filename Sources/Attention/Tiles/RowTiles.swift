@@ -27,7 +27,7 @@ struct RowTiles<Products: RowProducts>: TilePrimitives {
     let own: UnsafeMutablePointer<Memory> = arrays.take(1)
     let (shape, rowCapacity) = (call.shape, call.plan.rowsPerTile)
     let keyCapacity = min(call.plan.keyTileLength, max(shape.keyCount, 1))
-    // Rows a power of two apart would share the sets of the cache.
+    // If rows were a power of two apart, they would share the sets of the cache.
     let scoreStride = (keyCapacity + 15) / 16 * 16 + 16
     let memory = Memory(
       common: TileMemory(call, rowCapacity: rowCapacity, keyCapacity: keyCapacity, &arrays),
@@ -58,7 +58,7 @@ struct RowTiles<Products: RowProducts>: TilePrimitives {
     for first in stride(from: 0, to: tile.rowCount, by: length) { body(first..<min(first + length, tile.rowCount)) }
   }
 
-  /// The scale comes first: q·k may overflow where scale·q·k does not.
+  /// Queries are scaled before the product: q·k may overflow where scale·q·k does not.
   func begin(_ tile: QueryTile) {
     let columnCount = call.shape.headDimension
     own.result.update(repeating: 0, count: tile.rowCount * call.shape.valueDimension)
@@ -87,7 +87,7 @@ struct RowTiles<Products: RowProducts>: TilePrimitives {
     _ operand: Operand, _ tile: QueryTile, _ keys: Range<Int>, _ set: IntervalSet, columnCount: Int,
     packedAt pack: UnsafeMutablePointer<Element>, isNative: Bool
   ) -> StoredMatrix<Element> {
-    // The row after the last, where it need not follow.
+    // The address of the row after the last one, if it may lie elsewhere in memory.
     let next =
       operand.pages == nil || keys.upperBound >= call.shape.keyCount
       ? nil : operand.row(batch: tile.batch, head: tile.keyValueHead, index: keys.upperBound)
@@ -167,7 +167,7 @@ struct RowTiles<Products: RowProducts>: TilePrimitives {
 
   func writeResult(_ tile: QueryTile, columnStride: Int) -> Bool {
     let columnCount = call.shape.valueDimension
-    // Before a row is scaled in place.
+    // This is checked before a row is scaled in place.
     let isFinite = hasFiniteResult(tile)
     for row in 0..<tile.rowCount {
       let target = memory.targets[row].assumingMemoryBound(to: Element.self)

@@ -1,31 +1,32 @@
 internal import AttentionTensors
 
-/// The working memory of one worker that every algorithm needs, an element for each row of a tile unless said otherwise.
+/// The working memory that every algorithm needs for one worker. Arrays have one element for each row of a tile, unless
+/// said otherwise.
 struct TileMemory<Element: AttentionElement> {
   /// The greatest score so far.
   let maximum: UnsafeMutablePointer<Element>
   /// Σ exp(score − maximum).
   let sum: UnsafeMutablePointer<Element>
-  /// The factors that make each row of the result the mean of the values.
+  /// The factor that makes each row of the result the mean of the values.
   let factor: UnsafeMutablePointer<Element>
-  /// The maximum raised to the scores of the block at hand.
+  /// The maximum, raised to the scores of the current block.
   let newMaximum: UnsafeMutablePointer<Element>
   /// exp(old maximum − new maximum): the factor for the results of earlier blocks, after the softmax of a block.
   let rescale: UnsafeMutablePointer<Element>
-  /// The attended keys of each row of a block, counted from its first key: whole numbers.
+  /// Where the attended keys of each row of a block begin and end, counted from the block's first key: whole numbers.
   let begin: UnsafeMutablePointer<Element>
   let end: UnsafeMutablePointer<Element>
   let normalized: NormalizedRows<Element>
-  /// Where rows of results go.
+  /// The addresses to which rows of results are written.
   let targets: UnsafeMutablePointer<UnsafeMutableRawPointer>
   /// The keys of each strip of a block.
   let strips: UnsafeMutablePointer<Range<Int>>
-  /// A tile of values without those that are not finite.
+  /// A tile of values, in which every value that is not finite is 0.
   let finiteValue: UnsafeMutablePointer<Element>
   let modifiers: ModifierMemory<Element>
 
   init(_ call: AttentionCall<Element>, rowCapacity: Int, keyCapacity: Int, _ arrays: inout ScratchArrays) {
-    // One array is cut into ten: cutting each by itself takes time that a call on a few numbers shows.
+    // One array is cut into ten. Ten arrays cut one by one would take measurable time in a call on a few numbers.
     let capacity = (rowCapacity + 15) / 16 * 16
     maximum = arrays.take((7 + NormalizedRows<Element>.arrayCount) * capacity)
     sum = maximum + capacity

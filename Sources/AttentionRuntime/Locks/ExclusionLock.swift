@@ -1,8 +1,8 @@
 internal import CLibrary
 
-/// A mutex that lives as long as the process, and that a fork finds free, in the parent and in the child.
+/// A mutex that lives as long as the process. After a fork it is free, in the parent and in the child.
 ///
-/// Not Synchronization.Mutex: ThreadSanitizer does not see through that on Linux.
+/// Synchronization.Mutex is not used, because ThreadSanitizer does not see through it on Linux.
 package final class ExclusionLock: @unchecked Sendable {
   // Sendable: a mutex is made to be shared; its address never changes.
   let mutex = UnsafeMutablePointer<pthread_mutex_t>.allocate(capacity: 1)
@@ -12,7 +12,7 @@ package final class ExclusionLock: @unchecked Sendable {
     ForkHandlers.shared.add(self)
   }
 
-  /// Has `body` called under the lock in the child of a fork, in which only the forking thread lives on.
+  /// Registers `body`, which is called under the lock in the child of a fork. Only the forking thread exists there.
   func atFork(_ body: @escaping @Sendable () -> Void) { ForkHandlers.shared.add(body) }
 
   func lock() { pthread_mutex_lock(mutex) }
@@ -32,10 +32,10 @@ final class Condition: @unchecked Sendable {
 
   init() { pthread_cond_init(condition, nil) }
 
-  /// Forgets who waits, in the child of a fork: threads that are not there.
+  /// Forgets the waiting threads, which do not exist in the child of a fork.
   func forgetWaiters() { pthread_cond_init(condition, nil) }
 
-  /// Gives the lock up while it waits. May return without a change.
+  /// Releases the lock while it waits. It may return without a change.
   func wait(_ lock: ExclusionLock) { pthread_cond_wait(condition, lock.mutex) }
   func wakeAll() { pthread_cond_broadcast(condition) }
 }

@@ -1,16 +1,16 @@
 internal import CLibrary
 
-/// What makes `fork` safe: a child inherits every lock as it is at that moment, but no thread that would release it.
+/// Makes `fork` safe. A child inherits every lock in its state at the fork, but not the threads that would release it.
 ///
-/// So all locks are taken before a fork, in the order in which they were made, and released after it on both
-/// sides. No code of ours holds two of them at once.
+/// So all locks are taken before a fork, in the order in which they were made. After the fork they are released in the
+/// parent and in the child. No code of this package holds two of them at once.
 final class ForkHandlers: @unchecked Sendable {
   // Sendable: `locks` and `bodies` are only touched under `mutex`.
   static let shared = ForkHandlers()
 
   private let mutex = UnsafeMutablePointer<pthread_mutex_t>.allocate(capacity: 1)
   private var locks: [ExclusionLock] = []
-  /// Called in the child.
+  /// Called in the child of a fork.
   private var bodies: [@Sendable () -> Void] = []
 
   private init() {
@@ -33,7 +33,7 @@ final class ForkHandlers: @unchecked Sendable {
   }
 
   private func prepare() {
-    // Another thread may be in the middle of making one of these; the child would wait for it for ever.
+    // Another thread may be in the middle of making one of these objects. The child would then wait for it for ever.
     _ = ThreadTeam.shared
     _ = MemoryPool.shared
     _ = AttentionContext.default

@@ -1,17 +1,17 @@
 import Synchronization
 
-/// Makers take turns, whatever they make: rarely, and never one inside another.
+/// One lock for the making of all values: making is rare, and making one value never makes another.
 private let makers = ExclusionLock()
 
-/// A value that is made at its first use and shared then, by copies of its owner too.
+/// A value that is made at its first use and then shared, also by copies of its owner.
 package final class Once<Value: Sendable>: @unchecked Sendable {
-  // Sendable: `value` is written once, under the lock, before `isMade` says so.
+  // Sendable: `value` is written once, under the lock, before `isMade` becomes true.
   private let isMade = Atomic<Bool>(false)
   private var value: Value?
 
   package init() {}
 
-  /// The value; whoever comes first makes it, others wait. Where that fails, the next one tries again.
+  /// The value. The first caller makes it, and other callers wait. If making fails, the next caller tries again.
   package func get(_ make: () throws -> Value) throws -> Value {
     if isMade.load(ordering: .acquiring) { return value! }
     return try makers.withLock {

@@ -1,46 +1,47 @@
 internal import CLibrary
 
-/// Where the memory of tensors and of working space comes from, and where it goes back to.
+/// Allocates the memory of tensors and of working space, and takes it back.
 ///
-/// The system maps large blocks afresh for each allocation, and gives their pages one by one as they are first
-/// written: a result of 3 MiB cost 0.25 ms more than its computation of 0.6 ms. So such blocks are kept for the next
-/// taker, up to ``keptByteCount`` in all.
+/// The system maps a large block anew for each allocation, and provides its pages one by one when they are first
+/// written. For a result of 3 MiB this cost 0.25 ms, in addition to 0.6 ms of computation. So the pool keeps such blocks
+/// for later allocations, up to ``keptByteCount`` bytes in all.
 final class MemoryPool: @unchecked Sendable {
   // Sendable: `blocks` is only touched under `lock`.
   static let shared = MemoryPool()
 
-  /// A piece of memory that somebody may write to.
+  /// A block of memory that its holder may write to.
   struct Block {
     let base: UnsafeMutableRawPointer
     let byteCount: Int
   }
 
-  /// Kept at most, in bytes and in blocks.
+  /// The most that is kept, in bytes and in blocks.
   private static let keptByteCount = 128 << 20
   private static let keptCount = 32
-  /// Smaller blocks are left to malloc, which maps nothing for them.
+  /// Smaller blocks are left to malloc, which does not map new memory for them.
   private static let leastByteCount = 64 << 10
-  /// From here on, ask for huge pages: 4 KiB pages cost thousands of page faults, and every access to another page a search
-  /// for its place.
+  /// From this size on, the pool asks for huge pages. Pages of 4 KiB cost thousands of page faults, and a search for the
+  /// page's address whenever another page is accessed.
   private static let hugePageByteCount = 2 << 20
 
   private let lock = ExclusionLock()
-  /// The longest kept first.
+  /// The blocks that are kept; the one that was kept longest is first.
   private var blocks: [Block] = []
 
   private init() {}
 
-  /// At least `byteCount` bytes, contents unspecified; nil where the system has none.
+  /// Returns at least `byteCount` bytes, contents unspecified; nil if the system has no memory.
   func take(byteCount: Int) -> Block? {
     if byteCount < Self.leastByteCount { return allocate(byteCount: byteCount) }
     guard let byteCount = Self.rounded(byteCount) else { return nil }
     if let block = takeKept(byteCount: byteCount) ?? allocate(byteCount: byteCount) { return block }
-    // What is kept may be what lacks.
+    // The kept blocks may be the memory that is missing: give them back and try again.
     release { $0.count }
     return allocate(byteCount: byteCount)
   }
 
-  /// Up to an eighth more, so that lengths that grow by one find the blocks of those before; nil beyond all memory.
+  /// Rounds up by at most an eighth, so that a length that grows by one finds the block of the length before. Nil if no
+  /// memory can be so large.
   private static func rounded(_ byteCount: Int) -> Int? {
     let unit = 1 << (Int.bitWidth - 1 - byteCount.leadingZeroBitCount - 3)
     let (sum, overflow) = byteCount.addingReportingOverflow(unit - 1)
@@ -62,7 +63,7 @@ final class MemoryPool: @unchecked Sendable {
       &base, isHuge ? Self.hugePageByteCount : TensorStorage.alignment, max(byteCount, TensorStorage.alignment))
     guard status == 0, let base else { return nil }
     #if os(Linux)
-      // 14: MADV_HUGEPAGE, for what fills such pages. Only advice: a refusal changes nothing.
+      // 14 is MADV_HUGEPAGE, for the huge pages that the block fills. It is only advice: a refusal changes nothing.
       if isHuge { _ = madvise(base, byteCount / Self.hugePageByteCount * Self.hugePageByteCount, 14) }
     #endif
     return Block(base: base, byteCount: byteCount)
@@ -83,7 +84,7 @@ final class MemoryPool: @unchecked Sendable {
     }
   }
 
-  /// Gives the first kept blocks back to the system, as many as `count` says.
+  /// Gives the first kept blocks back to the system. `count` returns how many.
   private func release(_ count: (inout [Block]) -> Int) {
     let surplus = lock.withLock {
       let count = count(&blocks)

@@ -1,6 +1,6 @@
-/// Cuts arrays out of a block of memory, each aligned as tensors are. Without a block it only counts.
+/// Divides a block of memory into arrays, each aligned as tensors are. Without a block it only counts bytes.
 ///
-/// Inlined in other modules: a working memory of some twenty arrays is cut for every run of small heads.
+/// Inlined in other modules, because a working memory of some twenty arrays is divided again for every task of small heads.
 @usableFromInline package struct ScratchArrays {
   @usableFromInline let base: UnsafeMutableRawPointer?
   @usableFromInline package var byteCount = 0
@@ -15,7 +15,7 @@
   }
 
   @inlinable package mutating func take<Value>(_ count: Int) -> UnsafeMutablePointer<Value> {
-    // Counting needs an address too; it is never followed.
+    // Counting needs an address too, but never uses it.
     let alignment = TensorStorage.alignment
     let start = base ?? UnsafeMutableRawPointer(bitPattern: alignment)!
     let array = (start + byteCount).assumingMemoryBound(to: Value.self)

@@ -1,14 +1,14 @@
-/// The memory behind tensors: shared by views, released with the last of them.
+/// The memory of tensors. Views share it, and it is released with the last of them.
 @usableFromInline
 package final class TensorStorage: @unchecked Sendable {
-  // Sendable: `base` never changes, and writing needs the one reference that there is (Tensor's
-  // copy-on-write sees to that).
+  // Sendable: `base` never changes, and only the holder of the single reference writes (Tensor's copy-on-write
+  // ensures that).
   @usableFromInline package let base: UnsafeMutableRawPointer
   package let byteCount: Int
-  /// What keeps `base` alive where it is not ours, for instance a mapped file.
+  /// What keeps `base` alive if the memory is not our own, for instance a mapped file.
   private let owner: AnyObject?
 
-  /// Aligned to a cache line and to the widest vector.
+  /// The alignment of memory: to a cache line and to the widest vector.
   @inlinable package static var alignment: Int { 64 }
 
   /// Uninitialised memory of our own.

@@ -1,6 +1,6 @@
 internal import CLibrary
 
-/// CPUs that the scheduler may give this process; not those of the machine.
+/// The number of CPUs that the scheduler may give this process. The machine may have more.
 ///
 /// Linux lists them in `/proc/self/status` as `Cpus_allowed_list: 0-3,8`.
 package func processorCountByAffinity(file: (String) -> String? = contents(ofFile:)) -> Int {
@@ -16,7 +16,7 @@ package func processorCountByAffinity(file: (String) -> String? = contents(ofFil
   return max(1, Int(sysconf(Int32(_SC_NPROCESSORS_ONLN))))
 }
 
-/// The whole of a small file, such as those in which the kernel tells its state.
+/// The contents of a small file, such as those in which the kernel reports its state.
 package func contents(ofFile path: String) -> String? {
   guard let file = fopen(path, "r") else { return nil }
   defer { fclose(file) }
@@ -37,8 +37,8 @@ package enum CPUQuota {
   /// The least quota of the process's group and its ancestors.
   ///
   /// Version 2: `cpu.max` holds "QUOTA PERIOD" or "max PERIOD". Version 1: `cpu.cfs_quota_us` (−1: none)
-  /// and `cpu.cfs_period_us` below the folder of the `cpu` controller. Inside a container the group's
-  /// own path is often not mounted, its files being at the root instead; hence every ancestor is tried.
+  /// and `cpu.cfs_period_us` below the folder of the `cpu` controller. Inside a container the group's own path is often
+  /// not mounted, and its files are at the root instead. So every ancestor is tried.
   package static func read(file: (String) -> String?) -> Double? {
     var quotas: [Double] = []
     for line in (file("/proc/self/cgroup") ?? "").split(separator: "\n") {

@@ -1,21 +1,22 @@
 import Dispatch
 
-/// Runs the tasks of one call on several threads: the seam behind which threads live.
+/// Runs the tasks of one call on several threads. This package reaches threads only through this protocol.
 public protocol ParallelExecutor: Sendable {
-  /// Calls `body` once for every task in `0..<taskCount`, on at most `threadCount` threads, the caller's
-  /// among them, and returns when all are done.
+  /// Calls `body` once for every task in `0..<taskCount`, on at most `threadCount` threads including the caller's, and
+  /// returns when all calls have returned.
   ///
-  /// `worker` is in `0..<threadCount`, and no two calls with the same worker overlap: it names a scratch.
-  /// Tasks may run in any order. There is no promise of concurrency, so tasks must not wait for
-  /// one another; and a body must not fork and go on in the child, where the other tasks are lost. Where results shall not depend on which thread ran a task, threads must take over the
-  /// caller's rounding mode and flush-to-zero, as both executors here do.
+  /// `worker` is in `0..<threadCount`. Two calls with the same worker never overlap, so each worker can have its own
+  /// scratch memory. Tasks may run in any order. There is no promise of concurrency, so tasks must not wait for one
+  /// another. A body must not fork and go on in the child, where the other tasks are lost. If results must not depend on
+  /// which thread ran a task, threads must take over the caller's rounding mode and flush-to-zero, as both executors of
+  /// this package do.
   func execute(taskCount: Int, threadCount: Int, _ body: (_ task: Int, _ worker: Int) -> Void)
 }
 
-/// Runs tasks by `DispatchQueue.concurrentPerform`: shares the process's threads with other Dispatch
-/// work. Not in the child of a fork, in which Dispatch does not work.
+/// Runs tasks by `DispatchQueue.concurrentPerform`, so it shares the process's threads with other Dispatch work. Do not
+/// use it in the child of a fork: Dispatch does not work there.
 public struct DispatchExecutor: ParallelExecutor {
-  /// An executor; all are alike.
+  /// An executor. All of them are alike.
   public init() {}
 
   public func execute(taskCount: Int, threadCount: Int, _ body: (_ task: Int, _ worker: Int) -> Void) {
@@ -33,18 +34,18 @@ public struct DispatchExecutor: ParallelExecutor {
   }
 }
 
-/// The body of one `execute`, as several threads share it for the length of the call.
+/// The body of one `execute`, which several threads share during the call.
 ///
-/// A pointer to the closure, not the closure: a thread may let go of its last reference after the call has
+/// It holds a pointer to the closure, not the closure: a thread may release its last reference after the call has
 /// returned, and a closure that does not escape must not be held then.
 struct SharedBody: @unchecked Sendable {
   fileprivate let body: UnsafePointer<(Int, Int) -> Void>
   fileprivate let environment = FloatingPointEnvironment.current
 
-  // Never inlined: what it holds of the closure is released when it returns, not later.
+  // Never inlined, so that its references to the closure are released when it returns, not later.
   @inline(never)
   func run(_ tasks: TaskQueue, worker: Int) {
-    // Once: its references are counted where all threads count them.
+    // Loaded once, not for each task: all threads count the closure's references in the same place.
     let body = body.pointee
     environment.run {
       var share = worker
@@ -58,7 +59,7 @@ func withSharedBody(_ body: (Int, Int) -> Void, _ use: (SharedBody) -> Void) {
   withoutActuallyEscaping(body) { body in withUnsafePointer(to: body) { use(SharedBody(body: $0)) } }
 }
 
-/// A value that its user vouches for: shared among threads for the length of one `execute`.
+/// A value that threads share during one `execute`. Its user guarantees that this is safe.
 package struct UncheckedSendable<Value>: @unchecked Sendable {
   package let value: Value
   package init(_ value: Value) { self.value = value }

@@ -1,16 +1,16 @@
 /// A loop over independent items, cut into tasks for threads.
 ///
-/// The cut follows from the number of items and the time that one takes; it never follows from the number of threads.
+/// The cut depends on the number of items and the time that one item takes, never on the number of threads.
 package struct ParallelLoop {
   /// The number of items.
   package let itemCount: Int
-  /// Threads that run the loop: as many scratches are needed.
+  /// The number of threads that run the loop. The caller needs as many scratch memories.
   package let workerCount: Int
   private let itemsPerTask: Int
   private let context: AttentionContext
 
-  /// Tasks are at least this long. A sleeping thread takes 20 to 30 µs to wake, so a loop that is shorter than two tasks is run by the
-  /// caller.
+  /// The least duration of a task. A sleeping thread takes 20 to 30 µs to wake, so the caller runs a loop that is shorter
+  /// than two tasks by itself.
   private static let leastTaskNanoseconds = 30_000.0
 
   /// - Parameters:
@@ -25,7 +25,7 @@ package struct ParallelLoop {
     workerCount = max(1, min(context.threadCount, itemCount.dividedRoundingUp(by: itemsPerTask)))
   }
 
-  /// Calls `body` with ranges that together are all items, on ``workerCount`` threads, and returns when all calls have.
+  /// Calls `body` with ranges that together cover all items, on ``workerCount`` threads. Returns when all calls have returned.
   package func run(_ body: (_ items: Range<Int>, _ worker: Int) -> Void) {
     context.execute(taskCount: itemCount.dividedRoundingUp(by: itemsPerTask), threadCount: workerCount) {
       task, worker in
@@ -35,7 +35,7 @@ package struct ParallelLoop {
 }
 
 extension AttentionContext {
-  /// Calls `body` with ranges that together are `0..<count`, on the threads of this context: ``ParallelLoop``.
+  /// Calls `body` with ranges that together cover `0..<count`, on the threads of this context: ``ParallelLoop``.
   package func parallelFor(
     count: Int, nanosecondsPerItem: Double, _ body: (_ items: Range<Int>, _ worker: Int) -> Void
   ) {
@@ -46,6 +46,6 @@ extension AttentionContext {
 extension Int {
   /// The quotient, rounded up. Both numbers are positive, or the dividend is 0.
   package func dividedRoundingUp(by divisor: Int) -> Int { (self + divisor - 1) / divisor }
-  /// The least multiple that is not smaller.
+  /// The least multiple of `divisor` that is not less than this number.
   package func roundedUp(toMultipleOf divisor: Int) -> Int { dividedRoundingUp(by: divisor) * divisor }
 }

@@ -1,16 +1,16 @@
 import Synchronization
 
-/// Hands out task numbers, each once: to worker w of n the tasks w, w + n, w + 2n …, then what others have left of
-/// theirs.
+/// Hands out task numbers, each once. Worker w of n first gets the tasks w, w + n, w + 2n …, then tasks that other workers
+/// have not taken yet.
 ///
-/// From call to call a worker so has the same tasks, as far as it keeps up, and what they read and write in the caches near
-/// its CPU; and tasks that are under way at one time lie side by side, and share what they read.
+/// So a worker that keeps up gets the same tasks in every call, and what they read and write stays in the caches near its
+/// CPU. Tasks that are computed at the same time have neighbouring numbers, and share what they read.
 package final class TaskQueue: @unchecked Sendable {
-  // Sendable: the numbers are atomic, and their places do not change.
+  // Sendable: the counters are atomic, and their addresses do not change.
 
   private let taskCount: Int
   private let workerCount: Int
-  /// How many of each worker's tasks are taken, in a line of the cache of its own, and of the one that is fetched with it.
+  /// How many of each worker's tasks are taken. Each counter has a pair of cache lines, because CPUs fetch lines in pairs.
   private let taken: UnsafeMutablePointer<Atomic<Int>>
   private static let pitch = 16
 
@@ -32,10 +32,10 @@ package final class TaskQueue: @unchecked Sendable {
     taken[share * Self.pitch].load(ordering: .relaxed) >= count(share)
   }
 
-  /// `share`, at first the worker's own number, is whose tasks it has come to.
+  /// Takes the next task; nil if none is left. `share` is the worker whose tasks are taken: at first the caller itself.
   package func take(from share: inout Int) -> Int? {
     for _ in 0..<workerCount {
-      // Looked at before it is counted up, so as not to be counted up for ever.
+      // Read before it is increased: otherwise the counter of a worker without tasks would grow for ever.
       if !isEmpty(share) {
         let index = taken[share * Self.pitch].wrappingAdd(1, ordering: .relaxed).oldValue
         if index < count(share) { return share + index * workerCount }

@@ -3,7 +3,7 @@ internal import CLibrary
 /// How many threads this process uses by default, and why.
 package struct ThreadChoice {
   package let count: Int
-  /// For people: where the number comes from.
+  /// Where the number comes from, as a text for people.
   package let source: String
 
   package init(environment: (String) -> String? = environmentVariable) {

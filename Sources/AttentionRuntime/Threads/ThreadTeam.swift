@@ -2,13 +2,12 @@ import Synchronization
 
 internal import CLibrary
 
-/// A small team of threads of our own, started on first use and kept.
+/// A small team of this package's own threads, started on first use and kept.
 ///
-/// The caller works too. A worker that runs out of work watches for more for some 30 µs, then sleeps; it is woken on
-/// another CPU than the caller's, if there is one.
-/// Several callers may execute at once, and tasks may execute again: every caller finishes its own
-/// tasks with whatever workers are free, and waits only for tasks that have begun, so calls cannot wait in
-/// a circle.
+/// The caller works too. A worker without a task polls for some 30 µs, then sleeps. It is woken on another CPU than the
+/// caller's, if there is one.
+/// Several callers may execute at once, and tasks may execute again. Every caller finishes its own tasks with whatever
+/// workers are free, and waits only for tasks that have begun. So calls cannot wait for one another in a circle.
 public final class ThreadTeam: ParallelExecutor, @unchecked Sendable {
   // Sendable: `jobs`, `workerCount` and `sleepers` are only touched under `lock`.
 
@@ -16,9 +15,9 @@ public final class ThreadTeam: ParallelExecutor, @unchecked Sendable {
   public static let shared = ThreadTeam()
 
   private static let workerLimit = AttentionContext.threadLimit - 1
-  /// How long to poll before sleeping: about what it costs to be woken.
+  /// How long to poll before sleeping: about as long as waking a thread takes.
   private static let spinDuration = Duration.microseconds(30)
-  /// Sleepers that are kept off the caller's CPU at most, at 1 µs each. Measured with one.
+  /// The most sleepers that are kept off the caller's CPU, at 1 µs each. Measured with one sleeper.
   private static let movedSleeperLimit = 8
 
   /// One call of `execute`.
@@ -41,19 +40,19 @@ public final class ThreadTeam: ParallelExecutor, @unchecked Sendable {
   }
 
   private let lock = ExclusionLock()
-  /// A job was posted.
+  /// Signals that a job was posted.
   private let wake = Condition()
-  /// The last worker has left some job.
+  /// Signals that the last worker has left a job.
   private let finished = Condition()
   private var jobs: [Job] = []
   private var workerCount = 0
   private var sleepers: [WokenThread] = []
-  /// Counts jobs, so that an idle worker can watch for one without the lock.
+  /// The number of jobs posted so far. An idle worker polls it without the lock.
   private let postedCount = Atomic<Int>(0)
 
   private init() { lock.atFork { [unowned self] in forgetWorkers() } }
 
-  /// Under the lock, in the child of a fork: workers and other callers are not there.
+  /// Called under the lock in the child of a fork, where workers and other callers do not exist.
   private func forgetWorkers() {
     jobs = []
     workerCount = 0
@@ -88,7 +87,7 @@ public final class ThreadTeam: ParallelExecutor, @unchecked Sendable {
     lock.unlock()
   }
 
-  /// Lets nobody join any more and waits for those inside.
+  /// Lets no more workers join the job, and waits for those that have joined.
   private func withdraw(_ job: Job) {
     lock.lock()
     jobs.removeAll { $0 === job }
@@ -99,9 +98,9 @@ public final class ThreadTeam: ParallelExecutor, @unchecked Sendable {
     lock.unlock()
   }
 
-  /// False where the system grants no more threads: the caller then works with those it has.
+  /// False if the system grants no more threads: the caller then works with those it has.
   private func startWorker() -> Bool {
-    // Signals belong to the program's own threads; but a crash must be told where it happens.
+    // Signals are left to the program's own threads. Signals of a crash must be delivered to the thread that crashes.
     var every = sigset_t()
     var before = sigset_t()
     sigfillset(&every)
@@ -146,7 +145,7 @@ public final class ThreadTeam: ParallelExecutor, @unchecked Sendable {
     }
   }
 
-  /// Under the lock: a number in the first job that still has tasks.
+  /// Called under the lock. Joins the first job that still has tasks, and returns it with the worker's number.
   private func joinJob() -> (Job, Int)? {
     for job in jobs where job.freeWorkerCount > 0 && !job.tasks.isEmpty {
       job.freeWorkerCount -= 1
@@ -157,9 +156,9 @@ public final class ThreadTeam: ParallelExecutor, @unchecked Sendable {
     return nil
   }
 
-  /// Polls for a short while; true if the condition no longer holds.
+  /// Polls for a short while. Returns true as soon as the condition no longer holds.
   private func spin(while condition: () -> Bool) -> Bool {
-    // Reading the clock takes as long as some hundred polls.
+    // Reading the clock takes as long as about a hundred polls.
     let end = ContinuousClock.now + Self.spinDuration
     repeat {
       for _ in 0..<100 where !condition() { return true }
@@ -167,7 +166,7 @@ public final class ThreadTeam: ParallelExecutor, @unchecked Sendable {
     return false
   }
 
-  /// Under the lock, which it gives up meanwhile.
+  /// Called under the lock, which it releases while it waits.
   private func waitForJob(_ worker: WokenThread) {
     let seen = postedCount.load(ordering: .acquiring)
     lock.unlock()

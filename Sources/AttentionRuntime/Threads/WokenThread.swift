@@ -1,22 +1,22 @@
 internal import CLibrary
 
-/// A thread that sleeps, to be woken on another CPU than the one that wakes it.
+/// A sleeping thread that is to be woken on another CPU than that of the thread that wakes it.
 ///
-/// In a virtual machine Linux was seen to leave a woken thread waiting behind the one that woke it, on one CPU, for 16 ms and
-/// more while another idled; a CPU that has halted probably looks to it like one that its host has given away
-/// (Benchmarks/NOTES.md). Where nothing is known of CPUs, nothing is done.
+/// In a virtual machine, Linux was seen to queue a woken thread on the CPU of the thread that woke it, for 16 ms and more,
+/// while another CPU was idle. Linux probably takes a CPU that has halted for one that the host has given away
+/// (Benchmarks/NOTES.md). Where the functions for CPUs are missing, this class does nothing.
 final class WokenThread {
   #if os(Linux)
     private let thread = pthread_self()
-    /// The CPUs to go back to, while it is kept off one; nil: it is not. Whoever wakes it touches this while it sleeps, under
-    /// the lock of those who wait; the thread itself while it does not.
+    /// The CPUs to return to, while this thread is kept off one of them; else nil. While this thread sleeps, the thread that
+    /// wakes it accesses this property, under the lock of the waiting threads; otherwise only this thread does.
     private var allowed: cpu_set_t?
   #endif
 
-  /// For the thread that calls it.
+  /// Represents the thread that calls this initializer.
   init() {}
 
-  /// Before it is woken: makes it run elsewhere than the caller, if it may.
+  /// Called before this thread is woken: moves it off the caller's CPU, if it may run on another one.
   func leaveCaller() {
     #if os(Linux)
       guard allowed == nil, let affinity = Affinity.shared, var set = affinity.get(thread) else { return }
@@ -32,12 +32,13 @@ final class WokenThread {
     #endif
   }
 
-  /// By the thread itself, once it runs: it may run where it might before.
+  /// Called by this thread itself after it was woken: lets it run again where it might run before.
   func settle() {
     #if os(Linux)
       guard let before = allowed, let affinity = Affinity.shared else { return }
       allowed = nil
-      // Every CPU, so that it gets those that its control group is given later; else only if it was kept to some.
+      // Try every CPU first, so that this thread gets CPUs that its control group is given later. Restore the old set only
+      // if this thread had been limited to some CPUs.
       var every = cpu_set_t()
       withUnsafeMutableBytes(of: &every) { bytes in for index in bytes.indices { bytes[index] = .max } }
       _ = affinity.set(thread, every)
@@ -51,7 +52,7 @@ final class WokenThread {
 }
 
 #if os(Linux)
-  /// What the C library has beyond POSIX, which its module does not show to Swift.
+  /// Functions of the C library beyond POSIX, which its module does not show to Swift.
   private struct Affinity: Sendable {
     typealias Access = @convention(c) (pthread_t, Int, UnsafeMutablePointer<cpu_set_t>) -> Int32
 
@@ -59,7 +60,7 @@ final class WokenThread {
     private let getter: Access
     private let setter: Access
 
-    /// nil where there is no such library.
+    /// nil if the C library does not have them.
     static let shared = Affinity()
 
     private init?() {

@@ -1,6 +1,6 @@
 extension AttentionContext {
   /// The kernels that calls with this context use.
-  /// - Throws: `AttentionError` where this machine lacks the instruction set asked for.
+  /// - Throws: `AttentionError` where this machine does not have the instruction set asked for.
   package func kernels<Element: RealTensorElement>(for _: Element.Type) throws(AttentionError) -> Kernels<Element> {
     let instructionSet = try resolvedInstructionSet()
     guard let kernels = Kernels<Element>(instructionSet) else {

@@ -1,6 +1,6 @@
 internal import CAttentionKernels
 
-/// The types of two bytes, in which operands are stored and Float is computed.
+/// The types of two bytes in which operands may be stored. They are computed with in Float.
 @frozen @usableFromInline package enum HalfFormat: Sendable {
   /// Float16.
   case float16
@@ -19,7 +19,7 @@ internal import CAttentionKernels
 }
 
 extension Kernels {
-  /// y = x, `stride` elements of two bytes apart. Of Float kernels alone.
+  /// y = x. The elements of x have two bytes and are `stride` elements apart. Only for kernels of Float.
   @_specialize(where Element == Float)
   @_specialize(where Element == Double)
   package func widen(_ half: HalfFormat, _ count: Int, _ x: UnsafeRawPointer, stride: Int, _ y: MutablePointer) {
@@ -32,7 +32,8 @@ extension Kernels {
     }
   }
 
-  /// y = x to nearest, ties to even, `stride` elements of two bytes apart. Of Float kernels alone.
+  /// y = x, rounded to nearest, ties to even. The elements of y have two bytes and are `stride` elements apart. Only for
+  /// kernels of Float.
   @_specialize(where Element == Float)
   @_specialize(where Element == Double)
   package func narrow(_ half: HalfFormat, _ count: Int, _ x: Pointer, _ y: UnsafeMutableRawPointer, stride: Int) {

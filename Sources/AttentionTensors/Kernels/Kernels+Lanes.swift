@@ -6,23 +6,23 @@ package enum Packing {
   case scaled(by: Double)
   /// y += x; −inf in x replaces what is there, even NaN.
   case bias
-  /// x are bytes of a boolean mask: y = −inf where it does not attend.
+  /// x holds the bytes of a boolean mask: y = −inf where the mask does not attend.
   case boolean
 }
 
-/// Contiguous rows that are wanted soon.
+/// Contiguous rows that will be needed soon.
 package struct RowsAhead {
   fileprivate let kernel: attn_ahead
 
-  /// `stride` and the length of a row, `byteCount`, are bytes.
+  /// `stride` and `byteCount`, the length of a row, are in bytes.
   package init(base: UnsafeRawPointer, rowCount: Int, stride: Int, byteCount: Int) {
     kernel = attn_ahead(base: base, row_count: rowCount, stride: stride, byte_count: byteCount)
   }
 }
 
-/// Calls `body` for panels of nearly even width and at most `limit` vectors, with the vectors that each has.
+/// Calls `body` for panels of nearly equal width, each of at most `limit` vectors. `body` gets the vectors of the panel.
 @inlinable package func forEachPanel(vectorCount: Int, limit: Int, _ body: (Range<Int>) -> Void) {
-  // Small products would pay for the divisions.
+  // The divisions below would slow small products down.
   if 1...limit ~= vectorCount { return body(0..<vectorCount) }
   var panelCount = (vectorCount + limit - 1) / limit
   var vector = 0
@@ -36,19 +36,19 @@ package struct RowsAhead {
 
 /// Tiles whose queries run along the lanes of vectors, in panels: element i of query q lies at i·stride + q.
 extension Kernels {
-  /// Elements of a vector.
+  /// The number of elements in a vector.
   package var laneCount: Int { table.pointee.lanes.lane_count }
 
   package var vectorByteCount: Int { laneCount * MemoryLayout<Element>.stride }
 
-  /// Vectors of a panel at most.
+  /// The most vectors in a panel.
   package var panelVectorCount: Int { table.pointee.lanes.panel_vector_count }
 
-  /// Vectors of a panel of ``multiply`` at most.
+  /// The most vectors in a panel of ``multiply``.
   package var productVectorCount: Int { table.pointee.lanes.product_vector_count }
 
-  /// y[column, row] = rows[row][column]; lanes up to a whole vector repeat the last row. `maximum` is raised to the largest
-  /// of each lane of y.
+  /// y[column, row] = rows[row][column]. Lanes that fill up the last vector repeat the last row. `maximum` of each lane is
+  /// raised to the largest element of y in that lane.
   @_specialize(where Element == Float)
   @_specialize(where Element == Double)
   package func pack(
@@ -67,7 +67,7 @@ extension Kernels {
   }
 
   /// rows[row][column] = x[column, row] · factor[row].
-  /// - Returns: True if every x is finite, also of the lanes that fill the last vector.
+  /// - Returns: True if every x is finite, also in the lanes that fill up the last vector.
   @discardableResult
   @_specialize(where Element == Float)
   @_specialize(where Element == Double)
@@ -81,14 +81,14 @@ extension Kernels {
     return table.pointee.lanes.unpack(&arguments)
   }
 
-  /// c[rows, lanes] ← f(c·rescale + a[rows, depth]·b[depth, lanes] + bias); without `rescale` c is only written. With
-  /// `addend`, a row of a.rowCount elements for each lane, c ← a·b + addendᵀ, as biases are added.
+  /// c[rows, lanes] ← f(c·rescale + a[rows, depth]·b[depth, lanes] + bias). Without `rescale`, c is only written. With
+  /// `addend`, which has a row of a.rowCount elements for each lane, c ← a·b + addendᵀ, added as biases are.
   ///
-  /// Each element is summed in the order of the depth. With `continues` its sum starts from c: a product that is cut along the
-  /// depth has the bits of the whole.
+  /// Each element is summed in the order of the depth. With `continues` its sum starts from c, so a product that is cut
+  /// along the depth has the same bits as the whole product.
   ///
-  /// One of a's strides is 1. `maximum` is raised to the largest of each lane of a·b, or of a·b + addendᵀ. What is `next`,
-  /// and what comes after it, is prefetched on the way.
+  /// One of a's strides is 1. `maximum` of each lane is raised to the largest element of a·b, or of a·b + addendᵀ, in that
+  /// lane. The rows of `next`, and of `after` which follow them, are prefetched meanwhile.
   @_specialize(where Element == Float)
   @_specialize(where Element == Double)
   package func multiply(
@@ -111,9 +111,9 @@ extension Kernels {
 
   /// The online softmax of a panel of scores `[keys, lanes]`, which become weights.
   ///
-  /// `begin` and `end`, whole numbers, bound the attended keys of each lane; nil: all. `newMaximum` is the maximum raised to
-  /// the scores', where that is known already: for all keys, or, beside `begin` and `end`, for those of `common`, which every
-  /// lane attends to.
+  /// `begin` and `end`, whole numbers, bound the attended keys of each lane; nil: all keys. `newMaximum` is `maximum` raised
+  /// to the maxima of the scores, if these are known already: for all keys or, together with `begin` and `end`, for the
+  /// keys of `common`, to which every lane attends.
   @_specialize(where Element == Float)
   @_specialize(where Element == Double)
   package func softmaxLanes(
@@ -128,7 +128,7 @@ extension Kernels {
     table.pointee.lanes.softmax_lanes(&arguments)
   }
 
-  /// y[rows, lanes] ← y·rescale + x: x is a sum that was computed by itself.
+  /// y[rows, lanes] ← y·rescale + x, where x is a sum that was computed separately.
   package func addRescaled(
     vectorCount: Int, rowCount: Int, into y: MutablePointer, stride: Int, rescale: Pointer, _ x: Pointer, xStride: Int
   ) {

@@ -1,15 +1,15 @@
 internal import CAttentionKernels
 
-/// Keys or values as they are stored: in the type that is computed with, or in two bytes each.
+/// Keys or values as they are stored: in the type that is computed with, or in a type of two bytes.
 @usableFromInline package struct StoredMatrix<Element> {
   @usableFromInline package let base: UnsafeRawPointer
-  /// Nil: the type that is computed with.
+  /// Nil: stored in the type that is computed with.
   @usableFromInline package let half: HalfFormat?
   @usableFromInline package let rowCount: Int
   @usableFromInline package let columnCount: Int
   @usableFromInline package let rowStride: Int
   @usableFromInline package let columnStride: Int
-  /// The row after the last, which is read next, if it lies elsewhere than one would expect.
+  /// The row that is read after the last one, if it is not where it would be expected.
   @usableFromInline package let next: UnsafeRawPointer?
 
   @inlinable package init(
@@ -31,7 +31,7 @@ internal import CAttentionKernels
       rowStride: matrix.rowStride, columnStride: matrix.columnStride, next: next)
   }
 
-  /// The same, where it is of the type that is computed with.
+  /// The same matrix, if it is stored in the type that is computed with.
   @inlinable package var native: StridedMatrix<Element> {
     precondition(half == nil, "elements of two bytes are not those that are computed with")
     return StridedMatrix(
@@ -57,11 +57,11 @@ internal import CAttentionKernels
   }
 }
 
-/// Tiles whose queries are rows.
+/// Tiles in which each query is a row.
 extension Kernels {
-  /// The online softmax of a block of scores `[rows, columns]`, which become weights; `maximum` and `sum` carry over
-  /// from tile to tile, `rescale` is what earlier tiles' results are to be multiplied by. `begin` and `end`, whole numbers,
-  /// bound the attended columns of each row; nil: all.
+  /// The online softmax of a block of scores `[rows, columns]`, which become weights. `maximum` and `sum` carry over from
+  /// tile to tile. The caller multiplies the results of earlier tiles by `rescale`. `begin` and `end`, whole numbers, bound
+  /// the attended columns of each row; nil: all columns.
   @_specialize(where Element == Float)
   @_specialize(where Element == Double)
   package func softmaxRows(
@@ -92,7 +92,7 @@ extension Kernels {
 
   /// result[R, Ev] += weights[R, N] · V[N, Ev], for a few rows. Columns of both are contiguous.
   ///
-  /// A sum begins at every 32nd key, counted from `firstIndex` for the first one.
+  /// A new sum begins at every 32nd key. `firstIndex` is the number of the first key in this count.
   @_specialize(where Element == Float)
   @_specialize(where Element == Double)
   package func accumulateRows(

@@ -2,7 +2,7 @@ internal import CAttentionKernels
 
 /// The kernels of one instruction set and element type. CAttentionKernels.h says what each computes.
 ///
-/// Specialised here: callers are in other modules, for which unspecialised code would look up every type in a table.
+/// Specialised here because callers are in other modules: unspecialised code would look up every type in a table.
 package struct Kernels<Element: RealTensorElement>: @unchecked Sendable {
   // Sendable: the table is a constant of the program.
   let table: UnsafePointer<attn_kernels>
@@ -11,7 +11,7 @@ package struct Kernels<Element: RealTensorElement>: @unchecked Sendable {
   package typealias Pointer = UnsafePointer<Element>
   package typealias MutablePointer = UnsafeMutablePointer<Element>
 
-  /// Nil where this machine lacks the instruction set, and for other types than Float and Double.
+  /// Nil if this machine does not have the instruction set, and for types other than Float and Double.
   package init?(_ instructionSet: InstructionSet) {
     let type: attn_type
     switch Element._dataType {
@@ -26,7 +26,7 @@ package struct Kernels<Element: RealTensorElement>: @unchecked Sendable {
 
   // MARK: Arrays
 
-  /// The largest of `count` elements, NaN left out.
+  /// The largest of `count` elements. NaN is ignored.
   @_specialize(where Element == Float)
   @_specialize(where Element == Double)
   package func maximum(_ count: Int, _ x: Pointer) -> Element {
@@ -66,7 +66,7 @@ package struct Kernels<Element: RealTensorElement>: @unchecked Sendable {
   @_specialize(where Element == Double)
   package func isFinite(_ count: Int, _ x: Pointer) -> Bool { table.pointee.arrays.is_finite(count, x) }
 
-  /// y = 2^x for x ≤ 0: the function inside the softmax, to be tested by itself.
+  /// y = 2^x for x ≤ 0: the function inside the softmax, available so that it can be tested by itself.
   @_specialize(where Element == Float)
   @_specialize(where Element == Double)
   package func exp2(_ count: Int, _ x: Pointer, _ y: MutablePointer) { table.pointee.arrays.exp2(count, x, y) }

@@ -6,7 +6,7 @@ internal import CLibrary
 public struct SeededGenerator: RandomNumberGenerator, Sendable {
   private var state: UInt64
 
-  /// A generator whose numbers follow from `seed`.
+  /// A generator that `seed` determines.
   public init(seed: UInt64) { state = seed }
 
   public mutating func next() -> UInt64 {
@@ -20,10 +20,10 @@ public struct SeededGenerator: RandomNumberGenerator, Sendable {
   /// Uniform on [0, 1), with 53 random bits.
   public mutating func nextUnit() -> Double { Double(next() >> 11) * 0x1p-53 }
 
-  /// Normal with mean 0 and deviation 1 (Box and Muller 1958). Through the C library's logarithm and cosine, whose
-  /// last bit may differ from machine to machine.
+  /// Normal with mean 0 and deviation 1 (Box and Muller 1958). It uses the C library's logarithm and cosine, so the last
+  /// bit may differ from machine to machine.
   public mutating func nextNormal() -> Double {
-    // 1 − u is in (0, 1], whose logarithm is finite.
+    // 1 − u is in (0, 1], so its logarithm is finite.
     let radius = (-2 * log(1 - nextUnit())).squareRoot()
     return radius * cos(2 * .pi * nextUnit())
   }

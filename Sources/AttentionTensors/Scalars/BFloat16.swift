@@ -3,7 +3,7 @@ public struct BFloat16: Sendable, BitwiseCopyable {
   /// The 16 bits.
   public var bitPattern: UInt16
 
-  /// The number of these 16 bits.
+  /// The number with these 16 bits.
   @inlinable
   public init(bitPattern: UInt16) { self.bitPattern = bitPattern }
 
@@ -11,7 +11,7 @@ public struct BFloat16: Sendable, BitwiseCopyable {
   @inlinable
   public init(_ value: Float) {
     let bits = value.bitPattern
-    // Rounding would carry a NaN with a low payload over to infinity: keep it quiet instead.
+    // Rounding would turn a NaN with a low payload into infinity. So it is made a quiet NaN instead.
     let rounded = value.isNaN ? bits | 0x0040_0000 : bits &+ 0x7fff &+ (bits >> 16 & 1)
     bitPattern = UInt16(truncatingIfNeeded: rounded >> 16)
   }
@@ -26,7 +26,7 @@ extension BFloat16: RealTensorElement {
 
   @inlinable
   public init(_nearest value: Double) {
-    // Hazard: rounding to Float first can make a tie that was none. Rounding to odd there cannot.
+    // Hazard: rounding to Float first can create a tie where `value` is none. Rounding to odd in this step cannot.
     var float = Float(value)
     if value.isFinite, float.isFinite, Double(float) != value, float.bitPattern & 1 == 0 {
       float =

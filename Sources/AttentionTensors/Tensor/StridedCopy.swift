@@ -21,7 +21,7 @@ package func copyStrided(
   }
 }
 
-/// Calls `body` with the offsets of every row (all axes but the last) in two arrays of one shape.
+/// Calls `body` with the offsets of every row (all axes but the last) in two arrays of the same shape.
 package func forEachRow(
   shape: [Int], _ firstStrides: [Int], _ secondStrides: [Int], _ body: (Int, Int) throws -> Void
 ) rethrows {

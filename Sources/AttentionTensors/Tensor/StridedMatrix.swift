@@ -1,6 +1,6 @@
-/// A matrix in memory with any strides: what every product here takes as an operand.
+/// A matrix in memory with any strides. All products in this package take it as an operand.
 ///
-/// Usable from inline, without which other modules call methods of a generic type unspecialised: a fifth of a small product.
+/// Usable from inline: otherwise other modules call methods of a generic type unspecialised, a fifth of a small product's time.
 @usableFromInline package struct StridedMatrix<Element> {
   @usableFromInline package var base: UnsafePointer<Element>
   @usableFromInline package var rowCount: Int
@@ -37,7 +37,7 @@
       base: base, rowCount: columnCount, columnCount: rowCount, rowStride: columnStride, columnStride: rowStride)
   }
 
-  /// The elements row by row, one after another, at `target`.
+  /// Copies the elements to `target`, row by row, one after another.
   package func pack(into target: UnsafeMutablePointer<Element>) -> StridedMatrix {
     for row in 0..<rowCount {
       copyStridedRow(

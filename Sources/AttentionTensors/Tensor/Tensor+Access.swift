@@ -1,7 +1,7 @@
 // Access to the memory of a tensor, scoped by closures.
 
 extension Tensor {
-  /// Calls `body` with the elements in row-major order; copies them first if they are not so.
+  /// Calls `body` with the elements in row-major order; copies them first if they are in another order.
   /// - Throws: What `body` throws; `AttentionError` where memory for a copy is lacking.
   @inlinable
   public func withUnsafeBufferPointer<R>(_ body: (UnsafeBufferPointer<Element>) throws -> R) throws -> R {
@@ -11,7 +11,7 @@ extension Tensor {
     }
   }
 
-  /// Calls `body` with the elements in row-major order; copies them first if they are not so.
+  /// Calls `body` with the elements in row-major order; copies them first if they are in another order.
   /// - Throws: What `body` throws; `AttentionError` where memory for a copy is lacking.
   @inlinable
   public func withSpan<R>(_ body: (Span<Element>) throws -> R) throws -> R {
@@ -20,7 +20,7 @@ extension Tensor {
 
   /// Calls `body` with a view through which this tensor's elements can be written, whatever its strides.
   ///
-  /// The view ends with the closure, so copy-on-write happens once, before it, and never behind your back.
+  /// The view ends with the closure. So copy-on-write happens once, before the closure, and never unnoticed.
   /// Elements that this tensor does not see (gaps between strides) stay untouched.
   /// - Throws: What `body` throws; `AttentionError` where memory for a copy is lacking.
   public mutating func withMutableView<R>(_ body: (inout MutableTensorView<Element>) throws -> R) throws -> R {
@@ -31,16 +31,16 @@ extension Tensor {
 
   /// Gives this tensor memory that no other tensor sees and that may be written.
   package mutating func ensureWritable() throws(AttentionError) {
-    // A broadcast axis has one element for many indices: it can be read, not written.
+    // A broadcast axis has one element for many indices, so it can be read but not written.
     let isBroadcast = zip(shape, strides).contains { $0 > 1 && $1 == 0 }
     if isBroadcast || storage.isReadOnly || !isKnownUniquelyReferenced(&storage) { self = try copied() }
   }
 }
 
-/// A place to write: the memory, shape and strides of a tensor for the length of a closure.
+/// A place to write: the memory, shape and strides of a tensor while a closure runs.
 ///
-/// Neither copyable nor constructible outside, so it ends with ``Tensor/withMutableView(_:)``. Do not swap two
-/// of them: each would then be used in the other's scope.
+/// It cannot be copied, or constructed outside, so it ends with ``Tensor/withMutableView(_:)``. Do not swap two views:
+/// each would then be used in the other's scope.
 public struct MutableTensorView<Element: TensorElement>: ~Copyable {
   package let base: UnsafeMutablePointer<Element>
   /// The extent of each axis.
@@ -60,7 +60,7 @@ public struct MutableTensorView<Element: TensorElement>: ~Copyable {
     set { base[elementPosition(indices, shape: shape, strides: strides)] = newValue }
   }
 
-  /// Calls `body` with the part of one axis within `range`.
+  /// Calls `body` with the elements whose index on one axis is within `range`.
   /// - Throws: What `body` throws; `AttentionError` where the axis or range does not exist.
   public mutating func withSlice<R>(
     _ range: Range<Int>, axis: Int, _ body: (inout MutableTensorView) throws -> R
@@ -87,7 +87,7 @@ public struct MutableTensorView<Element: TensorElement>: ~Copyable {
   }
 
   /// Writes the elements of `source`, which broadcasts to this view's shape.
-  /// - Throws: `AttentionError` where it does not.
+  /// - Throws: `AttentionError` where `source` does not broadcast.
   public mutating func copy(from source: Tensor<Element>) throws(AttentionError) {
     let source = try source.broadcast(to: shape)
     copyStrided(

@@ -39,11 +39,11 @@ extension Tensor: CustomStringConvertible {
   }
 }
 
-/// Every value as text of one width.
+/// Every value as text, all of one width.
 private func formatCells<Element>(_ values: [Element]) -> [String] {
   let texts: [String]
   if let numbers = values as? [any RealTensorElement] {
-    // Through text, which is the shortest that names the element in its own type: 0.1 as Float is 0.1.
+    // Through text, because the shortest text that identifies the element depends on its type: 0.1 as Float is 0.1.
     texts = formatReals(numbers.map { Double("\($0)") ?? $0._double })
   } else if let flags = values as? [Bool] {
     texts = flags.map { $0 ? "True" : "False" }
@@ -54,7 +54,7 @@ private func formatCells<Element>(_ values: [Element]) -> [String] {
   return texts.map { String(repeating: " ", count: width - $0.count) + $0 }
 }
 
-/// At most 8 digits after the point, as few as show every value; an exponent where magnitudes lie far apart.
+/// At most 8 digits after the point, and only as many as show every value; an exponent where magnitudes lie far apart.
 private func formatReals(_ values: [Double]) -> [String] {
   let magnitudes = values.filter { $0.isFinite && $0 != 0 }.map(abs)
   let most = magnitudes.max() ?? 0
@@ -67,7 +67,7 @@ private func formatReals(_ values: [Double]) -> [String] {
     if value.isNaN { return "nan" }
     if value.isInfinite { return value < 0 ? "-inf" : "inf" }
     var text = formatReal(value, digits ?? 8, isScientific)
-    // NumPy writes 1. for 1, and pads with blanks what it leaves out at the end.
+    // NumPy writes 1. for 1, and replaces the digits that it omits at the end by blanks.
     if !text.contains(".") { text.insert(".", at: text.firstIndex(of: "e") ?? text.endIndex) }
     if !isScientific {
       let significant = text.reversed().drop { $0 == "0" }.count
@@ -77,7 +77,7 @@ private func formatReals(_ values: [Double]) -> [String] {
   }
 }
 
-/// As printf's `%.*e` or `%.*f`: longest is −1.8e308 with 8 digits behind the point.
+/// Formats as printf's `%.*e` or `%.*f` do. The longest text is that of −1.8e308 with 8 digits after the point.
 private func formatReal(_ value: Double, _ digits: Int, _ isScientific: Bool) -> String {
   var buffer = [CChar](repeating: 0, count: 400)
   let written = withVaList([Int32(digits), value]) {

@@ -1,7 +1,7 @@
 // Views: other shapes and strides over the same memory. None of these copies, unless it says so.
 
 extension Tensor {
-  /// The part of one axis within `range`.
+  /// The elements whose index on one axis is within `range`.
   /// - Throws: `AttentionError` where the axis does not exist or the range reaches past it.
   public func slice(_ range: Range<Int>, axis: Int) throws(AttentionError) -> Tensor {
     try requireAxis(axis, "Tensor.slice")
@@ -9,13 +9,13 @@ extension Tensor {
       range.lowerBound >= 0 && range.upperBound <= shape[axis], "Tensor.slice",
       "\(range) reaches past axis \(axis) of shape \(shape)")
     var view = self
-    // Nothing is inside of an empty range, so it lies nowhere.
+    // An empty range has no first element, so the offset stays as it is.
     if !range.isEmpty { view.offset += range.lowerBound * strides[axis] }
     view.shape[axis] = range.count
     return view
   }
 
-  /// One index of one axis; the axis is gone.
+  /// The elements with one index on an axis. The result does not have this axis.
   /// - Throws: `AttentionError` where the axis or the index does not exist.
   public func select(_ index: Int, axis: Int) throws(AttentionError) -> Tensor {
     try requireAxis(axis, "Tensor.select")
@@ -40,14 +40,14 @@ extension Tensor {
     return view
   }
 
-  /// The last two axes exchanged.
+  /// The last two axes, exchanged.
   /// - Throws: `AttentionError` where there are fewer than two.
   public func transposed() throws(AttentionError) -> Tensor {
     try requireShape(rank >= 2, "Tensor.transposed", "at least 2 axes expected; got shape \(shape)")
     return try permuted(Array(0..<rank - 2) + [rank - 1, rank - 2])
   }
 
-  /// Another shape over the same elements in row-major order. Copies only where strides forbid a view.
+  /// Another shape over the same elements in row-major order. Copies only where the strides do not allow a view.
   /// - Throws: `AttentionError` unless both shapes have as many elements.
   public func reshaped(_ newShape: [Int]) throws(AttentionError) -> Tensor {
     let newCount = try elementCount(of: newShape)
@@ -61,10 +61,10 @@ extension Tensor {
     return view
   }
 
-  /// The strides under which these elements have another shape; nil where only a copy has it.
+  /// The strides with which these elements have another shape; nil if only a copy can have that shape.
   private func stridesForReshape(to newShape: [Int]) -> [Int]? {
     if count == 0 || isContiguous { return rowMajorStrides(of: newShape) }
-    // Axes of extent 1 stride nowhere; both shapes are cut into groups of equal products.
+    // The strides of axes of extent 1 do not matter. Both shapes are cut into groups of axes with equal products.
     let old = shape.indices.filter { shape[$0] != 1 }
     var result = [Int](repeating: 1, count: newShape.count)
     var oldAxis = 0
@@ -95,8 +95,8 @@ extension Tensor {
     return result
   }
 
-  /// Repeats axes of extent 1, and new axes in front, without copying: stride 0. Right-aligned, as in NumPy.
-  /// - Throws: `AttentionError` where an axis is neither 1 nor the extent wanted.
+  /// Repeats axes of extent 1, and adds new axes in front, without copying: their stride is 0. Right-aligned, as in NumPy.
+  /// - Throws: `AttentionError` where an axis has neither extent 1 nor the extent wanted.
   public func broadcast(to newShape: [Int]) throws(AttentionError) -> Tensor {
     _ = try elementCount(of: newShape)
     try requireShape(
@@ -111,7 +111,7 @@ extension Tensor {
   }
 
   /// `[…, L, H·E]` as `[…, H, L, E]`: the heads of a projection, as strides.
-  /// - Throws: `AttentionError` unless the last axis divides by `headCount`.
+  /// - Throws: `AttentionError` unless the last axis is divisible by `headCount`.
   public func splitHeads(_ headCount: Int) throws(AttentionError) -> Tensor {
     try requireShape(rank >= 2, "Tensor.splitHeads", "[…, length, width] expected; got shape \(shape)")
     try requireShape(

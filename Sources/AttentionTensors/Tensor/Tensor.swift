@@ -80,7 +80,7 @@ public struct Tensor<Element: TensorElement>: Sendable {
     UnsafePointer(storage.base.assumingMemoryBound(to: Element.self) + offset)
   }
 
-  /// The first element, for one who has just made this tensor or its memory unique.
+  /// The first element, for writing. Only for code that has just made this tensor, or made its memory unique.
   @usableFromInline
   package var mutableBase: UnsafeMutablePointer<Element> {
     storage.base.assumingMemoryBound(to: Element.self) + offset
@@ -117,7 +117,7 @@ public struct Tensor<Element: TensorElement>: Sendable {
     return base[0]
   }
 
-  /// The same elements in row-major order, copied only if they are not so already.
+  /// The same elements in row-major order, copied only if they are in another order.
   /// - Throws: `AttentionError` where memory is lacking.
   public func contiguous() throws(AttentionError) -> Tensor {
     isContiguous ? self : try copied()
@@ -132,7 +132,7 @@ public struct Tensor<Element: TensorElement>: Sendable {
     return result
   }
 
-  /// True if both are the same view of the same memory: equal without looking at elements.
+  /// True if both are the same view of the same memory, which means that they are equal. Elements are not compared.
   public func isSameView(as other: Tensor) -> Bool {
     storage === other.storage && offset == other.offset && shape == other.shape && strides == other.strides
   }
@@ -160,9 +160,9 @@ extension Tensor where Element: RealTensorElement {
 
 // MARK: - Shapes
 
-/// The product of the extents. Throws where it, or a stride, does not fit an Int, or an extent is negative.
+/// The product of the extents. Throws if the product or a stride does not fit an Int, or if an extent is negative.
 package func elementCount(of shape: [Int]) throws(AttentionError) -> Int {
-  // An extent of 0 makes the count 0, but strides are products of the others all the same.
+  // An extent of 0 makes the count 0, but strides are still products of the other extents.
   var count = 1
   for extent in shape {
     try requireArgument(extent >= 0, "Tensor", "extents must not be negative; got shape \(shape)")

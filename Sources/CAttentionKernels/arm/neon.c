@@ -1,4 +1,4 @@
-// NEON (Advanced SIMD): part of every AArch64.
+// NEON (Advanced SIMD), which every AArch64 CPU has.
 
 #if defined(__aarch64__)
 

@@ -3,20 +3,20 @@
 
 #include "CAttentionKernels.h"
 
-// What is wanted next is brought to the second-level cache beside a product. Two lines at a time, for lines that are
-// asked for all at once hold up the product's own loads until they have come.
+// Brings rows that are wanted next to the second-level cache, beside a product. Two lines are prefetched at a time: lines
+// that are asked for all at once hold up the product's own loads until they have come.
 
-// Rows handed out to the blocks of a product, of which there are at least as many.
+// Rows handed out to the blocks of a product. There are at least as many blocks as rows.
 typedef struct attn_spread {
   const char *row;         // the next one
   ptrdiff_t stride, pitch; // bytes from row to row and from one prefetch to the next
   ptrdiff_t row_count, block_count, sum;
 } attn_spread;
 
-// Of 64 bits a division takes up to 95 cycles. A wrong address for a prefetch does no harm.
+// In 32 bits, because a division of 64 bits takes up to 95 cycles. A wrong address for a prefetch does no harm.
 static inline ptrdiff_t attn_quotient(ptrdiff_t x, ptrdiff_t y) { return (ptrdiff_t)((uint32_t)x / (uint32_t)y); }
 
-// For `steps` prefetches a block. Rows stays as it is where they are more than the blocks.
+// Spreads `rows` over the blocks, with `steps` prefetches a block. If there are more rows than blocks, `rows` stays as it is.
 static inline attn_spread attn_spread_rows(attn_ahead *rows, ptrdiff_t block_count, ptrdiff_t steps) {
   attn_ahead part = *rows;
   if (!part.base || block_count == 0 || steps == 0) return (attn_spread){0};
@@ -31,7 +31,7 @@ static inline attn_spread attn_spread_rows(attn_ahead *rows, ptrdiff_t block_cou
   return (attn_spread){part.base, part.stride, pitch, part.row_count, block_count, 0};
 }
 
-// The row that a block prefetches, and its pitch; one line again and again where it has none.
+// The row that a block prefetches, and its pitch. A block without a row prefetches the line `hot` again and again.
 static inline const char *attn_take_row(attn_spread *p, const void *hot, ptrdiff_t *pitch) {
   *pitch = 0;
   p->sum += p->row_count;
@@ -43,7 +43,7 @@ static inline const char *attn_take_row(attn_spread *p, const void *hot, ptrdiff
   return row;
 }
 
-// All lines at once of what belongs to the product's rows from `first` to `end`.
+// Prefetches, all at once, the lines that belong to the product's rows from `first` to `end`.
 static inline void attn_prefetch_rows(const attn_ahead *rows, ptrdiff_t first, ptrdiff_t end, ptrdiff_t count) {
   const ptrdiff_t row_end = end * rows->row_count / count;
   for (ptrdiff_t row = first * rows->row_count / count; row < row_end; row++)

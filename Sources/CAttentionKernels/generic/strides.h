@@ -3,15 +3,15 @@
 
 #include <stddef.h>
 
-// A stride in bytes and its odd multiples. x86 adds a register once, twice, four or eight times to an address; so these take
-// part in a load without an instruction of their own.
+// A stride in bytes and its odd multiples. x86 adds a register once, twice, four or eight times to an address. So a load
+// needs no further instruction for a multiple of the stride.
 typedef struct attn_strides {
   ptrdiff_t one, three, five, seven;
 } attn_strides;
 
 static inline __attribute__((always_inline)) attn_strides attn_strides_of(ptrdiff_t bytes) {
   attn_strides s = {bytes, 3 * bytes, 5 * bytes, 7 * bytes};
-  // Else the compiler multiplies in every step.
+  // Otherwise the compiler multiplies in every step.
   __asm__("" : "+r"(s.three));
   __asm__("" : "+r"(s.five));
   __asm__("" : "+r"(s.seven));

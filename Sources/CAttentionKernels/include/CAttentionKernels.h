@@ -1,17 +1,17 @@
 #ifndef CATTENTION_KERNELS_H
 #define CATTENTION_KERNELS_H
 
-// What must be compiled once per instruction set: the products and the softmax of a tile of scores, and
-// the row operations around them. Every function exists for float and double, which is what the pointers
-// to void point to: the table says of which. Lengths and strides count elements; pointers need only the
-// element's alignment. Numbers passed as double are exact in the element type.
+// The functions that must be compiled once per instruction set: the products and the softmax of a tile of scores, and the
+// row operations around them. Every function exists for float and for double. The table says which of the two the
+// pointers to void point to. Lengths and strides count elements; pointers need only the element's alignment. Numbers
+// passed as double are exact in the element type.
 //
-// Contracts are asserted by the callers in Swift: lengths are not negative, pointers are valid.
+// The callers in Swift assert the contracts: lengths are not negative, pointers are valid.
 //
 // A tile of scores has one of two layouts. In *rows* each query is a row, and keys or widths run along the
 // vectors' lanes. In *lanes* the queries themselves run along the lanes, in panels of 1 to
-// `panel_vector_count` vectors: element i of a panel's query q is at i·stride + q. Products by themselves take panels of up to
-// `product_vector_count`.
+// `panel_vector_count` vectors: element i of a panel's query q is at i·stride + q. The panels of products by themselves
+// have up to `product_vector_count` vectors.
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -30,10 +30,10 @@ enum { attn_isa_count = 4 };
 /// True if this machine (CPU and operating system) runs the kernels of `isa`.
 bool attn_isa_is_present(attn_isa isa);
 
-/// True if this thread traps some floating-point exception. A few cycles, where fegetenv takes 60 ns.
+/// True if this thread traps any floating-point exception. Takes a few cycles; fegetenv takes 60 ns.
 static inline bool attn_traps_exceptions(void) {
 #if defined(__x86_64__)
-  // MXCSR: a mask bit that is 0 lets its exception trap.
+  // MXCSR: an exception traps if its mask bit is 0.
   return (~__builtin_ia32_stmxcsr() & 0x1f80) != 0;
 #elif defined(__aarch64__)
   // FPCR: enable bits of invalid, division by zero, overflow, underflow, inexact; and of denormal inputs.
@@ -60,16 +60,16 @@ typedef struct attn_softmax_rows {
   void *maximum, *sum, *rescale; // [row_count]
 } attn_softmax_rows;
 
-// The same for every lane of a panel; but a lane that has attended to nothing but NaN keeps m = −inf
-// beside l = NaN, and rescale is 0 or 1 where l was 0.
+// The same for every lane of a panel, with two differences: a lane that has attended only to NaN keeps m = −inf, with
+// l = NaN; and rescale is 0 or 1 where l was 0.
 typedef struct attn_softmax_lanes {
   ptrdiff_t vector_count, key_count, stride;
   void *scores; // [key_count, lanes], scores in, weights out
   const void *_Nullable begin, *_Nullable end; // [lanes] whole numbers: attended keys; NULL: all
   void *maximum, *sum, *rescale; // [lanes]
-  const void *_Nullable new_maximum; // [lanes], where the scores' maxima are known, raised to them; NULL: they are looked for
-  // Beside `begin` and `new_maximum`: keys that every lane attends to, the only ones whose maxima are known. The others' are
-  // looked for.
+  const void *_Nullable new_maximum; // [lanes], `maximum` raised to the scores' maxima if these are known; NULL: they are not
+  // With `begin` and `new_maximum`: the keys to which every lane attends. Only the maxima of these keys are known; the
+  // kernel looks for those of the other keys.
   ptrdiff_t common_begin, common_end;
 } attn_softmax_lanes;
 
@@ -82,15 +82,15 @@ typedef enum attn_activation {
   attn_activation_silu = 4,      // x / (1 + e^−x)
 } attn_activation;
 
-// Contiguous rows that are wanted soon; base NULL: none.
+// Contiguous rows that will be needed soon; base NULL: none.
 typedef struct attn_ahead {
   const void *_Nullable base;
   ptrdiff_t row_count, stride, byte_count; // stride in bytes
 } attn_ahead;
 
 // One product of a panel: c[row_count, lanes] = c·rescale + a[row_count, depth]·b[depth, lanes], or a·b + addendᵀ.
-// One of a's two strides must be 1. Each element is summed from the first step of the depth to the last, so its bits do not
-// depend on the other rows, lanes or steps of weight 0.
+// One of a's two strides must be 1. Each element is summed from the first step of the depth to the last. So its bits do
+// not depend on the other rows and lanes, or on steps of weight 0.
 typedef struct attn_product {
   ptrdiff_t vector_count, row_count, depth;
   const void *a;
@@ -100,15 +100,15 @@ typedef struct attn_product {
   void *c;
   ptrdiff_t c_stride;
   const void *_Nullable rescale; // [lanes]; NULL: c is only written
-  // Sums start from c instead of 0: a product that is cut along its depth has the bits of the whole. Excludes rescale.
+  // Sums start from c instead of 0, so a product that is cut along its depth has the bits of the whole. Excludes rescale.
   bool continues;
-  // What is done to each c after it: f(c + bias).
+  // What is done to each c afterwards: f(c + bias).
   const void *_Nullable bias; // [lanes]; NULL: none
   attn_activation activation;
-  // A row of row_count elements for each lane, added as add_bias does; NULL: none. Excludes rescale, bias and activation.
+  // A row of row_count elements for each lane, added as by add_bias; NULL: none. Excludes rescale, bias and activation.
   const void *_Nonnull const *_Nullable addend;
   void *_Nullable maximum; // [lanes], raised to the largest of each lane of a·b + addendᵀ, NaN left out; NULL: not wanted
-  // On their way to the second-level cache, spread over the rows of A.
+  // Rows to prefetch into the second-level cache, spread over the rows of A.
   attn_ahead next[2];
 } attn_product;
 
@@ -131,7 +131,8 @@ typedef struct attn_norm {
 // One product of a few rows:
 //   dot_rows:         scores[row_count, key_count] = factor · rows[row_count, column_count]·key[key_count, column_count]ᵀ,
 //   accumulate_rows:  rows[row_count, column_count] += scores[row_count, key_count]·key[key_count, column_count],
-// `key` being the values; a sum of them begins at every 32nd key, counted from `first_index` for the first one. Elements of a row are contiguous. Keys, or values, may be of two bytes each: float only.
+// where `key` holds the values. A new sum of weighted values begins at every 32nd key; the first key has the number
+// `first_index`. Elements of a row are contiguous. Keys, or values, may have two bytes each: float only.
 typedef enum attn_stored { attn_stored_native = 0, attn_stored_float16 = 1, attn_stored_bfloat16 = 2 } attn_stored;
 
 typedef struct attn_row_product {
@@ -148,7 +149,7 @@ typedef struct attn_row_product {
   ptrdiff_t first_index;
 } attn_row_product;
 
-// Rows into lanes: y[column, row] = f(rows[row][column]); lanes up to a whole vector repeat the last row.
+// Rows into lanes: y[column, row] = f(rows[row][column]). Lanes that fill up the last vector repeat the last row.
 typedef enum attn_packing {
   attn_packing_scaled = 0,  // y = x · factor
   attn_packing_bias = 1,    // y += x, as add_bias
@@ -176,8 +177,8 @@ typedef struct attn_unpack {
   ptrdiff_t column_stride;
 } attn_unpack;
 
-// Scores less a slope times the distance of query and key, for some rows or for every lane of a panel:
-//   score −= slope·|position − key|, keys counted from the first column.
+// Subtracts a slope times the distance between query and key from the scores of some rows, or of every lane of a panel:
+//   score −= slope·|position − key|, where keys are counted from the first column.
 typedef struct attn_distance {
   ptrdiff_t row_count, vector_count, key_count, stride; // rows, or vectors of lanes
   void *scores;
@@ -193,7 +194,7 @@ typedef enum attn_half {
 // The kernels of one instruction set and element type, in groups. An instruction set may take a whole group from another one.
 // Arrays of `count` elements.
 typedef struct attn_array_kernels {
-  // The largest, NaN left out; −inf of none.
+  // The largest element, ignoring NaN; −inf if there is none.
   double (*maximum)(ptrdiff_t count, const void *x);
   // y = exp(x − shift); returns Σ y. x may be y. x − shift must not be positive.
   double (*exponential_sum)(ptrdiff_t count, const void *x, double shift, void *y);
@@ -205,7 +206,7 @@ typedef struct attn_array_kernels {
   void (*mask)(ptrdiff_t count, void *scores, const uint8_t *attend);
   // True if no element is infinite or NaN.
   bool (*is_finite)(ptrdiff_t count, const void *x);
-  // y = 2^x for x ≤ 0: the function inside the softmax, to be tested by itself.
+  // y = 2^x for x ≤ 0: the function inside the softmax, available so that it can be tested by itself.
   void (*exp2)(ptrdiff_t count, const void *x, void *y);
   // x = cap·tanh(x / cap).
   void (*softcap)(ptrdiff_t count, void *x, double cap);
@@ -223,11 +224,11 @@ typedef struct attn_row_kernels {
 typedef struct attn_lane_kernels {
   ptrdiff_t lane_count, panel_vector_count, product_vector_count;
   void (*pack)(const attn_pack *);
-  // True if every x of the rows is finite; also of the lanes that fill the last vector.
+  // True if every x of the rows is finite, also in the lanes that fill up the last vector.
   bool (*unpack)(const attn_unpack *);
   void (*multiply)(const attn_product *);
   void (*softmax_lanes)(const attn_softmax_lanes *);
-  // y[row_count, lanes] = y·rescale + x: x is a sum that was computed by itself.
+  // y[row_count, lanes] = y·rescale + x, where x is a sum that was computed separately.
   void (*add_rescaled)(
       ptrdiff_t vector_count, ptrdiff_t row_count, void *y, ptrdiff_t y_stride, const void *rescale, const void *x,
       ptrdiff_t x_stride);
@@ -241,7 +242,7 @@ typedef struct attn_layer_kernels {
   void (*norm)(const attn_norm *);
 } attn_layer_kernels;
 
-// Conversions from and to two bytes, to nearest, ties to even. Float only, else NULL.
+// Conversions from and to types of two bytes, rounded to nearest, ties to even. Float only, else NULL.
 typedef struct attn_half_kernels {
   void (*_Nullable widen)(attn_half, ptrdiff_t count, const uint16_t *x, void *y);
   void (*_Nullable narrow)(attn_half, ptrdiff_t count, const void *x, uint16_t *y);
@@ -255,7 +256,7 @@ typedef struct attn_kernels {
   attn_half_kernels halves;
 } attn_kernels;
 
-/// The kernels of one instruction set and element type; NULL where it is absent. The tables are constants.
+/// The kernels of one instruction set and element type; NULL if the set is not present. The tables are constants.
 const attn_kernels *_Nullable attn_kernels_for(attn_isa isa, attn_type type);
 
 #pragma clang assume_nonnull end

@@ -10,7 +10,7 @@
 #define FEW_ROWS_KEYS 2
 #define FEW_ROWS_AHEAD_BYTES 32768
 #define FEW_ROWS_AHEAD_LOCALITY 2
-// Not __builtin_elementwise_fma: without an FMA instruction it is a call of libm, 24 ns an element.
+// Not __builtin_elementwise_fma: without an FMA instruction this is a call of libm, which takes 24 ns an element.
 #define FMA(a, b, c) ((a) * (b) + (c))
 
 #include "../generic/instantiate.inc"

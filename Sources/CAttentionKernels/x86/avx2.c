@@ -1,9 +1,9 @@
-// AVX2, FMA and F16C. Better than plain vector code are powers of two from a table in a register; there is no such shuffle of
-// Doubles.
+// AVX2, FMA and F16C. Only powers of two are better than plain vector code: they come from a table in a register. For
+// doubles there is no such shuffle.
 
 #if defined(__x86_64__)
 
-// Before the push: the headers' own functions must keep their own targets.
+// Included before the push, because the headers' own functions must keep their own targets.
 #include <immintrin.h>
 #include <math.h>
 
@@ -19,15 +19,15 @@
 #define PRODUCT_PREFETCHES 0
 #define FEW_ROWS_ACCUMULATORS 12
 #define FEW_ROWS_KEYS 2
-// Better than 8192 bytes into the first level on Zen 3 (Benchmarks/NOTES.md).
+// Better than 8192 bytes into the first-level cache on Zen 3 (Benchmarks/NOTES.md).
 #define FEW_ROWS_AHEAD_BYTES 32768
 #define FEW_ROWS_AHEAD_LOCALITY 2
 #define HAS_FLOAT16
 #define BLOCK_IN_ASSEMBLY
 #define FMA(a, b, c) __builtin_elementwise_fma(a, b, c)
 
-// 2^(i/8) as bits, less what i adds to their exponent and mantissa once it is shifted there; and the polynomial for what is
-// left of an exponent, without the constant term.
+// The bits of 2^(i/8), less what i adds to their exponent and mantissa after it is shifted there. Then the polynomial for
+// the remainder of an exponent, without the constant term.
 #define F32_POWER_BITS 3u
 #define F32_POWER_COEFFICIENTS 0x1.62e430p-1f, 0x1.ec0c32p-3f, 0x1.c6b99ap-5f
 static const uint32_t attn_powers_f32[] __attribute__((aligned(32))) = {
@@ -36,7 +36,7 @@ static const uint32_t attn_powers_f32[] __attribute__((aligned(32))) = {
   (attn_vector_u32) _mm256_permutevar8x32_epi32( \
       _mm256_load_si256((const __m256i *)attn_powers_f32), (__m256i)(index))
 
-// a·b + c, 0 up to x = lowest. "Not less or equal" keeps NaN.
+// a·b + c, but 0 where x ≤ lowest. "Not less or equal" keeps NaN.
 #define F32_FMA_ABOVE(x, lowest, a, b, c) \
   _mm256_and_ps(_mm256_cmp_ps(x, _mm256_set1_ps(lowest), _CMP_NLE_UQ), _mm256_fmadd_ps(a, b, c))
 

@@ -1,9 +1,9 @@
-// AVX-512 (F, BW, DQ, VL). Better than plain vector code are: powers of two from a table in two registers, masked loads and
-// stores for the tails, and boolean masks as bits.
+// AVX-512 (F, BW, DQ, VL). Three things are better than plain vector code: powers of two from a table in two registers,
+// masked loads and stores for the tails, and boolean masks as bits.
 
 #if defined(__x86_64__)
 
-// Before the push: the headers' own functions must keep their own targets.
+// Included before the push, because the headers' own functions must keep their own targets.
 #include <immintrin.h>
 #include <math.h>
 
@@ -19,15 +19,15 @@
 #define PRODUCT_PREFETCHES 1
 #define FEW_ROWS_ACCUMULATORS 16
 #define FEW_ROWS_KEYS 4
-// 0.9 of the time of 32768 bytes into the second level (Zen 5; Benchmarks/NOTES.md).
+// 10 % less time than with 32768 bytes into the second-level cache (Zen 5; Benchmarks/NOTES.md).
 #define FEW_ROWS_AHEAD_BYTES 8192
 #define FEW_ROWS_AHEAD_LOCALITY 3
 #define HAS_FLOAT16
 #define ADDEND_BESIDE_PRODUCT
 #define FMA(a, b, c) __builtin_elementwise_fma(a, b, c)
 
-// 2^(i/32) and 2^(i/16) as bits, less what i adds to their exponent and mantissa once it is shifted there; and the polynomials
-// for what is left of an exponent, without the constant term.
+// The bits of 2^(i/32) and 2^(i/16), less what i adds to their exponent and mantissa after it is shifted there. Also the
+// polynomials for the remainder of an exponent, without the constant term.
 #define F32_POWER_BITS 5u
 #define F64_POWER_BITS 4u
 #define F32_POWER_COEFFICIENTS 0x1.62e430p-1f, 0x1.ebfcccp-3f, 0x1.c6b110p-5f
@@ -51,7 +51,7 @@ static const uint64_t attn_powers_f64[] __attribute__((aligned(64))) = {
   (attn_vector_u64) _mm512_permutex2var_epi64(                                                                    \
       _mm512_load_si512(attn_powers_f64), (__m512i)(index), _mm512_load_si512(attn_powers_f64 + 8))
 
-// a·b + c, 0 up to x = lowest. "Not less or equal" keeps NaN.
+// a·b + c, but 0 where x ≤ lowest. "Not less or equal" keeps NaN.
 #define F32_FMA_ABOVE(x, lowest, a, b, c) \
   _mm512_maskz_fmadd_ps(_mm512_cmp_ps_mask(x, _mm512_set1_ps(lowest), _CMP_NLE_UQ), a, b, c)
 #define F64_FMA_ABOVE(x, lowest, a, b, c) \
@@ -63,7 +63,7 @@ static const uint64_t attn_powers_f64[] __attribute__((aligned(64))) = {
 #define F32_STORE_TAIL(x, count, v) _mm512_mask_storeu_ps(x, (__mmask16)TAIL(count), v)
 #define F64_STORE_TAIL(x, count, v) _mm512_mask_storeu_pd(x, (__mmask8)TAIL(count), v)
 
-// Which of a byte for each lane are 0, as bits; and −inf in the lanes whose 16 bits have a certain one.
+// ZERO_BYTES: a bit for each lane, 1 if the lane's byte is 0. HIDE: −inf in the lanes whose 16 bits contain the bit `one`.
 #define F32_ZERO_BYTES(x) _mm_testn_epi8_mask(_mm_loadu_si128((const void *)(x)), _mm_set1_epi8(-1))
 #define F64_ZERO_BYTES(x) (__mmask8)_mm_testn_epi8_mask(_mm_loadu_si64(x), _mm_set1_epi8(-1))
 #define F32_HIDE(y, bits, one)                                                                                    \
