@@ -1,2 +1,2 @@
-// Who imports Attention has tensors and errors with it.
+// Importing Attention also imports tensors and errors.
 @_exported public import AttentionTensors

@@ -5,13 +5,14 @@ public import AttentionTensors
 /// - Parameters:
 ///   - x: `[…, n]`; any strides.
 ///   - context: Threads, instruction set.
-/// - Returns: The same shape; rows sum to 1. A row of nothing but −inf gives 0; one that holds NaN or
-///   +inf gives NaN.
-/// - Throws: `AttentionError` for a scalar, or where the context asks for what this machine lacks.
+/// - Returns: The same shape; rows sum to 1. A row of only −inf gives 0. A row that holds NaN or +inf gives NaN.
+/// - Throws: `AttentionError` for a scalar, or if the context asks for something that this machine does not have.
 ///
-/// Accuracy: each exponential within 2 + 1.25·|xᵢ − max x| ULP (the argument is rounded once more on its way to
-/// 2^x, which itself is within 1.5). SoftmaxTests.smallExponentials holds it to that, and to two ULP more for two divisions. Up to 2^−125.5 (Double: 2^−1021.5) of the
-/// row's largest they are 0. Source: Milakov and Gimelshein 2018 (arXiv:1805.02867), Algorithm 2.
+/// Accuracy: the error of each exponential is at most 2 + 1.25·|xᵢ − max x| ULP, because the argument of 2^x is rounded once
+/// more; 2^x itself is within 1.5 ULP. The test SoftmaxTests.smallExponentials checks this bound, plus two ULP for two
+/// divisions. Exponentials up to 2^−125.5 (Double: 2^−1021.5) of the row's largest are 0.
+///
+/// Source: Milakov and Gimelshein 2018 (arXiv:1805.02867), Algorithm 2.
 @_specialize(where Element == Float)
 @_specialize(where Element == Double)
 public func softmax<Element: AttentionElement>(
@@ -34,9 +35,9 @@ public func softmax<Element: AttentionElement>(
 /// - Parameters:
 ///   - x: `[…, n]`; any strides.
 ///   - context: Threads, instruction set.
-/// - Returns: `[…]`: without the last axis. A row of nothing but −inf, and one of length 0, gives −inf;
-///   one that holds NaN or +inf gives NaN.
-/// - Throws: `AttentionError` for a scalar, or where the context asks for what this machine lacks.
+/// - Returns: `[…]`: the shape of x without the last axis. A row of only −inf, or of length 0, gives −inf. A row that holds
+///   NaN or +inf gives NaN.
+/// - Throws: `AttentionError` for a scalar, or if the context asks for something that this machine does not have.
 @_specialize(where Element == Float)
 @_specialize(where Element == Double)
 public func logSumExp<Element: AttentionElement>(
@@ -53,7 +54,7 @@ public func logSumExp<Element: AttentionElement>(
   return result
 }
 
-/// y = exp(x − max x), and what it was made with.
+/// y = exp(x − max x). Returns max x and the sum of y.
 private func exponentials<Element: AttentionElement>(
   _ kernels: Kernels<Element>, _ count: Int, _ x: UnsafePointer<Element>, _ stride: Int,
   _ y: UnsafeMutablePointer<Element>
@@ -65,14 +66,14 @@ private func exponentials<Element: AttentionElement>(
   }
   let maximum = kernels.maximum(count, x)
   if maximum > -.infinity { return (maximum, kernels.exponentialSum(count, x, maximum, y)) }
-  // Hazard: −inf − −inf is NaN. The row holds nothing but −inf, or NaN, which the maximum leaves out.
+  // Hazard: −inf − −inf is NaN. This row holds only −inf and NaN, and the maximum ignores NaN.
   let sum: Element = (0..<count).contains { x[$0].isNaN } ? .nan : 0
   y.update(repeating: sum, count: count)
   return (maximum, sum)
 }
 
-/// Calls `body` for every row along the last axis, with a scratch of `scratchCount` elements, on the threads of
-/// `context`.
+/// Calls `body` for every row along the last axis, on the threads of `context`. Each call gets `scratchCount` elements of
+/// working memory.
 private func runRows<Element: AttentionElement>(
   of x: Tensor<Element>, _ subject: String, _ context: AttentionContext, scratchCount: Int,
   _ body: (_ kernels: Kernels<Element>, _ row: Int, UnsafePointer<Element>, UnsafeMutablePointer<Element>) -> Void
@@ -100,7 +101,7 @@ private func runRows<Element: AttentionElement>(
 }
 
 extension Tensor {
-  /// Where a row along the last axis begins, rows being counted in row-major order.
+  /// The offset of a row along the last axis, in elements. Rows are counted in row-major order.
   fileprivate func offset(ofRow row: Int) -> Int {
     var rest = row
     var offset = 0

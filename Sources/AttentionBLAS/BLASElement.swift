@@ -1,9 +1,9 @@
 public import AttentionTensors
 internal import COpenBLAS
 
-/// A type of number that OpenBLAS multiplies: Float and Double. Not for other types to adopt.
+/// A number type that OpenBLAS multiplies: Float and Double. Other types must not adopt it.
 public protocol BLASElement: RealTensorElement, BinaryFloatingPoint {
-  /// C ← α·op(A)·op(B) + β·C, row-major: one call of OpenBLAS. Not API.
+  /// C ← α·op(A)·op(B) + β·C, row-major, in one call of OpenBLAS. Not API.
   static func _gemm(
     transposeA: Bool, transposeB: Bool, rowCount: Int, columnCount: Int, depth: Int,
     alpha: Self, a: UnsafePointer<Self>, aStride: Int, b: UnsafePointer<Self>, bStride: Int,

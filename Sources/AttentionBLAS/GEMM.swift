@@ -2,17 +2,17 @@ public import AttentionTensors
 
 /// C ← α·A·B, or C ← C + α·A·B.
 ///
-/// Work beyond some 100 µs is shared among `context.threadCount` threads; the bits of the result do not
-/// depend on their number. α = 0 reads neither A nor B. A depth of 0 gives zeros.
+/// A product that takes more than about 100 µs is shared among `context.threadCount` threads. The bits of the result do not
+/// depend on their number. With α = 0, neither A nor B is read. A product of depth 0 is 0.
 ///
 /// - Parameters:
-///   - alpha: α. By the kernels of this package α·B is computed first, and must not overflow.
+///   - alpha: α. The kernels of this package compute α·B first; it must not overflow.
 ///   - a: A, `m × k`; may be transposed in memory.
 ///   - b: B, `k × n`; may be transposed in memory.
-///   - mode: Whether C is overwritten (and then never read) or added to.
+///   - mode: Whether the product overwrites C (whose old contents are then never read) or is added to it.
 ///   - c: C, `m × n`. Must not overlap A or B.
 ///   - context: Threads.
-/// - Throws: `AttentionError` where shapes disagree or an extent exceeds 32 bits.
+/// - Throws: `AttentionError` if shapes disagree or an extent exceeds 32 bits.
 public func gemm<Element: BLASElement>(
   alpha: Element = 1, _ a: UnsafeMatrix<Element>, _ b: UnsafeMatrix<Element>, _ mode: ResultMode = .replacing,
   into c: UnsafeMutableMatrix<Element>, context: AttentionContext = .default
@@ -24,7 +24,7 @@ public func gemm<Element: BLASElement>(
   ) { _ in (a.matrix, b.matrix, c.base, c.stride) }
 }
 
-/// ``gemm(alpha:_:_:_:into:context:)`` for `count` products whose matrices lie at fixed distances.
+/// ``gemm(alpha:_:_:_:into:context:)`` for `count` products whose matrices lie at equal distances.
 ///
 /// - Parameters:
 ///   - alpha: α.
@@ -32,13 +32,13 @@ public func gemm<Element: BLASElement>(
 ///   - aStride: Elements from one A to the next; 0: every product has the same A.
 ///   - b: The first B.
 ///   - bStride: Elements from one B to the next; 0: every product has the same B.
-///   - mode: Whether results are overwritten or added to.
+///   - mode: Whether the products overwrite the results or are added to them.
 ///   - c: The first C.
 ///   - cStride: Elements from one C to the next.
-///   - count: Products.
+///   - count: The number of products.
 ///   - context: Threads.
-/// - Throws: `AttentionError` where shapes disagree, a buffer is too short for `count` matrices, or
-///   results would overlap.
+/// - Throws: `AttentionError` if shapes disagree, if a buffer is too short for `count` matrices, or if results would
+///   overlap.
 public func batchedGEMM<Element: BLASElement>(
   alpha: Element = 1, _ a: UnsafeMatrix<Element>, stride aStride: Int, _ b: UnsafeMatrix<Element>,
   stride bStride: Int, _ mode: ResultMode = .replacing, into c: UnsafeMutableMatrix<Element>, stride cStride: Int,
@@ -76,8 +76,8 @@ public func batchedGEMM<Element: BLASElement>(
 
 /// ``gemm(alpha:_:_:_:into:context:)`` for a list of products. Their shapes may differ.
 ///
-/// - Throws: `AttentionError` where the lists differ in length or the shapes of a product disagree; then
-///   nothing has been written. Where memory lacks, some products may have been.
+/// - Throws: `AttentionError` if the lists differ in length or the shapes of a product disagree; then nothing has been
+///   written. If memory runs out, some products may have been written.
 public func batchedGEMM<Element: BLASElement>(
   alpha: Element = 1, _ a: [UnsafeMatrix<Element>], _ b: [UnsafeMatrix<Element>], _ mode: ResultMode = .replacing,
   into c: [UnsafeMutableMatrix<Element>], context: AttentionContext = .default
@@ -87,7 +87,7 @@ public func batchedGEMM<Element: BLASElement>(
     a.count == b.count && b.count == c.count, "batchedGEMM",
     "lists of one length expected; got \(a.count), \(b.count) and \(c.count) matrices")
   for i in a.indices { try checkProduct("batchedGEMM", a[i], b[i], c[i]) }
-  // Runs of products of one shape share a cut.
+  // Consecutive products of one shape are cut together.
   var start = 0
   while start < a.count {
     func shape(_ i: Int) -> [Int] { [c[i].rowCount, c[i].columnCount, a[i].matrix.columnCount] }
@@ -104,8 +104,8 @@ public func batchedGEMM<Element: BLASElement>(
   }
 }
 
-/// Runs products of one shape on the threads of `context`, by its algorithm. Nothing is checked; operands that the
-/// products cannot read are packed block by block.
+/// Computes products of one shape on the threads of `context`, by its algorithm. Nothing is checked. An operand with strides
+/// that the products cannot read is packed block by block.
 @_specialize(where Element == Float)
 @_specialize(where Element == Double)
 package func runProducts<Element: BLASElement>(
@@ -133,7 +133,7 @@ package func runProducts<Element: BLASElement>(
       let (a, b, first, cStride) = operands(block.product)
       let c = first + block.rows.lowerBound * cStride + block.columns.lowerBound
       if depth == 0 || alpha == 0 {
-        // Neither operand is read: 0·NaN is NaN.
+        // Neither operand is read, because 0·NaN would be NaN.
         for row in 0..<block.rows.count where mode == .replacing {
           (c + row * cStride).update(repeating: 0, count: block.columns.count)
         }
@@ -166,7 +166,7 @@ package func runProducts<Element: BLASElement>(
   }
 }
 
-/// Calls `body` with a matrix that can be read: the same one, or a packed copy for the length of the call.
+/// Calls `body` with `matrix` if it can be read as it is, else with a packed copy that lives as long as the call.
 private func withPacked<Element: BLASElement>(
   _ matrix: StridedMatrix<Element>, unless isReadable: (StridedMatrix<Element>) -> Bool,
   _ body: (StridedMatrix<Element>) -> Void

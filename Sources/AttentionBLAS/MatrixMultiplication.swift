@@ -13,7 +13,7 @@ public import AttentionTensors
 ///   - alpha: α.
 ///   - context: Threads.
 /// - Returns: `[…, m, n]`, contiguous.
-/// - Throws: `AttentionError` where shapes disagree or memory is lacking.
+/// - Throws: `AttentionError` if shapes disagree or memory runs out.
 public func matmul<Element: BLASElement>(
   _ a: Tensor<Element>, _ b: Tensor<Element>, alpha: Element = 1, context: AttentionContext = .default
 ) throws -> Tensor<Element> {
@@ -22,16 +22,16 @@ public func matmul<Element: BLASElement>(
   return result
 }
 
-/// ``matmul(_:_:alpha:context:)`` into memory that is there already, overwriting or adding.
+/// ``matmul(_:_:alpha:context:)`` into an existing view, which it overwrites or adds to.
 ///
 /// - Parameters:
 ///   - a: `[…, m, k]`.
 ///   - b: `[…, k, n]`.
 ///   - alpha: α.
-///   - mode: Whether `result` is overwritten (and then never read) or added to.
+///   - mode: Whether the product overwrites `result` (whose old contents are then never read) or is added to it.
 ///   - result: `[…, m, n]`; the last axis is contiguous. Must not overlap `a` or `b`.
 ///   - context: Threads.
-/// - Throws: `AttentionError` where shapes disagree or the strides of `result` do not fit.
+/// - Throws: `AttentionError` if shapes disagree or the strides of `result` do not fit.
 @_specialize(where Element == Float)
 @_specialize(where Element == Double)
 public func matmul<Element: BLASElement>(
@@ -56,7 +56,7 @@ public func matmul<Element: BLASElement>(
     "a result whose rows lie at most \(CInt.max) elements apart expected; got strides \(result.strides)")
 
   let (rowCount, batchRank) = foldedRows(shape, a.strides, b.strides, result.strides)
-  // Of the first product.
+  // The operands of the first product.
   let firstA = StridedMatrix(
     base: a.base, rowCount: rowCount, columnCount: depth, rowStride: a.strides[rank - 2],
     columnStride: a.strides[rank - 1])
@@ -75,7 +75,7 @@ public func matmul<Element: BLASElement>(
     var (a, b, c, rest) = (firstA, firstB, base.value, product)
     for axis in axes {
       var index = rest
-      // The last one needs no division, which small products would pay for.
+      // An index below its axis's count needs no division: divisions would slow down small products.
       if rest >= axis.count { (rest, index) = rest.quotientAndRemainder(dividingBy: axis.count) } else { rest = 0 }
       a.base += index * axis.a
       b.base += index * axis.b
@@ -85,8 +85,8 @@ public func matmul<Element: BLASElement>(
   }
 }
 
-/// The rows of one product, and the batch axes that are left: axes over which B is the same and A's rows follow on are
-/// rows of one taller product.
+/// The rows of one product, and the number of batch axes that remain. A batch axis becomes rows of one taller product if B is
+/// the same along it and the rows of A and of the result continue evenly.
 private func foldedRows(
   _ shape: [Int], _ a: [Int], _ b: [Int], _ c: [Int]
 ) -> (rowCount: Int, batchRank: Int) {

@@ -2,34 +2,36 @@ internal import AttentionTensors
 internal import COpenBLAS
 internal import COpenBLASStartup
 
-/// The state of the OpenBLAS that this process runs on.
+/// The state of the OpenBLAS that this process uses.
 ///
-/// **Threads.** OpenBLAS runs one thread per call here and the work is cut outside it: two threads inside
-/// OpenBLAS race (concurrent products with different transposes can corrupt results before 0.3.34), and
-/// its thread count is one number for the process. So the first product sets that number to 1, once and
-/// for all; code of yours that calls OpenBLAS then gets one thread too. Set the environment variable
-/// `ATTENTION_OPENBLAS_KEEP_THREADS` to leave the number alone, at the price of that race. Where OpenBLAS
-/// is built with OpenMP the number belongs to each thread; it is set around each piece of work and put back.
-/// A serial build, without USE_LOCKING as Debian's is, gives wrong results to threads that call it at one
-/// time, and does not tell: there, products wait for one another. Prefer a build with threads.
+/// **Threads.** This package lets OpenBLAS use one thread per call and cuts the work into tasks outside OpenBLAS. The first
+/// reason is that two threads inside OpenBLAS race: before 0.3.34, concurrent products with different transposes can corrupt
+/// results. The second is that its thread count is one number for the whole process. So the first product sets that number to
+/// 1, once and for all; your own calls of OpenBLAS then get one thread too. To leave the number alone, set the environment
+/// variable `ATTENTION_OPENBLAS_KEEP_THREADS`; that race is then possible.
 ///
-/// **Kernels.** Before `main`, an OpenBLAS older than the CPU is made to choose its kernels anew. Not if
-/// `OPENBLAS_CORETYPE` is set, nor if `ATTENTION_OPENBLAS_AS_FOUND` is.
+/// If OpenBLAS is built with OpenMP, the number belongs to each thread. It is set for each task and restored afterwards.
+///
+/// A serial build without USE_LOCKING, such as Debian's, gives wrong results, without an error, if several threads call it at
+/// the same time. With a serial build, products therefore wait for one another. Prefer a build with threads.
+///
+/// **Kernels.** If OpenBLAS is older than the CPU, it is made to choose its kernels again before `main`. This does not happen
+/// if `OPENBLAS_CORETYPE` or `ATTENTION_OPENBLAS_AS_FOUND` is set.
 public enum OpenBLAS {
   /// How this OpenBLAS was built to use threads.
   public enum Threading: String, Sendable {
-    /// Without threads.
+    /// It uses no threads.
     case serial
-    /// With threads of its own.
+    /// It uses threads of its own.
     case pthreads
-    /// With OpenMP's.
+    /// It uses OpenMP's threads.
     case openMP
   }
 
-  /// Version and build options, as OpenBLAS tells them.
+  /// The version and build options, as OpenBLAS reports them.
   public static var configuration: String { String(cString: openblas_get_config()) }
 
-  /// The version, for instance "0.3.21"; empty where the configuration does not tell.
+  /// The version, for instance "0.3.21"; empty if the configuration does not name it.
   public static var version: String {
     let words = configuration.split(separator: " ")
     guard let name = words.firstIndex(of: "OpenBLAS"), name + 1 < words.endIndex else { return "" }
@@ -39,7 +41,7 @@ public enum OpenBLAS {
   /// The CPU whose kernels OpenBLAS uses now.
   public static var core: String { String(cString: openblas_get_corename()) }
 
-  /// The CPU whose kernels OpenBLAS had chosen by itself.
+  /// The CPU whose kernels OpenBLAS had chosen by itself, before this package changed the choice.
   public static var coreAsFound: String { String(cString: openblas_startup_core_as_found()) }
 
   /// Why the choice of kernels was changed or left alone.
@@ -54,15 +56,15 @@ public enum OpenBLAS {
     }
   }
 
-  /// Threads that OpenBLAS would use inside a call made by this thread.
+  /// The number of threads that OpenBLAS would use inside a call made by this thread.
   public static var threadCount: Int {
     threading == .openMP ? Int(openblas_startup_openmp_get_max_threads()) : Int(openblas_get_num_threads())
   }
 
-  /// True if the thread count is left to the program.
+  /// True if this package leaves OpenBLAS's thread count alone, because `ATTENTION_OPENBLAS_KEEP_THREADS` is set.
   public static let keepsThreads = environmentVariable("ATTENTION_OPENBLAS_KEEP_THREADS") != nil
 
-  /// How calls of OpenBLAS must be made here; settled, with its effect on the thread count, at the first one.
+  /// How calls of OpenBLAS must be made here. It is decided at the first call, which also sets the thread count.
   private enum Discipline {
     case plain, oneThreadByOpenMP, oneCallAtATime
   }
@@ -79,7 +81,7 @@ public enum OpenBLAS {
 
   private static let exclusion = ExclusionLock()
 
-  /// Runs `body`, in which OpenBLAS uses one thread. Every call of OpenBLAS in this package is inside one.
+  /// Calls `body`, in which OpenBLAS uses one thread. Every call of OpenBLAS in this package is inside such a `body`.
   package static func withOneThread<R>(_ body: () throws -> R) rethrows -> R {
     guard discipline == .oneThreadByOpenMP else { return try body() }
     let before = openblas_startup_openmp_get_max_threads()
@@ -88,7 +90,7 @@ public enum OpenBLAS {
     return try body()
   }
 
-  /// Runs calls of OpenBLAS; in a serial build, while no other thread is in one.
+  /// Calls `body`, which calls OpenBLAS. With a serial build, only one thread at a time is in such a `body`.
   package static func withCall(_ body: () -> Void) {
     guard discipline == .oneCallAtATime else { return body() }
     exclusion.withLock(body)

@@ -1,8 +1,8 @@
 package import AttentionTensors
 
 extension StridedMatrix {
-  /// How BLAS would read it: with which leading dimension, transposed or not. Nil where it cannot,
-  /// because neither stride is 1, rows overlap, or the stride does not fit its 32-bit integers.
+  /// How BLAS would read this matrix: the leading dimension, and whether it is transposed. Nil if BLAS cannot read it, because
+  /// neither stride is 1, rows overlap, or the stride does not fit BLAS's 32-bit integers.
   package var blasLayout: (isTransposed: Bool, stride: Int)? {
     func leadingDimension(_ count: Int, _ width: Int, _ stride: Int, _ inner: Int) -> Int? {
       guard inner == 1 || width <= 1 else { return nil }
@@ -17,15 +17,15 @@ extension StridedMatrix {
 
 /// Whether a product overwrites its result or is added to it.
 public enum ResultMode: Sendable {
-  /// The result's old contents are never read: NaN there does not matter.
+  /// The product overwrites the result. Its old contents are never read: NaN there has no effect.
   case replacing
-  /// The product is added to what is there.
+  /// The product is added to the result's old contents.
   case accumulating
 }
 
-/// C ← α·A·B, or C += α·A·B. One call of OpenBLAS; nothing is checked.
+/// C ← α·A·B, or C += α·A·B, in one call of OpenBLAS. Nothing is checked.
 ///
-/// `c` is row-major with `cStride` elements from row to row. Operands have a BLAS layout.
+/// `c` is row-major, with `cStride` elements from row to row. Both operands must have a BLAS layout.
 @_specialize(where Element == Float)
 @_specialize(where Element == Double)
 package func multiply<Element: BLASElement>(
@@ -36,7 +36,7 @@ package func multiply<Element: BLASElement>(
   let rowCount = a.rowCount
   let columnCount = b.columnCount
   if rowCount == 0 || columnCount == 0 { return }
-  // Some kernels read A where α = 0, and 0·NaN is NaN.
+  // Some kernels read A even if α = 0, and 0·NaN is NaN.
   if a.columnCount == 0 || alpha == 0 {
     if mode == .replacing {
       for row in 0..<rowCount { (c + row * cStride).update(repeating: 0, count: columnCount) }

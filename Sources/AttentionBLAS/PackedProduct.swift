@@ -1,21 +1,21 @@
 internal import AttentionTensors
 
-/// Products by this package's kernels, whose lanes run along the columns of C.
+/// Products by this package's kernels. The lanes of a vector are columns of C.
 ///
-/// B is packed in panels of a few vectors of columns, A is read where it lies, an element at a time, and C is written
-/// where it lies. `make compare` tells which percent of the FMA peak products reach.
+/// B is packed in panels of a few vectors of columns. A is read in place, an element at a time, and C is written in place.
+/// `make compare` shows what percentage of the FMA peak the products reach.
 struct PackedProduct<Element: BLASElement>: Sendable {
   private let kernels: Kernels<Element>
   private let lanes: Int
-  /// Their logarithm: a division costs a small product some tenth of its time.
+  /// log₂ of `lanes`, for shifts: a division takes about a tenth of the time of a small product.
   private let laneShift: Int
-  /// Columns of a panel.
+  /// The number of columns of a panel.
   let panelWidth: Int
 
   private let depthLimit: Int
   private let unpackedRowLimit: Int
 
-  /// Nil where most lanes would be idle.
+  /// Nil if most lanes would be idle.
   init?(kernels: Kernels<Element>, tuning: Tuning, columnCount: Int) {
     if 2 * columnCount < kernels.laneCount { return nil }
     self.kernels = kernels
@@ -30,7 +30,7 @@ struct PackedProduct<Element: BLASElement>: Sendable {
   struct Scratch {
     fileprivate let panel: UnsafeMutablePointer<Element>
     fileprivate let edge: UnsafeMutablePointer<Element>
-    /// What a result is multiplied by before it is added to.
+    /// Factors of 1, by which the kernel multiplies an existing result before it adds to it.
     fileprivate let ones: UnsafeMutablePointer<Element>
     fileprivate let columns: UnsafeMutablePointer<UnsafeRawPointer>
 
@@ -55,13 +55,13 @@ struct PackedProduct<Element: BLASElement>: Sendable {
     return scratch
   }
 
-  /// C ← α·A·B, or C += α·A·B. One of A's strides is 1; B's are free. Neither α nor the depth is 0.
+  /// C ← α·A·B, or C += α·A·B. One of A's strides must be 1; B's strides are free. Neither α nor the depth may be 0.
   func multiply(
     alpha: Element, _ a: StridedMatrix<Element>, _ b: StridedMatrix<Element>, _ mode: ResultMode,
     into c: UnsafeMutablePointer<Element>, stride: Int, _ scratch: Scratch
   ) {
     if 2 * a.rowCount <= lanes && a.columnStride == 1 && b.rowStride == 1 {
-      // Too few rows for what packing B costs.
+      // There are too few rows to repay packing B.
       return multiplyFewRows(alpha: alpha, a, b, mode, into: c, stride: stride, scratch)
     }
     let isInPlace = alpha == 1 && b.columnStride == 1 && a.rowCount <= unpackedRowLimit
@@ -74,7 +74,7 @@ struct PackedProduct<Element: BLASElement>: Sendable {
     }
   }
 
-  /// Whole vectors of columns in panels, then what is left of one.
+  /// Calls `body` with the columns of each panel of whole vectors, then with the rest, which is less than a vector.
   private func forEachPanel(_ columnCount: Int, _ body: (Range<Int>) -> Void) {
     let vectorCount = columnCount >> laneShift
     AttentionTensors.forEachPanel(vectorCount: vectorCount, limit: kernels.productVectorCount) {
@@ -83,7 +83,7 @@ struct PackedProduct<Element: BLASElement>: Sendable {
     if vectorCount * lanes < columnCount { body(vectorCount * lanes..<columnCount) }
   }
 
-  /// Columns of B that are contiguous are streamed.
+  /// A product with few rows of A: reads the contiguous columns of B in place, one after another.
   private func multiplyFewRows(
     alpha: Element, _ a: StridedMatrix<Element>, _ b: StridedMatrix<Element>, _ mode: ResultMode,
     into c: UnsafeMutablePointer<Element>, stride: Int, _ scratch: Scratch
@@ -104,7 +104,7 @@ struct PackedProduct<Element: BLASElement>: Sendable {
     }
   }
 
-  /// What one panel of B gives.
+  /// The product of A and one panel of B.
   private func multiplyPanel(
     _ alpha: Element, _ a: StridedMatrix<Element>, _ b: StridedMatrix<Element>, isInPlace: Bool, isAdded: Bool,
     _ c: UnsafeMutablePointer<Element>, _ stride: Int, _ scratch: Scratch
@@ -130,7 +130,7 @@ struct PackedProduct<Element: BLASElement>: Sendable {
     }
   }
 
-  /// α·B row after row, each filled up to `width`.
+  /// Packs α·B row by row. Each row is filled up to `width`.
   private func pack(_ alpha: Element, _ b: StridedMatrix<Element>, _ scratch: Scratch, width: Int) {
     if b.columnStride == 1 {
       for row in 0..<b.rowCount {

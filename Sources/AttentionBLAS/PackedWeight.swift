@@ -1,10 +1,10 @@
 package import AttentionTensors
 
-/// A weight `[out, in]` in the order in which products of one instruction set read it: its transpose in panels of columns.
+/// A weight `[out, in]`, packed for the kernels of one instruction set: its transpose in panels of columns.
 ///
-/// Panels are as wide as the kernels': read at twice their width, which is not in the first-level cache any more, they
-/// took 1.05 to 1.2 of the time with AVX2. Against packing at each call and adding the bias first, layers of attention take 0.95 to 0.98
-/// of the time, one of 12 tokens and width 384 0.76 (2 threads of an EPYC of family 25, AVX-512, 2026-11).
+/// Panels are as wide as the kernels' panels. Panels of twice that width no longer fit the first-level cache: reading them took
+/// 5 to 20 % more time (AVX2). Compared with packing at each call and adding the bias first, layers of attention take 2 to 5 %
+/// less time, and a layer of 12 tokens and dimension 384 takes 24 % less (2 threads of an EPYC of family 25, AVX-512, 2026-11).
 package final class PackedWeight<Element: BLASElement>: Sendable {
   private let columnCount: Int
   private let depth: Int
@@ -12,7 +12,7 @@ package final class PackedWeight<Element: BLASElement>: Sendable {
   private let kernels: Kernels<Element>
   private let lanes: Int
 
-  /// Columns, of which the last may be filled up to whole vectors.
+  /// The columns of a panel, and its width. The last panel may be filled up to a whole vector.
   private struct Panel {
     let columns: Range<Int>
     let width: Int
@@ -29,8 +29,9 @@ package final class PackedWeight<Element: BLASElement>: Sendable {
     self.lanes = lanes
     let wholeCount = columnCount / lanes
     var panels: [Panel] = []
-    // Rows of A a multiple of 4 KiB apart share a set of the first-level cache, which the fewer rows beside a wider panel leave
-    // room in: 0.96 of 1024 × 1024 × 1024. Elsewhere 1.02.
+    // Rows of A that lie a multiple of 4 KiB apart share a set of the first-level cache. Beside a wider panel, the kernel
+    // reads fewer rows at once, which leaves room in that set. Time with wider panels: 4 % less at 1024 × 1024 × 1024, where
+    // rows share a set; 2 % more elsewhere.
     let isAliased = depth * MemoryLayout<Element>.stride % 4096 == 0
     forEachPanel(vectorCount: wholeCount, limit: isAliased ? kernels.productVectorCount : kernels.panelVectorCount) {
       panels.append(Panel(columns: $0.lowerBound * lanes..<$0.upperBound * lanes, width: $0.count * lanes))
@@ -50,7 +51,7 @@ package final class PackedWeight<Element: BLASElement>: Sendable {
         .scaled(by: 1), rowCount: rows.count, columnCount: depth, rows: rows, columnStride: weight.strides[1],
         into: base + panel.columns.lowerBound * depth, stride: panel.width)
     }
-    // The bias, with zeros behind it.
+    // The bias, followed by zeros.
     let biases = base + paddedCount * depth
     biases.update(repeating: 0, count: paddedCount)
     if let bias { for i in 0..<columnCount { biases[i] = bias.base[i * bias.strides[0]] } }
@@ -61,10 +62,10 @@ package final class PackedWeight<Element: BLASElement>: Sendable {
   private let hasBias: Bool
   private let paddedCount: Int
 
-  /// Elements of working memory that a thread needs.
+  /// The number of elements of working memory that a thread needs.
   package var scratchCount: Int { (PanelEdge<Element>.rowCount + kernels.productVectorCount) * lanes }
 
-  /// Some columns of `f(A·Wᵀ + b)`. One of A's strides is 1.
+  /// Some columns of `f(A·Wᵀ + b)`. One of A's strides must be 1.
   package func multiply(
     _ a: StridedMatrix<Element>, panels range: Range<Int>, _ activation: Activation, depthLimit: Int,
     into c: UnsafeMutablePointer<Element>, stride: Int, scratch: UnsafeMutablePointer<Element>
@@ -91,8 +92,8 @@ package final class PackedWeight<Element: BLASElement>: Sendable {
     }
   }
 
-  /// What lies behind a part of a panel, the next part or panel, to be prefetched line by line beside the rows of A. Nil where
-  /// rows are so few that the weights themselves stream from memory.
+  /// What follows a block of a panel in memory: the next block, or the next panel. The kernel prefetches it line by line,
+  /// while it reads the rows of A. Nil for few rows, because the weights themselves then stream from memory.
   private func following(_ base: UnsafePointer<Element>, count: Int, rowCount: Int) -> RowsAhead? {
     if rowCount < 32 { return nil }
     let lineByteCount = 64

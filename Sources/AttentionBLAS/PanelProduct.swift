@@ -1,21 +1,21 @@
 internal import AttentionTensors
 
-// What products of a packed weight and products that pack B at each call have in common.
+// The common code of products with a packed weight and of products that pack B at each call.
 
-/// Calls `body` with even blocks of a product's depth, of at most `limit` each. A product of depth 0 has one block, which is
-/// empty: what follows a product must follow it too.
+/// Calls `body` with blocks of a product's depth, equally long and of at most `limit` each. Depth 0 gives one empty block,
+/// because the steps after a product (such as bias and activation) must follow this product too.
 @inline(__always)
 func forEachDepthBlock(_ depth: Int, limit: Int, _ body: (Range<Int>) -> Void) {
   var length = max(depth, 1)
-  // Only here, because a small product would pay for the divisions.
+  // Divides only if it must: a division would slow down small products.
   if length > limit { length = length.dividedRoundingUp(by: length.dividedRoundingUp(by: limit)) }
   for low in stride(from: 0, to: max(depth, 1), by: length) { body(low..<min(low + length, depth)) }
 }
 
-/// The last columns of a product where they do not fill a vector: they are computed in memory of their own, some rows at a time,
-/// and then written where they belong.
+/// The last columns of a product, if they do not fill a vector. They are computed in separate memory, some rows at a time, and
+/// then written to C.
 struct PanelEdge<Element: BLASElement> {
-  /// Rows that are computed at once.
+  /// The number of rows that are computed at once.
   static var rowCount: Int { 64 }
 
   /// `[rowCount, stride]`.
@@ -23,13 +23,15 @@ struct PanelEdge<Element: BLASElement> {
   /// Elements from one row to the next: whole vectors.
   let stride: Int
 
+  /// Computes the columns block by block in ``memory``, and writes each block to C.
+  ///
   /// - Parameters:
-  ///   - rowCount: Rows of the product.
-  ///   - columnCount: Columns that are wanted of the ``stride`` that are computed.
-  ///   - isAdded: Whether they are added to what C holds.
-  ///   - c: The first of these columns.
+  ///   - rowCount: The number of rows of the product.
+  ///   - columnCount: How many of the ``stride`` computed columns are wanted, always the first ones.
+  ///   - isAdded: Whether these columns are added to what C holds.
+  ///   - c: The first of these columns in C.
   ///   - cStride: Elements from one row of C to the next.
-  ///   - product: Computes some rows, from the first row of ``memory`` on.
+  ///   - product: Computes the given rows and writes them to ``memory``, from its first row on.
   @inline(__always)
   func write(
     rowCount: Int, columnCount: Int, isAdded: Bool, into c: UnsafeMutablePointer<Element>, stride cStride: Int,

@@ -1,8 +1,8 @@
 /// How a batch of equal products is cut into tasks for threads.
 ///
-/// The cut follows from shapes alone, so a product has the same bits whatever the number of threads.
+/// The cut depends only on shapes, so a product has the same bits with any number of threads.
 package struct ProductCut {
-  /// One part of one product.
+  /// One block of rows and columns of one product.
   package struct Block {
     package let product: Int
     package let rows: Range<Int>
@@ -14,33 +14,33 @@ package struct ProductCut {
   private let productCount: Int
   private let rowParts: Int
   private let columnParts: Int
-  /// Rows and columns of a part: multiples of a unit, so that none but the last has a ragged edge.
+  /// Rows and columns of a block. They are multiples of a unit, so that only the last block has a ragged edge.
   private let rowPartLength: Int
   private let columnPartLength: Int
   private let blocksPerTask: Int
   private let work: Double
 
-  // Ratios of times below: 2 threads of an EPYC of family 26, OpenBLAS 0.3.21, whose every part packs both operands;
-  // those of this package pack B alone. 2026-11.
+  // The times below are of 2 threads of an EPYC of family 26 with OpenBLAS 0.3.21, 2026-11. OpenBLAS packs both operands for
+  // every block; this package's products pack only B.
 
-  /// A product is halved along its longer side while both halves keep this much work and this length, for
-  /// each part packs its operands anew. 2e8 took 1.13 of the time in a layer of B8 L128 d384, 0.99 at L512 d768,
-  /// and 1.01 at 2048³.
+  /// A product is halved along its longer side while both halves keep this much work and this length, because each block
+  /// packs its operands again. With 2e8 instead, a layer of B8 L128 d384 took 13 % more time, one of L512 d768 1 % less, and
+  /// a product of 2048³ 1 % more.
   private static let leastWork = 2e7
   private static let leastExtent = 256
   private static let mostParts = 8
-  /// Where parts of rows each pack the columns anew, rows are cut only if they are this many times as long.
+  /// If each block of rows packs the columns again, rows are cut only where there are this many times as many as columns.
   private static let packedTallness = 4
-  /// Tasks of less work than this, some 10 µs, are joined, for handing out a task costs too.
+  /// Tasks of less work than this, about 10 µs, are joined, because handing out a task also costs time.
   package static let leastTaskWork = 1e6
-  /// What one product costs whatever its size, some 0.2 µs, in operations.
+  /// The fixed cost of one product, about 0.2 µs, as a number of operations.
   private static let callWork = 2e4
-  /// Operations below which a second thread is not woken, here and in attention. Not sharing 1.7e7 (attention, H4
-  /// L128 E64) took 1.75 of the time beside a busy team; but a sleeping one takes 29 µs to come, in which one
-  /// thread does 4e6.
+  /// With fewer operations than this, only one thread works, here and in attention. Attention of 1.7e7 operations (H4 L128
+  /// E64) took 75 % more time on one thread than on a team that was already busy. But a sleeping team takes 29 µs to wake up,
+  /// and in that time one thread does 4e6 operations.
   package static let leastSharedWork = 1.6e7
 
-  /// `panelWidth`: columns that are packed together, for every part of the rows anew; 1 where that is not told.
+  /// - Parameter panelWidth: The number of columns that are packed together, again for each block of rows; 1 if unknown.
   package init(rowCount: Int, columnCount: Int, depth: Int, productCount: Int, panelWidth: Int = 1) {
     var rows = 1
     var columns = 1
@@ -74,7 +74,7 @@ package struct ProductCut {
     let parts = rowParts * columnParts
     let range = task * blocksPerTask..<min((task + 1) * blocksPerTask, productCount * parts)
     return range.lazy.map { index in
-      // Small products, which are not cut, would pay for the divisions.
+      // Small products are not cut; divisions would slow them down.
       if parts == 1 { return Block(product: index, rows: 0..<rowCount, columns: 0..<columnCount) }
       let (product, part) = index.quotientAndRemainder(dividingBy: parts)
       let (row, column) = part.quotientAndRemainder(dividingBy: columnParts)

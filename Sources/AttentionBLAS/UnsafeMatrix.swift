@@ -1,17 +1,19 @@
 public import AttentionTensors
 
-/// A matrix for reading, in memory that somebody else keeps alive: `rowCount × columnCount`, row-major.
+/// A matrix to read, in memory that the caller keeps alive: `rowCount × columnCount`, row-major.
 public struct UnsafeMatrix<Element: BLASElement> {
   let matrix: StridedMatrix<Element>
   let buffer: UnsafeBufferPointer<Element>
 
+  /// A matrix to read in `buffer`.
+  ///
   /// - Parameters:
   ///   - buffer: The memory, from the first element on.
-  ///   - rowCount: Rows of the matrix that takes part in the product, that is, after transposition.
-  ///   - columnCount: Its columns.
+  ///   - rowCount: The number of rows of the matrix that takes part in the product, that is, after transposition.
+  ///   - columnCount: The number of its columns, also after transposition.
   ///   - leadingDimension: Elements from one stored row to the next; default: stored rows lie one after another.
   ///   - isTransposed: True if the memory holds the transpose, `columnCount × rowCount`.
-  /// - Throws: `AttentionError` where the buffer is too short or the leading dimension too small.
+  /// - Throws: `AttentionError` if the buffer is too short or the leading dimension too small.
   public init(
     _ buffer: UnsafeBufferPointer<Element>, rowCount: Int, columnCount: Int, leadingDimension: Int? = nil,
     isTransposed: Bool = false
@@ -21,7 +23,7 @@ public struct UnsafeMatrix<Element: BLASElement> {
     try checkMatrix(
       "UnsafeMatrix", rowCount: stored.rows, columnCount: stored.columns, stride: stride, elementCount: buffer.count)
     self.buffer = buffer
-    // An empty buffer may have no address; nothing will be read from it.
+    // An empty buffer may have no address. Nothing is read from it.
     let base = buffer.baseAddress ?? UnsafePointer(bitPattern: MemoryLayout<Element>.alignment)!
     let matrix = StridedMatrix(
       base: base, rowCount: stored.rows, columnCount: stored.columns, rowStride: stride, columnStride: 1)
@@ -29,7 +31,7 @@ public struct UnsafeMatrix<Element: BLASElement> {
   }
 }
 
-/// A matrix for writing, in memory that somebody else keeps alive: `rowCount × columnCount`, row-major.
+/// A matrix to write, in memory that the caller keeps alive: `rowCount × columnCount`, row-major.
 public struct UnsafeMutableMatrix<Element: BLASElement> {
   let base: UnsafeMutablePointer<Element>
   let rowCount: Int
@@ -37,12 +39,14 @@ public struct UnsafeMutableMatrix<Element: BLASElement> {
   let stride: Int
   let elementCount: Int
 
+  /// A matrix to write in `buffer`.
+  ///
   /// - Parameters:
   ///   - buffer: The memory, from the first element on. Gaps between rows stay untouched.
-  ///   - rowCount: Rows.
-  ///   - columnCount: Columns.
+  ///   - rowCount: The number of rows.
+  ///   - columnCount: The number of columns.
   ///   - leadingDimension: Elements from one row to the next; default: rows lie one after another.
-  /// - Throws: `AttentionError` where the buffer is too short or the leading dimension too small.
+  /// - Throws: `AttentionError` if the buffer is too short or the leading dimension too small.
   public init(
     _ buffer: UnsafeMutableBufferPointer<Element>, rowCount: Int, columnCount: Int, leadingDimension: Int? = nil
   ) throws(AttentionError) {
@@ -57,7 +61,7 @@ public struct UnsafeMutableMatrix<Element: BLASElement> {
 }
 
 extension UnsafeMatrix {
-  /// Elements from the first to behind the last.
+  /// The number of elements from the first to the last, both included.
   var elementSpan: Int {
     AttentionBLAS.elementSpan(
       rowCount: matrix.rowCount, columnCount: matrix.columnCount, stride: max(matrix.rowStride, matrix.columnStride),

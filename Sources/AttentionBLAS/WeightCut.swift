@@ -1,5 +1,4 @@
-/// How `x·Wᵀ` of a packed weight is cut into tasks for threads. Every element of the result is summed in one order,
-/// wherever the cuts are.
+/// How `x·Wᵀ` of a packed weight is cut into tasks for threads. The sum of each element has the same order for every cut.
 package struct WeightCut {
   private let rowCount: Int
   private let panelCount: Int
@@ -7,12 +6,12 @@ package struct WeightCut {
   private let panelBlockCount: Int
   private let work: Double
 
-  /// Rows that are worth reading a panel for.
+  /// About how many rows a task should have, to make reading a panel worthwhile.
   private static let rowTarget = 192
   private static let taskTarget = 16.0
   private static let leastTaskWork = 1e6
-  /// Operations below which a second thread is not woken: some 50 µs. Less than for other products, since the weights
-  /// of small ones come from memory.
+  /// With fewer operations than this, about 50 µs, only one thread works. The limit is lower than for other products, because
+  /// the weights of small products come from memory.
   private static let leastSharedWork = 4e6
 
   package init(rowCount: Int, panelCount: Int, columnCount: Int, depth: Int) {
@@ -32,7 +31,7 @@ package struct WeightCut {
 
   package func block(_ task: Int) -> (rows: Range<Int>, panels: Range<Int>) {
     let (row, panel) = task.quotientAndRemainder(dividingBy: panelBlockCount)
-    // Multiples of 8 rows: a register tile.
+    // Multiples of 8 rows, the height of a register tile.
     let length = ((rowCount + rowBlockCount - 1) / rowBlockCount + 7) / 8 * 8
     return (
       min(row * length, rowCount)..<min((row + 1) * length, rowCount),

@@ -4,10 +4,10 @@ internal import AttentionTensors
 extension KeyValueCache {
   private static var format: String { "swift-attention key-value cache, version 2" }
 
-  /// Writes the tokens as a safetensors file: `key`, `value`, `lengths` and `stored`, and retention and placement as metadata.
+  /// Writes the cache as a safetensors file: tensors `key`, `value`, `lengths` and `stored`; retention and placement as metadata.
   ///
-  /// Pages that samples share are written for each.
-  /// - Throws: `AttentionError` where the system refuses; then `path` is as it was.
+  /// A page that several samples share is written once for each of them.
+  /// - Throws: `AttentionError` if the system refuses to write; the file at `path` then stays as it was.
   public func write(to path: String) throws {
     let (key, value) = try tensors()
     var writer = SafeTensorsWriter()
@@ -24,8 +24,8 @@ extension KeyValueCache {
     try writer.write(to: path)
   }
 
-  /// A cache that ``write(to:)`` wrote, of the same element type.
-  /// - Throws: `AttentionError` where the file is none, or of another type, or contradicts itself.
+  /// A cache from a file that ``write(to:)`` wrote, with the same element type.
+  /// - Throws: `AttentionError` if the file is not such a file, has another element type, or contradicts itself.
   public convenience init(contentsOf path: String) throws {
     let file = try SafeTensorsFile(contentsOf: path)
     func require(_ condition: Bool, _ message: @autoclosure () -> String) throws {
@@ -61,7 +61,7 @@ extension KeyValueCache {
           && (length == count
             || { if case .window(let window, let first) = retention { count >= window + first } else { false } }())
       }, "counts that fit \(key.shape[2]) keys expected; got lengths \(lengths.array), stored \(stored.array)")
-    // Rows without bytes would be as many as a few digits say.
+    // Rows without bytes take no space in the file, so a short file could claim any number of them.
     try require(
       key.count + value.count > 0 || stored.array.allSatisfy { $0 == 0 },
       "keys or values with elements expected; got \(key.shape), \(value.shape)")

@@ -1,16 +1,18 @@
 public import AttentionTensors
 
-/// The keys and values of the tokens so far, for a model that generates one after another.
+/// The keys and values of the tokens so far, for a model that generates one token after another.
 ///
 ///     let cache = try KeyValueCache<Float>(batchCount: 1, headCount: 8, headDimension: 64)
-///     try cache.append(key: key, value: value)                         // [B, Hk, n, E]: a prompt, then a token each
-///     let y = try scaledDotProductAttention(query: query, cache: cache)   // its queries: the same n tokens
+///     try cache.append(key: key, value: value)                         // [B, Hk, n, E]: first a prompt, then single tokens
+///     let y = try scaledDotProductAttention(query: query, cache: cache)   // the queries of the same n tokens
 ///
 /// A cache makes its own mask: every query attends to the tokens before it and to itself, within the cache's window.
-/// Samples may have different lengths, and take different numbers of tokens at once.
+/// Samples may have different lengths, and one call may append a different number of tokens to each.
 ///
-/// `Element` is the type of storage: Float, Double, or two bytes for half the memory, converted as it is read.
-/// A class, and not Sendable: to be used by one task at a time. ``fork()`` makes another one with the same tokens.
+/// `Element` is the type of storage: Float, Double, or a two-byte type, which takes half the memory of Float and is
+/// converted as it is read.
+/// The cache is a class and not Sendable: only one task may use it at a time. ``fork()`` makes another cache with the same
+/// tokens.
 public final class KeyValueCache<Element: AttentionStorage> {
   /// Which tokens are kept.
   public let retention: KeyValueRetention
@@ -24,12 +26,12 @@ public final class KeyValueCache<Element: AttentionStorage> {
   public var headDimension: Int { storage.rows.headDimension }
   /// Ev: elements of a value.
   public var valueDimension: Int { storage.rows.valueDimension }
-  /// Tokens that each sample has had, forgotten ones too: the position of its next.
+  /// The number of tokens that each sample has had, including forgotten ones: the position of its next token.
   public private(set) var lengths: [Int]
 
-  /// Tokens of each sample that a window has forgotten.
+  /// The number of tokens of each sample that a window has forgotten.
   private var forgotten: [Int]
-  /// Tokens of each sample that were appended last, and of how many.
+  /// How many tokens each sample took in the last `append`; `lastTokenCount` is the n of that call.
   private var lastCounts: [Int]
   private var lastTokenCount = 0
   private var storage: any KeyValueStorage
@@ -45,9 +47,9 @@ public final class KeyValueCache<Element: AttentionStorage> {
   ///   - valueDimension: Ev; nil: E.
   ///   - retention: Which tokens are kept.
   ///   - placement: Where tokens are kept.
-  ///   - capacity: Tokens for which memory is taken at once; more come as they are needed.
-  /// - Throws: `AttentionError` for extents that are negative or a window or page without length, and where memory is
-  ///   lacking.
+  ///   - capacity: The number of tokens to allocate memory for at once. The cache grows as needed. Ignored for pages.
+  /// - Throws: `AttentionError` if an extent is negative or too large, if a window or a page has no length, or if memory
+  ///   runs out.
   public init(
     batchCount: Int, headCount: Int, headDimension: Int, valueDimension: Int? = nil,
     retention: KeyValueRetention = .all,
@@ -95,10 +97,10 @@ public final class KeyValueCache<Element: AttentionStorage> {
     self.storage = storage
   }
 
-  /// Tokens of each sample that are there.
+  /// The number of tokens of each sample that the cache holds: ``lengths`` minus the forgotten tokens.
   public var storedCounts: [Int] { zip(lengths, forgotten).map { $0 - $1 } }
 
-  /// Pages in use, shared ones counted once; 1 for a cache without pages.
+  /// The number of pages in use; a shared page counts once. 1 for a cache without pages.
   public var pageCount: Int { (storage as? PagedKeyValues)?.pageCount ?? 1 }
 
   // MARK: Writing
@@ -106,13 +108,13 @@ public final class KeyValueCache<Element: AttentionStorage> {
   /// Adds the keys and values of new tokens.
   ///
   /// - Parameters:
-  ///   - key: `[B, Hk, n, E]`; rank 3 leaves out the batch, rank 2 the heads too. Any strides, and any type that is
-  ///     computed with as the cache's is.
+  ///   - key: `[B, Hk, n, E]`; rank 3 leaves out the batch, rank 2 the heads too. Any strides, and any type with the same
+  ///     arithmetic type as the cache's.
   ///   - value: `[B, Hk, n, Ev]`.
-  ///   - counts: How many of the n tokens each sample takes, the first ones; nil: all.
-  ///   - rotary: Turns the keys by their positions on the way.
+  ///   - counts: How many of the n tokens each sample takes, always the first ones; nil: all n.
+  ///   - rotary: Turns the keys by their positions before they are stored. Nil: they are stored as given.
   ///   - layout: `.lengthFirst` for `[B, n, Hk, E]`.
-  /// - Throws: `AttentionError` where shapes disagree or memory is lacking; then no token is added.
+  /// - Throws: `AttentionError` if shapes disagree or memory runs out; then no token is added.
   public func append<Source: AttentionStorage>(
     key: Tensor<Source>, value: Tensor<Source>, counts: [Int]? = nil, rotary: RotaryTable<Element.Arithmetic>? = nil,
     layout: AttentionLayout = .headsFirst
@@ -139,7 +141,7 @@ public final class KeyValueCache<Element: AttentionStorage> {
       "at most \(Int32.max) tokens expected")
     let needless = (0..<batchCount).map { needlessRows($0, adding: counts[$0]) }
     let stored = zip(storedCounts, needless).map { $0 - $1.count }
-    // If memory runs out, no token is added; rows that no later query reaches may be forgotten already.
+    // If memory runs out, no token is added, but rows that no later query reaches may already have been forgotten.
     for (sample, range) in needless.enumerated() where !range.isEmpty {
       try storage.remove(sample: sample, range, end: stored[sample] + range.count)
       forgotten[sample] += range.count
@@ -168,16 +170,17 @@ public final class KeyValueCache<Element: AttentionStorage> {
     lastTokenCount = keyShape[2]
   }
 
-  /// Rows that no later query of a window reaches, if the new ones would not fit otherwise.
+  /// The rows of a windowed sample that no later query reaches. Empty as long as the new rows fit without removing any.
   private func needlessRows(_ sample: Int, adding count: Int) -> Range<Int> {
     guard case .window(let window, let first) = retention else { return 0..<0 }
     let stored = lengths[sample] - forgotten[sample]
-    // Room for the kept ones, the window, and another one of new tokens before rows must move again.
+    // There is room for the kept first tokens, the window, and one more window of new tokens before rows must move.
     return stored + count <= first + 2 * window ? 0..<0 : first..<max(first, stored - window)
   }
 
-  /// Forgets the last tokens: those of each sample behind a length.
-  /// - Throws: `AttentionError` where a sample has fewer tokens, or a window has forgotten what would be in it then.
+  /// Forgets the last tokens of each sample: those from its new length on.
+  /// - Parameter newLengths: One length for each sample, at most its present one.
+  /// - Throws: `AttentionError` if a sample has fewer tokens, or if its window would need tokens that are already forgotten.
   public func truncate(to newLengths: [Int]) throws(AttentionError) {
     try requireShape(
       newLengths.count == batchCount && zip(newLengths, lengths).allSatisfy { (0...$1).contains($0) }, Self.subject,
@@ -195,20 +198,22 @@ public final class KeyValueCache<Element: AttentionStorage> {
     lastTokenCount = 0
   }
 
-  /// ``truncate(to:)`` with one length for every sample.
+  /// ``truncate(to:)`` with the same length for every sample.
   public func truncate(to length: Int) throws(AttentionError) {
     try truncate(to: Array(repeating: length, count: batchCount))
   }
 
   // MARK: Copying
 
-  /// A cache with the same tokens, which goes its own way. Pages are shared; a cache without pages is copied.
-  /// - Throws: `AttentionError` where memory is lacking.
+  /// A cache with the same tokens, independent of this one.
+  ///
+  /// Pages are shared until one of the caches writes to them. A cache without pages is copied.
+  /// - Throws: `AttentionError` if memory runs out.
   public func fork() throws -> KeyValueCache { try fork(samples: Array(0..<batchCount)) }
 
-  /// A cache of some samples, in this order, each as often as it is named: for beams, or for several answers to one
-  /// prompt.
-  /// - Throws: `AttentionError` for samples that are not there, and where memory is lacking.
+  /// A cache of some of the samples, in the given order. A sample may be named several times: for beam search, or for
+  /// several answers to one prompt.
+  /// - Throws: `AttentionError` if a sample does not exist or memory runs out.
   public func fork(samples: [Int]) throws -> KeyValueCache {
     try requireArgument(
       samples.allSatisfy(lengths.indices.contains), Self.subject, "samples below \(batchCount) expected; got \(samples)"
@@ -222,9 +227,11 @@ public final class KeyValueCache<Element: AttentionStorage> {
 
   // MARK: Reading
 
-  /// Where queries stand among the keys that are there, for masks over ``tensors()``. Calls with a cache need it only for
-  /// diagonals of your own: there the default alignment already puts each sample's last query at its last key.
-  /// - Parameter queryCount: L: the tokens appended last, or as many of the last ones for every sample.
+  /// The alignment of queries to the stored keys, for masks over ``tensors()``.
+  ///
+  /// A call with a cache needs it only for diagonals of your own. The default alignment of such a call already puts each
+  /// sample's last query at its last key.
+  /// - Parameter queryCount: L: the n of the last `append`. Any other L means the last L tokens of every sample.
   /// - Returns: The key at which query 0 of each sample stands.
   public func alignment(queryCount: Int) -> AttentionMask.Alignment {
     let queryCount = max(queryCount, 0)
@@ -237,8 +244,9 @@ public final class KeyValueCache<Element: AttentionStorage> {
     zip(storedCounts, queryCounts(queryCount)).map { $0 - $1 }
   }
 
-  /// The mask for queries of the tokens appended last: those before each and itself, as far as the window goes.
-  /// - Parameter queryCount: L: the tokens appended last, or as many of the last ones for every sample.
+  /// The mask for the queries of the tokens appended last: each attends to itself and to the tokens before it, within the
+  /// window.
+  /// - Parameter queryCount: L: the n of the last `append`. Any other L means the last L tokens of every sample.
   /// - Returns: The mask that calls with this cache use.
   public func mask(queryCount: Int) -> AttentionMask {
     let queryCount = max(queryCount, 0)
@@ -257,19 +265,20 @@ public final class KeyValueCache<Element: AttentionStorage> {
     return mask
   }
 
-  /// The queries of each sample.
+  /// The number of queries of each sample.
   private func queryCounts(_ queryCount: Int) -> [Int] {
     lastTokenCount == queryCount ? lastCounts : Array(repeating: queryCount, count: batchCount)
   }
 
-  /// True if it keeps nothing but a window that is no longer than `length`.
+  /// True if the cache keeps only a window, of at most `length` tokens.
   func hasWindow(within length: Int) -> Bool {
     if case .window(let own, keepingFirst: 0) = retention { return own <= length }
     return false
   }
 
-  /// Keys and values for a call with `queryCount` queries, and its mask: the cache's and another.
-  /// - Throws: `AttentionError` for queries that are not there any more, and where the other mask cannot be meant so.
+  /// The keys, the values and the mask of a call with `queryCount` queries. The mask combines the cache's with `other`.
+  /// - Throws: `AttentionError` if the tokens of the queries or of their windows are no longer stored, or if `other` cannot
+  ///   apply to the stored keys.
   func inputs(
     queryCount: Int, mask other: AttentionMask
   ) throws -> (key: AttentionInput, value: AttentionInput, mask: AttentionMask) {
@@ -287,15 +296,15 @@ public final class KeyValueCache<Element: AttentionStorage> {
     }
     let (key, value) = try storage.inputs(keyCount: stored.max() ?? 0)
     var own = mask(queryCount: queryCount)
-    // Documents of the other mask have diagonals of their own, which are not for this one.
+    // The documents of the other mask have their own diagonals, which must not apply to the cache's mask.
     if other.hasDocuments { own = own.replacingBottomRight(by: .offsets(offsets(queryCount: queryCount))) }
     return (key, value, try own.combined(with: placed(other, queryCount: queryCount)))
   }
 
-  /// A mask whose positions count tokens from the first one of each sample, for the keys that are there.
+  /// Translates a mask whose positions count each sample's tokens from its first one into a mask over the stored keys.
   ///
-  /// A window that has forgotten tokens holds the first ones and the last ones, one after another: position p is key p among
-  /// the first, and key p − forgotten after them.
+  /// After a window has forgotten tokens, the cache holds the first tokens and the last ones, one after another: position p
+  /// is key p among the first, and key p − forgotten after them.
   private func placed(_ mask: AttentionMask, queryCount: Int) throws -> AttentionMask {
     if !mask.countsPositions { return mask }
     var mask = mask
@@ -324,8 +333,8 @@ public final class KeyValueCache<Element: AttentionStorage> {
     return alignment == .bottomRight ? mask : mask.replacingBottomRight(by: alignment)
   }
 
-  /// Keys `[B, Hk, S, E]` and values `[B, Hk, S, Ev]` that are there, copied; 0 behind a sample's end.
-  /// - Throws: `AttentionError` where memory is lacking.
+  /// Copies of the stored keys `[B, Hk, S, E]` and values `[B, Hk, S, Ev]`, with 0 after a sample's end.
+  /// - Throws: `AttentionError` if memory runs out.
   public func tensors() throws -> (key: Tensor<Element>, value: Tensor<Element>) {
     let keyCount = storedCounts.max() ?? 0
     let zero = Element(_nearest: 0)
@@ -346,7 +355,7 @@ public final class KeyValueCache<Element: AttentionStorage> {
     return (key, value)
   }
 
-  /// Restores what ``tensors()`` and the counts say.
+  /// Restores the state that ``tensors()``, ``storedCounts`` and ``lengths`` describe.
   func restore(key: Tensor<Element>, value: Tensor<Element>, stored: [Int], lengths: [Int]) throws {
     try append(key: key, value: value, counts: stored)
     forgotten = zip(lengths, stored).map { $0 - $1 }

@@ -5,14 +5,14 @@ public enum KeyValueRetention: Sendable, Hashable {
   /// The first `keepingFirst` tokens and the last `length`; others are forgotten. Memory is bounded by twice the window, or by
   /// the longest prompt that was appended at once.
   ///
-  /// Rows stay in order: every `length` tokens, those that are still needed move to the front, instead of a ring in which they
-  /// lie in two parts.
+  /// Rows stay in order: every `length` tokens, the rows that are still needed move to the front. In a ring buffer, they would
+  /// be split in two.
   case window(length: Int, keepingFirst: Int = 0)
 }
 
 /// Where a ``KeyValueCache`` keeps its tokens.
 public enum KeyValuePlacement: Sendable, Hashable {
-  /// In one block of memory, which grows by half. Faster to read than pages.
+  /// In one block of memory, which grows by half when it is full. Faster to read than pages.
   case contiguous
   /// In pages of `pageLength` tokens, which forks and samples share until one of them writes.
   case paged(pageLength: Int = 256)

@@ -1,22 +1,22 @@
 internal import AttentionTensors
 
-/// Where a cache's keys and values lie: rows of each sample and head, `index` counting a sample's rows.
+/// Where a cache stores its keys and values: rows of each sample and head. `index` is the number of a row in its sample.
 protocol KeyValueStorage: AnyObject {
   var rows: KeyValueRows { get }
 
-  /// Rows from one head's to the next.
+  /// The number of rows from the start of one head to the start of the next.
   var headRowCount: Int { get }
 
-  /// Makes room for some rows of a sample, of which those before are there, and no other cache's.
+  /// Makes room for the rows `range` of a sample, in memory that no other cache or sample shares. All rows before exist.
   func prepare(sample: Int, _ range: Range<Int>) throws
 
-  /// The first head's rows from `index` on, and how many lie one after another, at most `limit`.
+  /// The place of the first head's row `index`, and how many rows from there lie one after another, at most `limit`.
   func adjacentRows(sample: Int, from index: Int, limit: Int) -> (place: KeyValueRows.Place, count: Int)
 
-  /// Forgets rows of a sample, and moves those after them, up to `end`, to their place.
+  /// Removes the rows `range` of a sample. The rows after them, up to `end`, take their place.
   func remove(sample: Int, _ range: Range<Int>, end: Int) throws
 
-  /// A storage with the first `counts[sample]` rows of some samples, in this order.
+  /// A storage with some samples, in this order, each with its first `counts[sample]` rows.
   func fork(samples: [Int], counts: [Int]) throws -> any KeyValueStorage
 
   /// Keys and values as operands of `keyCount` rows.
@@ -31,7 +31,7 @@ struct KeyValueRows: Sendable {
   let valueDimension: Int
   let dataType: DataType
 
-  /// Where a row of keys and one of values lie.
+  /// The addresses of a row of keys and of the row of values that belongs to it.
   struct Place {
     let key: UnsafeMutableRawPointer
     let value: UnsafeMutableRawPointer
@@ -45,10 +45,10 @@ struct KeyValueRows: Sendable {
       dataType: dataType)
   }
 
-  /// Memory for `count` rows of every head of some samples, and where the values begin.
+  /// Memory for `count` rows of every head of `batchCount` samples, and the offset of the values in it.
   func allocate(_ count: Int, batchCount: Int) throws(AttentionError) -> (memory: TensorStorage, valueOffset: Int) {
     func bytes(_ dimension: Int) throws(AttentionError) -> Int {
-      // Checked as a tensor's extents are.
+      // The same checks as for the extents of a tensor.
       try elementCount(of: [batchCount, headCount, count, max(dimension, 1), elementByteCount])
     }
     let (keys, values) = (try bytes(headDimension), try bytes(valueDimension))
@@ -58,14 +58,14 @@ struct KeyValueRows: Sendable {
     return (try TensorStorage(byteCount: valueOffset + values), valueOffset)
   }
 
-  /// The place some rows after another.
+  /// The place `count` rows after `place`.
   func advance(_ place: Place, by count: Int) -> Place {
     Place(
       key: place.key + count * headDimension * elementByteCount,
       value: place.value + count * valueDimension * elementByteCount)
   }
 
-  /// Copies rows of every head. The places may overlap, as for memmove.
+  /// Copies `count` rows of every head. The places may overlap, as for memmove.
   func copy(_ count: Int, from source: Place, headRowCount: Int, to target: Place, headRowCount targetCount: Int) {
     for head in 0..<headCount {
       let from = advance(source, by: head * headRowCount)
@@ -91,7 +91,7 @@ struct KeyValueRows: Sendable {
   }
 }
 
-/// `[B, Hk, capacity, E]` in one block of memory, which is copied when it becomes too small.
+/// `[B, Hk, capacity, E]` in one block of memory. When it becomes too small, its rows are copied to a larger one.
 final class ContiguousKeyValues: KeyValueStorage {
   let rows: KeyValueRows
   private(set) var headRowCount: Int
@@ -110,7 +110,7 @@ final class ContiguousKeyValues: KeyValueStorage {
   }
 
   func prepare(sample _: Int, _ range: Range<Int>) throws {
-    // Half as much again: a row is copied a few times at most on average.
+    // Grows by half: on average, a row is then copied only a few times.
     if range.upperBound > headRowCount { try resize(to: max(range.upperBound, headRowCount + headRowCount / 2 + 16)) }
   }
 
@@ -150,7 +150,7 @@ final class ContiguousKeyValues: KeyValueStorage {
   }
 }
 
-/// Pages of `[Hk, length, E]`, of which several caches and samples may have one: it is copied when one of them writes.
+/// Pages of `[Hk, length, E]`. Several caches and samples may share a page; it is copied when one of them writes.
 final class PagedKeyValues: KeyValueStorage {
   final class Page {
     let memory: TensorStorage
@@ -163,11 +163,11 @@ final class PagedKeyValues: KeyValueStorage {
     }
   }
 
-  /// Where each sample's pages lie, for one call.
+  /// The addresses of each sample's pages, for one call.
   private final class Table {
     let key: UnsafeMutablePointer<UnsafeRawPointer>
     let value: UnsafeMutablePointer<UnsafeRawPointer>
-    /// Kept alive: a cache may let go of a page while a result is computed.
+    /// Keeps the pages alive: a cache may release a page while a result is computed.
     let pages: [[Page]]
 
     init(_ pages: [[Page]], countPerSample: Int, default first: Page) {
@@ -176,7 +176,7 @@ final class PagedKeyValues: KeyValueStorage {
       value = .allocate(capacity: max(1, pages.count * countPerSample))
       for (sample, own) in pages.enumerated() {
         for index in 0..<countPerSample {
-          // Shorter samples have no page there, nor does their mask let anybody look for one.
+          // A shorter sample has no page here. Its mask lets no query read it, so any page will do.
           let page = index < own.count ? own[index] : first
           key[sample * countPerSample + index] = UnsafeRawPointer(page.place.key)
           value[sample * countPerSample + index] = UnsafeRawPointer(page.place.value)
@@ -204,7 +204,7 @@ final class PagedKeyValues: KeyValueStorage {
     if range.isEmpty { return }
     let first = range.lowerBound / headRowCount
     let last = (range.upperBound - 1) / headRowCount
-    // After a truncation: rows that are no more.
+    // After a truncation, remove pages whose rows no longer exist.
     if pages[sample].count > last + 1 { pages[sample].removeLast(pages[sample].count - last - 1) }
     if first < pages[sample].count && !isKnownUniquelyReferenced(&pages[sample][first]) {
       let copy = try Page(rows, length: headRowCount)
@@ -213,7 +213,7 @@ final class PagedKeyValues: KeyValueStorage {
         headRowCount: headRowCount)
       pages[sample][first] = copy
     }
-    // Pages after it are written from their first row: another's is not copied but replaced.
+    // Later pages are written from their first row on: a shared one is replaced, not copied.
     for index in first + 1..<max(first + 1, min(pages[sample].count, last + 1))
     where !isKnownUniquelyReferenced(&pages[sample][index]) {
       pages[sample][index] = try Page(rows, length: headRowCount)
@@ -229,7 +229,7 @@ final class PagedKeyValues: KeyValueStorage {
   func remove(sample: Int, _ range: Range<Int>, end: Int) throws {
     let (source, newEnd) = (pages[sample], end - range.count)
     let keptPageCount = range.lowerBound / headRowCount
-    // Pages from the first removed row on are made anew: others may share the old ones.
+    // Pages from the first removed row on are new ones, because others may share the old ones.
     var target = Array(source.prefix(keptPageCount))
     var row = keptPageCount * headRowCount
     while row < newEnd {
@@ -237,7 +237,7 @@ final class PagedKeyValues: KeyValueStorage {
       let pageEnd = min(row + headRowCount, newEnd)
       var place = page.place
       while row < pageEnd {
-        // Rows before the removed ones keep their number.
+        // Rows before the removed ones keep their index.
         let isBefore = row < range.lowerBound
         let old = isBefore ? row : row + range.count
         let (index, first) = old.quotientAndRemainder(dividingBy: headRowCount)
@@ -273,6 +273,6 @@ final class PagedKeyValues: KeyValueStorage {
       valuePages: pages(table.value), owner: table)
   }
 
-  /// Pages of this storage, each counted once however many samples share it.
+  /// The number of pages of this storage. A page counts once, however many samples share it.
   var pageCount: Int { Set(pages.joined().map { ObjectIdentifier($0) }).count }
 }

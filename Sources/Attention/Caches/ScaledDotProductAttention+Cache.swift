@@ -1,20 +1,20 @@
 public import AttentionTensors
 
-/// ``scaledDotProductAttention(query:key:value:mask:options:context:)`` over a cache, whose mask it is.
+/// ``scaledDotProductAttention(query:key:value:mask:options:context:)`` over the keys and values of a cache, with its mask.
 ///
 /// - Parameters:
 ///   - query: `[B, H, L, E]`: the queries of the tokens appended last.
-///   - cache: Keys and values. Where samples took fewer than L tokens, the queries behind them give 0.
-///   - mask: Restricts the cache's further. Its lengths and paddings count each sample's tokens from the first one that there
-///     ever was; bottom-right, the default alignment, is each sample's own last query at its own last key. Its tensors, block
-///     masks and functions see the S keys that are there. Beside a windowed cache no rule that counts from the first
-///     token: prefix, chunks, documents, and once it has forgotten tokens no other alignment; where it keeps first
-///     tokens, no window nor ALiBi either.
+///   - cache: Keys and values. If a sample took fewer than L tokens, its remaining queries give 0.
+///   - mask: Restricts the cache's mask further. Its lengths and paddings count each sample's tokens from the very first one,
+///     including forgotten ones. The default alignment, bottom-right, puts each sample's last query at its own last key.
+///     Tensors, block masks and functions in the mask see the S stored keys. For a windowed cache, the mask must have no
+///     rule that counts from the first token (prefix, chunks, documents). Once that cache has forgotten tokens, the mask
+///     must have no other alignment either; and if the cache keeps first tokens, no window and no ALiBi.
 ///   - options: Scale, softcap, sinks and layout.
-///   - extras: What is wanted beside the output.
+///   - extras: What to return besides the output.
 ///   - context: Threads, instruction set, algorithm.
-/// - Returns: Output and extras; keys count as the cache holds them.
-/// - Throws: `AttentionError` where shapes disagree, or there are more queries than tokens.
+/// - Returns: The output and the extras. Keys are numbered as the cache holds them.
+/// - Throws: `AttentionError` if shapes disagree, or if there are more queries than tokens.
 public func scaledDotProductAttention<Element: AttentionStorage, Cached: AttentionStorage>(
   query: Tensor<Element>, cache: KeyValueCache<Cached>, mask: AttentionMask = .none,
   options: AttentionOptions<Element.Arithmetic> = AttentionOptions(),
@@ -26,7 +26,7 @@ public func scaledDotProductAttention<Element: AttentionStorage, Cached: Attenti
   }
 }
 
-/// ``scaledDotProductAttention(query:cache:mask:options:returning:context:)``, only the output.
+/// ``scaledDotProductAttention(query:cache:mask:options:returning:context:)`` that returns only the output.
 public func scaledDotProductAttention<Element: AttentionStorage, Cached: AttentionStorage>(
   query: Tensor<Element>, cache: KeyValueCache<Cached>, mask: AttentionMask = .none,
   options: AttentionOptions<Element.Arithmetic> = AttentionOptions(), context: AttentionContext = .default
@@ -39,8 +39,8 @@ public func scaledDotProductAttention<Element: AttentionStorage, Cached: Attenti
 /// ``scaledDotProductAttention(query:cache:mask:options:returning:context:)`` into an existing tensor: a decoding loop
 /// then allocates no output.
 ///
-/// `output` is `[B, H, L, Ev]`, in the query's layout and rank; any strides. Its old contents are not read. A mapped or
-/// broadcast tensor, or one of another shape, is an error.
+/// `output` is `[B, H, L, Ev]`, in the query's layout and rank; any strides. Its old contents are not read. A tensor that is
+/// mapped, broadcast or of another shape is an error.
 public func scaledDotProductAttention<Element: AttentionStorage, Cached: AttentionStorage>(
   query: Tensor<Element>, cache: KeyValueCache<Cached>, mask: AttentionMask = .none,
   options: AttentionOptions<Element.Arithmetic> = AttentionOptions(), into output: inout Tensor<Element>,
@@ -53,8 +53,8 @@ public func scaledDotProductAttention<Element: AttentionStorage, Cached: Attenti
   }
 }
 
-/// ``scaledDotProductAttention(query:cache:mask:options:returning:context:)`` into a part of a tensor, of any strides;
-/// gaps between them stay untouched.
+/// ``scaledDotProductAttention(query:cache:mask:options:returning:context:)`` into a view of a tensor, with any strides.
+/// Elements between those of the view stay untouched.
 public func scaledDotProductAttention<Element: AttentionStorage, Cached: AttentionStorage>(
   query: Tensor<Element>, cache: KeyValueCache<Cached>, mask: AttentionMask = .none,
   options: AttentionOptions<Element.Arithmetic> = AttentionOptions(), into output: inout MutableTensorView<Element>,

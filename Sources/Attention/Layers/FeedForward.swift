@@ -5,7 +5,7 @@ public import AttentionTensors
 ///     plain:  y = W₂·f(W₁·x + b₁) + b₂
 ///     gated:  y = W₂·(f(Wg·x + bg) ⊙ (W₁·x + b₁)) + b₂
 ///
-/// With the activation `.silu` the gated form is SwiGLU, of Llama; with `.gelu` GEGLU.
+/// With the activation `.silu`, the gated form is SwiGLU, as in Llama; with `.gelu`, it is GEGLU.
 ///
 ///     let block = try FeedForward(
 ///       up: Linear(weight: w1, bias: b1, activation: .gelu), down: Linear(weight: w2, bias: b2))
@@ -14,21 +14,21 @@ public import AttentionTensors
 /// Safe to call from several threads at once.
 /// Source: Vaswani et al. 2017 (arXiv:1706.03762), equation 2; Shazeer 2020 (arXiv:2002.05202), equations 5 and 6.
 public struct FeedForward<Element: AttentionElement>: Sendable {
-  /// W₁: `[inner, d]`. Its activation follows it in the plain form.
+  /// W₁: `[inner, d]`. In the plain form, its activation is f.
   public let up: Linear<Element>
-  /// Wg: `[inner, d]`, with its activation. Nil: the plain form.
+  /// Wg: `[inner, d]`. Its activation is f. Nil: the plain form.
   public let gate: Linear<Element>?
   /// W₂: `[d, inner]`.
   public let down: Linear<Element>
 
   /// The plain form; the activation is that of `up`.
-  /// - Throws: `AttentionError` where the layers do not fit each other.
+  /// - Throws: `AttentionError` if the layers do not fit each other.
   public init(up: Linear<Element>, down: Linear<Element>) throws(AttentionError) {
     try self.init(gate: nil, up: up, down: down)
   }
 
   /// The gated form; the activation is that of `gate`.
-  /// - Throws: `AttentionError` where the layers do not fit each other.
+  /// - Throws: `AttentionError` if the layers do not fit each other.
   public init(gate: Linear<Element>, up: Linear<Element>, down: Linear<Element>) throws(AttentionError) {
     try self.init(gate: Optional(gate), up: up, down: down)
   }
@@ -45,21 +45,21 @@ public struct FeedForward<Element: AttentionElement>: Sendable {
     self.down = down
   }
 
-  /// y.
+  /// The output y of the block for x.
   ///
   /// - Parameters:
   ///   - x: `[…, d]`.
   ///   - context: Threads, instruction set, algorithm.
   /// - Returns: `[…, out]`, contiguous.
-  /// - Throws: `AttentionError` where x has rows of another length, or memory is lacking.
+  /// - Throws: `AttentionError` if x has rows of another length, or memory runs out.
   public func callAsFunction(_ x: Tensor<Element>, context: AttentionContext = .default) throws -> Tensor<Element> {
     var inner = try up(x, context: context)
     if let gate { try multiply(&inner, by: gate(x, context: context), context) }
     return try down(inner, context: context)
   }
 
-  /// Packs the weights now: the first call then takes no longer than others.
-  /// - Throws: `AttentionError` where memory is lacking.
+  /// Packs the weights now, so that the first call takes no longer than later calls.
+  /// - Throws: `AttentionError` if memory runs out.
   public func pack(context: AttentionContext = .default) throws {
     for layer in [gate, up, down] { try layer?.pack(context: context) }
   }

@@ -1,25 +1,26 @@
 public import AttentionTensors
 
-/// A layer norm: `y = (x − mean x) / √(var x + ε) · weight + bias` for every row, `var` the mean of squares.
+/// A layer norm: `y = (x − mean x) / √(var x + ε) · weight + bias` for every row. `var` is the mean of the squares of
+/// `x − mean x`.
 ///
 ///     let norm = try LayerNorm<Float>(weight: weight, bias: bias, epsilon: 1e-12)
 ///     let y = try norm(x)                     // […, d], the norm of every row
 ///     let z = try norm(x, adding: residual)   // norm(x + residual)
 ///
-/// PyTorch's `nn.LayerNorm` over the last axis.
-/// Safe to call from several threads at once. The bits of a row do not depend on other rows, nor on the threads.
+/// The same as PyTorch's `nn.LayerNorm` over the last axis.
+/// Safe to call from several threads at once. The bits of a row depend neither on other rows nor on the number of threads.
 ///
 /// Source: Ba, Kiros and Hinton 2016 (arXiv:1607.06450), equation 4.
 public struct LayerNorm<Element: AttentionElement>: Sendable {
   let rows: RowNorm<Element>
 
-  /// A layer of these tensors.
+  /// A layer with this weight, bias and epsilon.
   ///
   /// - Parameters:
   ///   - weight: `[d]`.
   ///   - bias: `[d]`; nil: none.
   ///   - epsilon: Added to the variance.
-  /// - Throws: `AttentionError` where the shapes disagree, or epsilon is negative or not finite.
+  /// - Throws: `AttentionError` if the shapes disagree, or epsilon is negative or not finite.
   public init(weight: Tensor<Element>, bias: Tensor<Element>? = nil, epsilon: Double = 1e-5) throws {
     rows = try RowNorm("LayerNorm", weight: weight, bias: bias, epsilon: epsilon, isCentred: true)
   }
@@ -30,17 +31,17 @@ public struct LayerNorm<Element: AttentionElement>: Sendable {
   public var bias: Tensor<Element>? { rows.bias }
   /// Added to the variance.
   public var epsilon: Double { rows.epsilon }
-  /// d: the elements of a row.
+  /// d: the number of elements in a row.
   public var dimension: Int { rows.dimension }
 
   /// The norm of every row of x + residual.
   ///
   /// - Parameters:
   ///   - x: `[…, d]`; any strides.
-  ///   - residual: The shape of x. Nil: none.
+  ///   - residual: A tensor of x's shape that is added to x before the norm. Nil: none.
   ///   - context: Threads, instruction set.
-  /// - Returns: The shape of x, contiguous.
-  /// - Throws: `AttentionError` where shapes disagree, or memory is lacking.
+  /// - Returns: A tensor of x's shape, contiguous.
+  /// - Throws: `AttentionError` if shapes disagree, or memory runs out.
   public func callAsFunction(
     _ x: Tensor<Element>, adding residual: Tensor<Element>? = nil, context: AttentionContext = .default
   ) throws -> Tensor<Element> {
@@ -49,8 +50,8 @@ public struct LayerNorm<Element: AttentionElement>: Sendable {
     return result
   }
 
-  /// x ← norm(x + residual): ``callAsFunction(_:adding:context:)`` in place, where x is contiguous and shares its memory with no
-  /// other tensor.
+  /// x ← norm(x + residual). The same as ``callAsFunction(_:adding:context:)``, but in place if x is contiguous and shares
+  /// its memory with no other tensor.
   public func apply(
     to x: inout Tensor<Element>, adding residual: Tensor<Element>? = nil, context: AttentionContext = .default
   ) throws {

@@ -1,31 +1,31 @@
 internal import AttentionBLAS
 public import AttentionTensors
 
-/// A layer of a model: `y = f(x·Wᵀ + b)`, with the bias and the activation f in the product's epilogue.
+/// A linear layer: `y = f(x·Wᵀ + b)`. The product's epilogue adds the bias and applies the activation f.
 ///
 ///     let layer = try Linear(weight: weight, bias: bias, activation: .gelu)
 ///     let y = try layer(x)   // […, in] to […, out]
 ///
-/// The weight is packed once for an instruction set, at the first call or by ``pack(context:)``, and shared by copies of the
-/// layer. With
-/// `AttentionAlgorithm.openBLAS` it is read where it lies instead. Safe to call from several threads at once.
+/// For each instruction set, the weight is packed once: at the first call or by ``pack(context:)``. Copies of the layer
+/// share the packed weight. `AttentionAlgorithm.openBLAS` reads the weight without packing it. Safe to call from several
+/// threads at once.
 public struct Linear<Element: AttentionElement>: Sendable {
   /// W, `[out, in]`; any strides.
   public let weight: Tensor<Element>
   /// b, `[out]`. Nil: none.
   public let bias: Tensor<Element>?
-  /// f.
+  /// The activation f.
   public let activation: Activation
-  /// By instruction set.
+  /// The packed weight of each instruction set.
   private let packed: [Once<PackedWeight<Element>>]
 
-  /// A layer of these tensors, which are not copied before the layer is used.
+  /// A layer with this weight, bias and activation. The tensors are not copied before the layer is used.
   ///
   /// - Parameters:
   ///   - weight: `[out, in]`, as in PyTorch.
   ///   - bias: `[out]`; nil: none.
-  ///   - activation: What follows the product.
-  /// - Throws: `AttentionError` where the shapes disagree.
+  ///   - activation: f, which is applied after the product and the bias.
+  /// - Throws: `AttentionError` if the shapes disagree.
   public init(
     weight: Tensor<Element>, bias: Tensor<Element>? = nil, activation: Activation = .none
   ) throws(AttentionError) {
@@ -39,18 +39,18 @@ public struct Linear<Element: AttentionElement>: Sendable {
     packed = InstructionSet.allCases.map { _ in Once() }
   }
 
-  /// The elements of a row of x.
+  /// The number of elements in a row of x.
   public var inputDimension: Int { weight.shape[1] }
-  /// The elements of a row of y.
+  /// The number of elements in a row of y.
   public var outputDimension: Int { weight.shape[0] }
 
   /// f(x·Wᵀ + b).
   ///
   /// - Parameters:
   ///   - x: `[…, in]`.
-  ///   - context: Threads, instruction set, algorithm. Bits do not depend on the threads.
+  ///   - context: Threads, instruction set, algorithm. The bits of y do not depend on the number of threads.
   /// - Returns: `[…, out]`, contiguous.
-  /// - Throws: `AttentionError` where x has rows of another length, or memory is lacking.
+  /// - Throws: `AttentionError` if x has rows of another length, or memory runs out.
   public func callAsFunction(_ x: Tensor<Element>, context: AttentionContext = .default) throws -> Tensor<Element> {
     try requireShape(
       x.shape.last == inputDimension, "Linear", "an x [..., \(inputDimension)] expected; got \(x.shape)")
@@ -60,8 +60,8 @@ public struct Linear<Element: AttentionElement>: Sendable {
     return result
   }
 
-  /// Packs the weight now: the first call then takes no longer than others.
-  /// - Throws: `AttentionError` where memory is lacking.
+  /// Packs the weight now, so that the first call takes no longer than later calls.
+  /// - Throws: `AttentionError` if memory runs out.
   public func pack(context: AttentionContext = .default) throws {
     if let error = context.environmentError { throw error }
     guard context.resolvedAlgorithm == .packed else { return }
@@ -72,8 +72,7 @@ public struct Linear<Element: AttentionElement>: Sendable {
     try packed[kernels.instructionSet.ordinal].get { try PackedWeight(weight, bias, kernels: kernels) }
   }
 
-  /// ``callAsFunction(_:context:)`` of rank 2 or more, into memory that is there already: `[…, out]` with a contiguous
-  /// last axis.
+  /// ``callAsFunction(_:context:)`` for rank 2 or more, into an existing view `[…, out]` with a contiguous last axis.
   @_specialize(where Element == Float)
   @_specialize(where Element == Double)
   package func apply(
@@ -112,7 +111,7 @@ public struct Linear<Element: AttentionElement>: Sendable {
     }
   }
 
-  /// The axes before the last as one axis of rows; nil where they are not evenly apart.
+  /// All axes but the last as one axis of rows: its count and stride. Nil if the rows are not evenly spaced.
   private func rows(_ shape: [Int], _ strides: [Int]) -> (count: Int, stride: Int)? {
     var count = 1
     var stride: Int?

@@ -19,8 +19,8 @@ public struct MultiHeadResult<Element: AttentionElement>: Sendable {
   public let context: Tensor<Element>
   let requestedWeights: Tensor<Element>?
 
-  /// The shape that ``MultiHeadWeights`` says. S counts the keys that the layer adds. Throws an `AttentionError` if the call was
-  /// not asked for weights.
+  /// The attention weights, in the shape that ``MultiHeadWeights`` gives. S includes the keys that the layer adds. Throws an
+  /// `AttentionError` if the call did not ask for weights.
   public var weights: Tensor<Element> {
     get throws(AttentionError) { try requested(requestedWeights, "weights") }
   }
@@ -33,15 +33,15 @@ extension MultiHeadAttention {
   ///   - x: `[B, L, d]` or `[L, d]`.
   ///   - mask: Broadcasts to `[B, H, L, L]`.
   ///   - context: Threads, instruction set, algorithm.
-  /// - Returns: The shape of `x`.
-  /// - Throws: `AttentionError` where shapes disagree.
+  /// - Returns: A tensor of the shape of `x`.
+  /// - Throws: `AttentionError` if shapes disagree.
   public func callAsFunction(
     _ x: Tensor<Element>, mask: AttentionMask = .none, context: AttentionContext = .default
   ) throws -> Tensor<Element> {
     try forward(query: x, key: x, value: x, mask: mask, context: context).output
   }
 
-  /// Cross-attention: ``forward(query:key:value:mask:weights:context:)``, the output alone.
+  /// Cross-attention: only the output of ``forward(query:key:value:mask:weights:context:)``.
   public func callAsFunction(
     query: Tensor<Element>, key: Tensor<Element>, value: Tensor<Element>, mask: AttentionMask = .none,
     context: AttentionContext = .default
@@ -49,19 +49,19 @@ extension MultiHeadAttention {
     try forward(query: query, key: key, value: value, mask: mask, context: context).output
   }
 
-  /// Attention of `query` over `key` and `value`, with what happens on the way.
+  /// Attention of `query` over `key` and `value`, with the intermediate results.
   ///
-  /// Where the layer has rotary positions, the last query stands where the last key does.
+  /// If the layer has rotary positions, the last query has the same position as the last key.
   ///
   /// - Parameters:
   ///   - query: `[B, L, d]` or `[L, d]`.
-  ///   - key: `[B, S, kdim]` or `[S, kdim]`. The same view as `value` or `query` shares their product.
+  ///   - key: `[B, S, kdim]` or `[S, kdim]`. If `value`, or `value` and `query`, are the same view, they share one product.
   ///   - value: `[B, S, vdim]` or `[S, vdim]`.
-  ///   - mask: Broadcasts to `[B, H, L, S]`. Keys that the layer adds are always attended; the layer's window restricts it.
+  ///   - mask: Broadcasts to `[B, H, L, S]`. The layer's window restricts it. Keys that the layer adds are always attended.
   ///   - weights: Whether attention weights are returned.
   ///   - context: Threads, instruction set, algorithm.
-  /// - Returns: Output and context of the query's shape, and the weights if asked for.
-  /// - Throws: `AttentionError` where shapes disagree.
+  /// - Returns: Output, context, and weights if asked for; without B if the query has no B.
+  /// - Throws: `AttentionError` if shapes disagree.
   public func forward(
     query: Tensor<Element>, key: Tensor<Element>, value: Tensor<Element>, mask: AttentionMask = .none,
     weights: MultiHeadWeights = .none, context: AttentionContext = .default
@@ -90,25 +90,27 @@ extension MultiHeadAttention {
     }
     let result = try scaledDotProductAttention(
       query: heads(inputs, inputs.query), key: heads(inputs, inputs.key), value: heads(inputs, inputs.value),
-      // The window restricts the caller's keys: those that the layer adds come after them.
+      // The window restricts only the caller's keys. The keys that the layer adds come after them.
       mask: windowed(mask).appendingAttendedKeys(configuration.addedKeyCount), options: options,
       returning: weights == .none ? [] : .weights, context: context)
     return try finish(result, weights, context)
   }
 
-  /// Self-attention of new tokens, after those that a cache holds: it takes their keys and values.
+  /// Self-attention of new tokens over themselves and the tokens in a cache.
+  ///
+  /// The cache takes the keys and values of the new tokens.
   ///
   /// - Parameters:
   ///   - x: `[B, L, d]`: the new tokens.
-  ///   - cache: Of this layer alone, with its key/value heads and head width.
-  ///   - counts: How many of the L tokens each sample takes, the first ones; nil: all. Others give 0 before the output
-  ///     projection.
-  ///   - positions: Where the tokens stand, for rotary positions; nil: behind those in the cache.
+  ///   - cache: A cache for this layer only, with the layer's key/value heads and head dimension.
+  ///   - counts: How many of the L tokens each sample takes, always the first ones; nil: all. The other tokens give 0 before
+  ///     the output projection.
+  ///   - positions: The positions of the tokens, for rotary positions; nil: those after the tokens in the cache.
   ///   - mask: Restricts the cache's mask and the layer's window further.
   ///   - weights: Whether attention weights are returned.
   ///   - context: Threads, instruction set, algorithm.
   /// - Returns: Output and context of the tokens, and the weights if asked for.
-  /// - Throws: `AttentionError` where shapes disagree, and for layers that add keys of their own; then no token is added.
+  /// - Throws: `AttentionError` if shapes disagree or the layer adds keys of its own; then no token is added.
   public func forward<Cached: AttentionStorage>(
     _ x: Tensor<Element>, cache: KeyValueCache<Cached>, counts: [Int]? = nil, positions: TokenPositions? = nil,
     mask: AttentionMask = .none, weights: MultiHeadWeights = .none, context: AttentionContext = .default
@@ -133,7 +135,7 @@ extension MultiHeadAttention {
         returning: weights == .none ? [] : .weights, context: context)
       return try finish(result, weights, context)
     } catch {
-      // A wrong mask is found after the tokens are in the cache: they are taken out, so that the call can be made again.
+      // A wrong mask is found only when the tokens are in the cache. Remove them, so that the caller can try again.
       try? cache.truncate(to: before)
       throw error
     }
@@ -141,18 +143,18 @@ extension MultiHeadAttention {
 
   // MARK: Steps
 
-  /// What attention is computed with, beside the mask.
+  /// The options of attention: everything besides the mask.
   var options: AttentionOptions<Element> {
     AttentionOptions(scale: configuration.scale, softcap: configuration.softcap, sinks: sinks, layout: .lengthFirst)
   }
 
-  /// A mask within the layer's window.
+  /// `mask`, restricted to the layer's window.
   func windowed(_ mask: AttentionMask) -> AttentionMask {
     guard let window = configuration.window else { return mask }
     return mask.combined(with: .window(left: window - 1, right: nil))
   }
 
-  /// Averages the weights, if that is asked for, and projects the heads' results.
+  /// Averages the weights if asked for, and projects the heads' results.
   private func finish(
     _ result: AttentionResult<Element>, _ weights: MultiHeadWeights, _ context: AttentionContext
   ) throws -> MultiHeadResult<Element> {

@@ -1,7 +1,7 @@
 internal import AttentionBLAS
 internal import AttentionTensors
 
-/// Projected queries, keys and values of one call: columns of as few products as the inputs allow.
+/// The projected queries, keys and values of one call. They are columns of as few products as the inputs allow.
 struct ProjectedInputs<Element: AttentionElement> {
   /// Some columns of a product.
   struct Columns {
@@ -9,18 +9,19 @@ struct ProjectedInputs<Element: AttentionElement> {
     let range: Range<Int>
   }
 
-  /// `[B, L or S, columns]` each: one product of query, key and value, or two, or three.
+  /// The products, each `[B, L or S, columns]`: one for query, key and value together, or two, or three.
   var products: [Tensor<Element>]
-  /// `[B, L, H·E]`.
+  /// The queries, `[B, L, H·E]`.
   let query: Columns
-  /// `[B, S, Hk·E]`; S counts the keys that the layer adds.
+  /// The keys, `[B, S, Hk·E]`. S includes the keys that the layer adds.
   let key: Columns
-  /// `[B, S, Hk·E]`.
+  /// The values, `[B, S, Hk·E]`.
   let value: Columns
 }
 
 extension MultiHeadAttention {
-  /// Projects the inputs `[B, L, d]`, `[B, S, kdim]` and `[B, S, vdim]`, and writes the keys and values that the layer adds after those.
+  /// Projects the inputs `[B, L, d]`, `[B, S, kdim]` and `[B, S, vdim]`, and writes the keys and values that the layer adds
+  /// after the projected ones.
   func project(
     _ query: Tensor<Element>, _ key: Tensor<Element>, _ value: Tensor<Element>, _ context: AttentionContext
   ) throws -> ProjectedInputs<Element> {
@@ -62,7 +63,7 @@ extension MultiHeadAttention {
     return inputs
   }
 
-  /// Writes what the layer adds after the projected keys, or values: the bias, then zeros.
+  /// Writes the rows that the layer adds after the projected keys or values: first the bias, then zeros.
   private func appendKeys(_ projected: inout Tensor<Element>, _ columns: Range<Int>, _ bias: Tensor<Element>?) throws {
     if configuration.addedKeyCount == 0 { return }
     let end = projected.shape[1]

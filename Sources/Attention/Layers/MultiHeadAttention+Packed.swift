@@ -4,19 +4,19 @@ public import AttentionTensors
 extension MultiHeadAttention {
   /// Self-attention within sequences that lie one after another, without padding between them.
   ///
-  /// The projections are products of all tokens; attention is computed at once for neighbouring sequences of one length.
-  /// So sequences that are sorted by length take the fewest calls, and no time is spent on padding.
+  /// Each projection is one product over all tokens. Neighbouring sequences of the same length share one call of attention.
+  /// So sequences that are sorted by length need the fewest calls, and no time is spent on padding.
   ///
   ///     let y = try layer.forward(packed: x, lengths: [3, 5, 5])   // x and y [13, d]
   ///
   /// - Parameters:
   ///   - x: `[T, d]`: the tokens of the first sequence, then those of the next.
-  ///   - lengths: How many tokens each sequence has; T together.
-  ///   - isCausal: Whether a token attends only to itself and those before it in its sequence.
+  ///   - lengths: The number of tokens of each sequence; their sum is T.
+  ///   - isCausal: Whether a token attends only to itself and to earlier tokens of its sequence.
   ///   - context: Threads, instruction set, algorithm.
-  /// - Returns: `[T, d]`; each sequence has the bits that it has alone (with OpenBLAS's products, nearly).
-  /// - Throws: `AttentionError` where the lengths do not sum to T, and for layers whose inputs differ in width or that add
-  ///   keys of their own.
+  /// - Returns: `[T, d]`. Each sequence has the same bits as in a call of its own (with OpenBLAS's products, nearly).
+  /// - Throws: `AttentionError` if the lengths do not sum to T, if the layer's inputs differ in dimension, or if the layer
+  ///   adds keys of its own.
   public func forward(
     packed x: Tensor<Element>, lengths: [Int], isCausal: Bool = false, context: AttentionContext = .default
   ) throws -> Tensor<Element> {
@@ -75,7 +75,7 @@ extension MultiHeadAttention {
     return rest == 0
   }
 
-  /// Sequences of one length that lie one after another.
+  /// Consecutive sequences of the same length.
   fileprivate struct SequenceGroup {
     let rows: Range<Int>
     let count: Int

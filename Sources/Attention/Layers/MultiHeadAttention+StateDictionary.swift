@@ -10,7 +10,7 @@ extension MultiHeadAttention {
     case perProjection
     /// `q_proj.weight`, `o_proj.weight`, `q_norm.weight` …: decoders of Hugging Face's transformers.
     case huggingFace
-    /// `self.query.weight`, `output.dense.weight` …: its BERT.
+    /// `self.query.weight`, `output.dense.weight` …: BERT of Hugging Face's transformers.
     case bert
     /// `query/kernel` `[d, H, E]`, `attention_output/kernel` `[H, E, d]` …: Keras's MultiHeadAttention and
     /// GroupedQueryAttention.
@@ -18,7 +18,7 @@ extension MultiHeadAttention {
 
     enum Role: String { case query, key, value, output }
 
-    /// The naming of the tensors that are there; PyTorch's where none is known.
+    /// The naming of the given tensors; PyTorch's if no other is recognised.
     init(_ tensors: [String: Tensor<Element>], prefix: String) {
       let others: [Naming] = [.perProjection, .huggingFace, .bert, .keras]
       self = others.first { tensors[prefix + $0.weight(.query)] != nil } ?? .pyTorch
@@ -42,7 +42,9 @@ extension MultiHeadAttention {
     }
   }
 
-  /// A layer from stored tensors, under any naming; widths and options follow from names and shapes, as far as they tell.
+  /// A layer from stored tensors, under any ``Naming``.
+  ///
+  /// Dimensions and options follow from the names and shapes, as far as these tell.
   ///
   ///     let layer = try MultiHeadAttention(stateDictionary: tensors, prefix: "model.layers.0.self_attn.", headCount: 9) {
   ///       $0.rotary = try RotaryEmbedding(dimension: 64, base: 100_000)
@@ -50,11 +52,12 @@ extension MultiHeadAttention {
   ///
   /// - Parameters:
   ///   - tensors: The state dictionary. Names that are not this layer's are ignored.
-  ///   - prefix: What stands before each name, for instance `"encoder.layer.0.attention."`.
+  ///   - prefix: The text before each name, for instance `"encoder.layer.0.attention."`.
   ///   - headCount: H.
-  ///   - addsZeroAttention: PyTorch's `add_zero_attn`, of which no tensor tells.
-  ///   - configure: Sets what no tensor tells: rotary positions, window, softcap, scale, the norm's epsilon (1e-6).
-  /// - Throws: `AttentionError` where a tensor is missing or shapes disagree; what `configure` throws.
+  ///   - addsZeroAttention: PyTorch's `add_zero_attn`, which no tensor tells.
+  ///   - configure: Sets what no tensor tells: rotary positions, window, softcap, scale, and the norm's epsilon (1e-6 if
+  ///     not set).
+  /// - Throws: `AttentionError` if a tensor is missing or shapes disagree. Also throws what `configure` throws.
   public init(
     stateDictionary tensors: [String: Tensor<Element>], prefix: String = "", headCount: Int,
     addsZeroAttention: Bool = false, configure: (inout Configuration) throws -> Void = { _ in }
@@ -76,7 +79,7 @@ extension MultiHeadAttention {
       try requireShape(
         role == .key || role == .value || weight.shape[role == .output ? 0 : 1] == headCount, "MultiHeadAttention",
         "\(prefix + naming.weight(role)) of \(headCount) heads expected; got \(weight.shape)")
-      // [in, heads, E], or [H, E, out], transposed.
+      // Keras stores the transpose: [in, heads, E], or [H, E, out] for the output.
       if let bias {
         try requireShape(
           bias.shape == (role == .output ? [weight.shape[2]] : Array(weight.shape.suffix(2))), "MultiHeadAttention",
@@ -191,9 +194,9 @@ extension MultiHeadAttention {
       biasKey: appended("bias_k"), biasValue: appended("bias_v"), queryNorm: queryNorm, keyNorm: keyNorm, sinks: sinks)
   }
 
-  /// The layer's tensors by name, to be stored; ``init(stateDictionary:prefix:headCount:addsZeroAttention:configure:)``
-  /// reads them back.
-  /// - Throws: `AttentionError` where memory is lacking.
+  /// The layer's tensors by name, for storage. ``init(stateDictionary:prefix:headCount:addsZeroAttention:configure:)``
+  /// reads them.
+  /// - Throws: `AttentionError` if memory runs out.
   public func stateDictionary(naming: Naming = .pyTorch, prefix: String = "") throws -> [String: Tensor<Element>] {
     var tensors: [String: Tensor<Element>] = [:]
     let inputs: [(Naming.Role, Linear<Element>)] = [

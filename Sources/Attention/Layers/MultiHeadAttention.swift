@@ -2,19 +2,19 @@ internal import AttentionBLAS
 public import AttentionTensors
 
 /// Multi-head attention: `Concat(head₁ … head_H) W_oᵀ + b_o`, `headₕ = softmax(Qₕ Kₕᵀ / √E) Vₕ`, where
-/// `Q = query · W_qᵀ + b_q` and so on are cut into heads of width `E = d / H`.
+/// `Q = query · W_qᵀ + b_q` and so on are cut into heads of dimension `E = d / H`.
 ///
-/// What PyTorch's `nn.MultiheadAttention` computes, for inference, and what decoders add to it: grouped heads, rotary
-/// positions, normalised queries and keys, a window, softcap, sinks, a cache. Heads are strides: nothing is permuted
-/// in memory. Equal inputs share one product.
+/// It computes what PyTorch's `nn.MultiheadAttention` computes in inference, and adds what decoders need: grouped heads,
+/// rotary positions, normalised queries and keys, a window, softcap, sinks, a cache. Heads are strided views: nothing is
+/// permuted in memory. Equal inputs share one product.
 ///
 ///     let layer = try MultiHeadAttention<Float>(embeddingDimension: 384, headCount: 12, seed: 1)
 ///     let y = try layer(x)                                      // self-attention, [B, L, 384]
 ///     let z = try layer(query: x, key: memory, value: memory)   // cross-attention
 ///     let next = try layer.forward(x, cache: cache).output      // the tokens in x, after those in the cache
 ///
-/// Weights, with `d` the embedding width, `H·E` that of queries (`d` unless the head width says otherwise), `Hk·E` that
-/// of keys and values, `[out, in]` as in PyTorch:
+/// In the table of weights, `d` is the embedding dimension, `H·E` the dimension of queries (`d`, unless the head dimension
+/// is set otherwise) and `Hk·E` that of keys and values. Shapes are `[out, in]`, as in PyTorch:
 ///
 /// | here | shape | PyTorch | Hugging Face, decoders (BERT) | Keras |
 /// |---|---|---|---|---|
@@ -30,26 +30,26 @@ public import AttentionTensors
 public struct MultiHeadAttention<Element: AttentionElement>: Sendable {
   /// The extents and options of a layer.
   public struct Configuration: Sendable, Hashable {
-    /// d: width of the query and of the output.
+    /// d: the dimension of the query and of the output.
     public var embeddingDimension: Int
-    /// H.
+    /// H: heads of the query.
     public var headCount: Int
-    /// Hk: H, or a divisor of it for grouped-query attention.
+    /// Hk: heads of keys and values: H, or a divisor of H for grouped-query attention.
     public var keyValueHeadCount: Int
-    /// PyTorch's `kdim`.
+    /// The dimension of the key input, PyTorch's `kdim`.
     public var keyInputDimension: Int
-    /// PyTorch's `vdim`.
+    /// The dimension of the value input, PyTorch's `vdim`.
     public var valueInputDimension: Int
-    /// Whether the projections have biases; of a stored layer, those of query, key and value.
+    /// Whether the projections have biases. For a layer from stored tensors: whether those of query, key and value have.
     public var hasBias: Bool
-    /// PyTorch's `add_bias_kv`: one learned key and value more, to which every query may attend.
+    /// PyTorch's `add_bias_kv`: adds one learned key and value, to which every query may attend.
     public var addsBiasKeyValue: Bool
-    /// PyTorch's `add_zero_attn`: one key and value of zeros more.
+    /// PyTorch's `add_zero_attn`: adds one key and value of zeros.
     public var addsZeroAttention: Bool
-    /// E: the width of a head, d / H unless it is set; 0 where d does not divide.
+    /// E: the head dimension. d / H unless it is set; 0 if H does not divide d.
     public var headDimension: Int {
       get { ownHeadDimension ?? evenHeadDimension }
-      // Nil where it says the same, so that equal configurations are equal.
+      // Nil for the default value, so that equal configurations compare as equal.
       set { ownHeadDimension = newValue == evenHeadDimension ? nil : newValue }
     }
     private var evenHeadDimension: Int {
@@ -60,33 +60,35 @@ public struct MultiHeadAttention<Element: AttentionElement>: Sendable {
     public var scale: Double?
     /// Bounds scores by c·tanh(score / c); nil: no bound.
     public var softcap: Double?
-    /// Keys that a query reaches back to, itself included, whatever the mask: Hugging Face's `sliding_window`. Nil: all.
+    /// How many keys back a query can attend, itself included, whatever the mask: Hugging Face's `sliding_window`. Nil: all.
     public var window: Int?
-    /// Turns queries and keys by their positions. Nil: not.
+    /// Turns queries and keys by their positions. Nil: they are not turned.
     public var rotary: RotaryEmbedding?
-    /// What is added to the mean square where queries and keys are divided by its root, each head by itself and before
-    /// rotary positions: Qwen 3's QK norm. (Gemma 3 stores weights less 1: add it to them.) Nil: they are not.
+    /// The ε of an RMS norm of queries and keys, which is added to the mean square. Nil: no norm.
+    ///
+    /// The norm applies to each head by itself, before rotary positions: Qwen 3's QK norm. (Gemma 3 stores the norm's weights
+    /// minus 1: add 1 to them.)
     public var normEpsilon: Double?
-    /// Whether each head has a sink: a logit in its denominator.
+    /// Whether each head has a sink: one more logit in the softmax's denominator.
     public var hasSinks: Bool
 
-    /// A configuration; it is checked where a layer is made of it.
+    /// A configuration. It is checked when a layer is made from it.
     ///
     /// - Parameters:
-    ///   - embeddingDimension: d, a multiple of the heads unless the head width is given.
+    ///   - embeddingDimension: d, a multiple of the number of heads unless the head dimension is given.
     ///   - headCount: H.
     ///   - keyValueHeadCount: Hk, a divisor of H; default H.
-    ///   - keyInputDimension: The width of the layer's key input; default d.
-    ///   - valueInputDimension: The width of the layer's value input; default d.
+    ///   - keyInputDimension: The dimension of the layer's key input; default d.
+    ///   - valueInputDimension: The dimension of the layer's value input; default d.
     ///   - hasBias: Whether the projections have biases.
     ///   - addsBiasKeyValue: PyTorch's `add_bias_kv`.
     ///   - addsZeroAttention: PyTorch's `add_zero_attn`.
     ///   - headDimension: E; default d / H.
     ///   - scale: Multiplies the scores; nil: 1/√E.
     ///   - softcap: Bounds scores; nil: no bound.
-    ///   - window: Keys that a query reaches back to; nil: all.
+    ///   - window: How many keys back a query can attend, itself included; nil: all.
     ///   - rotary: Turns queries and keys by their positions.
-    ///   - normEpsilon: Queries and keys are normalised with it; nil: they are not.
+    ///   - normEpsilon: The ε of the norm of queries and keys; nil: no norm.
     ///   - hasSinks: Whether each head has a sink.
     public init(
       embeddingDimension: Int, headCount: Int, keyValueHeadCount: Int? = nil, keyInputDimension: Int? = nil,
@@ -112,9 +114,9 @@ public struct MultiHeadAttention<Element: AttentionElement>: Sendable {
       if let headDimension { self.headDimension = headDimension }
     }
 
-    /// H·E: width of projected queries.
+    /// H·E: the dimension of projected queries.
     public var projectedQueryDimension: Int { product(headCount, headDimension) }
-    /// Hk·E: width of projected keys and values.
+    /// Hk·E: the dimension of projected keys and values.
     public var projectedKeyValueDimension: Int { product(keyValueHeadCount, headDimension) }
 
     private func product(_ a: Int, _ b: Int) -> Int {
@@ -122,14 +124,14 @@ public struct MultiHeadAttention<Element: AttentionElement>: Sendable {
       return overflow ? .max : product
     }
 
-    /// True if query, key and value have one input width, so that one matrix can project them.
+    /// True if query, key and value have the same input dimension, so that one matrix can project them.
     var hasStackedProjection: Bool {
       keyInputDimension == embeddingDimension && valueInputDimension == embeddingDimension
     }
-    /// Keys that the layer adds behind the caller's.
+    /// The number of keys that the layer adds after the caller's.
     var addedKeyCount: Int { (addsBiasKeyValue ? 1 : 0) + (addsZeroAttention ? 1 : 0) }
 
-    /// True if tensors of `other` are tensors of this.
+    /// True if the tensors of a layer with configuration `other` fit this configuration.
     func hasExtents(of other: Configuration) -> Bool {
       var plain = self
       plain.scale = other.scale
@@ -157,14 +159,14 @@ public struct MultiHeadAttention<Element: AttentionElement>: Sendable {
         "a window from 1, a rotary dimension up to the heads' \(headDimension) and an epsilon from 0 expected; got "
           + "\(window.map(String.init) ?? "none"), \(rotary.map { "\($0.dimension)" } ?? "none"), "
           + "\(normEpsilon.map { "\($0)" } ?? "none")")
-      // What it adds stands at no position.
+      // The keys that the layer adds have no position.
       try requireArgument(
         addedKeyCount == 0 || (rotary == nil && window == nil), "MultiHeadAttention",
         "no keys of the layer's own (bias_k, zero attention) beside rotary positions or a window expected")
     }
   }
 
-  /// `y = x · weightᵀ + bias`, of which layers are made.
+  /// The weight and bias of one linear layer: `y = x · weightᵀ + bias`.
   struct Projection: Sendable {
     /// `[out, in]`.
     var weight: Tensor<Element>
@@ -178,7 +180,7 @@ public struct MultiHeadAttention<Element: AttentionElement>: Sendable {
       Projection(weight: try weight.slice(range, axis: 0), bias: try bias?.slice(range, axis: 0))
     }
 
-    /// Several projections of one input as one.
+    /// Several projections of the same input as one projection.
     static func stacked(_ projections: [Projection]) throws -> Projection {
       func stack(_ tensors: [Tensor<Element>]) throws -> Tensor<Element>? {
         guard let first = tensors.first else { return nil }
@@ -199,24 +201,24 @@ public struct MultiHeadAttention<Element: AttentionElement>: Sendable {
 
   /// The extents and options.
   public let configuration: Configuration
-  /// Query, key and value in one matrix, `[H·E + 2·Hk·E, d]`, where their inputs have one width: so equal
-  /// inputs take one product. The four below are views of it then.
+  /// Query, key and value projections in one matrix, `[H·E + 2·Hk·E, d]`, so that equal inputs need one product. The next
+  /// four properties are then views of it. Nil if the inputs differ in dimension.
   let stackedProjection: Linear<Element>?
   let keyValueProjection: Linear<Element>?
   let queryProjection: Linear<Element>
   let keyProjection: Linear<Element>
   let valueProjection: Linear<Element>
   let outputProjection: Linear<Element>
-  /// `[Hk·E]`.
+  /// The key that the layer adds, `[Hk·E]`.
   let biasKey: Tensor<Element>?
   let biasValue: Tensor<Element>?
-  /// Of the heads' rows, `[E]`.
+  /// The norm of each head's rows, `[E]`.
   let queryNorm: RMSNorm<Element>?
   let keyNorm: RMSNorm<Element>?
-  /// `[H]`.
+  /// The sink's logit of each head, `[H]`.
   let sinks: Tensor<Element>?
 
-  /// A layer of projections that fit each other. `stacked` is what the first three are views of, if they are.
+  /// A layer of projections that fit each other. If `stacked` is given, the first three projections are views of it.
   init(
     configuration: Configuration, stacked: Projection? = nil, query: Projection, key: Projection, value: Projection,
     output: Projection, biasKey: Tensor<Element>?, biasValue: Tensor<Element>?, queryNorm: Tensor<Element>?,
@@ -252,17 +254,18 @@ public struct MultiHeadAttention<Element: AttentionElement>: Sendable {
     self.sinks = sinks
   }
 
-  /// A layer with random weights, as PyTorch initialises it: Xavier-uniform projections, zero biases,
-  /// Xavier-normal `bias_k` and `bias_v`; the output's weights uniform on ±1/√(H·E);
-  /// norms 1, sinks 0.
+  /// A layer with random weights, initialised as in PyTorch.
+  ///
+  /// Projections are Xavier-uniform, except that the output's weights are uniform on ±1/√(H·E). Biases are 0, `bias_k` and
+  /// `bias_v` Xavier-normal, norms 1 and sinks 0.
   ///
   /// - Parameters:
   ///   - configuration: Extents and options.
   ///   - seed: The same seed gives the same layer on every machine.
-  /// - Throws: `AttentionError` where the extents do not fit each other.
+  /// - Throws: `AttentionError` if the extents do not fit each other.
   ///
   /// Source: Glorot and Bengio 2010, equation 16: uniform on ±√(6 / (in + out)). As in PyTorch, query, key
-  /// and value count as one matrix (out = H·E + 2·Hk·E) where their inputs have one width.
+  /// and value count as one matrix (out = H·E + 2·Hk·E) if their inputs have the same dimension.
   public init(configuration: Configuration, seed: UInt64) throws {
     try configuration.check()
     var generator = SeededGenerator(seed: seed)
@@ -279,7 +282,7 @@ public struct MultiHeadAttention<Element: AttentionElement>: Sendable {
     }
     func normal() throws -> Tensor<Element>? {
       guard configuration.addsBiasKeyValue else { return nil }
-      // PyTorch counts [1, 1, n] as fan-in n, fan-out n: deviation √(2 / 2n).
+      // PyTorch counts [1, 1, n] as fan-in n and fan-out n: the standard deviation is √(2 / 2n).
       return try Tensor(
         normalWithDeviation: 1 / Double(projectedKeyValueDimension).squareRoot(), shape: [projectedKeyValueDimension],
         seed: generator.next())
@@ -297,8 +300,8 @@ public struct MultiHeadAttention<Element: AttentionElement>: Sendable {
       sinks: configuration.hasSinks ? Tensor(repeating: 0, shape: [configuration.headCount]) : nil)
   }
 
-  /// Packs the weights of self-attention now: the first call then takes no longer than others.
-  /// - Throws: `AttentionError` where memory is lacking.
+  /// Packs the weights of self-attention now, so that the first call takes no longer than later calls.
+  /// - Throws: `AttentionError` if memory runs out.
   public func pack(context: AttentionContext = .default) throws {
     for projection in stackedProjection.map({ [$0] }) ?? [queryProjection, keyProjection, valueProjection] {
       try projection.pack(context: context)

@@ -1,6 +1,6 @@
 internal import AttentionTensors
 
-/// What ``LayerNorm`` and ``RMSNorm`` are made of: the norm of every row, with or without taking off the mean.
+/// The shared code of ``LayerNorm`` and ``RMSNorm``: the norm of every row, with or without subtracting the mean.
 struct RowNorm<Element: AttentionElement>: Sendable {
   /// `[d]`, contiguous.
   let weight: Tensor<Element>
@@ -11,7 +11,7 @@ struct RowNorm<Element: AttentionElement>: Sendable {
   /// True: layer norm. False: RMS norm.
   let isCentred: Bool
 
-  /// - Throws: `AttentionError` of `subject` where the shapes disagree, or epsilon is negative or not finite.
+  /// - Throws: `AttentionError` of `subject` if the shapes disagree, or epsilon is negative or not finite.
   init(_ subject: String, weight: Tensor<Element>, bias: Tensor<Element>?, epsilon: Double, isCentred: Bool) throws {
     try requireShape(
       weight.rank == 1 && bias.map { $0.shape == weight.shape } ?? true, subject,
@@ -45,7 +45,7 @@ struct RowNorm<Element: AttentionElement>: Sendable {
       "[..., \(dimension)], and a residual of its shape, expected; got \(x.shape), "
         + "\(residual.map { "\($0.shape)" } ?? "none")")
     let kernels = try context.kernels(for: Element.self)
-    // A view that is not contiguous is copied: its rows may not be evenly apart.
+    // A view that is not contiguous is copied, because its rows may not be evenly spaced.
     x = try x.contiguous()
     let residual = try residual?.contiguous()
     if x.count == 0 { return }

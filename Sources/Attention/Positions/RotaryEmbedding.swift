@@ -1,54 +1,56 @@
 public import AttentionTensors
 
-/// Rotary positions: pairs of a query's and a key's elements are turned by angles that grow with the position, so that
-/// their dot product depends on the distance alone.
+/// Rotary positions: turns pairs of elements of queries and keys by angles that grow with the position, so that the dot
+/// product of a query and a key depends on the distance of their positions only.
 ///
-/// Pair i of position p is turned by `p · θᵢ`, `θᵢ = base^(−2i / R)`, R the rotary dimension:
+/// Pair i at position p is turned by `p · θᵢ` with `θᵢ = base^(−2i / R)`, where R is the rotary dimension:
 /// `(a, b) → (a·cos − b·sin, b·cos + a·sin)`.
 ///
 ///     let rotary = try RotaryEmbedding(dimension: 64)
 ///     let table: RotaryTable<Float> = try rotary.table(.startingAt(cache.lengths[0]), count: 1)
-///     try table.rotate(&query)      // [B, H, L, E], E ≥ 64: elements behind the first 64 stay
+///     try table.rotate(&query)      // [B, H, L, E], E ≥ 64: elements after the first 64 stay as they are
 ///     try table.rotate(&key)
 ///
-/// Source: Su et al. 2021 (arXiv:2104.09864), equation 34; scalings as named at their cases.
+/// Source: Su et al. 2021 (arXiv:2104.09864), equation 34; for the scalings, see their cases.
 public struct RotaryEmbedding: Sendable, Hashable {
   /// Which two elements make a pair.
   public enum Pairing: Sendable, Hashable {
-    /// Elements i and i + R/2: Hugging Face's, GPT-NeoX's, Llama's in that form.
+    /// Elements i and i + R/2, as in GPT-NeoX and Hugging Face's models (also its form of Llama).
     case halves
-    /// Elements 2i and 2i + 1: the paper's, GPT-J's, GGUF's.
+    /// Elements 2i and 2i + 1, as in the paper, GPT-J and GGUF.
     case interleaved
   }
 
   /// How angles change for more positions than a model was trained with.
   public enum Scaling: Sendable, Hashable {
-    /// Angles as they are.
+    /// Angles stay as they are.
     case none
-    /// Every position over `factor`. Source: Chen et al. 2023 (arXiv:2306.15595).
+    /// Divides every position by `factor`. Source: Chen et al. 2023 (arXiv:2306.15595).
     case linear(factor: Double)
-    /// Behind `trainedLength` positions the base grows with the length n:
+    /// Beyond `trainedLength` positions, the base grows with the length n:
     /// `base · (factor · n / trained − (factor − 1))^(R / (R − 2))`. As in Hugging Face's `dynamic`.
     case dynamicNTK(factor: Double, trainedLength: Int)
-    /// Low frequencies over `factor`, high ones as they are, a ramp between; and cosines and sines times `magnitude`,
-    /// default `0.1 · ln(factor) + 1`. The ramp goes from the pair that turns `fastTurns` times over the trained length to the
-    /// one that turns `slowTurns` times: from and to whole pairs, or, where `roundsRamp` is false, exactly (Hugging Face's
-    /// `truncate: false`, as gpt-oss has it). Source: Peng et al. 2023 (arXiv:2309.00071), §3.2 to 3.4.
+    /// YaRN: divides low frequencies by `factor` and leaves high ones as they are, with a ramp between. Multiplies cosines
+    /// and sines by `magnitude`, by default `0.1 · ln(factor) + 1`.
+    ///
+    /// The ramp goes from the pair that turns `fastTurns` times over the trained length to the pair that turns `slowTurns`
+    /// times. Its ends are rounded outwards to whole pairs, unless `roundsRamp` is false (Hugging Face's `truncate: false`,
+    /// as in gpt-oss). Source: Peng et al. 2023 (arXiv:2309.00071), §3.2 to 3.4.
     case yarn(
       factor: Double, trainedLength: Int, fastTurns: Double = 32, slowTurns: Double = 1, magnitude: Double? = nil,
       roundsRamp: Bool = true)
-    /// Waves longer than trained / low over `factor`, those shorter than trained / high as they are, a ramp
-    /// between. Llama 3.1's.
+    /// Llama 3.1's: divides the frequencies of waves longer than trained / low by `factor`, and leaves those of waves
+    /// shorter than trained / high as they are, with a ramp between.
     case llama3(factor: Double, lowFrequencyFactor: Double, highFrequencyFactor: Double, trainedLength: Int)
   }
 
-  /// R: elements of each row that are turned, the first ones.
+  /// R: how many elements of each row are turned, always the first ones.
   public let dimension: Int
   /// The base of the angles' geometric progression.
   public let base: Double
   /// Which two elements make a pair.
   public let pairing: Pairing
-  /// What happens beyond the trained length.
+  /// How angles change beyond the trained length.
   public let scaling: Scaling
 
   /// Rotary positions for rows of at least `dimension` elements.
@@ -91,8 +93,8 @@ public struct RotaryEmbedding: Sendable, Hashable {
     self.scaling = scaling
   }
 
-  /// θ of each pair: radians from one position to the next.
-  /// - Parameter length: Positions in use; only ``Scaling/dynamicNTK(factor:trainedLength:)`` depends on it.
+  /// θᵢ of each pair: the angle in radians from one position to the next.
+  /// - Parameter length: The number of positions in use; only ``Scaling/dynamicNTK(factor:trainedLength:)`` depends on it.
   /// - Returns: One angle for each of the R / 2 pairs.
   public func angles(length: Int) -> [Double] {
     let pairs = 0..<dimension / 2
@@ -105,7 +107,7 @@ public struct RotaryEmbedding: Sendable, Hashable {
       let growth = factor * Double(length) / Double(trained) - (factor - 1)
       return angles(base: base * growth.raised(to: Double(dimension) / Double(dimension - 2)))
     case .yarn(let factor, let trained, let fast, let slow, _, let roundsRamp):
-      // The pair that turns so often over the trained length.
+      // The pair, as a fractional index, that turns this many times over the trained length.
       func pair(turning turns: Double) -> Double {
         Double(dimension) * (Double(trained) / (turns * 2 * .pi)).naturalLogarithm / (2 * base.naturalLogarithm)
       }
@@ -128,22 +130,23 @@ public struct RotaryEmbedding: Sendable, Hashable {
     }
   }
 
-  /// By what cosines and sines are multiplied: 1 but for ``Scaling/yarn(factor:trainedLength:fastTurns:slowTurns:magnitude:roundsRamp:)``.
+  /// The factor by which cosines and sines are multiplied: 1, except for
+  /// ``Scaling/yarn(factor:trainedLength:fastTurns:slowTurns:magnitude:roundsRamp:)``.
   public var magnitude: Double {
     guard case .yarn(let factor, _, _, _, let magnitude, _) = scaling else { return 1 }
     return magnitude ?? (0.1 * factor.naturalLogarithm + 1)
   }
 
-  /// Cosines and sines of some tokens, for every layer and head to use.
+  /// The cosines and sines for some tokens, which every layer and head can use.
   ///
   /// - Parameters:
-  ///   - positions: Where the tokens stand.
-  ///   - count: L, tokens of each element of the batch.
-  ///   - length: Positions in use, for ``Scaling/dynamicNTK(factor:trainedLength:)``; nil: up to the last of these. Keys turned
-  ///     for another length keep their angles.
-  ///   - element: The type of the cosines and sines: that in which queries and keys are computed with.
-  /// - Returns: `[B, L, R/2]` each, B being 1 where all elements of the batch stand alike.
-  /// - Throws: `AttentionError` for positions that do not fit or are negative.
+  ///   - positions: The positions of the tokens.
+  ///   - count: L, the number of tokens of each element of the batch.
+  ///   - length: The number of positions in use, for ``Scaling/dynamicNTK(factor:trainedLength:)``; nil: up to the last of
+  ///     `positions`. Keys that were turned for another length keep their angles.
+  ///   - element: The type of the cosines and sines: the arithmetic type of the queries and keys.
+  /// - Returns: Cosines and sines, each `[B, L, R/2]`. B is 1 if all elements of the batch have the same positions.
+  /// - Throws: `AttentionError` if positions are negative, too large, or not L for each element of the batch.
   ///
   /// Accuracy: angles and their functions are computed in Double and rounded once.
   public func table<Element: AttentionElement>(
@@ -168,16 +171,16 @@ public struct RotaryEmbedding: Sendable, Hashable {
   }
 }
 
-/// Where the tokens of a batch stand.
+/// The positions of the tokens of a batch.
 public enum TokenPositions: Sendable {
-  /// One after another from a position on, in every element of the batch.
+  /// Consecutive positions from this one on, the same for every element of the batch.
   case startingAt(Int)
-  /// The same, from a position of its own for each element of the batch.
+  /// Consecutive positions, from a first position for each element of the batch.
   case startingAtEach([Int])
-  /// Each somewhere: `[B, L]`, or `[L]` for all elements of the batch.
+  /// Any positions: `[B, L]`, or `[L]` for all elements of the batch.
   case each(Tensor<Int64>)
 
-  /// `count` positions for each element of the batch, or once for all.
+  /// `count` positions for each element of the batch, or one row of them for all.
   func rows(count: Int) throws -> [[Int]] {
     func require(_ condition: Bool, _ message: @autoclosure () -> String) throws {
       try requireArgument(condition, "TokenPositions", message())

@@ -1,18 +1,19 @@
 internal import AttentionBLAS
 public import AttentionTensors
 
-/// The cosines and sines by which the rows of some tokens are turned: made once by ``RotaryEmbedding/table(_:count:length:as:)``,
-/// or given, and used by every layer and head.
+/// The cosines and sines that turn the rows of some tokens. Every layer and head uses the same table.
+///
+/// ``RotaryEmbedding/table(_:count:length:as:)`` makes one; ``init(cosines:sines:pairing:)`` takes your own values.
 public struct RotaryTable<Element: AttentionElement>: Sendable {
-  /// `[B, L, R/2]`; B may be 1: for every element of the batch.
+  /// `[B, L, R/2]`; B = 1: the same for every element of the batch.
   public let cosines: Tensor<Element>
   /// `[B, L, R/2]`.
   public let sines: Tensor<Element>
   /// Which two elements make a pair.
   public let pairing: RotaryEmbedding.Pairing
 
-  /// A table of one's own.
-  /// - Throws: `AttentionError` for other shapes than `[B, L, R/2]`, one for both.
+  /// A table of your own cosines and sines.
+  /// - Throws: `AttentionError` unless both have the same shape `[B, L, R/2]`.
   public init(cosines: Tensor<Element>, sines: Tensor<Element>, pairing: RotaryEmbedding.Pairing = .halves) throws {
     try requireShape(
       cosines.rank == 3 && cosines.shape == sines.shape, "RotaryTable",
@@ -22,7 +23,7 @@ public struct RotaryTable<Element: AttentionElement>: Sendable {
     self.pairing = pairing
   }
 
-  /// R: elements of each row that are turned.
+  /// R: how many elements of each row are turned.
   public var dimension: Int { 2 * cosines.shape[2] }
 
   /// Turns the first ``dimension`` elements of every row, in place.
@@ -31,14 +32,14 @@ public struct RotaryTable<Element: AttentionElement>: Sendable {
   ///   - x: `[B, H, L, E]`; rank 3 leaves out the batch, rank 2 the heads too. Any strides.
   ///   - layout: `.lengthFirst` for `[B, L, H, E]`.
   ///   - context: Threads, instruction set.
-  /// - Throws: `AttentionError` where the table is of other tokens, or rows are shorter than ``dimension``.
+  /// - Throws: `AttentionError` if the table has another B or L than x, or if rows are shorter than ``dimension``.
   public func rotate<Stored: AttentionStorage>(
     _ x: inout Tensor<Stored>, layout: AttentionLayout = .headsFirst, context: AttentionContext = .default
   ) throws where Stored.Arithmetic == Element {
     try x.withMutableView { try rotate(&$0, layout: layout, context: context) }
   }
 
-  /// A copy whose rows are turned.
+  /// A copy of `x` with its rows turned.
   public func rotated<Stored: AttentionStorage>(
     _ x: Tensor<Stored>, layout: AttentionLayout = .headsFirst, context: AttentionContext = .default
   ) throws -> Tensor<Stored> where Stored.Arithmetic == Element {
@@ -47,7 +48,7 @@ public struct RotaryTable<Element: AttentionElement>: Sendable {
     return result
   }
 
-  /// Turns the rows of a part of a tensor, in place.
+  /// Turns the rows of a view of a tensor, in place.
   public func rotate<Stored: AttentionStorage>(
     _ x: inout MutableTensorView<Stored>, layout: AttentionLayout = .headsFirst, context: AttentionContext = .default
   ) throws where Stored.Arithmetic == Element {

@@ -1,9 +1,9 @@
 public import AttentionTensors
 
-/// Sinusoidal positions, which are added to embeddings: `sin(p · θᵢ)` and `cos(p · θᵢ)`, `θᵢ = base^(−2i / d)`.
+/// Sinusoidal positions, which are added to embeddings: `sin(p · θᵢ)` and `cos(p · θᵢ)` with `θᵢ = base^(−2i / d)`.
 ///
 /// - Parameters:
-///   - count: L, positions.
+///   - count: L, the number of positions.
 ///   - dimension: d, even.
 ///   - first: The first position.
 ///   - base: The base of the angles' geometric progression.

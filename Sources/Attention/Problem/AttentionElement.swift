@@ -1,16 +1,16 @@
 public import AttentionBLAS
 public import AttentionTensors
 
-/// A type of number in which queries, keys, values and outputs are stored: Float, Double, Float16 and `BFloat16`.
-/// Not for other types to adopt.
+/// A number type that queries, keys, values and outputs can be stored in: Float, Double, Float16 and `BFloat16`.
+/// Other types must not adopt it.
 ///
-/// Types of two bytes are converted a tile at a time and computed with as Float.
+/// Values of two-byte types are converted a tile at a time, and attention computes with them as Float.
 public protocol AttentionStorage: RealTensorElement {
-  /// The type that scores, weights and sums have.
+  /// The type of scores, weights and sums.
   associatedtype Arithmetic: AttentionElement
 }
 
-/// A type of number that attention computes in: Float and Double. Not for other types to adopt.
+/// A number type that attention computes in: Float and Double. Other types must not adopt it.
 public protocol AttentionElement: BLASElement, AttentionStorage where Arithmetic == Self {}
 
 extension Float: AttentionElement {}

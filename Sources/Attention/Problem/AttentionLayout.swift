@@ -1,19 +1,19 @@
-/// The order of a tensor's axes. Rank 3 leaves out the batch, rank 2 the heads too: `[L, E]`.
+/// The order of a tensor's axes. A tensor of rank 3 has no batch axis; one of rank 2 has no heads either: `[L, E]`.
 public enum AttentionLayout: Sendable, Hashable {
-  /// `[B, H, L, E]`, `[H, L, E]`: PyTorch's.
+  /// `[B, H, L, E]`, `[H, L, E]`: PyTorch's order.
   case headsFirst
-  /// `[B, L, H, E]`, `[L, H, E]`: what a projection gives, and JAX's.
+  /// `[B, L, H, E]`, `[L, H, E]`: the order of a projection's output, and JAX's.
   case lengthFirst
 
-  /// A tensor's axes as `[B, H, L, E]`: a view.
+  /// The shape and strides of a tensor viewed as `[B, H, L, E]`. Nil if its rank is not 2, 3 or 4.
   func canonical(_ shape: [Int], _ strides: [Int]) -> (shape: [Int], strides: [Int])? {
     guard (2...4).contains(shape.count) else { return nil }
-    // Nothing to add or exchange, nor to allocate.
+    // No axis to add or exchange, so no array to allocate.
     if shape.count == 4 && self == .headsFirst { return (shape, strides) }
     let added = 4 - shape.count
     var shape = Array(repeating: 1, count: added) + shape
     var strides = Array(repeating: 0, count: added) + strides
-    // Without heads there is nothing to exchange.
+    // Without a head axis there is nothing to exchange.
     if self == .lengthFirst && added < 2 {
       shape.swapAt(1, 2)
       strides.swapAt(1, 2)
@@ -21,7 +21,7 @@ public enum AttentionLayout: Sendable, Hashable {
     return (shape, strides)
   }
 
-  /// A canonical shape with as many axes as `rank`, in this layout.
+  /// A canonical shape in this layout, with `rank` axes.
   func shape(_ canonical: [Int], rank: Int) -> [Int] {
     var shape = canonical
     if self == .lengthFirst && rank > 2 { shape.swapAt(1, 2) }

@@ -1,23 +1,23 @@
 public import AttentionTensors
 
-/// What a call of attention takes beside its operands, its mask and its context.
+/// The options of a call of attention, besides its operands, its mask and its context.
 ///
 ///     let output = try scaledDotProductAttention(
 ///       query: query, key: key, value: value, options: AttentionOptions(softcap: 50, layout: .lengthFirst))
 ///
 /// `Element` is the type that attention computes in: Double for operands of Double, Float for all others. It follows from
-/// the operands and need not be written.
+/// the operands, so you need not write it.
 public struct AttentionOptions<Element: AttentionElement>: Sendable {
   /// Multiplies the scores before anything else is done to them. Nil: 1/√E. 0 makes every score 0, whatever the query.
   public var scale: Double?
-  /// c bounds scores by c·tanh(score / c), after the scale and before the mask. Nil: no bound.
+  /// c, which bounds scores to c·tanh(score / c), after the scale and before the mask. Nil: no bound.
   public var softcap: Double?
-  /// `[H]`: one more logit for each head, which takes its share of the weights and has no value. Nil: none.
+  /// `[H]`: one more logit for each head. It takes a share of the weights and has no value. Nil: none.
   public var sinks: Tensor<Element>?
   /// The order of the operands' and the output's axes.
   public var layout: AttentionLayout
 
-  /// Options that differ from the usual ones in what is given.
+  /// Options with the given values, and defaults for all others.
   public init(
     scale: Double? = nil, softcap: Double? = nil, sinks: Tensor<Element>? = nil, layout: AttentionLayout = .headsFirst
   ) {

@@ -1,11 +1,11 @@
 internal import AttentionTensors
 
-/// Where the results of a call go; nil: not wanted.
+/// Where a call writes its results. Nil: not wanted.
 struct AttentionOutputs<Element> {
-  /// Of the query's type.
+  /// The output, of the query's type.
   let output: UnsafeMutableRawPointer
   let elementByteCount: Int
-  /// Nil: the type that is computed with.
+  /// The two-byte format of the output. Nil: its type is the one that attention computes in.
   let half: HalfFormat?
   let batchStride: Int
   let headStride: Int

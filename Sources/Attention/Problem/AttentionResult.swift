@@ -1,6 +1,6 @@
 public import AttentionTensors
 
-/// What ``scaledDotProductAttention(query:key:value:mask:options:returning:context:)`` returns beside the output.
+/// What ``scaledDotProductAttention(query:key:value:mask:options:returning:context:)`` returns besides the output.
 public struct AttentionExtras: OptionSet, Sendable {
   public let rawValue: Int
   public init(rawValue: Int) { self.rawValue = rawValue }
@@ -9,21 +9,22 @@ public struct AttentionExtras: OptionSet, Sendable {
   public static let logSumExp = AttentionExtras(rawValue: 1)
   /// The softmax itself. Costs `L × S` memory, and the time to compute the scores once more.
   public static let weights = AttentionExtras(rawValue: 2)
-  /// `scale · Q Kᵀ`, also of masked keys. Costs `L × S` memory and another product.
+  /// `scale · Q Kᵀ`, including masked keys. Costs `L × S` memory and another product.
   public static let rawScores = AttentionExtras(rawValue: 4)
-  /// The same after softcap. Costs the same.
+  /// The raw scores after softcap. Costs as much as ``rawScores``.
   public static let cappedScores = AttentionExtras(rawValue: 8)
-  /// Scores as the softmax takes them: after softcap, functions, biases and masks, −inf where masked. Costs the same.
+  /// The scores that the softmax takes: after softcap, functions, biases and masks; −inf where masked. Costs as much as
+  /// ``rawScores``.
   public static let maskedScores = AttentionExtras(rawValue: 16)
 }
 
-/// The results of one call of attention: the output, and what the call was asked for beside it.
+/// The results of one call of attention: the output, and the extras that the call asked for.
 ///
-/// Reading what the call was not asked for throws an `AttentionError`.
+/// Reading an extra that the call did not ask for throws an `AttentionError`.
 public struct AttentionResult<Element: AttentionStorage>: Sendable {
   /// `[B, H, L, Ev]`, in the query's layout, rank and type.
   public let output: Tensor<Element>
-  /// The order of the output's axes. All other results have their heads first in either layout.
+  /// The order of the output's axes. All other results have heads first in either layout.
   public let layout: AttentionLayout
   private let extras: Extras
 
@@ -41,12 +42,12 @@ public struct AttentionResult<Element: AttentionStorage>: Sendable {
     self.extras = extras
   }
 
-  /// `[B, H, L]`; −inf for a query that attends to nothing, the sink where there is one.
+  /// `[B, H, L]`. A query that attends to nothing has −inf, or the sink's logit if its head has a sink.
   public var logSumExp: Tensor<Element.Arithmetic> {
     get throws(AttentionError) { try requested(extras.logSumExp, "logSumExp") }
   }
 
-  /// `[B, H, L, S]`; rows sum to 1, less a sink's share, or are 0 for a query that attends to nothing.
+  /// `[B, H, L, S]`. Rows sum to 1, or to 1 minus a sink's share. Rows are 0 for a query that attends to nothing.
   public var weights: Tensor<Element.Arithmetic> {
     get throws(AttentionError) { try requested(extras.weights, "weights") }
   }
@@ -67,7 +68,7 @@ public struct AttentionResult<Element: AttentionStorage>: Sendable {
   }
 }
 
-/// A result that a call was asked for.
+/// `result`, if the call asked for it. Throws an `AttentionError` if it is nil.
 func requested<Result>(_ result: Result?, _ name: String) throws(AttentionError) -> Result {
   guard let result else {
     throw AttentionError(

@@ -14,19 +14,19 @@ struct AttentionShape {
   let queryCount: Int
   /// S.
   let keyCount: Int
-  /// E: width of query and key.
+  /// E: the head dimension, that of query and key.
   let headDimension: Int
-  /// Ev: width of value and output.
+  /// Ev: the value dimension, that of value and output.
   let valueDimension: Int
 
   /// Query heads that share a key/value head.
   var groupSize: Int { headCount / max(keyValueHeadCount, 1) }
 
-  /// The number of a query among those of all heads and elements of the batch: its place in `[B, H, L]`.
+  /// The index of a query among those of all heads and elements of the batch: its place in `[B, H, L]`.
   func row(batch: Int, head: Int, query: Int) -> Int { (batch * headCount + head) * queryCount + query }
 
   /// Names the extents of canonical `[B, H, L, E]` shapes.
-  /// - Throws: `AttentionError` where they disagree.
+  /// - Throws: `AttentionError` if they disagree.
   init(query: [Int], key: [Int], value: [Int]) throws(AttentionError) {
     func require(_ condition: Bool, _ rule: String) throws(AttentionError) {
       try requireShape(
@@ -40,7 +40,7 @@ struct AttentionShape {
     try require(
       query[1] == key[1] || (key[1] > 0 && query[1] % key[1] == 0),
       "the query's heads must be a multiple of the key's and value's")
-    // OpenBLAS counts in 32 bits; and sums of such lengths are Ints.
+    // OpenBLAS counts in 32 bits. Also, sums of such lengths fit an Int.
     func isCounted(_ extents: [Int]) -> Bool { extents.allSatisfy { $0 <= Int(Int32.max) } }
     try requireArgument(
       isCounted(query) && isCounted(key) && isCounted(value), Self.subject,

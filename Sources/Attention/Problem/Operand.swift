@@ -1,19 +1,19 @@
 internal import AttentionTensors
 
-/// One operand of attention as `[B, H, L, E]`: where it lies, of what type it is, and how many elements apart.
+/// One operand of attention as `[B, H, L, E]`: its address, its type, and its strides in elements.
 struct Operand {
   let base: UnsafeRawPointer
   let elementByteCount: Int
-  /// Nil: the type that is computed with, or the bytes of a boolean mask.
+  /// The two-byte format of the elements. Nil: the type that attention computes in, or the bytes of a boolean mask.
   let half: HalfFormat?
   let batchStride: Int
   let headStride: Int
   let lengthStride: Int
   let columnStride: Int
-  /// Where the rows lie if not one after another.
+  /// Where the rows lie, if in pages. Nil: each row lies `lengthStride` elements after the one before.
   let pages: Pages?
 
-  /// Rows in pages of one length, each somewhere else: `[B, pages]`.
+  /// Rows in pages of one length, each at an address of its own: `[B, pages]`.
   struct Pages {
     let bases: UnsafePointer<UnsafeRawPointer>
     let countPerSample: Int
@@ -40,18 +40,18 @@ struct Operand {
       + (head * headStride + position * lengthStride) * elementByteCount
   }
 
-  /// The row from `column` on.
+  /// The address of element `column` in a row.
   func row(batch: Int, head: Int, index: Int, from column: Int) -> UnsafeRawPointer {
     row(batch: batch, head: head, index: index) + column * columnStride * elementByteCount
   }
 
-  /// The end of the rows that lie one after another from `index` on, at most `limit`.
+  /// The end of the rows from `index` on that lie one after another, at most `limit`.
   func endOfAdjacentRows(from index: Int, limit: Int) -> Int {
     guard let pages else { return limit }
     return min(limit, (index / pages.length + 1) * pages.length)
   }
 
-  /// Some elements of a row, of the type that is computed with, one after another.
+  /// Copies some elements of a row to contiguous memory, in the type that attention computes in.
   func copyRow<Element>(
     _ kernels: Kernels<Element>, count: Int, from source: UnsafeRawPointer, to target: UnsafeMutablePointer<Element>
   ) {
