@@ -40,7 +40,7 @@ package struct ProductCut {
   /// and in that time one thread does 4e6 operations.
   package static let leastSharedWork = 1.6e7
 
-  /// - Parameter panelWidth: The number of columns that are packed together, again for each block of rows; 1 if unknown.
+  /// `panelWidth` is the number of columns that are packed together, again for each block of rows; 1 if unknown.
   package init(rowCount: Int, columnCount: Int, depth: Int, productCount: Int, panelWidth: Int = 1) {
     var rows = 1
     var columns = 1
