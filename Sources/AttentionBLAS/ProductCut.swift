@@ -1,3 +1,5 @@
+internal import AttentionTensors
+
 /// How a batch of equal products is cut into tasks for threads.
 ///
 /// The cut depends only on shapes, so a product has the same bits with any number of threads.
@@ -12,11 +14,11 @@ package struct ProductCut {
   private let rowCount: Int
   private let columnCount: Int
   private let productCount: Int
-  private let rowParts: Int
-  private let columnParts: Int
+  private let rowBlockCount: Int
+  private let columnBlockCount: Int
   /// Rows and columns of a block. They are multiples of a unit, so that only the last block has a ragged edge.
-  private let rowPartLength: Int
-  private let columnPartLength: Int
+  private let rowBlockLength: Int
+  private let columnBlockLength: Int
   private let blocksPerTask: Int
   private let work: Double
 
@@ -28,7 +30,7 @@ package struct ProductCut {
   /// a product of 2048³ 1 % more.
   private static let leastWork = 2e7
   private static let leastExtent = 256
-  private static let mostParts = 8
+  private static let mostBlocks = 8
   /// If each block of rows packs the columns again, rows are cut only where there are this many times as many as columns.
   private static let packedTallness = 4
   /// Tasks of less work than this, about 10 µs, are joined, because handing out a task also costs time.
@@ -45,7 +47,7 @@ package struct ProductCut {
     var rows = 1
     var columns = 1
     let product = 2 * Double(rowCount) * Double(columnCount) * Double(depth)
-    while rows * columns < Self.mostParts, product / Double(rows * columns) >= 2 * Self.leastWork {
+    while rows * columns < Self.mostBlocks, product / Double(rows * columns) >= 2 * Self.leastWork {
       let isTall = rowCount / rows >= (panelWidth > 1 ? Self.packedTallness : 1) * (columnCount / columns)
       if max(rowCount / rows, columnCount / columns) < 2 * Self.leastExtent { break }
       if isTall || columnCount / columns < 2 * Self.leastExtent { rows *= 2 } else { columns *= 2 }
@@ -55,36 +57,36 @@ package struct ProductCut {
     self.rowCount = rowCount
     self.columnCount = columnCount
     self.productCount = productCount
-    rowParts = rows
-    columnParts = columns
-    func length(_ extent: Int, _ parts: Int, unit: Int) -> Int {
-      ((extent + parts - 1) / parts + unit - 1) / unit * unit
+    rowBlockCount = rows
+    columnBlockCount = columns
+    func length(_ extent: Int, _ count: Int, unit: Int) -> Int {
+      extent.dividedRoundingUp(by: count).roundedUp(toMultipleOf: unit)
     }
-    rowPartLength = length(rowCount, rows, unit: 16)
-    columnPartLength = length(columnCount, columns, unit: max(panelWidth, 16))
+    rowBlockLength = length(rowCount, rows, unit: 16)
+    columnBlockLength = length(columnCount, columns, unit: max(panelWidth, 16))
     work = blockWork * Double(blockCount)
     blocksPerTask = max(1, min(blockCount / 16, Int(Self.leastTaskWork / blockWork)))
   }
 
-  package var taskCount: Int { (productCount * rowParts * columnParts + blocksPerTask - 1) / blocksPerTask }
+  package var taskCount: Int { (productCount * rowBlockCount * columnBlockCount + blocksPerTask - 1) / blocksPerTask }
 
   package func workerCount(threadCount: Int) -> Int { work < Self.leastSharedWork ? 1 : min(threadCount, taskCount) }
 
   package func blocks(ofTask task: Int) -> some Sequence<Block> {
-    let parts = rowParts * columnParts
-    let range = task * blocksPerTask..<min((task + 1) * blocksPerTask, productCount * parts)
+    let blockCount = rowBlockCount * columnBlockCount
+    let range = task * blocksPerTask..<min((task + 1) * blocksPerTask, productCount * blockCount)
     return range.lazy.map { index in
       // Small products are not cut; divisions would slow them down.
-      if parts == 1 { return Block(product: index, rows: 0..<rowCount, columns: 0..<columnCount) }
-      let (product, part) = index.quotientAndRemainder(dividingBy: parts)
-      let (row, column) = part.quotientAndRemainder(dividingBy: columnParts)
+      if blockCount == 1 { return Block(product: index, rows: 0..<rowCount, columns: 0..<columnCount) }
+      let (product, block) = index.quotientAndRemainder(dividingBy: blockCount)
+      let (row, column) = block.quotientAndRemainder(dividingBy: columnBlockCount)
       return Block(
-        product: product, rows: Self.part(row, rowPartLength, rowCount),
-        columns: Self.part(column, columnPartLength, columnCount))
+        product: product, rows: Self.range(row, rowBlockLength, rowCount),
+        columns: Self.range(column, columnBlockLength, columnCount))
     }
   }
 
-  private static func part(_ index: Int, _ length: Int, _ extent: Int) -> Range<Int> {
+  private static func range(_ index: Int, _ length: Int, _ extent: Int) -> Range<Int> {
     min(index * length, extent)..<min((index + 1) * length, extent)
   }
 }
