@@ -105,8 +105,10 @@ struct TileEdgeTests {
   }
 
   private static let cases: [Case] = [
-    Case(scenario: Scenario(B: 4, H: 12, Hk: 12, L: 16, S: 16, E: 64, Ev: 64)),
+    // 77 tiles: tasks of several tiles, the last one of fewer.
+    Case(scenario: Scenario(B: 7, H: 11, Hk: 11, L: 16, S: 16, E: 64, Ev: 64)),
     Case(scenario: Scenario(B: 2, H: 32, Hk: 32, L: 33, S: 33, E: 32, Ev: 32, mask: .causal)),
+    Case(scenario: Scenario(B: 64, H: 12, Hk: 12, L: 16, S: 16, E: 64, Ev: 64, mask: .keyLengths)),
     Case(scenario: Scenario(B: 1, H: 2, Hk: 2, L: 450, S: 70, E: 16, Ev: 16, mask: .boolean)),
     Case(scenario: Scenario(B: 1, H: 9, Hk: 3, L: 150, S: 60, E: 16, Ev: 16, mask: .everything)),
     Case(scenario: Scenario(B: 1, H: 8, Hk: 2, L: 1, S: 4500, E: 64, Ev: 64, mask: .causal)),
@@ -127,6 +129,8 @@ struct TileEdgeTests {
     ("several tiles of queries, the last one shorter", { $0.queryTileCount > 1 && $1.L % $0.queryTileLength != 0 }),
     ("tiles made smaller, so that there are enough", { $0.queryTileLength < 190 && $1.L > 384 }),
     ("several heads in a tile", { plan, _ in plan.headsPerTile > 1 }),
+    ("a last task of fewer tiles", { plan, _ in plan.tileCount % plan.tilesPerTask != 0 }),
+    ("keys of the next tile prefetched", { plan, _ in plan.expectsNextTile }),
     (
       "several tiles of heads, the last one smaller",
       {
