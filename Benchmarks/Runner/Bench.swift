@@ -139,7 +139,7 @@ struct Bench: ParsableCommand {
     var ours: [Double] = []
     var unfused: [Double] = []
     var readRates: [Double] = []
-    /// The median of several calls without the first one, which finds the other side's data in the cache.
+    /// The median time of several calls. A first call is left out, because the cache then still holds the other side's data.
     func round(_ algorithm: Request.Algorithm) throws -> Double {
       Thread.sleep(forTimeInterval: 0.02)
       return median(Array(try workload.seconds(algorithm, context, iterations: iterations + 1).dropFirst()))

@@ -8,9 +8,10 @@ public import AttentionTensors
 /// - Returns: The same shape; rows sum to 1. A row of only −inf gives 0. A row that holds NaN or +inf gives NaN.
 /// - Throws: `AttentionError` for a scalar, or if the context asks for something that this machine does not have.
 ///
-/// Accuracy: the error of each exponential is at most 2 + 1.25·|xᵢ − max x| ULP, because the argument of 2^x is rounded once
-/// more; 2^x itself is within 1.5 ULP. The test SoftmaxTests.smallExponentials checks this bound, plus two ULP for two
-/// divisions. Exponentials up to 2^−125.5 (Double: 2^−1021.5) of the row's largest are 0.
+/// Accuracy: the error of each exponential is at most 2 + 1.25·|xᵢ − max x| ULP. 2^x itself is within 1.5 ULP;
+/// the rest of the error comes from its argument, which is rounded once more. The test SoftmaxTests.smallExponentials checks
+/// this bound, plus two ULP for the two divisions in the test. Exponentials up to 2^−125.5 (Double: 2^−1021.5) times the
+/// row's largest exponential are 0.
 ///
 /// Source: Milakov and Gimelshein 2018 (arXiv:1805.02867), Algorithm 2.
 @_specialize(where Element == Float)

@@ -9,7 +9,7 @@ public import AttentionTensors
 /// `fanOut` is `out` times these extents. An initializer has PyTorch's distribution but not its numbers: the generators
 /// differ.
 public struct Initializer: Sendable, Hashable {
-  /// Which of a layer's two widths sets the spread.
+  /// The width of a layer that sets the spread: `fanIn` or `fanOut`.
   public enum Fan: Sendable, Hashable {
     /// Keeps the size of the signal on its way forward.
     case `in`
@@ -68,8 +68,9 @@ public struct Initializer: Sendable, Hashable {
     Initializer(rule: .kaimingNormal(fan), gain: nonlinearity.gain)
   }
 
-  /// gain times a matrix with orthonormal rows or columns, whichever are fewer, drawn uniformly. Axes after the first count
-  /// as one. Computed by LAPACK's QR factorisation; Wᵀ·W is gain² times the identity within some n ULP.
+  /// gain times a random matrix with orthonormal columns, or orthonormal rows if it has fewer rows than columns. Such matrices
+  /// are drawn uniformly. Axes after the first count as one. LAPACK's QR factorisation computes the matrix; Wᵀ·W (W·Wᵀ for
+  /// orthonormal rows) is gain² times the identity within some n ULP.
   /// Source: Saxe et al. 2013 (arXiv:1312.6120), §3; Mezzadri 2007 (arXiv:math-ph/0609050).
   public static func orthogonal(gain: Double = 1) -> Initializer { Initializer(rule: .orthogonal, gain: gain) }
 

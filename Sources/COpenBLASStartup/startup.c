@@ -47,7 +47,7 @@ static const char *better_core(const char *core) {
                                              "Penryn", "Dunnington", "Atom", "Bobcat", "Katmai", "Coppermine",
                                              "Northwood", "Banias", "Opteron", "Opteron_SSE3", "Nano"};
   __builtin_cpu_init();
-  // An unknown name makes OpenBLAS choose by the CPU's features.
+  // OpenBLAS has no core named "choose-by-features". Such an unknown name makes it choose by the CPU's features.
   if (!strcmp(core, "Prescott")) return __builtin_cpu_supports("avx") ? "choose-by-features" : NULL;
   int avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw")
                && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl")

@@ -129,7 +129,7 @@ struct EmbeddingIndexTests {
         zip(try index.vector(position).array, query.array).reduce(0) { $0 + $1.0 * $1.1 }
       }
       for match in found {
-        // Positions go line by line.
+        // The index holds the chunks of the first line, then those of the second, and so on. An empty line has none.
         let counts = try lines.prefix(match.line).map {
           $0.isEmpty ? 0 : try model.chunks(of: $0, overlap: 6, prompt: .document).count
         }

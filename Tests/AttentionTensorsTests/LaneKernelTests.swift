@@ -7,7 +7,7 @@ import Testing
 /// set that this machine has and both element types.
 @Suite("Kernels of tiles")
 struct LaneKernelTests {
-  /// An instruction set, with an element type as a number of bytes.
+  /// Calls `float` with the Float kernels of an instruction set, and `double` with its Double kernels.
   private func forEachKernels(
     _ isa: InstructionSet, _ float: (Kernels<Float>) -> Void, _ double: (Kernels<Double>) -> Void
   ) {

@@ -5,7 +5,7 @@ import Testing
 
 @Suite("The same inputs give the same bits, whatever the threads and the executor")
 struct ThreadCountTests {
-  /// Holds what `run` gives on several threads, and on another executor, against what it gives on one.
+  /// Checks that `run` gives the same bits on several threads, and on another executor, as on one thread.
   private func check(
     _ what: @autoclosure () -> String, on paths: [AttentionContext] = AttentionContext.everyPath,
     _ run: (AttentionContext) throws -> [Double]

@@ -3,7 +3,7 @@ import AttentionTestSupport
 import Foundation
 import Testing
 
-/// The code of the pages about models, compiled and run on a small one.
+/// The code in the documentation pages about models, compiled, and run on a small model.
 @Suite("Documentation: models")
 struct ModelArticleTests {
   private let folder = "\(packageFolder)/Tests/Fixtures/bert/tiny"

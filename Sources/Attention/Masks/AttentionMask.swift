@@ -258,7 +258,7 @@ public struct AttentionMask: Sendable {
     .alibi(slopes: alibiSlopes(headCount: headCount), alignment: alignment)
   }
 
-  /// The slopes of the paper for any number of heads from 1 to 2^20; empty for other numbers.
+  /// The ALiBi slopes of Press et al. 2021, one for each head. `headCount` is from 1 to 2^20; other numbers give an empty array.
   public static func alibiSlopes(headCount: Int) -> [Double] {
     guard (1...1 << 20).contains(headCount) else { return [] }
     let power = 1 << (Int.bitWidth - 1 - headCount.leadingZeroBitCount)

@@ -264,7 +264,8 @@ public struct EmbeddingIndex: Sendable {
       "the model that the index was made with expected; this one gives other vectors")
   }
 
-  /// The best texts for each query, best first; of equal ones the earlier comes first. Of a line in chunks only the best counts.
+  /// The best texts for each query, best first. If two texts have equal scores, the earlier text comes first. If a line is cut
+  /// into chunks, only its best chunk counts.
   ///
   /// - Parameters:
   ///   - queries: `[Q, d]`: vectors from the index's model, embedded with ``EmbeddingPrompt/query``.

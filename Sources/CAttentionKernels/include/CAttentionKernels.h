@@ -48,7 +48,8 @@ static inline bool attn_traps_exceptions(void) {
 typedef enum attn_type { attn_type_f32 = 0, attn_type_f64 = 1 } attn_type;
 
 // The online softmax (Milakov and Gimelshein 2018, arXiv:1805.02867, Algorithm 3) of some rows of scores:
-// `maximum` and `sum` carry over from tile to tile. For row r with attended columns [begin[r], end[r]):
+// `maximum` (m) and `sum` (l) carry over from tile to tile. m' and l' are their new values. For row r with attended columns
+// [begin[r], end[r]):
 //   m' = max(m, max scores),  weights = exp(scores − m'),  rescale = exp(m − m') (1 if m = −inf),
 //   l' = l · rescale + Σ weights.
 // Columns outside the interval get weight 0 whatever they hold. A row that has attended to nothing so

@@ -119,8 +119,8 @@ struct Map: ParsableCommand {
     }
   }
 
-  /// The largest number of weights on a page, each some 8 bytes: they grow with the square of a text's length. 256 tokens, the
-  /// limit of all-MiniLM-L6-v2, have 4.7 million weights.
+  /// The largest number of weights on a page. A weight takes some 8 bytes there, and the number of weights grows with the
+  /// square of a text's length: a text of 256 tokens, the limit of all-MiniLM-L6-v2, has 4.7 million weights.
   private static let pageWeightLimit = 10_000_000
 
   private func draw(model: String, _ context: AttentionContext) throws {
