@@ -52,8 +52,7 @@ public final class KeyValueCache<Element: AttentionStorage> {
   ///   runs out.
   public init(
     batchCount: Int, headCount: Int, headDimension: Int, valueDimension: Int? = nil,
-    retention: KeyValueRetention = .all,
-    placement: KeyValuePlacement = .contiguous, capacity: Int = 0
+    retention: KeyValueRetention = .all, placement: KeyValuePlacement = .contiguous, capacity: Int = 0
   ) throws(AttentionError) {
     let rows = KeyValueRows(
       batchCount: batchCount, headCount: headCount, headDimension: headDimension,
@@ -153,12 +152,11 @@ public final class KeyValueCache<Element: AttentionStorage> {
       var token = 0
       while token < counts[sample] {
         let rows = storage.adjacentRows(sample: sample, from: stored[sample] + token, limit: counts[sample] - token)
-        func write(_ source: Tensor<Element>, _ strides: [Int], _ target: UnsafeMutableRawPointer, _ headDimension: Int)
-        {
+        func write(_ source: Tensor<Element>, _ strides: [Int], _ target: UnsafeMutableRawPointer, _ dimension: Int) {
           copyStrided(
-            shape: [headCount, rows.count, headDimension], elementByteCount: MemoryLayout<Element>.stride,
+            shape: [headCount, rows.count, dimension], elementByteCount: MemoryLayout<Element>.stride,
             from: source.base + (sample * strides[0] + token * strides[2]), strides: Array(strides.dropFirst()),
-            to: target, strides: [storage.headRowCount * headDimension, headDimension, 1])
+            to: target, strides: [storage.headRowCount * dimension, dimension, 1])
         }
         write(keys, keyStrides, rows.place.key, headDimension)
         write(values, valueStrides, rows.place.value, valueDimension)

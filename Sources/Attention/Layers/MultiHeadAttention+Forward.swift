@@ -1,4 +1,3 @@
-internal import AttentionBLAS
 public import AttentionTensors
 
 /// Which attention weights ``MultiHeadAttention`` returns.

@@ -1,4 +1,3 @@
-internal import AttentionBLAS
 internal import AttentionTensors
 
 /// The projected queries, keys and values of one call. They are columns of as few products as the inputs allow.

@@ -29,7 +29,6 @@ final class KeyIntervalTable: Sendable {
   static func compile(
     _ mask: AttentionMask, keyCount: Int, shape: AttentionShape
   ) throws(AttentionError) -> (first: KeyIntervals, others: [KeyIntervals], owner: KeyIntervalTable?) {
-    if mask.isNone { return (KeyIntervals(0..<keyCount), [], nil) }
     let hasRanges = !mask.keyLengths.isEmpty || !mask.leftPaddings.isEmpty
     if !hasRanges && mask.rules.isEmpty && mask.queryLengths.isEmpty { return (KeyIntervals(0..<keyCount), [], nil) }
     try check(mask, keyCount: keyCount, shape: shape)
