@@ -68,6 +68,13 @@ struct ScaledDotProductTests {
     try Scenario(L: 70, S: 70, mask: mask, softcap: softcap).check()
   }
 
+  @Test("sinks with every mask", arguments: Scenario.Mask.allCases)
+  func sinks(mask: Scenario.Mask) throws {
+    for (L, S) in [(20, 90), (2, 3000)] {
+      try Scenario(B: 2, H: 4, Hk: 2, L: L, S: S, E: 16, Ev: 16, mask: mask, hasSinks: true).check()
+    }
+  }
+
   static let counts = [(1, 1), (1, 2), (1, 700), (3, 40), (5, 2600), (40, 3), (130, 300)]
 
   @Test("the mean of values near the greatest number is finite", arguments: AttentionContext.everyPath, counts)

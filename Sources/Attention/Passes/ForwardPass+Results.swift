@@ -49,7 +49,8 @@ extension ForwardPass {
     writeWeights(tile, maximum: state.maximum, sum: state.sum)
   }
 
-  /// Writes the results of the queries after the end of a sequence: output and weights 0, log-sum-exp −inf.
+  /// Writes the results of the queries after the end of a sequence: output and weights 0; log-sum-exp −inf, or the head's
+  /// sink.
   func clearEmptyQueries(_ tile: QueryTile) {
     guard let outputs = call.outputs, !tile.emptyQueries.isEmpty else { return }
     let shape = call.shape
@@ -62,7 +63,7 @@ extension ForwardPass {
             as: UInt8.self, repeating: 0, count: outputs.elementByteCount)
         }
         let row = shape.row(batch: tile.batch, head: head, query: query)
-        outputs.logSumExp?[row] = -.infinity
+        outputs.logSumExp?[row] = call.sinks?[head] ?? -.infinity
         if let weights = outputs.weights {
           (weights + row * shape.keyCount).update(repeating: 0, count: shape.keyCount)
         }
