@@ -34,6 +34,9 @@ package struct Tuning: Sendable, Equatable {
   /// fill too few lanes of a panel. In panels, 4 rows take 2.6 times as long and 8 rows 1.45 times. Streamed, 12 rows take
   /// 6 % longer, with E 64 27 % longer.
   package var fewRowDivisor = 2
+  /// Queries of a tile, and keys of a region, in the backward pass.
+  package var gradientRowTarget = 192
+  package var gradientKeyTileLength = 256
   /// Queries of a block where the diagonal crosses a tile that OpenBLAS computes. 32: 0 to 2 % slower; 128: 0 to 5 % slower.
   package var blockLength = 64
   /// The most rows of B in a panel of a product. 256: 2 to 4 % slower; 1024: 1 % faster, with 1.4 times the rounding error.

@@ -28,7 +28,7 @@ struct AttendTests {
   func conformance(isa: String, algorithm: String) throws {
     let present = try #require(try json(attend("info", "--json"))["isaPresent"] as? [String])
     guard present.contains(isa) else {
-      print("skipped, for this machine lacks it: conformance with \(isa)")
+      print("skipped, because this machine does not have the instruction set: conformance with \(isa)")
       return
     }
     for threads in ["1", "2"] {
@@ -45,8 +45,9 @@ struct AttendTests {
     $0.hasPrefix("test_attention") && !$0.contains("bf16") && !$0.contains("fp16")
   }.sorted()
 
-  /// The operator's own tolerance is a thousandth.
-  @Test("ONNX's cases in Float are what they are in Double", arguments: onnxCases, ["packed", "openblas"])
+  /// The tolerance of ONNX's own cases is a thousandth. This test is stricter: it compares results in Float with those
+  /// in Double.
+  @Test("ONNX's cases have the same results in Float as in Double", arguments: onnxCases, ["packed", "openblas"])
   func onnxInDouble(name: String, algorithm: String) throws {
     let file = try SafeTensorsFile(contentsOf: "\(Self.fixtures)/onnx/\(name)")
     guard file.entry("in.Q")?.dataType == .float32 else { return }
@@ -92,7 +93,7 @@ struct AttendTests {
     #expect(command.lines.last == "0 passed, 1 failed")
   }
 
-  @Test("no tolerance is infinite, and garbage is none", arguments: ["inf", "1e400", "nan", "abc", "", "-1"])
+  @Test("a tolerance must be a finite number from 0", arguments: ["inf", "1e400", "nan", "abc", "", "-1"])
   func tolerances(text: String) throws {
     let file = try SafeTensorsFile(contentsOf: "\(Self.fixtures)/sdpa/single_key.safetensors")
     var writer = SafeTensorsWriter()
@@ -143,7 +144,7 @@ struct AttendTests {
     #expect(try !folder.fileNames.contains("out"))
   }
 
-  @Test("map of weights that are NaN, of words with control characters")
+  @Test("map draws weights that are NaN, and prints no control characters of words")
   func hostileMap() throws {
     let layer = try SafeTensorsFile(contentsOf: Self.layer)
     var writer = SafeTensorsWriter()
@@ -158,7 +159,7 @@ struct AttendTests {
     #expect(!command.output.contains("\u{1b}"))
   }
 
-  @Test("what is not supported counts as failed, with the reason")
+  @Test("a case that is not supported counts as failed, with the reason")
   func unsupported() throws {
     let gradients = try attend("check", "\(Self.fixtures)/sdpa/plain_small.safetensors")
     #expect(gradients.status == 1)
@@ -174,7 +175,7 @@ struct AttendTests {
     #expect(command.output.contains("8 bytes of header length expected"))
   }
 
-  @Test("--json is for machines")
+  @Test("--json prints the counts and the cases as JSON")
   func checkJSON() throws {
     let command = try attend("check", "--forward", "--json", "\(Self.fixtures)/mha")
     let summary = try json(command)
@@ -183,7 +184,7 @@ struct AttendTests {
     #expect((summary["cases"] as? [[String: Any]])?.count == 12)
   }
 
-  @Test("a forced path that is absent is an error that names those present")
+  @Test("an instruction set, algorithm or thread count that is not possible is an error that says what is")
   func absentPaths() throws {
     for (option, value, present) in [
       ("--isa", "amx", "portable"), ("--algorithm", "matrix", "openblas"), ("--algorithm", "amx", "packed"),
@@ -199,7 +200,7 @@ struct AttendTests {
     #expect(wrong.errors.contains("ATTENTION_ISA: one of portable, neon, avx2, avx512 expected; got \"sse9\""))
   }
 
-  @Test("paths that are not there", arguments: ["check", "compute", "map"])
+  @Test("paths that do not exist", arguments: ["check", "compute", "map"])
   func missingPaths(command: String) throws {
     let arguments = [command, folder("missing")] + (command == "compute" ? ["-o", folder("out")] : [])
     let result = try Command("attend", arguments)
@@ -259,7 +260,7 @@ struct AttendTests {
     #expect(command.status == 0, "\(command.errors)")
     #expect(command.output.contains("mean over 12 heads"))
     #expect(command.output.contains("\"it\" looks at"))
-    #expect(!command.output.contains("\u{1b}["), "no colours where output is no terminal")
+    #expect(!command.output.contains("\u{1b}["), "no colours expected: the output is not a terminal")
     #expect(try attend("map", Self.layer, "--color").output.contains("\u{1b}[48;5;"))
     let picture = try json(attend("map", Self.layer, "--json", "--sentence", "2", "--head", "3"))
     let tokens = try #require(picture["rows"] as? [String])
@@ -271,7 +272,7 @@ struct AttendTests {
     #expect(comparisons.allSatisfy { ($0["error"] as? Double ?? 1) <= 1e-5 })
   }
 
-  @Test("map tells which sentences, heads and tokens there are")
+  @Test("errors of map say which sentences, heads and tokens there are")
   func mapErrors() throws {
     for (arguments, message) in [
       (["--sentence", "4"], "from 0 to 3"), (["--sentence=-1"], "from 0 to 3"), (["--head", "12"], "from 0 to 11"),
@@ -287,7 +288,7 @@ struct AttendTests {
 
   // MARK: info and help
 
-  @Test("info tells what is used and why")
+  @Test("info says what is used and why")
   func info() throws {
     let facts = try json(attend("info", "--json"))
     for key in ["version", "openblasConfiguration", "openblasCore", "openblasCoreReason", "isa", "threadsReason"] {

@@ -8,7 +8,7 @@ struct Command {
 
   var lines: [Substring] { output.split(separator: "\n") }
 
-  /// Runs `name`, which lies beside the tests' own executable.
+  /// Runs the executable `name`, which is in the same folder as the tests' own executable.
   init(
     _ name: String, _ arguments: [String], input: String = "", environment: [String: String] = [:]
   ) throws {
@@ -16,7 +16,7 @@ struct Command {
       running: Self.productsFolder.appendingPathComponent(name), arguments, input: input, environment: environment)
   }
 
-  /// Runs a line of shell, in which `"$0" "$@"` is the executable `name` with its arguments.
+  /// Runs a shell command in which `"$0" "$@"` is the executable `name` with its arguments.
   static func shell(_ line: String, _ name: String, _ arguments: [String], input: String = "") throws -> Command {
     try Command(
       running: URL(fileURLWithPath: "/bin/sh"),
@@ -37,14 +37,14 @@ struct Command {
     try process.run()
     try standardInput.fileHandleForWriting.write(contentsOf: Data(input.utf8))
     try standardInput.fileHandleForWriting.close()
-    // What goes to standard error is little: it fits its pipe while standard output is read.
+    // The text on standard error is short: it fits in the buffer of its pipe while standard output is read.
     output = String(decoding: standardOutput.fileHandleForReading.readDataToEndOfFile(), as: UTF8.self)
     errors = String(decoding: standardError.fileHandleForReading.readDataToEndOfFile(), as: UTF8.self)
     process.waitUntilExit()
     status = process.terminationStatus
   }
 
-  /// The folder of the executable that runs the tests: `.build/release`, wherever that is.
+  /// The folder of the executable that runs the tests, such as `.build/release`.
   private static let productsFolder: URL = {
     #if os(macOS)
       let bundle = Bundle.allBundles.first { $0.bundlePath.hasSuffix(".xctest") }!

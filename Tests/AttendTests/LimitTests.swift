@@ -3,11 +3,12 @@
   import Foundation
   import Testing
 
-  /// A control group of its own; nil where this process may not make one.
+  /// A new control group. The initializer returns nil if this process may not make or join one.
   private final class ControlGroup {
     let folder: String
 
-    /// A group of `controller`, "cpu" or "memory", with what is written to which file in either version.
+    /// Makes a group of `controller`, which is "cpu" or "memory". `version1` and `version2` are the names and contents
+    /// of the files to write, for each version of control groups.
     init?(_ controller: String, version1: [(String, String)], version2: [(String, String)]) {
       let isVersion1 = FileManager.default.fileExists(atPath: "/sys/fs/cgroup/\(controller)/cgroup.procs")
       folder = "/sys/fs/cgroup/\(isVersion1 ? "\(controller)/" : "")attention-\(UUID().uuidString)"
@@ -18,7 +19,7 @@
           return nil
         }
       }
-      // A group that can be made may still not be joined.
+      // This process may be allowed to make a group, but not to join it.
       guard let joined = try? run("attend", ["--version"]), joined.status == 0 else { return nil }
     }
 
@@ -39,7 +40,7 @@
       [("cpu.cfs_period_us", "100000"), ("cpu.cfs_quota_us", "\(microseconds)")]
     }
 
-    /// A command that moves itself into the group first.
+    /// Runs a command that first moves itself into the group.
     func run(_ name: String, _ arguments: [String], input: String = "") throws -> Command {
       try Command.shell("echo $$ > \(folder)/cgroup.procs && exec \"$0\" \"$@\"", name, arguments, input: input)
     }
@@ -52,7 +53,7 @@
     }
 
     @Test(
-      "a quota of half a CPU gives one thread, and of one and a half two",
+      "a quota of half a CPU gives one thread, and a quota of one and a half CPUs gives two",
       .enabled(if: ControlGroup.halfCPU() != nil, "this process may not make a control group for CPUs"))
     func quota() throws {
       let processorCount = ProcessInfo.processInfo.activeProcessorCount
@@ -73,7 +74,7 @@
       #"{"op":"sdpa","heads":8,"queries":16384,"width":64,"mask":"causal","iterations":1,"threads":2}"#
 
     @Test(
-      "1 GB of memory in a control group",
+      "long sequences are computed in a control group with 1 GB of memory",
       .enabled(if: ControlGroup.gigabyte() != nil, "this process may not make a control group for memory"))
     func memory() throws {
       let group = try #require(ControlGroup.gigabyte())
@@ -83,9 +84,9 @@
       #expect(answer["gflops"] != nil, "\(command.output)")
     }
 
-    @Test("1 GB of address space: what fits is computed, what does not is an error, and the process goes on")
+    @Test("in 1 GB of address space, a problem that fits is computed, and one that is too large is only an error")
     func addressSpace() throws {
-      // 128 heads: 512 MiB an operand.
+      // With 128 heads, each operand takes 512 MiB.
       let tooLarge = #"{"op":"sdpa","heads":128,"queries":16384,"width":64,"iterations":1}"#
       let command = try Command.shell(
         "ulimit -v 1000000 && exec \"$0\" \"$@\"", "attention-runner", [], input: "\(tooLarge)\n\(long)\n")
@@ -98,7 +99,7 @@
       #expect(answers.last?["gflops"] != nil, "\(command.output)")
     }
 
-    @Test("64 threads on however few CPUs")
+    @Test("64 threads work, however few CPUs there are")
     func manyThreads() throws {
       let info = try facts(Command("attend", ["info", "--json", "--threads", "64"]))
       #expect(info["threads"] as? Int == 64)

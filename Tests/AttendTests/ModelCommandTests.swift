@@ -4,7 +4,7 @@ import AttentionTestSupport
 import Foundation
 import Testing
 
-@Suite("attend with a model")
+@Suite("Commands of attend that use a model")
 struct ModelCommandTests {
   static let model = "\(packageFolder)/Tests/Fixtures/bert/tiny"
   private let folder: TemporaryFolder
@@ -37,12 +37,12 @@ struct ModelCommandTests {
       let vector = try #require(answer["embedding"] as? [Double])
       #expect(vector.count == 48 && abs(vector.reduce(0) { $0 + $1 * $1 } - 1) < 1e-5)
     }
-    // Nothing on standard error, which is no terminal here.
+    // Standard error is not a terminal here, so no progress is printed.
     #expect(byArguments.errors.isEmpty)
     #expect(try attend("embed", "--json", "--file", folder.write([], to: "none.txt")).output.isEmpty)
   }
 
-  @Test("a file of vectors is one that search reads, and that of an index alike")
+  @Test("embed writes a file of vectors; search writes a file of an index, and reads it")
   func search() throws {
     let texts = ["the rain", "", "a single man of large fortune", "her sister", "a letter to the house"]
     let written = try attend("embed", "--file", lines(texts), "--output", folder("vectors.safetensors"))
@@ -64,12 +64,12 @@ struct ModelCommandTests {
     }
     #expect(
       try attend("search", lines(texts), "her sister", "a letter to the house", "--json").output.contains("her sister"))
-    // Queries from standard input, drawn for people.
+    // Queries from standard input. The answers are printed as text for people, not as JSON.
     let drawn = try attend("search", folder("lines.index"), "--top", "1", input: "her sister\nthe rain\n")
     #expect(drawn.lines.filter { $0.hasPrefix("  1.000") }.count == 2, "\(drawn.output)")
   }
 
-  @Test("tokens are shown with their ids, of JSON strings too")
+  @Test("tokens are shown with their ids; --json-lines reads each line as a JSON string")
   func tokenize() throws {
     let shown = try attend("tokenize", "Walking [SEP] \u{1}zzzq~ café")
     #expect(shown.output.hasPrefix("[CLS] 2, walking"))
@@ -104,7 +104,7 @@ struct ModelCommandTests {
     }
   }
 
-  @Test("wrong input is an error that names it, and no file is written")
+  @Test("wrong input gives an error that names the input, and no file is written")
   func errors() throws {
     let bytes = try folder.write([0x61, 0x0a, 0xff, 0xfe, 0x0a], to: "bytes.txt")
     _ = try lines([String](repeating: "the house", count: 1), "long.txt")
@@ -137,7 +137,7 @@ struct ModelCommandTests {
     try Command.shell("cd '\(folder.path)'; \(line)", "attend", arguments, input: input)
   }
 
-  @Test("without options people see the beginning of each vector")
+  @Test("without options, embed shows the first numbers of each vector")
   func shown() throws {
     let shown = try attend("embed", "a good man", "-5 degrees", "- an item", "--- a rule", "-o dear", "-7")
     #expect(shown.status == 0, "\(shown.errors)")
@@ -146,13 +146,13 @@ struct ModelCommandTests {
         "\"a good man\"", "\"-5 degrees\"", "\"- an item\"", "\"--- a rule\"", "\"-o dear\"", "\"-7\"",
       ])
     #expect(shown.lines.filter { $0.contains("48 numbers, length 1.000: ") }.count == 6)
-    // After -- a text may look like an option.
+    // After `--`, a text may look like an option.
     let certain = try attend("embed", "a", "--", "--json", "-o", "--")
     #expect(
       certain.lines.filter { $0.hasPrefix("\"") } == ["\"a\"", "\"--json\"", "\"-o\"", "\"--\""], "\(certain.errors)")
   }
 
-  @Test("signs at the front of values and texts, and the lines before a wrong one, are not lost")
+  @Test("values and texts may begin with a special character; the lines before a wrong line are answered")
   func signs() throws {
     #expect(try attend("tokenize", "\u{f8ff} man").output == attend("tokenize", "--", "\u{f8ff} man").output)
     #expect(try attend("tokenize", "\u{f8ff} man").output.contains("man 94"))
@@ -166,7 +166,7 @@ struct ModelCommandTests {
     #expect(mixed.status == 1 && mixed.lines.count == 2 && mixed.errors.contains("line 3 is not"), "\(mixed.errors)")
   }
 
-  @Test("- and pipes stand for files")
+  @Test("standard input (-) and pipes can take the place of files")
   func pipes() throws {
     let text = "her sister\nthe rain\n"
     let expected = try attend("embed", "--json", "her sister", "the rain").output
@@ -181,7 +181,7 @@ struct ModelCommandTests {
       "mkfifo pipe; exec 3<&0; cat <&3 > pipe & \"$0\" search --model '\(Self.model)' pipe 'the rain' --top 1",
       input: text)
     #expect(named.output.contains("1.000  2  the rain"), "\(named.errors)")
-    // Nobody writes: an error, not a wait without end.
+    // A pipe that no program writes to gives an error, not an endless wait.
     let silent = try shell("mkfifo silent; timeout 60 \"$0\" search --model '\(Self.model)' silent x")
     #expect(silent.status == 1 && silent.errors.contains("silent: a pipe that a program writes to"), "\(silent.errors)")
     let layer = "\(packageFolder)/Examples/Data/minilm-layer0.safetensors"
@@ -189,9 +189,9 @@ struct ModelCommandTests {
     #expect(stored.status == 0 && stored.output.contains("\"weights\""), "\(stored.errors)")
   }
 
-  @Test("texts are answered as they come")
+  @Test("each text is answered as soon as it arrives")
   func streams() throws {
-    // The second text is written when the first one's answer has been read.
+    // The second text is written only after the answer to the first text has been read.
     let command = try shell(
       """
       mkfifo in out; "$0" embed --json --model '\(Self.model)' < in > out & exec 3> in 4< out
@@ -201,7 +201,7 @@ struct ModelCommandTests {
     #expect(try command.output == attend("embed", "--json", "her sister", "the rain").output, "\(command.errors)")
   }
 
-  @Test("words that the shell has parted are one query, quoted texts one each")
+  @Test("several single words are one query; if an argument contains a space, each argument is a query")
   func queries() throws {
     let file = try lines(["the rain", "a letter to the house"])
     let one = try objects(attend("search", file, "a", "letter", "to", "the", "house", "--json"))
@@ -210,7 +210,7 @@ struct ModelCommandTests {
     #expect(two.map { $0["query"] as? String } == ["a letter", "rain"])
   }
 
-  @Test("what lies beyond the model's limit is told, or found in chunks")
+  @Test("text beyond the model's limit gives a warning; with --chunks, search finds it")
   func chunks() throws {
     let filler = String(repeating: "the of and to in that ", count: 12)
     let file = try lines(["her sister", filler + "a single man of large fortune"])
@@ -223,7 +223,7 @@ struct ModelCommandTests {
     #expect(try attend("embed", "--json", filler + filler).errors.contains("1 of 1 texts are longer"))
   }
 
-  @Test("a closed standard error, and a limit of file size, are no reason to die")
+  @Test("a closed standard error, or a limit on the size of files, does not kill the command")
   func closedStreams() throws {
     for command in ["embed --json --model nosuch hi", "search nosuch x", "map nosuch"] {
       let closed = try shell("\"$0\" \(command) 2>&-; echo $?")
@@ -235,7 +235,9 @@ struct ModelCommandTests {
     #expect(!limited.output.contains("partial") && limited.lines.count == 1, "\(limited.output)")
   }
 
-  @Test("colour is for terminals that want it", .enabled(if: FileManager.default.fileExists(atPath: "/usr/bin/script")))
+  @Test(
+    "colours are used only on terminals that show them, and only without NO_COLOR",
+    .enabled(if: FileManager.default.fileExists(atPath: "/usr/bin/script")))
   func colour() throws {
     func drawn(_ environment: String) throws -> String {
       try shell("\(environment) script -qc \"$0 map --model '\(Self.model)' man\" /dev/null").output
@@ -245,7 +247,7 @@ struct ModelCommandTests {
     #expect(try !drawn("env -u NO_COLOR TERM=dumb").contains("\u{1b}["))
   }
 
-  /// A copy of the model's folder.
+  /// Copies the model's folder to the path `name` in the temporary folder.
   private func copyModel(to name: String) throws {
     let target = folder(name)
     try FileManager.default.createDirectory(
@@ -253,7 +255,7 @@ struct ModelCommandTests {
     try FileManager.default.copyItem(atPath: Self.model, toPath: target)
   }
 
-  @Test("wide characters keep the columns of a map together")
+  @Test("the columns of a map stay aligned if tokens have wide characters")
   func wideCharacters() throws {
     try copyModel(to: "wide")
     for name in ["tokenizer.json", "vocab.txt"] {
@@ -267,14 +269,14 @@ struct ModelCommandTests {
     let map = try Command("attend", ["map", "--model", folder("wide"), "--no-color", "愛 man 愛"])
     #expect(map.status == 0, "\(map.errors)")
     func width(_ text: some StringProtocol) -> Int { text.reduce(0) { $0 + ($1 == "愛" ? 2 : 1) } }
-    // Below the title, the columns' labels; each letter takes two columns.
+    // The labels of the columns stand below the title, written downwards. Each letter is two terminal columns wide.
     let head = map.lines.dropFirst().prefix { !$0.contains("→") && !$0.contains("[CLS]") }
     #expect(head.count == 5 && Set(head.map(width)) == [7 + 2 * 5], "\(map.output)")
     let rows = map.lines.filter { $0.hasPrefix("   愛  ") }
     #expect(rows.count == 2, "\(map.output)")
   }
 
-  @Test("a folder of the Hugging Face cache is its snapshot")
+  @Test("a model may be a folder of the Hugging Face cache; its snapshot is used")
   func snapshots() throws {
     try copyModel(to: "hub/models--owner--tiny/snapshots/0123abcd")
     let (cached, revision) = (folder("hub/models--owner--tiny"), "0123abcd")
@@ -284,7 +286,7 @@ struct ModelCommandTests {
     }
     #expect(try embed(cached).output == expected)
     #expect(try embed("owner/tiny", ["HF_HUB_CACHE": folder("hub")]).output == expected)
-    // Two of them: the branch main says which.
+    // Of two snapshots, the one that `refs/main` names is used.
     try copyModel(to: "hub/models--owner--tiny/snapshots/other")
     #expect(try embed(cached).errors.contains("there are 2"))
     try FileManager.default.createDirectory(atPath: "\(cached)/refs", withIntermediateDirectories: true)
@@ -292,14 +294,14 @@ struct ModelCommandTests {
     #expect(try embed(cached).output == expected)
   }
 
-  @Test("a page of a text as long as a model takes")
+  @Test("map writes a page for a text that reaches the model's limit")
   func longPage() throws {
     let text = String(repeating: "the man and his sister walk in the rain ", count: 30)
     let page = try attend("map", text, "--html", folder("long.html"))
     #expect(page.status == 0, "\(page.errors)")
   }
 
-  @Test("a model that is not installed is asked for by name, and a download that fails leaves nothing installed")
+  @Test("if no model is installed, the error names the command that installs one; a failed download installs nothing")
   func fetch() throws {
     let environment = [
       "ATTENTION_MODELS": folder("models"), "PIP_INDEX_URL": "http://127.0.0.1:9/simple", "PIP_NO_INDEX": "1",

@@ -13,7 +13,7 @@ struct PictureTests {
   private let example = "\(packageFolder)/Examples/Data/minilm-layer0.safetensors"
   init() throws { folder = try TemporaryFolder() }
 
-  /// The elements of a document by name; a document that is not well-formed is an error.
+  /// Counts the elements of a document by name, and collects its text.
   private final class Elements: NSObject, XMLParserDelegate {
     var counts: [String: Int] = [:]
     var text = ""
@@ -35,20 +35,20 @@ struct PictureTests {
     return elements
   }
 
-  @Test("attend map --svg draws a cell for each pair of words, with its number")
+  @Test("attend map --svg draws a cell for each pair of words, with its weight")
   func heatMap() throws {
     let command = try Command(
       "attend", ["map", example, "--head", "2", "--sentence", "2", "--svg", folder("map.svg")])
     #expect(command.status == 0, "\(command.errors)")
     #expect(command.output.contains("written to \(folder("map.svg"))"))
     let elements = try elements(String(contentsOfFile: folder("map.svg"), encoding: .utf8))
-    // 8 words: a frame and a weight each; a legend; the paper.
+    // A frame and a weight for each of 8 × 8 pairs of words, 40 steps of the legend, and the background.
     #expect(elements.counts["rect"] == 2 * 64 + 40 + 1)
     #expect(elements.text.contains("attention → "))
     #expect(elements.text.contains("Head 2 of 0 to 11"))
   }
 
-  @Test("attend map --html writes one page with every sentence and nothing from elsewhere")
+  @Test("attend map --html writes one page, which has every sentence and loads no other file")
   func page() throws {
     let command = try Command(
       "attend", ["map", example, "--token", "it", "--svg", folder("m.svg"), "--html", folder("m.html")])
@@ -65,14 +65,14 @@ struct PictureTests {
     #expect(!page.contains("/*DATA*/"))
   }
 
-  @Test("words that are markup stay words")
+  @Test("words that look like markup are shown as text")
   func hostileWords() throws {
     let word = "</script><b>&\"'\u{1}"
     let svg = HeatMapPicture(title: word, rows: [word], columns: [word], weights: [[.nan]]).svg
     #expect(try elements(svg).counts["b"] == nil)
     #expect(!svg.contains("<b>"))
     var layer = try Data(contentsOf: URL(fileURLWithPath: example))
-    // As long as the word it replaces, so that the header stays as it is.
+    // The new text is as long as the text that it replaces, so that the header of the file stays valid.
     let range = try #require(layer.range(of: Data("attention is all you need".utf8)))
     layer.replaceSubrange(range, with: Data("a </script> b c ddddddddd".utf8))
     let path = try folder.write(Array(layer), to: "hostile.safetensors")
@@ -94,7 +94,7 @@ struct PictureTests {
     #expect(try folder.fileNames.isEmpty)
   }
 
-  @Test("files without words get numbers; words that are not as many as the keys are an error")
+  @Test("files without words get numbers; a number of words other than the number of keys is an error")
   func words() throws {
     func rows(_ name: String) throws -> [String: Any] {
       let command = try Command("attend", ["map", "\(packageFolder)/Tests/Fixtures/mha/\(name).safetensors", "--json"])
@@ -111,12 +111,12 @@ struct PictureTests {
     for file in [own, cross, added] {
       let weights = try #require(file["weights"] as? [[Double]])
       #expect(weights.count == (file["rows"] as? [String])?.count)
-      // No column is missing.
+      // Each row sums to 1, so no column is missing.
       for row in weights { #expect(abs(row.reduce(0, +) - 1) < 1e-4) }
     }
 
     var layer = try Data(contentsOf: URL(fileURLWithPath: example))
-    // As long, with one word fewer.
+    // The new text is as long as the text that it replaces, but has one word fewer.
     let range = try #require(layer.range(of: Data("attention is all".utf8)))
     layer.replaceSubrange(range, with: Data("attention_is all".utf8))
     let command = try Command("attend", ["map", folder.write(Array(layer), to: "few.safetensors")])
@@ -135,7 +135,7 @@ struct PictureTests {
     }
   #endif
 
-  @Test("empty and strange charts are documents")
+  @Test("empty and unusual charts are well-formed documents")
   func charts() throws {
     for (values, notes) in [([nil], ["not yet"]), ([0], ["0"]), ([.nan], [""]), ([1e300], ["much"])]
       as [([Double?], [String])]

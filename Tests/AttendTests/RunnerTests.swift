@@ -14,7 +14,7 @@ struct RunnerTests {
     }
   }
 
-  @Test("answers one line for each request, and goes on after a bad one")
+  @Test("answers each request with one line, and continues after an invalid request")
   func answersEach() throws {
     let answers = try answers(
       #"{"op":"sdpa","batch":1,"heads":2,"kv_heads":1,"queries":32,"keys":48,"width":16,"value_width":8,"dtype":"f32","mask":"causal","window":7,"pass":"forward","algorithm":"auto","threads":2,"iterations":3,"seed":1,"error":true}"#,
@@ -40,11 +40,11 @@ struct RunnerTests {
     for bad in 1...11 { #expect((answers[bad]["error"] as? String)?.isEmpty == false, "\(bad)") }
     for bad in 19...20 { #expect((answers[bad]["error"] as? String)?.isEmpty == false, "\(bad)") }
     for good in 12...18 { #expect((answers[good]["gflops"] as? Double ?? 0) > 0, "\(answers[good])") }
-    // Rows of a softmax sum to 1.
+    // Each of the 8 rows of the softmax sums to 1.
     #expect(abs((answers[15]["checksum"] as? Double ?? 0) - 8) < 1e-4)
   }
 
-  @Test("inputs and output are saved for the other side to take")
+  @Test("inputs and output are saved to a file that another program can read")
   func save() throws {
     let folder = try TemporaryFolder()
     let requests = [
@@ -65,7 +65,7 @@ struct RunnerTests {
   }
 
   @Test(
-    "the same seed gives the same checksum, another seed another",
+    "the same seed gives the same checksum with one and two threads; another seed gives another checksum",
     arguments: ["none", "causal", "causal_top_left", "boolean", "bias", "key_lengths"])
   func checksums(mask: String) throws {
     func request(_ seed: Int, _ threads: Int) -> String {
@@ -76,7 +76,7 @@ struct RunnerTests {
   }
 
   @Test(
-    "what the library is compared with computes the same",
+    "the implementations that the library is compared with give the same results",
     arguments: [
       "", #","mask":"causal""#, #","mask":"bias""#, #","mask":"boolean""#, #","mask":"key_lengths""#,
       #","mask":"causal","window":7"#,
@@ -93,7 +93,7 @@ struct RunnerTests {
     #expect((answers[3]["read_limit_gbps"] as? Double ?? 0) > 0)
   }
 
-  @Test("bench measures what it is told, and tells what is not there yet")
+  @Test("bench measures the given workloads, and notes those that it cannot measure yet")
   func bench() throws {
     let folder = try TemporaryFolder()
     let command = try Command(
@@ -115,7 +115,7 @@ struct RunnerTests {
     }
   }
 
-  @Test("tune prints a ratio for each value of a constant, and knows which there are")
+  @Test("tune prints a time ratio for each value of a constant; for an unknown constant it lists the known ones")
   func tune() throws {
     let command = try Command("attention-runner", ["tune", "unpackedRowLimit", "--rounds", "1"])
     #expect(command.status == 0, "\(command.errors)")
@@ -132,9 +132,9 @@ struct RunnerTests {
   }
 
   @Test(
-    "operations are counted where the mask leaves something",
+    "only the scores that the mask keeps count as operations",
     arguments: [
-      // L, S, window, kept scores; half of the square for causal with L = S, as the field counts.
+      // L, S, window, kept scores. A causal mask with L = S and no window counts as half of the square, as is usual.
       (8, 8, nil, 32.0), (1, 100, nil, 100), (1, 100, 9, 10), (4, 100, nil, 97 + 98 + 99 + 100),
       (6, 6, 2, 1 + 2 + 3 + 3 + 3 + 3),
     ] as [(Int, Int, Int?, Double)])
@@ -144,7 +144,7 @@ struct RunnerTests {
     #expect(try answers(request)[0]["operations"] as? Double == 4 * 4 * kept)
   }
 
-  @Test("chart draws what it is given, and refuses the rest")
+  @Test("chart draws valid input, and refuses invalid input")
   func chart() throws {
     let folder = try TemporaryFolder()
     let bars = #"{"title":"t","subtitle":"s","series":["a"],"groups":[{"label":"x","values":[0.5],"notes":["half"]}]}"#

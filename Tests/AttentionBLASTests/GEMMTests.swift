@@ -7,7 +7,7 @@ import Testing
 
 @Suite("GEMM")
 struct GEMMTests {
-  /// A stored matrix with gaps, filled with numbers; gaps hold NaN.
+  /// A matrix of random numbers in memory, with gaps between its rows. The gaps hold NaN.
   private struct Stored<Element: BLASElement> {
     var elements: [Element]
     let rows: Int
@@ -48,7 +48,7 @@ struct GEMMTests {
   }
 
   @Test(
-    "panels, parts of depth and edges",
+    "agrees with the reference for several panels, several parts of the depth, and edges",
     arguments: [(40, 100, 600), (5, 70, 1100), (70, 200, 33), (3, 9, 520), (2, 700, 33)])
   func large(m: Int, n: Int, k: Int) throws {
     for variant in 0..<16 {
@@ -70,9 +70,9 @@ struct GEMMTests {
     let a = Stored<Element>(m, k, gap: gap, isTransposed: variant & 1 != 0, &generator)
     let b = Stored<Element>(k, n, gap: gap, isTransposed: variant & 2 != 0, &generator)
     let mode = variant & 8 == 0 ? ResultMode.replacing : .accumulating
-    // −0.7 is no Float.
+    // Float cannot hold −0.7 exactly, so the test finds an α of a Double product that is rounded to Float.
     let alpha: Element = variant % 3 == 0 ? 1 : -0.7
-    // Replaced results start as NaN: whoever reads them shows it.
+    // A result that is replaced starts as NaN. If the product reads it, the NaN reaches the new result.
     var c = [Element](repeating: .nan, count: m * (n + gap))
     let before = generator.numbers(m * n)
     if mode == .accumulating {
@@ -92,7 +92,7 @@ struct GEMMTests {
       m: m, n: n, k: k, alpha: Double(alpha), { a[$0, $1] }, { b[$0, $1] }, adding: mode == .accumulating ? before : nil
     )
     let got = (0..<m).flatMap { i in (0..<n).map { c[i * (n + gap) + $0] } }
-    // k roundings of products of at most 1.
+    // Allows for k roundings of products of at most 1.
     let tolerance = Double(k + 2) * Double(Element.ulpOfOne)
     #expect(mismatch(got, expected, tolerance: tolerance, "seed \(seed) \(Element.self) \(context.path)") == nil)
     let gaps = (0..<m).flatMap { i in (n..<n + gap).map { c[i * (n + gap) + $0] } }
@@ -121,10 +121,10 @@ struct GEMMTests {
     let exact = product(a, b)
     for path in AttentionContext.everyPath { try checkBits(a, b, exact, path) }
     let cut = ProductCut(rowCount: m, columnCount: n, depth: k, productCount: 1)
-    #expect(cut.taskCount > 1 && cut.workerCount(threadCount: 2) == 2, "or this test shows nothing")
+    #expect(cut.taskCount > 1 && cut.workerCount(threadCount: 2) == 2, "two threads must share the product")
   }
 
-  /// [m, k] · [k, n] in Double, row by row.
+  /// The product [m, k] · [k, n], computed in Double row by row.
   private func product(_ a: Tensor<Float>, _ b: Tensor<Float>) -> [Double] {
     let (m, n, k) = (a.shape[0], b.shape[1], a.shape[1])
     let (first, second) = (a.array, b.array.map(Double.init))
@@ -156,7 +156,7 @@ struct GEMMTests {
       #expect(sameBits(one.array, try product(count, path.executor).array), "\(path.path)")
     }
     #expect(sameBits(one.array, try product(2, DispatchExecutor()).array), "\(path.path)")
-    // k roundings of sums of some √k.
+    // Allows for k roundings of sums of about √k.
     #expect(mismatch(one.array, exact, tolerance: 5e-5, path.path) == nil)
   }
 
@@ -214,7 +214,7 @@ struct GEMMTests {
 
 @Suite("Batched GEMM")
 struct BatchedGEMMTests {
-  @Test("by stride, 0 broadcasts", arguments: [0, 1, 3, 40])
+  @Test("products at equal strides, where a stride of 0 broadcasts", arguments: [0, 1, 3, 40])
   func strided(count: Int) throws {
     let (m, n, k) = (5, 6, 7)
     var generator = TestGenerator(seed: UInt64(count))
@@ -236,11 +236,11 @@ struct BatchedGEMMTests {
         m: m, n: n, k: k, alpha: 1, { Double(a[$0 * k + $1]) }, { Double(b[p * k * n + $0 * n + $1]) }, adding: nil)
       let got = Array(c[p * (m * n + 2)..<p * (m * n + 2) + m * n])
       #expect(mismatch(got, expected, tolerance: 1e-6, "product \(p)") == nil)
-      #expect(c[p * (m * n + 2) + m * n].isNaN, "the gap behind product \(p) must stay untouched")
+      #expect(c[p * (m * n + 2) + m * n].isNaN, "the gap after product \(p) must stay untouched")
     }
   }
 
-  @Test("by stride, both operands transposed, up to the ends of their memory")
+  @Test("products at equal strides, with both operands transposed and read up to the ends of their memory")
   func stridedTransposed() throws {
     let (m, n, k, count) = (5, 6, 7, 3)
     var generator = TestGenerator(seed: 8)
@@ -264,7 +264,7 @@ struct BatchedGEMMTests {
     }
   }
 
-  @Test("by list, of differing shapes")
+  @Test("products in a list, with different shapes")
   func list() throws {
     let shapes = [(2, 3, 4), (2, 3, 4), (5, 1, 9), (0, 3, 2), (4, 4, 0)]
     let a = try shapes.enumerated().map { try Tensor<Double>(uniform: -1..<1, shape: [$1.0, $1.2], seed: UInt64($0)) }
@@ -296,10 +296,11 @@ struct BatchedGEMMTests {
     #expect(throws: AttentionError.self) { try batchedGEMM(a.map(matrix), [matrix(b[0])], into: results) }
   }
 
-  @Test("wrong extents are thrown errors that name them")
+  @Test("wrong extents throw errors that name them")
   func wrongExtents() throws {
     let x = [Float](repeating: 1, count: 12)
-    var y = [Float](repeating: 1, count: 12)
+    // Two results fit, so that only an operand can reach past its buffer.
+    var y = [Float](repeating: 1, count: 18)
     try x.withUnsafeBufferPointer { x in
       try y.withUnsafeMutableBufferPointer { y in
         let a = try UnsafeMatrix(x, rowCount: 3, columnCount: 4)
@@ -316,12 +317,13 @@ struct BatchedGEMMTests {
           let error = #expect(throws: AttentionError.self) { try gemm(a, b, into: wrong) }
           #expect(error?.description.hasSuffix("got [3, 4] · [4, 3] into [\(rows), \(columns)]") == true)
         }
-        // A transposed one reaches as far as its stored rows.
+        // The stored rows of this transposed operand fill its buffer, so a second operand would reach past the end.
         let turned = try UnsafeMatrix(x, rowCount: 3, columnCount: 4, isTransposed: true)
         #expect(throws: AttentionError.self) {
           try batchedGEMM(turned, stride: 1, b, stride: 0, into: c, stride: 9, count: 2)
         }
-        // One result would overwrite the other; one operand would reach past its buffer.
+        // First, one result would overwrite the other. Then, an operand would reach past its buffer. Last, the offset
+        // of the third result overflows.
         #expect(throws: AttentionError.self) {
           try batchedGEMM(a, stride: 0, b, stride: 0, into: c, stride: 0, count: 2)
         }
@@ -379,7 +381,7 @@ struct MatmulTests {
     }
   }
 
-  @Test("writes into a part of a tensor and leaves the rest alone")
+  @Test("writes into a part of a tensor and leaves the rest unchanged")
   func intoPart() throws {
     let a = try Tensor<Float>(uniform: -1..<1, shape: [2, 3, 4], seed: 1)
     let b = try Tensor<Float>(uniform: -1..<1, shape: [4, 5], seed: 2)
@@ -408,7 +410,7 @@ struct MatmulTests {
 
 @Suite("OpenBLAS")
 struct OpenBLASTests {
-  @Test("runs one thread per call and tells its state")
+  @Test("uses one thread per call and reports its state")
   func state() throws {
     _ = try matmul([[1]] as Tensor<Float>, [[2]] as Tensor<Float>)
     OpenBLAS.withOneThread { #expect(OpenBLAS.threadCount == 1) }

@@ -7,33 +7,33 @@
   import Glibc
   import Testing
 
-  /// 2 MB of one number, whose writing takes a while.
+  /// Writes a file of 2 MB in which every element is `value`. This takes long enough to be interrupted.
   private func writeFile(of value: Float, to path: String) throws {
     var writer = SafeTensorsWriter()
     try writer.add("x", Tensor<Float>(repeating: value, shape: [1 << 19]))
     try writer.write(to: path)
   }
 
-  /// The number of which a file is, if it is a whole one.
+  /// The value that every element of the file has; nil if elements differ or are missing.
   private func content(of path: String) throws -> Float? {
     let x = try SafeTensorsFile(contentsOf: path, loading: .copied).tensor("x", as: Float.self).array
     return x.count == 1 << 19 && x.allSatisfy { $0 == x[0] } ? x[0] : nil
   }
 
-  @Suite("A file is its old content or the whole new one")
+  @Suite("A file has either its old content or the whole new content")
   struct DurabilityTests {
     private let folder: TemporaryFolder
 
     init() throws { folder = try TemporaryFolder() }
 
-    @Test("a file is synced before it gets its name, and the folder after it")
+    @Test("a file is synced before it gets its name, and its folder is synced afterwards")
     func order() throws {
       file_calls_begin()
       try writeFile(of: 1, to: folder("x.safetensors"))
       #expect(String(cString: file_calls()) == "srd")
     }
 
-    @Test("a process that is killed while it writes leaves no part under the name")
+    @Test("a process that is killed while it writes leaves no incomplete file under the name")
     func killed() async {
       await #expect(processExitsWith: .success) {
         let folder = try TemporaryFolder()
@@ -49,16 +49,16 @@
           var status: Int32 = 0
           waitpid(child, &status, 0)
           let found = try content(of: path)
-          precondition(found.map { [1, 2, 3].contains($0) } == true, "a part")
+          precondition(found.map { [1, 2, 3].contains($0) } == true, "an incomplete file is under the name")
         }
-        // Or no kill fell into the middle of a write, and this shows nothing.
+        // Otherwise no process was killed in the middle of a write, and this test shows nothing.
         let partCount = try folder.fileNames.count { $0.hasSuffix(".partial") }
         print("\(partCount) of 60 kills left a temporary file")
         precondition(partCount > 0)
       }
     }
 
-    @Test("a file beyond the process's limit is an error, and the old one stays")
+    @Test("a file that is larger than the process's limit is an error, and the old file stays")
     func fileSizeLimit() async {
       await #expect(processExitsWith: .success) {
         let folder = try TemporaryFolder()
@@ -77,9 +77,9 @@
 
     @Test("a full disk is an error, and the old file stays")
     func fullDisk() throws {
-      // Of 3 MB, where this process may mount one.
+      // A disk of 3 MB, if this process may mount one.
       guard mount("none", folder.path, "tmpfs", 0, "size=3m") == 0 else {
-        return print("skipped, for this process may not mount a small disk: a full disk")
+        return print("skipped, because this process may not mount a small disk: a full disk")
       }
       defer { umount(folder.path) }
       let path = folder("x.safetensors")
@@ -90,7 +90,7 @@
       #expect(try folder.fileNames == ["x.safetensors"])
     }
 
-    @Test("who reads while another writes finds a whole file")
+    @Test("a reader finds a complete file while another thread writes it")
     func concurrentReader() throws {
       let path = folder("x.safetensors")
       try writeFile(of: 0, to: path)

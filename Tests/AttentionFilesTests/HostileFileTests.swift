@@ -4,12 +4,12 @@ import AttentionTestSupport
 import Foundation
 import Testing
 
-@Suite("A safetensors file that lies is a thrown error")
+@Suite("Invalid safetensors files throw errors")
 struct HostileFileTests {
   private let folder: TemporaryFolder
   init() throws { folder = try TemporaryFolder() }
 
-  /// What opening a file of these parts throws; nil: nothing.
+  /// The error that opening a file of these parts throws; nil if the file opens.
   private func openError(_ header: [UInt8], data: Int = 0, length: UInt64? = nil) throws -> AttentionError? {
     let length = (length ?? UInt64(header.count)).littleEndian
     let bytes = withUnsafeBytes(of: length, Array.init) + header + [UInt8](repeating: 0, count: data)
@@ -37,7 +37,7 @@ struct HostileFileTests {
     "\"\(name)\":{\"dtype\":\"\(type)\",\"shape\":\(shape),\"data_offsets\":[\(begin),\(end)]}"
   }
 
-  @Test("what is right opens")
+  @Test("valid files open")
   func right() throws {
     #expect(try openError("{}") == nil)
     #expect(try openError("{\(tensor("x"))}", data: 4) == nil)
@@ -91,14 +91,14 @@ struct HostileFileTests {
     ("\"\\x\":{}", 0, "escape"),
   ]
 
-  @Test("ranges, shapes, types, names", arguments: lies)
+  @Test("wrong ranges, shapes, types and names throw", arguments: lies)
   func lie(body: String, data: Int, message: String) throws {
     let error = try #require(try openError("{\(body)}", data: data))
     #expect(error.code == .invalidFile)
     #expect(error.message.contains(message), "\(error)")
   }
 
-  @Test("shapes without elements whose strides overflow")
+  @Test("shapes without elements throw if their strides overflow")
   func emptyOverflow() throws {
     for shape in ["[0,1099511627776,1099511627776]", "[1099511627776,0,1099511627776]", "[0,9223372036854775807,2]"] {
       let error = try openError("{\(tensor("x", "F32", shape, "0", "0"))}")
@@ -112,7 +112,7 @@ struct HostileFileTests {
     #expect(error.message == "tensor \"wq\" at bytes 0..<12: [4] of F32 has 16 bytes; the range has 12")
   }
 
-  @Test("the header itself: short, long, no object, text behind, invalid UTF-8")
+  @Test("headers that are too short, too long, not an object, followed by text, or not UTF-8 throw")
   func header() throws {
     for count in 0..<8 {
       let path = try folder.write([UInt8](repeating: 0, count: count), to: "short.safetensors")
@@ -151,7 +151,7 @@ struct HostileFileTests {
     for count in 0..<small.count { #expect(try openError(Array(small[..<count]), data: 4) != nil) }
   }
 
-  @Test("random changes of a good file never trap")
+  @Test("opening a file with random changes never traps")
   func mutations() throws {
     let good = Array(
       "{\"__metadata__\":{\"a\":\"b\\n\"},\(tensor("x")),\(tensor("y", "F32", "[2,1]", "4", "12"))}".utf8)
@@ -174,7 +174,7 @@ struct HostileFileTests {
     }
   }
 
-  @Test("booleans other than 0 and 1, folders, missing files")
+  @Test("booleans other than 0 and 1, folders and missing files throw")
   func others() throws {
     let header = Array("{\(tensor("b", "BOOL", "[4]"))}".utf8)
     let bytes = withUnsafeBytes(of: UInt64(header.count).littleEndian, Array.init) + header + [0, 1, 2, 0]

@@ -49,7 +49,7 @@ struct RoundTripTests {
     try file.withUnsafeBytes(of: "x") { #expect(Array($0) == bytes) }
   }
 
-  @Test("mapped tensors are views of the file, and writing to one copies it")
+  @Test("mapped tensors are views of the file; writing to a tensor copies it first")
   func mappedTensorsAreViews() throws {
     var writer = SafeTensorsWriter()
     try writer.add("x", [1, 2, 3] as Tensor<Float>)
@@ -92,11 +92,11 @@ struct RoundTripTests {
     try writer.write(to: folder("w.safetensors"))
     #expect(try folder.fileNames == ["w.safetensors"])
     #expect(throws: AttentionError.self) { try writer.write(to: folder("missing/w.safetensors")) }
-    // A folder of that name cannot be replaced; nothing is left behind.
+    // A folder cannot be replaced by a file. No temporary file remains.
     try FileManager.default.createDirectory(atPath: folder("taken"), withIntermediateDirectories: false)
     #expect(throws: AttentionError.self) { try writer.write(to: folder("taken")) }
     #expect(try folder.fileNames == ["taken", "w.safetensors"])
-    // A link is followed, permissions are kept, long names fit.
+    // A symbolic link is followed, permissions are kept, and long names are possible.
     try FileManager.default.createSymbolicLink(atPath: folder("link"), withDestinationPath: "w.safetensors")
     try FileManager.default.setAttributes([.posixPermissions: 0o640], ofItemAtPath: folder("w.safetensors"))
     try writer.add("y", [2] as Tensor<Float>)
@@ -112,7 +112,7 @@ struct RoundTripTests {
     #expect(throws: AttentionError.self) { try SafeTensorsFile(contentsOf: folder("w.safetensors\0junk")) }
   }
 
-  @Test("names that are taken or reserved, bytes that do not fit")
+  @Test("a name that is taken or reserved, and bytes that do not fit the shape, are errors")
   func writerErrors() throws {
     var writer = SafeTensorsWriter()
     try writer.add("x", [1] as Tensor<Float>)
@@ -128,7 +128,7 @@ struct RoundTripTests {
     #expect(throws: AttentionError.self) { try writer.add("too vast", vast) }
   }
 
-  @Test("the wrong type or name is told")
+  @Test("a wrong type or an unknown name is an error")
   func wrongTypeOrName() throws {
     var writer = SafeTensorsWriter()
     try writer.add("x", [1] as Tensor<Float>)

@@ -27,7 +27,7 @@ struct EmbedderCancellationTests {
     #expect(sameBits(vectors, try expectedVectors(texts, model)), sourceLocation: sourceLocation)
   }
 
-  @Test("a task that is cancelled before its call", arguments: [[], ["house"]])
+  @Test("a task that is cancelled before its call gets an error, and nothing is computed", arguments: [[], ["house"]])
   func before(texts: [String]) async throws {
     let embedder = try await embedder()
     let task = Task {
@@ -39,7 +39,7 @@ struct EmbedderCancellationTests {
     try expectVectors(try await embedder.embed(["rain"]), of: ["rain"])
   }
 
-  @Test("a call that waits for company ends at once, and the company gets its results")
+  @Test("a cancelled call that waits for other calls ends at once, and a later call gets its results")
   func waitingForCompany() async throws {
     let embedder = try await embedder(delay: .seconds(3600))
     let waiting = Task { try await embedder.embed(["house"]) }
@@ -49,12 +49,12 @@ struct EmbedderCancellationTests {
     try expectVectors(try await embedder.embed(many), of: many)
   }
 
-  @Test("a call that waits behind a running one ends at once, and the others get their results")
+  @Test("a cancelled call that waits for a running call ends at once, and the others get their results")
   func waitingBehind() async throws {
     let embedder = try await embedder()
     gate.close()
     let running = Task { try await embedder.embed(["house"]) }
-    try await until("the first one runs") { gate.isHolding }
+    try await until("the first call runs") { gate.isHolding }
     let cancelled = Task { try await embedder.embed(["rain", "letter"]) }
     let other = Task { try await embedder.embed(["heart", "wife"]) }
     try await Task.sleep(for: .milliseconds(20))
@@ -65,23 +65,23 @@ struct EmbedderCancellationTests {
     try expectVectors(try await other.value, of: ["heart", "wife"])
   }
 
-  @Test("a call that runs ends at once, the rest of it is not computed, and later ones get their results")
+  @Test("a cancelled call that runs ends at once, its rest is not computed, and later calls get their results")
   func running() async throws {
     let embedder = try await embedder()
     try expectVectors(try await embedder.embed(["house"]), of: ["house"])
     let callsOfBatch = gate.passedCount
     gate.close()
     let running = Task { try await embedder.embed(["house"]) }
-    try await until("it runs") { gate.isHolding }
+    try await until("the call runs") { gate.isHolding }
     await expectCancelled(running)
     #expect(gate.isHolding)
     gate.open()
     try expectVectors(try await embedder.embed(["rain"]), of: ["rain"])
-    // One batch, another one, and the first layer of the cancelled one.
+    // Two whole batches were computed, and only the first layer of the cancelled batch.
     #expect(gate.passedCount < 3 * callsOfBatch)
   }
 
-  @Test("one of two calls in a batch that runs ends at once, and the other gets its result")
+  @Test("if one of two calls in a running batch is cancelled, it ends at once, and the other gets its result")
   func sharedBatch() async throws {
     let embedder = try await embedder(delay: .seconds(3600))
     gate.close()
@@ -89,14 +89,14 @@ struct EmbedderCancellationTests {
     try await Task.sleep(for: .milliseconds(50))
     let many = Array(repeating: "a good letter", count: 100)
     let large = Task { try await embedder.embed(many) }
-    try await until("both run") { gate.isHolding }
+    try await until("both calls run") { gate.isHolding }
     await expectCancelled(small)
     #expect(gate.isHolding)
     gate.open()
     try expectVectors(try await large.value, of: many)
   }
 
-  @Test("of many calls some of which are cancelled at any time, the others get the right bits")
+  @Test("if some of many calls are cancelled at any time, the others get the right bits")
   func anyTime() async throws {
     let seed: UInt64 = 12
     var generator = TestGenerator(seed: seed)

@@ -6,7 +6,7 @@
   import Synchronization
   import Testing
 
-  /// Runs tasks on the thread that starts or resumes them: a child of a fork has no other.
+  /// Runs tasks on the thread that starts or resumes them, because a child of a fork has no other thread.
   private final class CallerExecutor: TaskExecutor {
     func enqueue(_ job: consuming ExecutorJob) {
       UnownedJob(job).runSynchronously(on: asUnownedTaskExecutor())
@@ -15,7 +15,7 @@
 
   @Suite("An embedder and forks")
   struct EmbedderForkTests {
-    @Test("in a child an embedder that was made before is an error, and goes on in the parent")
+    @Test("after a fork, an embedder of the parent throws in the child, and still works in the parent")
     func inheritedEmbedder() async {
       await #expect(processExitsWith: .success) {
         let embedder = try await TextEmbedder(directory: Fixture.tiny)

@@ -15,17 +15,17 @@ struct EmbeddingIndexTests {
     folder = try TemporaryFolder()
   }
 
-  /// More texts than the search takes in one block.
+  /// The number of texts of a large index. A search compares them in more than one block.
   private static let manyCount = 9_000
 
-  /// Products in Double.
+  /// The products of a query with every vector of the index, computed in Double.
   private func scores(_ index: EmbeddingIndex, _ query: [Float]) throws -> [Double] {
     try (0..<index.count).map { position in
       zip(try index.vector(position).array, query).reduce(0) { $0 + Double($1.0) * Double($1.1) }
     }
   }
 
-  @Test("a search is a plain loop in Double, on every path", arguments: [1, 7, 500, manyCount])
+  @Test("a search finds the same as a plain loop in Double, on every path", arguments: [1, 7, 500, manyCount])
   func search(count: Int) throws {
     let seed = UInt64(count)
     var generator = TestGenerator(seed: seed)
@@ -55,7 +55,7 @@ struct EmbeddingIndexTests {
     }
   }
 
-  /// The tiny model without its last module: vectors as long as they come.
+  /// The tiny model without its last module, which normalises. So its vectors do not have length 1.
   private func plainModel(similarity: String?) throws -> SentenceEncoder {
     let copy = try ModelCopy()
     try copy.write(
@@ -66,7 +66,7 @@ struct EmbeddingIndexTests {
     return try SentenceEncoder(directory: copy.path, loading: .copied)
   }
 
-  @Test("the cosine counts by default, whether a model normalises or not; the product where its settings say so")
+  @Test("texts are compared by the cosine, normalised or not, unless the model's settings ask for the product")
   func similarity() throws {
     var generator = TestGenerator(seed: 11)
     // More than one block of texts.
@@ -83,7 +83,7 @@ struct EmbeddingIndexTests {
           #expect(found.map(\.position) == expected.map(\.position))
           #expect(mismatch(found.map(\.score), expected.map { Double($0.score) }, tolerance: 1e-5) == nil)
         }
-        // As the model gives them.
+        // The index holds the vectors that the model gives, which are not normalised.
         #expect(try sameBits(index.vector(3).array, plain.embed([texts[3]]).array))
       }
     }
@@ -100,7 +100,7 @@ struct EmbeddingIndexTests {
     }
   }
 
-  @Test("a vector that is cut is compared by its cosine too")
+  @Test("truncated vectors are compared by the cosine, too")
   func truncated() throws {
     let copy = try ModelCopy()
     try copy.write(#"{"truncate_dim": 7}"#, to: "config_sentence_transformers.json")
@@ -110,7 +110,7 @@ struct EmbeddingIndexTests {
     #expect(index.dimension == 7 && best.position == 1 && abs(best.score - 1) < 1e-5)
   }
 
-  @Test("what lies beyond the model's limit is counted as cut, or found in chunks of which a line's best counts")
+  @Test("a line that is longer than the model's limit is cut and counted, or is found by its best chunk")
   func chunks() throws {
     let filler = String(repeating: "the of and to in that ", count: 12)
     let lines = ["her sister", filler + "a single man of large fortune", "the rain", filler + filler, "", "a letter"]
@@ -123,7 +123,7 @@ struct EmbeddingIndexTests {
     for index in [index, try EmbeddingIndex(contentsOf: folder("chunks.index"))] {
       let found = try index.search(query, limit: 10)[0]
       #expect(found[0].line == 2)
-      // Every line once, with its best chunk.
+      // Each line that is not empty is found once, with its best chunk.
       #expect(found.map(\.line).sorted() == [1, 2, 3, 4, 6])
       let all = try (0..<index.count).map { position in
         zip(try index.vector(position).array, query.array).reduce(0) { $0 + $1.0 * $1.1 }
@@ -136,7 +136,7 @@ struct EmbeddingIndexTests {
         let end = counts.reduce(0, +)
         let places = end - counts.last!..<end
         #expect(abs(match.score - places.map { all[$0] }.max()!) < 1e-5, "line \(match.line)")
-        // Of equal chunks the first.
+        // If several chunks of a line are equally good, the match is the first of them.
         #expect(match.position == places.first { abs(all[$0] - match.score) < 1e-6 }, "line \(match.line)")
       }
     }
@@ -159,7 +159,8 @@ struct EmbeddingIndexTests {
       for chunk in chunks {
         let own = chunk.split(separator: " ")
         #expect(try own.count == 1 || !model.isCut(chunk))
-        // It begins at most `overlap` tokens, and so words, back.
+        // The chunk begins at most `overlap` words before the end of the previous chunk. The overlap is counted in
+        // tokens, and each word counts as at least one token.
         let start = try #require((max(0, end - overlap)...end).first { words[$0...].starts(with: own) })
         end = start + own.count
       }
@@ -168,7 +169,9 @@ struct EmbeddingIndexTests {
     expectError("overlap", "15") { _ = try model.chunks(of: "a", overlap: 15) }
     expectError("overlap", "-1") { _ = try model.chunks(of: "a", overlap: -1) }
     #expect(try model.chunks(of: String(repeating: "wxyz", count: 60)).count == 1)
-    // Without spaces, at signs and ideographs: no part is cut, and a new part brings something new, or there would be more of them.
+    // Words that are too long are split at punctuation marks and ideographs. Control characters are words without
+    // tokens. The model must not cut any chunk. Each chunk must add something new; otherwise there would be more
+    // chunks.
     for text in [
       String(repeating: "a.b,", count: 60), String(repeating: "愛", count: 100),
       "a b c d e f g h " + String(repeating: "x.", count: 40) + " u v",
@@ -181,7 +184,7 @@ struct EmbeddingIndexTests {
     }
   }
 
-  @Test("of equal texts the earlier come first, wherever they stand", arguments: [1, 2, 3])
+  @Test("if texts are equal, the earlier ones come first, wherever they are in the index", arguments: [1, 2, 3])
   func ties(limit: Int) throws {
     let seed: UInt64 = 4
     var generator = TestGenerator(seed: seed)
@@ -193,7 +196,7 @@ struct EmbeddingIndexTests {
       let matches = try index.search(model.embed(["A single man in that house."]), limit: limit, context: context)[0]
       let found = matches.map(\.position)
       #expect(matches.allSatisfy { abs($0.score - 1) < 1e-6 }, "\(context.path), seed \(seed)")
-      // OpenBLAS sums in another order where the last rows are few, so equal vectors may have scores that differ.
+      // OpenBLAS sums in another order if only a few rows are left, so equal vectors may have different scores.
       let isRight =
         context.resolvedAlgorithm == .openBLAS
         ? Set(found).isSubset(of: places) && found.count == limit : found == Array(places.sorted().prefix(limit))
@@ -201,7 +204,7 @@ struct EmbeddingIndexTests {
     }
   }
 
-  @Test("each of many queries finds what it finds alone")
+  @Test("a query among many has the same scores as in a search of its own")
   func manyQueries() throws {
     var generator = TestGenerator(seed: 6)
     let index = try EmbeddingIndex(texts: generator.texts(300), encoder: model)
@@ -216,7 +219,7 @@ struct EmbeddingIndexTests {
     }
   }
 
-  @Test("limits of nothing, of more than there is, and below 0")
+  @Test("limits of 0, of all texts and more, and below 0")
   func limits() throws {
     var generator = TestGenerator(seed: 2)
     let index = try EmbeddingIndex(texts: generator.texts(20), encoder: model)
@@ -244,7 +247,7 @@ struct EmbeddingIndexTests {
     }
   }
 
-  @Test("an index of no texts finds nothing, from memory and from a file")
+  @Test("an index without texts finds nothing, in memory and after it was read from a file")
   func noTexts() throws {
     let path = folder("empty")
     for index in [
@@ -260,7 +263,7 @@ struct EmbeddingIndexTests {
     }
   }
 
-  @Test("a file has the same texts, vectors and results")
+  @Test("an index that was read from its file has the same texts, vectors and results")
   func roundTrip() throws {
     var generator = TestGenerator(seed: 3)
     let texts = generator.texts(300) + ["", "\u{0}\n\r\n", "é e\u{301} 愛 👩‍👩‍👧", String(repeating: "long ", count: 1000)]
@@ -269,7 +272,8 @@ struct EmbeddingIndexTests {
     #expect(!EmbeddingIndex.isIndex(path: path))
     try index.write(to: path)
     #expect(EmbeddingIndex.isIndex(path: path))
-    // What begins as an index does is taken for one, so that opening it tells what is wrong; a text is not.
+    // Any file that begins as an index does counts as an index; the error of opening it then says what is wrong. A text
+    // file does not count as an index.
     #expect(EmbeddingIndex.isIndex(path: Fixture.tinyReference))
     #expect(!EmbeddingIndex.isIndex(path: Fixture.tiny + "/vocab.txt"))
     let read = try EmbeddingIndex(contentsOf: path)
@@ -280,13 +284,13 @@ struct EmbeddingIndexTests {
     }
     let queries = try model.embed(generator.texts(5) + [""])
     #expect(try read.search(queries, limit: 20) == index.search(queries, limit: 20))
-    // An index that was read is written as the same file.
+    // An index that was read from a file is written as the same bytes.
     let again = folder("again")
     try read.write(to: again)
     #expect(try readBytes(again) == readBytes(path))
   }
 
-  @Test("the vectors are those of embed, and places that are not there throw")
+  @Test("the vectors are those of embed, and positions that do not exist are errors")
   func vectors() throws {
     var generator = TestGenerator(seed: 5)
     let texts = generator.texts(1100)
@@ -314,7 +318,7 @@ struct EmbeddingIndexTests {
     }
   }
 
-  @Test("progress goes from nothing to all, and what it throws ends the making")
+  @Test("progress is reported from 0 to the number of texts, and an error that it throws stops the indexing")
   func progress() throws {
     struct Stop: Error {}
     let texts = Array(repeating: "house", count: 2500)
@@ -336,7 +340,7 @@ struct EmbeddingIndexTests {
     #expect(count == 2)
   }
 
-  @Test("the model that an index was made with is known, and another one refused, on every path")
+  @Test("an index accepts the model that it was made with, and refuses any other model, on every path")
   func check() throws {
     let index = try EmbeddingIndex(texts: ["house"], encoder: model)
     let other = try ModelCopy()

@@ -6,18 +6,18 @@ import AttentionTestSupport
 import Synchronization
 import Testing
 
-@Suite("Calls of an encoder: batches, threads, empty ones, errors")
+@Suite("Calls of an encoder: batches, threads, empty input, errors")
 struct EncoderCallTests {
   private let model: SentenceEncoder
   init() throws { model = try SentenceEncoder(directory: Fixture.tiny) }
 
-  /// Texts of 0 to 30 words, empty and cut ones among them.
+  /// Texts of 0 to 30 words. Some are empty, and some are longer than the model's limit, so that they are cut.
   private func texts(_ count: Int, seed: UInt64) -> [String] {
     var generator = TestGenerator(seed: seed)
     return generator.texts(count, wordCount: 0...30)
   }
 
-  @Test("a text has the same bits alone and beside others, for 1, 2 and 7 threads")
+  @Test("a text gives the same vector alone and together with others, with 1, 2 and 7 threads")
   func sameBitsInBatches() throws {
     let seed: UInt64 = 5
     let texts = texts(150, seed: seed)
@@ -37,7 +37,7 @@ struct EncoderCallTests {
     }
   }
 
-  @Test("a packed sequence has the same states alone and beside others, in any order")
+  @Test("a packed sequence has the same states alone and together with others, in any order")
   func sameBitsOfStates() throws {
     let seed: UInt64 = 6
     var sequences = texts(20, seed: seed).map(model.tokens) + [[], [], [2, 3]]
@@ -69,13 +69,13 @@ struct EncoderCallTests {
     }
   }
 
-  @Test("an empty text is the tokens around it")
+  @Test("an empty text has only the tokens [CLS] and [SEP]")
   func emptyText() throws {
     #expect(model.tokens("") == [2, 3])
     #expect(sameBits(try model.embed([""]).array, try model.embed(tokens: [[2, 3]]).array))
   }
 
-  @Test("as many tokens as positions are computed; more throw, and tokens out of range throw")
+  @Test("a sequence may have as many tokens as there are positions; more tokens, or tokens out of range, throw")
   func outOfRange() throws {
     let encoder = model.encoder
     #expect(try encoder.hiddenStates([Array(repeating: 112, count: 40)]).shape == [40, 48])
@@ -94,7 +94,7 @@ struct EncoderCallTests {
 
   private struct Stop: Error, Equatable { var call = 0 }
 
-  @Test("what a checkpoint throws ends the call, whichever it is")
+  @Test("an error that a checkpoint throws ends the call, whichever checkpoint it is")
   func checkpoints() throws {
     var callCount = 0
     _ = try model.encoder.hiddenStates([[2, 69, 3]]) { callCount += 1 }
@@ -123,13 +123,13 @@ struct EncoderCallTests {
         if count.add(1, ordering: .relaxed).newValue >= 20 { throw Stop() }
       }
     }
-    // Each thread may be in a batch when the first one throws.
+    // When the first checkpoint throws, each thread may be in a batch and call the checkpoint once more.
     #expect((20...20 + threadCount).contains(count.load(ordering: .relaxed)))
     #expect(total.load(ordering: .relaxed) > 100)
     #expect(try model.embed(tokens: tokens, context: context).shape == [600, 48])
   }
 
-  @Test("an instruction set that this machine lacks throws")
+  @Test("an instruction set that this machine does not have throws")
   func missingInstructionSet() throws {
     let missing = try #require(InstructionSet.allCases.first { !InstructionSet.present.contains($0) })
     let context = AttentionContext(instructionSet: missing)
@@ -138,7 +138,7 @@ struct EncoderCallTests {
     expectError(missing.rawValue, code: .unsupported) { try model.encoder.pack(context: context) }
   }
 
-  @Test("packing beforehand changes no bit")
+  @Test("packing the weights before the first call changes no bit")
   func packing() throws {
     let packed = try SentenceEncoder(directory: Fixture.tiny, loading: .copied)
     try packed.encoder.pack()
@@ -146,7 +146,7 @@ struct EncoderCallTests {
     #expect(sameBits(try packed.embed(texts).array, try model.embed(texts).array))
   }
 
-  @Test("several tasks at once, the first of which pack the weights, get the same bits")
+  @Test("several tasks at the same time, with weights that are not packed yet, get the same bits")
   func concurrentCalls() async throws {
     let (fresh, texts) = (try SentenceEncoder(directory: Fixture.tiny), texts(40, seed: 10))
     let expected = try model.embed(texts).array
@@ -162,14 +162,15 @@ struct EncoderCallTests {
   }
 
   @Test(
-    "lengths that hold no token, or more than there are positions, throw", arguments: [Int.min, -1, 0, 2, 41, .max])
+    "a maximum length without room for a token of the text, or above the number of positions, throws",
+    arguments: [Int.min, -1, 0, 2, 41, .max])
   func lengths(length: Int) {
     expectError("from 3 to 40 expected; got \(length)", code: .invalidArgument) {
       _ = try SentenceEncoder(tokenizer: model.tokenizer, encoder: model.encoder, maximumLength: length)
     }
   }
 
-  @Test("a tokenizer with more tokens than the encoder throws")
+  @Test("a tokenizer with a larger vocabulary than the encoder throws")
   func tooManyTokens() throws {
     let large = try WordPieceTokenizer(directory: Fixture.tokenizer)
     expectError("113", "30522", code: .invalidArgument) {

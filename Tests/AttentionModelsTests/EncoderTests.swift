@@ -6,14 +6,14 @@ import AttentionTestSupport
 import Foundation
 import Testing
 
-/// Results of transformers beside texts, padded to one length.
+/// A stored file of texts and of what the Python library transformers computes from them, padded to one length.
 struct StoredResults {
   let file: SafeTensorsFile
   let texts: [String]
-  /// The ids of each text, without padding.
+  /// The token ids of each text, without padding.
   let tokens: [[Int32]]
 
-  /// The file at `path`, whose metadata hold the texts as a JSON list by the name `key`.
+  /// Reads the file at `path`. Its metadata hold the texts as a JSON list under the name `key`.
   init(path: String, textsKey key: String) throws {
     file = try SafeTensorsFile(contentsOf: path)
     texts = try JSONDecoder().decode([String].self, from: Data(#require(file.metadata[key]).utf8))
@@ -25,7 +25,8 @@ struct StoredResults {
     try #require(ids.shape[0] == texts.count && tokens.allSatisfy { !$0.isEmpty })
   }
 
-  /// Of `[texts, …]`, what belongs to one text; `axes` are those of tokens, from which padding is cut.
+  /// The part of the tensor `name`, of shape `[texts, …]`, that belongs to one text. Padding is cut from `axes`, the
+  /// axes of tokens in this part.
   func part(_ name: String, of text: Int, tokenAxes axes: [Int] = []) throws -> [Double] {
     var part = try file.tensor(name, as: Float.self).select(text, axis: 0)
     for axis in axes { part = try part.slice(0..<tokens[text].count, axis: axis) }
@@ -33,7 +34,7 @@ struct StoredResults {
   }
 }
 
-@Suite("A tiny BERT has the results of transformers, on every path")
+@Suite("A tiny BERT gives the same results as the Python library transformers, on every path")
 struct EncoderTests {
   private let results: StoredResults
   private let model: SentenceEncoder
@@ -44,7 +45,7 @@ struct EncoderTests {
     model = try SentenceEncoder(directory: Fixture.tiny)
   }
 
-  /// What embeddings differ in from those that are stored, on all paths; nil if in nothing.
+  /// The first difference between the embeddings, on all paths, and the stored ones; nil if there is none.
   private func mismatch(_ model: SentenceEncoder, _ name: String) throws -> String? {
     for context in AttentionContext.everyPath {
       let vectors = try rows(model.embed(results.texts, context: context))
@@ -60,12 +61,12 @@ struct EncoderTests {
     return nil
   }
 
-  @Test("tokens are those that were stored")
+  @Test("tokens are equal to the stored tokens")
   func tokens() {
     #expect(results.texts.map(model.tokens) == results.tokens)
   }
 
-  @Test("embeddings, the states behind each layer, and attention weights")
+  @Test("embeddings, the states after each layer, and attention weights")
   func inside() throws {
     for context in AttentionContext.everyPath {
       for (text, tokens) in results.tokens.enumerated() {
@@ -86,14 +87,14 @@ struct EncoderTests {
     }
   }
 
-  @Test("the states of all texts at once are those behind the last layer")
+  @Test("the states of all texts in one call are the stored states after the last layer")
   func hiddenStates() throws {
     let expected = try results.tokens.indices.flatMap { try results.part("hidden_states_2", of: $0, tokenAxes: [0]) }
     for context in AttentionContext.everyPath {
       let states = try model.encoder.hiddenStates(results.tokens, context: context)
       #expect(AttentionTestSupport.mismatch(states.array, expected, tolerance: tolerance, context.path) == nil)
     }
-    // Some thousand tokens: every part of the model takes them in several blocks.
+    // With several thousand tokens, every part of the model works in several blocks.
     let copies = 300
     let many = try model.encoder.hiddenStates((0..<copies).flatMap { _ in results.tokens })
     #expect(many.shape[0] > 4096)
@@ -102,7 +103,7 @@ struct EncoderTests {
     #expect(difference == nil)
   }
 
-  @Test("the mean, normalised and not")
+  @Test("the mean, with and without normalisation")
   func mean() throws {
     #expect(model.pooling == .mean)
     #expect(model.isNormalized)
@@ -111,7 +112,7 @@ struct EncoderTests {
     #expect(try mismatch(plain, "mean_unnormalized") == nil)
   }
 
-  @Test("the first token's state, by the settings of the pooling")
+  @Test("the first token's state, if the settings of the pooling ask for it")
   func firstToken() throws {
     let copy = try ModelCopy()
     try copy.set("pooling_mode_cls_token", to: "true", in: "1_Pooling/config.json")
@@ -129,7 +130,7 @@ struct EncoderTests {
     #expect(try mismatch(SentenceEncoder(directory: copy.path), "\(stored).mean_embedding") == nil)
   }
 
-  @Test("the two forms of gelu are told apart")
+  @Test("the two forms of gelu give different embeddings")
   func formsOfGelu() throws {
     let copy = try ModelCopy()
     try copy.set("hidden_act", to: "\"gelu_new\"")
@@ -139,7 +140,7 @@ struct EncoderTests {
     #expect(zip(exact.array, other.array).contains { abs($0 - $1) > 1e-5 })
   }
 
-  @Test("a text that is too long is cut to the folder's length")
+  @Test("a text that is too long is cut to the length in the folder's settings")
   func longText() throws {
     let text = try #require(results.file.metadata["long.text"])
     let tokens = model.tokens(text)
@@ -153,7 +154,7 @@ struct EncoderTests {
     }
   }
 
-  @Test("settings in their newer form are the same model")
+  @Test("settings in the newer form give the same model")
   func newerSettings() throws {
     let copy = try ModelCopy(laying: Fixture.newer)
     let newer = try SentenceEncoder(directory: copy.path)
@@ -164,7 +165,7 @@ struct EncoderTests {
     #expect(sameBits(try newer.embed(texts).array, try model.embed(texts).array))
   }
 
-  @Test("a folder without settings of sentence-transformers is the mean, not normalised, up to all positions")
+  @Test("without settings of sentence-transformers: the mean, not normalised, with all positions as the limit")
   func plainFolder() throws {
     let copy = try ModelCopy()
     try copy.remove("modules.json", "1_Pooling", "sentence_bert_config.json", "tokenizer_config.json")
@@ -174,7 +175,7 @@ struct EncoderTests {
     #expect(try mismatch(plain, "mean_unnormalized") == nil)
   }
 
-  @Test("attentions(for:) are those of the trace, beside the text's tokens")
+  @Test("attentions(for:) returns the text's tokens and the attention weights of the trace")
   func attentions() throws {
     let (tokens, layers) = try model.attentions(for: "The good Café!")
     #expect(tokens == ["[CLS]", "the", "good", "cafe", "!", "[SEP]"])

@@ -2,12 +2,12 @@ import AttentionTensors
 import Foundation
 import Synchronization
 
-/// Runs pieces on the caller's thread, and can hold calls up, so that a test decides what waits and what runs.
+/// An executor that runs tasks on the caller's thread and can hold calls up, so that a test decides which calls wait.
 final class Gate: ParallelExecutor, @unchecked Sendable {
-  // Sendable: all is touched under `condition`.
+  // The class is Sendable because its state is only accessed while `condition` is locked.
   private let condition = NSCondition()
   private var callCount = 0
-  /// Calls that may still pass; nil: all.
+  /// The number of calls that may still pass; nil if all may pass.
   private var rest: Int?
   private var heldCount = 0
 
@@ -22,7 +22,7 @@ final class Gate: ParallelExecutor, @unchecked Sendable {
     for task in 0..<max(taskCount, 0) { body(task, 0) }
   }
 
-  /// Lets so many calls pass, then none; nil: all.
+  /// Lets `count` calls pass, then none; lets all calls pass if `count` is nil.
   func open(for count: Int? = nil) {
     condition.lock()
     rest = count
@@ -32,14 +32,14 @@ final class Gate: ParallelExecutor, @unchecked Sendable {
 
   func close() { open(for: 0) }
 
-  /// Calls that have passed.
+  /// The number of calls that have passed.
   var passedCount: Int { condition.withLock { callCount } }
 
   /// True if a call is held up.
   var isHolding: Bool { condition.withLock { rest == 0 && heldCount > 0 } }
 }
 
-/// Something that has happened, as tasks tell each other.
+/// A flag by which one task tells another that something has happened.
 final class Flag: Sendable {
   private let value = Atomic<Bool>(false)
   var isSet: Bool { value.load(ordering: .acquiring) }
@@ -47,7 +47,7 @@ final class Flag: Sendable {
 }
 
 /// Waits until `condition` holds.
-/// - Throws: `Expired` where it does not within a minute: only a test that fails takes so long.
+/// - Throws: `Expired` if `condition` does not hold within a minute. Only a test that fails waits so long.
 func until(_ what: String, _ condition: () -> Bool) async throws {
   for _ in 0..<60_000 {
     if condition() { return }

@@ -4,7 +4,7 @@ import AttentionTestSupport
 import Foundation
 import Testing
 
-@Suite("A file of an index that is wrong is a thrown error that names it")
+@Suite("A wrong file of an index gives an error that names the file")
 struct HostileIndexTests {
   private let model: SentenceEncoder
   private let folder: TemporaryFolder
@@ -26,7 +26,7 @@ struct HostileIndexTests {
   private func open() throws { _ = try EmbeddingIndex(contentsOf: path) }
 
   @Test(
-    "ends out of order, beyond the bytes, or below 0",
+    "ends of texts that are out of order, beyond the bytes, or below 0",
     arguments: [
       ([9, 5, 22, 27], "text.ends from 9 to 27 expected at 1; got 5"),
       ([5, 9, 22, 28], "from 22 to 27 expected at 3; got 28"),
@@ -49,7 +49,7 @@ struct HostileIndexTests {
   }
 
   @Test(
-    "each tensor of another shape",
+    "each tensor of a wrong shape",
     arguments: [
       ("vectors", [192]), ("vectors", [4, 48, 1]), ("vectors", [8, 24]), ("vectors", [2, 96]), ("vectors", [48, 4]),
       ("text.bytes", [1, 27]), ("text.bytes", [27, 1]), ("text.ends", [4, 1]), ("text.ends", [2, 2]),
@@ -61,7 +61,7 @@ struct HostileIndexTests {
     expectError(path, "expected; got", "\(shape)", code: .invalidFile) { try open() }
   }
 
-  @Test("each tensor of fewer elements, or none")
+  @Test("each tensor with too few elements, or with none")
   func counts() throws {
     let whole = try readBytes(path)
     let right = try StoredTensors(path: path)
@@ -79,7 +79,7 @@ struct HostileIndexTests {
   }
 
   @Test(
-    "each tensor of another type",
+    "each tensor of a wrong type",
     arguments: [
       ("vectors", DataType.int32), ("text.bytes", .int8), ("text.ends", .uint64), ("lines", .float64),
       ("probe", .uint32),
@@ -89,7 +89,7 @@ struct HostileIndexTests {
     expectError(path, "tensor \"\(name)\"", type.rawValue) { try open() }
   }
 
-  @Test("a format that is missing or another")
+  @Test("a format that is missing or unknown")
   func format() throws {
     for format in [nil, "", "swift-attention index 2"] {
       try edit { $0.metadata["format"] = format }
@@ -97,7 +97,7 @@ struct HostileIndexTests {
     }
   }
 
-  @Test("files that are cut anywhere, other files, folders, nothing")
+  @Test("truncated files, files of another kind, a folder, and a missing file")
   func otherFiles() throws {
     let whole = try readBytes(path)
     for count in Array(stride(from: 0, to: whole.count, by: 97)) + [whole.count - 1] {
@@ -109,7 +109,7 @@ struct HostileIndexTests {
     }
   }
 
-  @Test("texts whose vectors are NaN are never found, whatever the limit", arguments: [1, 2, 4, 10])
+  @Test("texts whose vectors hold a NaN are never found, whatever the limit", arguments: [1, 2, 4, 10])
   func notANumber(limit: Int) throws {
     let expected = try EmbeddingIndex(contentsOf: path).search(model.embed(["rain"]), limit: 4)[0]
     try edit { tensors in
@@ -143,7 +143,9 @@ struct HostileIndexTests {
     #expect(try EmbeddingIndex(contentsOf: path).search(query, limit: 3) == [[]])
   }
 
-  @Test("a probe that is NaN, in part or as a whole, is no match", arguments: [0..<1, 47..<48, 0..<48])
+  @Test(
+    "an index whose probe vector holds NaN, in some or all places, matches no model",
+    arguments: [0..<1, 47..<48, 0..<48])
   func probeOfNaN(range: Range<Int>) throws {
     try edit { tensors in
       var values: [Float] = try tensors.values("probe")
@@ -154,7 +156,7 @@ struct HostileIndexTests {
     expectError("the model that the index was made with expected", code: .invalidArgument) { try index.check(model) }
   }
 
-  @Test("a model of another width is refused by its width")
+  @Test("a model of another dimension is refused; the error names both dimensions")
   func otherDimension() throws {
     try edit { tensors in
       tensors.set("vectors", to: [Float](repeating: 0, count: 4 * 47), shape: [4, 47])
@@ -166,7 +168,7 @@ struct HostileIndexTests {
     }
   }
 
-  @Test("vectors of width 0 are equally far from all")
+  @Test("all texts are equally near if vectors have width 0")
   func noWidth() throws {
     try edit { tensors in
       tensors.set("vectors", to: [Float](), shape: [4, 0])
@@ -178,13 +180,13 @@ struct HostileIndexTests {
     #expect(throws: AttentionError.self) { try index.check(model) }
   }
 
-  @Test("lines that are none", arguments: [0, -1, Int64.min])
+  @Test("line numbers below 1", arguments: [0, -1, Int64.min])
   func lines(line: Int64) throws {
     try edit { $0.set("lines", to: [1, 2, line, 4]) }
     expectError(path, "lines from 1 expected; got \(line) at 2", code: .invalidFile) { try open() }
   }
 
-  @Test("bytes that are no UTF-8 are repaired, and ends may cut a character or leave bytes over")
+  @Test("bytes that are not UTF-8 are repaired; texts may end within a character, and bytes may follow the last text")
   func noUTF8() throws {
     try edit { tensors in
       tensors.set("text.bytes", to: [0xff, 0x61, 0xc3, 0xa9, 0x62, 0x00, 0x63, 0x64] as [UInt8])

@@ -4,7 +4,7 @@ import AttentionTestSupport
 import Foundation
 import Testing
 
-@Suite("A tokenizer's file that is wrong is a thrown error that names the file")
+@Suite("Invalid tokenizer files throw errors that name the file")
 struct HostileTokenizerTests {
   private let folder: TemporaryFolder
   init() throws { folder = try TemporaryFolder() }
@@ -24,7 +24,7 @@ struct HostileTokenizerTests {
       + #""[SEP]": \#(separator)}}"#
   }
 
-  /// A tokenizer.json of the right members, but for some.
+  /// The tokenizer of a valid tokenizer.json, in which `changes` replaces some members.
   private func tokenizer(_ changes: [String: String] = [:]) throws -> WordPieceTokenizer {
     let members = Self.members.merging(changes) { $1 }.map { "\"\($0)\": \($1)" }
     return try tokenizer(file: Array("{\(members.joined(separator: ", "))}".utf8))
@@ -35,7 +35,7 @@ struct HostileTokenizerTests {
     return try WordPieceTokenizer(directory: folder.path)
   }
 
-  @Test("what is right loads")
+  @Test("valid files load")
   func right() throws {
     #expect(try tokenizer().encode("AB a[SEP]") == [1, 3, 4, 3, 2, 2])
     #expect(try tokenizer().vocabularySize == 8)
@@ -45,7 +45,7 @@ struct HostileTokenizerTests {
     #expect(try tokenizer(["normalizer": #"{"type": "BertNormalizer", "lowercase": false}"#]).encode("A") == [1, 0, 2])
   }
 
-  @Test("ids that are not taken have the unknown token")
+  @Test("ids that no token has stand for the unknown token")
   func gaps() throws {
     let sparse = try tokenizer(["model": #"{"vocab": {"[UNK]": 0, "[CLS]": 1, "[SEP]": 2, "a": 100000}}"#])
     #expect(sparse.vocabularySize == 100_001)
@@ -53,7 +53,7 @@ struct HostileTokenizerTests {
     #expect(sparse.encode("a") == [1, 100_000, 2])
   }
 
-  @Test("of tokens that look alike vocab.txt tells those that JSON loses, and special tokens behind it stay")
+  @Test("vocab.txt restores a token that JSON loses because another one looks the same, and added tokens stay")
   func lookingAlike() throws {
     let lines = ["[UNK]", "[CLS]", "[SEP]", "e\u{301}", "\u{e9}", "a"]
     _ = try folder.write(Array(lines.joined(separator: "\n").utf8), to: "vocab.txt")
@@ -64,12 +64,14 @@ struct HostileTokenizerTests {
     let both = try tokenizer(members)
     #expect(both.encode("\u{e9} e\u{301} [X] x") == [1, 4, 3, 9, 0, 2])
     #expect(both.token(9) == "[X]" && both.token(7) == "[UNK]")
-    // Another vocabulary than the tokenizer's.
+    // This vocab.txt does not have the vocabulary of the tokenizer.json.
     _ = try folder.write(Array("[UNK]\n[CLS]\n[SEP]\nb\n\u{e9}\nc\n".utf8), to: "vocab.txt")
     expectError("vocab.txt: the vocabulary of ", code: .invalidFile) { _ = try tokenizer(members) }
   }
 
-  @Test("no limit of characters traps", arguments: ["-9223372036854775808", "-1", "0", "1", "9223372036854775807"])
+  @Test(
+    "no limit for the characters of a word traps",
+    arguments: ["-9223372036854775808", "-1", "0", "1", "9223372036854775807"])
   func wordLimit(limit: String) throws {
     let vocabulary = ###""vocab": {"[UNK]": 0, "[CLS]": 1, "[SEP]": 2, "a": 3, "##a": 4}"###
     let model = #"{\#(vocabulary), "max_input_chars_per_word": \#(limit)}"#
@@ -122,7 +124,7 @@ struct HostileTokenizerTests {
   }
 
   @Test(
-    "what is no tokenizer.json at all",
+    "files that are not a tokenizer.json at all",
     arguments: [
       "", " ", "null", "[]", "7", "{", "{}", "not JSON", "\u{0}", #"{"model": {"#,
       String(repeating: "[", count: 1_000_000),
@@ -132,7 +134,7 @@ struct HostileTokenizerTests {
     expectError(folder("tokenizer.json"), code: .invalidFile) { _ = try tokenizer(file: Array(text.utf8)) }
   }
 
-  @Test("bytes that are no UTF-8")
+  @Test("bytes that are not UTF-8")
   func noUTF8() throws {
     expectError(folder("tokenizer.json"), code: .invalidFile) { _ = try tokenizer(file: [0x7b, 0xff, 0xfe, 0x7d]) }
     let other = try TemporaryFolder()
@@ -140,7 +142,7 @@ struct HostileTokenizerTests {
     expectError(path, "UTF-8", code: .invalidFile) { _ = try WordPieceTokenizer(directory: other.path) }
   }
 
-  @Test("a tokenizer.json that is cut anywhere never traps")
+  @Test("a tokenizer.json that is cut off anywhere is an error and never traps")
   func cut() throws {
     let whole = [UInt8](try ModelCopy().read("tokenizer.json"))
     for count in stride(from: 0, to: whole.count - 1, by: 61) {
@@ -148,7 +150,7 @@ struct HostileTokenizerTests {
     }
   }
 
-  @Test("vocabularies with lines that end in CR LF, or whose last line does not end, are the same")
+  @Test("a vocabulary is the same if its lines end in CR LF, or if its last line has no line end")
   func lineEnds() throws {
     let lines = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "##b", "\u{301}", "é", "e\u{301}"]
     let expected = try tokenizer(file: Array((lines.joined(separator: "\n") + "\n").utf8), name: "vocab.txt")
@@ -162,7 +164,7 @@ struct HostileTokenizerTests {
     }
   }
 
-  @Test("tokens that differ in composition alone are two tokens of vocab.txt")
+  @Test("tokens that differ only in Unicode composition are two tokens of vocab.txt")
   func composition() throws {
     _ = try folder.write(Array(#"{"do_lower_case": false}"#.utf8), to: "tokenizer_config.json")
     let both = try tokenizer(file: Array("[UNK]\n[CLS]\n[SEP]\n\u{e9}\ne\u{301}\n".utf8), name: "vocab.txt")
@@ -180,14 +182,14 @@ struct HostileTokenizerTests {
     ("[UNK]\n[CLS]\n[SEP]\n", "", ["tokenizer_config.json"]),
   ]
 
-  @Test("vocabularies without the tokens that are needed, and wrong settings", arguments: vocabularies)
+  @Test("vocabularies without the required tokens, and wrong settings", arguments: vocabularies)
   func vocabulary(vocabulary: String, settings: String?, parts: [String]) throws {
     if let settings { _ = try folder.write(Array(settings.utf8), to: "tokenizer_config.json") }
     let error = expectError { _ = try tokenizer(file: Array(vocabulary.utf8), name: "vocab.txt") }
     for part in parts { #expect(error?.description.contains(part) == true, "\(part): \(error.debugDescription)") }
   }
 
-  @Test("folders that hold no tokenizer, or are none")
+  @Test("folders without a tokenizer, and paths that are not a folder")
   func folders() throws {
     expectError(folder.path, "tokenizer.json or vocab.txt", code: .notFound) {
       _ = try WordPieceTokenizer(directory: folder.path)

@@ -4,7 +4,7 @@ import AttentionTestSupport
 import Foundation
 import Testing
 
-@Suite("A model's folder whose settings are wrong is a thrown error that names what")
+@Suite("Wrong settings in a model's folder throw an error that names them")
 struct ModelFolderTests {
   private let copy: ModelCopy
   init() throws { copy = try ModelCopy() }
@@ -42,7 +42,7 @@ struct ModelFolderTests {
     ("is_decoder", "true", "is_decoder is true"),
   ]
 
-  @Test("numbers and kinds in config.json", arguments: numbers)
+  @Test("invalid numbers and unknown kinds in config.json", arguments: numbers)
   func configuration(key: String, value: String?, message: String) throws {
     try copy.set(key, to: value)
     expectError(copy("config.json"), message) { try load() }
@@ -65,7 +65,7 @@ struct ModelFolderTests {
     ("num_hidden_layers", "3", ["encoder.layer.2.output.dense.bias [48] is missing"]),
   ]
 
-  @Test("numbers that the weights contradict, without the memory that they would take", arguments: others)
+  @Test("numbers that the weights contradict are an error, before memory for them is allocated", arguments: others)
   func contradictions(key: String, value: String, parts: [String]) throws {
     try copy.set(key, to: value)
     #if os(Linux)
@@ -74,12 +74,12 @@ struct ModelFolderTests {
     let error = expectError(copy("model.safetensors"), code: .invalidFile) { try load() }
     for part in parts { #expect(error?.message.contains(part) == true, "\(error.debugDescription)") }
     #if os(Linux)
-      // Other tests run beside this one, and take less.
+      // The bound leaves room for other tests that run at the same time.
       #expect(processByteCount("VmHWM") - before < 1 << 30)
     #endif
   }
 
-  @Test("a model without layers is its embeddings")
+  @Test("the only hidden states of a model without layers are its embeddings")
   func noLayers() throws {
     try copy.set("num_hidden_layers", to: "0")
     try copy.editWeights { tensors in
@@ -92,7 +92,7 @@ struct ModelFolderTests {
     #expect(trace.attentions.isEmpty)
   }
 
-  @Test("members that may be left out")
+  @Test("members of config.json that may be left out")
   func defaults() throws {
     for key in [
       "hidden_act", "model_type", "position_embedding_type", "is_decoder", "layer_norm_eps", "type_vocab_size",
@@ -104,7 +104,7 @@ struct ModelFolderTests {
   }
 
   @Test(
-    "files that are missing, no JSON, or a folder",
+    "files that are missing, are not JSON, or are folders",
     arguments: ["config.json", "tokenizer.json", "modules.json", "1_Pooling/config.json", "sentence_bert_config.json"])
   func files(name: String) throws {
     for text in ["", "[", "\"text\"", "{\"a\":", String(repeating: "[", count: 100_000)] {
@@ -129,7 +129,7 @@ struct ModelFolderTests {
     expectError(copy.path, "tokenizer.json or vocab.txt expected", code: .notFound) { try load() }
   }
 
-  @Test("a path that is a file, empty, or not there")
+  @Test("a path that is a file, is empty, or does not exist")
   func paths() throws {
     for path in [copy("config.json"), "", copy("missing"), copy("config.json") + "/"] {
       expectError("a folder with config.json", code: .notFound) { _ = try SentenceEncoder(directory: path) }
@@ -149,7 +149,7 @@ struct ModelFolderTests {
     ("{}", "the file"), (#"[{"path": "1_Pooling"}]"#, "\"type\" expected in [0]"), (#"[{"type": 7}]"#, "[0].type"),
   ]
 
-  @Test("modules.json: unknown kinds, paths that lead outside", arguments: lists)
+  @Test("modules.json: unknown kinds, paths that lead out of the folder", arguments: lists)
   func modules(json: String, message: String) throws {
     try copy.write(json, to: "modules.json")
     expectError(copy("modules.json"), message) { try load() }
@@ -165,18 +165,19 @@ struct ModelFolderTests {
     (#"{"pooling_mode": 7}"#, "pooling_mode"), (#"{"pooling_mode_mean_tokens": "yes"}"#, "pooling_mode_mean_tokens"),
   ]
 
-  @Test("the pooling's settings: none, unknown ones", arguments: poolingFiles)
+  @Test("pooling settings that are missing or unknown", arguments: poolingFiles)
   func poolings(json: String, message: String) throws {
     try copy.write(json, to: "1_Pooling/config.json")
     expectError(copy("1_Pooling/config.json"), message) { try load() }
   }
 
   @Test(
-    "lengths that hold no token, from either file",
+    "maximum lengths that leave no room for a token, in either file",
     arguments: ["0", "2", "-5", "-9223372036854775808"])
   func lengths(length: String) throws {
     try copy.set("max_seq_length", to: length, in: "sentence_bert_config.json")
-    // What no text could have is told of the file, what this tokenizer cannot do with less of the model.
+    // A maximum length below 1 is always wrong, so the error names the file. A length of 2 is too short only for this
+    // tokenizer, so the error names the lengths that are possible with the model.
     func message(_ name: String) -> String {
       length == "2" ? "a maximum length from 3 to 40 expected; got 2" : "\(name) from 1 expected; got"
     }
@@ -186,7 +187,7 @@ struct ModelFolderTests {
     expectError(message("tokenizer_config.json: model_max_length")) { try load() }
   }
 
-  @Test("a length below any whole number is an error", arguments: ["-1e19", "-1e300"])
+  @Test("a maximum length below the range of Int is an error", arguments: ["-1e19", "-1e300"])
   func hugeNegativeLength(length: String) throws {
     try copy.remove("sentence_bert_config.json")
     try copy.set("model_max_length", to: length, in: "tokenizer_config.json")
@@ -194,7 +195,7 @@ struct ModelFolderTests {
   }
 
   @Test(
-    "no limit, or one beyond the positions, is all positions",
+    "no limit, or a limit beyond the model's positions, means all positions",
     arguments: ["1e30", "1000000000000000019884624838656", "41", "null"])
   func noLimit(length: String) throws {
     try copy.remove("sentence_bert_config.json")

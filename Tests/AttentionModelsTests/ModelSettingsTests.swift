@@ -5,14 +5,14 @@ import AttentionTestSupport
 import Foundation
 import Testing
 
-/// The tiny model under other settings: `Tests/Fixtures/bert/settings.json` says which, and sentence-transformers has made the
-/// vectors.
+/// The tiny model with other settings. `Tests/Fixtures/bert/settings.json` lists the settings, and the expected vectors
+/// were computed by sentence-transformers.
 struct SettingsVariant: Sendable, CustomTestStringConvertible {
   let name: String
   let prompt: String?
-  /// The files that differ from the tiny model's; nil: it is gone.
+  /// The files that differ from the tiny model's. A content of nil means that the variant does not have the file.
   let files: [(name: String, content: String?)]
-  /// Embeddings that are appended, of tokens 10, 11 …
+  /// The number of word embeddings to append. They are copies of those of tokens 10, 11, …
   let growth: Int
   /// Whether the tensors' names are those of Google's checkpoints.
   let hasOlderNames: Bool
@@ -36,14 +36,14 @@ struct SettingsVariant: Sendable, CustomTestStringConvertible {
     return (texts, all.sorted { $0.name < $1.name })
   }
 
-  /// Nil: null, for a file that is gone.
+  /// The JSON text of a value; nil if the value is null, which means that the variant does not have the file.
   private static func json(_ value: Any) -> String? {
     guard !(value is NSNull), let data = try? JSONSerialization.data(withJSONObject: value, options: .fragmentsAllowed)
     else { return nil }
     return String(decoding: data, as: UTF8.self)
   }
 
-  /// The folder of the variant.
+  /// Makes the folder of the variant: a copy of the tiny model's folder with the variant's changes.
   func make() throws -> ModelCopy {
     let copy = try ModelCopy()
     for (name, content) in files {
@@ -85,24 +85,24 @@ struct ModelSettingsTests {
     #expect(vectors.shape == expected.shape)
     for (row, text) in SettingsVariant.texts.enumerated() {
       let (got, want) = (try vectors.select(row, axis: 0).array, try expected.select(row, axis: 0).array)
-      // Sums over √n grow with the text.
+      // Pooling that divides a sum by √n gives larger vectors for longer texts.
       let size = max(1, want.reduce(0) { max($0, abs($1)) })
       let difference = mismatch(got, want.map(Double.init), tolerance: 2e-5 * Double(size), "\"\(text)\"")
       #expect(difference == nil)
     }
-    // For servers, the same bits.
+    // The embedder for servers must give the same bits.
     let embedder = try await TextEmbedder(model: model)
     let served = try await embedder.embed(SettingsVariant.texts, prompt: prompt)
     let isSame = sameBits(served.flatMap { $0 }, vectors.array)
     #expect(isSame)
   }
 
-  @Test("all variants are there")
+  @Test("the fixture has all variants")
   func count() {
     #expect(SettingsVariant.all.count >= 35)
   }
 
-  @Test("what a search needs of prompts: queries and documents by role, unknown names are errors")
+  @Test("prompts for search: queries and documents get the prompts of their roles, and unknown names throw")
   func roles() throws {
     let copy = try ModelCopy()
     try copy.write(
@@ -159,7 +159,7 @@ struct ModelSettingsTests {
     ),
   ]
 
-  @Test("what is not supported, or contradicts itself, is refused by name", arguments: refusals)
+  @Test("settings that are not supported or contradict each other throw, named in the error", arguments: refusals)
   func refused(file: String, json: String, parts: [String]) throws {
     let copy = try ModelCopy()
     try copy.write(json, to: file)
@@ -167,7 +167,7 @@ struct ModelSettingsTests {
     for part in parts { #expect(error?.description.contains(part) == true, "\(error?.description ?? "")") }
   }
 
-  @Test("a git-lfs pointer, a page of a web server and numbers in metadata are told as what they are")
+  @Test("errors say that a file is a git-lfs pointer or a web page, or that metadata holds a number")
   func notWhatItSeems() throws {
     let copy = try ModelCopy()
     try copy.write(

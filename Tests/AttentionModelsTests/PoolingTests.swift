@@ -6,7 +6,7 @@ import Testing
 
 @Suite("Pooling")
 struct PoolingTests {
-  /// By the definition, in Double.
+  /// The pooled states by the definition, in Double.
   private func pooled(_ states: [[Float]], _ pooling: Pooling, isNormalized: Bool) -> [Double] {
     let columns = (0..<48).map { column in states.map { Double($0[column]) } }
     let vector = columns.map { column in
@@ -26,7 +26,7 @@ struct PoolingTests {
     return vector.map { $0 / length }
   }
 
-  @Test("each way is its definition in Double", arguments: Pooling.allCases, [false, true])
+  @Test("each kind of pooling agrees with its definition in Double", arguments: Pooling.allCases, [false, true])
   func definition(pooling: Pooling, isNormalized: Bool) throws {
     let tiny = try SentenceEncoder(directory: Fixture.tiny)
     let model = try SentenceEncoder(
@@ -39,7 +39,7 @@ struct PoolingTests {
       for (text, vector) in zip(texts, vectors) {
         let states = try rows(model.encoder.hiddenStates([model.tokens(text)], context: context))
         let expected = pooled(states, pooling, isNormalized: isNormalized)
-        // A sum over √n has √n times the errors of a mean.
+        // A sum that is divided by √n has √n times the error of a mean.
         let isSum = pooling == .meanSquareRoot && !isNormalized
         let tolerance = 1e-5 * (isSum ? Double(states.count).squareRoot() : 1)
         #expect(mismatch(vector, expected, tolerance: tolerance, "\(context.path), seed \(seed)") == nil)
@@ -48,7 +48,7 @@ struct PoolingTests {
   }
 
   @Test(
-    "each way has its name in either form of settings",
+    "each kind of pooling has a name in the older and in the newer form of settings",
     arguments: [
       (Pooling.mean, "mean", "mean_tokens"), (.cls, "cls", "cls_token"), (.max, "max", "max_tokens"),
       (.meanSquareRoot, "mean_sqrt_len_tokens", "mean_sqrt_len_tokens"),

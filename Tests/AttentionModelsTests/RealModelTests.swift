@@ -18,7 +18,7 @@ private let miniLM: String = {
 }()
 
 @Suite(
-  "all-MiniLM-L6-v2 has the results of transformers, on every path",
+  "all-MiniLM-L6-v2 gives the same results as the transformers library, on every path",
   .enabled(
     if: FileManager.default.fileExists(atPath: miniLM + "/model.safetensors"),
     "all-MiniLM-L6-v2 is not installed; `make model` installs it"))
@@ -63,7 +63,7 @@ struct RealModelTests {
     }
   }
 
-  @Test("a text has the same bits alone and beside others, for 1, 2 and 7 threads")
+  @Test("a text has the same vector alone and together with others, on 1, 2 and 7 threads")
   func sameBitsInBatches() throws {
     let texts = results.texts + results.texts.map { $0 + " " + $0 } + [""]
     for var context in AttentionContext.everyPath {

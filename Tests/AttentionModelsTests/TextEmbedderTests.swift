@@ -5,7 +5,7 @@ import Foundation
 import Synchronization
 import Testing
 
-/// A vector for each text, as SentenceEncoder computes them.
+/// The vector of each text, as `SentenceEncoder` computes it.
 func expectedVectors(_ texts: [String], _ model: SentenceEncoder) throws -> [[Float]] { try rows(model.embed(texts)) }
 
 func sameBits(_ a: [[Float]], _ b: [[Float]]) -> Bool {
@@ -17,7 +17,7 @@ struct TextEmbedderTests {
   private let model: SentenceEncoder
   init() throws { model = try SentenceEncoder(directory: Fixture.tiny) }
 
-  /// What an embedder answers to requests that come at once.
+  /// The answers of an embedder to requests that are made at the same time.
   private func answers(_ embedder: TextEmbedder, _ requests: [[String]]) async throws -> [[[Float]]] {
     try await withThrowingTaskGroup(of: (Int, [[Float]]).self) { group in
       for (index, texts) in requests.enumerated() { group.addTask { (index, try await embedder.embed(texts)) } }
@@ -44,7 +44,7 @@ struct TextEmbedderTests {
   ]
 
   @Test(
-    "many tasks with 1 to 5 texts get the bits of SentenceEncoder.embed, whatever the options",
+    "many tasks with 1 to 5 texts each get the same bits as from SentenceEncoder.embed, with any options",
     arguments: choices.indices)
   func manyTasks(choice: Int) async throws {
     let seed = UInt64(choice)
@@ -58,7 +58,7 @@ struct TextEmbedderTests {
     try await expectSameBits(embedder, requests, "seed \(seed)")
   }
 
-  @Test("no texts have no vectors, and one text has its own")
+  @Test("no texts give no vectors, and one text gives its vector")
   func noTexts() async throws {
     let embedder = try await TextEmbedder(model: model)
     #expect(embedder.dimension == 48)
@@ -67,7 +67,7 @@ struct TextEmbedderTests {
     #expect(sameBits(try await embedder.embed(["", ""]), try expectedVectors(["", ""], model)))
   }
 
-  @Test("a request of 3000 texts beside small ones")
+  @Test("a request of 3000 texts together with small requests")
   func largeRequest() async throws {
     let seed: UInt64 = 2
     var generator = TestGenerator(seed: seed)
@@ -77,7 +77,8 @@ struct TextEmbedderTests {
       try await TextEmbedder(model: model, options: .init(tokenLimit: 64)), requests.reversed(), "seed \(seed)")
   }
 
-  @Test("a small request waits for company as long as the options say, however long", arguments: [3600, Int64.max])
+  @Test(
+    "a small request waits for other requests as long as the options say, even very long", arguments: [3600, Int64.max])
   func delay(seconds: Int64) async throws {
     let gate = Gate()
     let embedder = try await TextEmbedder(
@@ -89,7 +90,7 @@ struct TextEmbedderTests {
     }
     try await Task.sleep(for: .milliseconds(50))
     #expect(gate.passedCount == 0)
-    // With so many tokens the batch waits no more. Again, should the small request come late.
+    // With so many tokens, the batch waits no longer. Repeated in case the small request comes too late for a batch.
     let many = Array(repeating: "a good letter", count: 100)
     repeat {
       let vectors = try await embedder.embed(many)
@@ -98,7 +99,7 @@ struct TextEmbedderTests {
     #expect(sameBits(try await small.value, try expectedVectors(["house"], model)))
   }
 
-  @Test("a long request takes turns with a short one behind it")
+  @Test("a long request takes turns with a short request that comes after it")
   func turns() async throws {
     let gate = Gate()
     let options = TextEmbedder.Options(
@@ -108,13 +109,13 @@ struct TextEmbedderTests {
     let callsOfBatch = gate.passedCount
     gate.close()
     let first = Task { try await embedder.embed(["house"]) }
-    try await until("the first one runs") { gate.isHolding }
+    try await until("the first request runs") { gate.isHolding }
     let (isLongAsked, isShortAsked, isShortDone) = (Flag(), Flag(), Flag())
     let long = Task {
       isLongAsked.set()
       return try await embedder.embed(Array(repeating: "house", count: 100))
     }
-    try await until("the long one asks") { isLongAsked.isSet }
+    try await until("the long request is made") { isLongAsked.isSet }
     try await Task.sleep(for: .milliseconds(100))
     let short = Task {
       isShortAsked.set()
@@ -122,27 +123,27 @@ struct TextEmbedderTests {
       isShortDone.set()
       return vectors
     }
-    try await until("the short one asks") { isShortAsked.isSet }
+    try await until("the short request is made") { isShortAsked.isSet }
     try await Task.sleep(for: .milliseconds(100))
-    // Half of the long one's batches, of one text each; then the gate is closed again.
+    // A batch is one text. The gate lets as many batches pass as half of the long request has, and closes again.
     gate.open(for: 50 * callsOfBatch)
     defer { gate.open() }
-    try await until("the short one is done") { isShortDone.isSet }
+    try await until("the short request is done") { isShortDone.isSet }
     gate.open()
     let house = try expectedVectors(["house"], model)[0]
     #expect(sameBits(try await short.value + first.value, [house, house]))
     #expect(sameBits(try await long.value, Array(repeating: house, count: 100)))
   }
 
-  @Test("more texts than may wait are busy, and those that wait get their results")
+  @Test("a text beyond the limit of waiting texts is refused as busy; the waiting texts get their results")
   func busy() async throws {
     let gate = Gate()
     let embedder = try await TextEmbedder(
       model: model, options: .init(maximumDelay: .zero, waitingLimit: 10, context: AttentionContext(executor: gate)))
     gate.close()
     let running = Task { try await embedder.embed(["house"]) }
-    try await until("the first one runs") { gate.isHolding }
-    // Nine more may wait beside it.
+    try await until("the first request runs") { gate.isHolding }
+    // The text that runs counts as one of the ten waiting texts, so nine more may wait.
     let expected = try expectedVectors(["rain"], model)
     try await withThrowingTaskGroup(of: [[Float]]?.self) { group in
       for _ in 0..<20 {
@@ -166,14 +167,14 @@ struct TextEmbedderTests {
     _ = try await running.value
   }
 
-  @Test("one caller after another is never busy, even with more texts than may wait")
+  @Test("calls one after the other are never refused as busy, even with more texts than may wait")
   func neverBusyAlone() async throws {
     let embedder = try await TextEmbedder(model: model, options: .init(maximumDelay: .zero, waitingLimit: 1))
     let expected = try expectedVectors(["house", "rain"], model)
     for _ in 0..<3000 { try #require(sameBits(try await embedder.embed(["house", "rain"]), expected)) }
   }
 
-  @Test("every batch is reported: what it held, what waits, how long it took")
+  @Test("every batch is reported: its texts and tokens, the texts that still wait, and the time")
   func reports() async throws {
     let reports = Mutex<[TextEmbedder.BatchReport]>([])
     let embedder = try await TextEmbedder(
@@ -181,7 +182,7 @@ struct TextEmbedderTests {
       options: .init(maximumDelay: .zero, tokenLimit: 8) { report in reports.withLock { $0.append(report) } })
     let texts = ["house", "rain falls", "", "a letter came"]
     _ = try await embedder.embed(texts)
-    // The last batch is reported after its caller has heard of it.
+    // The last batch is reported after its caller has got the vectors, so the test waits for the report.
     while reports.withLock({ $0.reduce(0) { $0 + $1.textCount } }) < texts.count {
       try await Task.sleep(for: .milliseconds(1))
     }
@@ -211,17 +212,17 @@ struct TextEmbedderTests {
     }
   }
 
-  /// A gate that is there as long as a thread of an embedder holds it.
+  /// A weak reference to a gate, which exists as long as a thread of an embedder holds it.
   private struct WeakGate { weak var gate: Gate? }
 
-  /// Makes an embedder, uses it, and lets go of it.
+  /// Makes an embedder, uses the embedder, and releases it.
   private func use(cancelling: Bool) async throws -> WeakGate {
     let gate = Gate()
     let embedder = try await TextEmbedder(model: model, options: .init(context: AttentionContext(executor: gate)))
     if cancelling {
       gate.close()
       let task = Task { try await embedder.embed(["house"]) }
-      try await until("it runs") { gate.isHolding }
+      try await until("the call runs") { gate.isHolding }
       task.cancel()
       await #expect(throws: CancellationError.self) { try await task.value }
     } else {
@@ -231,13 +232,13 @@ struct TextEmbedderTests {
     return WeakGate(gate: gate)
   }
 
-  @Test("letting go of an embedder ends its thread, also behind a cancelled call", arguments: [false, true])
+  @Test("releasing an embedder ends its thread, also after a cancelled call", arguments: [false, true])
   func release(cancelling: Bool) async throws {
     let gate = try await use(cancelling: cancelling)
-    try await until("what the thread held is gone") { gate.gate == nil }
+    try await until("the gate that the thread held is released") { gate.gate == nil }
   }
 
-  @Test("50 embedders, made and used at once, leave no thread behind")
+  @Test("50 embedders that are used at the same time leave no thread after they are released")
   func fiftyEmbedders() async throws {
     let expected = try expectedVectors(["house", "rain"], model)
     var embedders: [TextEmbedder] = []
@@ -254,6 +255,6 @@ struct TextEmbedderTests {
     }
     #expect(gates.allSatisfy { $0.gate != nil })
     embedders.removeAll()
-    try await until("what the threads held is gone") { gates.allSatisfy { $0.gate == nil } }
+    try await until("the gates that the threads held are released") { gates.allSatisfy { $0.gate == nil } }
   }
 }

@@ -19,7 +19,7 @@ struct TokenizerTests {
     try #require(cases.count == 300)
   }
 
-  /// The tokens of the text alone.
+  /// The tokens of the text, without the tokens that are added before and after it.
   private func inner(_ text: String) -> [Int32] { Array(tokenizer.encode(text).dropFirst().dropLast()) }
 
   @Test("ids are those of Hugging Face's tokenizers")
@@ -27,7 +27,7 @@ struct TokenizerTests {
     for item in cases { #expect(tokenizer.encode(item.text) == item.ids, "\(item.text.debugDescription)") }
   }
 
-  @Test("a maximum length keeps the first tokens and the suffix")
+  @Test("a maximum length keeps the first tokens and the token after the text")
   func maximumLength() {
     for item in cases {
       for length in 3...12 {
@@ -39,12 +39,13 @@ struct TokenizerTests {
   }
 
   @Test(
-    "a maximum length that holds no token leaves those around, and no number traps", arguments: [Int.min, -1, 0, 1, 2])
+    "a maximum length without room for the text gives only the tokens around it, and no number traps",
+    arguments: [Int.min, -1, 0, 1, 2])
   func noLength(length: Int) {
     #expect(tokenizer.encode("a man", maximumLength: length) == [101, 102])
   }
 
-  @Test("the largest number as maximum length keeps all")
+  @Test("the largest possible maximum length keeps all tokens")
   func largestLength() { #expect(tokenizer.encode("a man", maximumLength: .max) == tokenizer.encode("a man")) }
 
   @Test("tokenizer.json and vocab.txt of one model agree")
@@ -62,7 +63,7 @@ struct TokenizerTests {
     }
   }
 
-  @Test("ids outside of the vocabulary are the unknown token")
+  @Test("ids outside of the vocabulary stand for the unknown token")
   func tokens() {
     #expect(tokenizer.vocabularySize == 30522)
     #expect(tokenizer.leastLength == 3)
@@ -71,7 +72,7 @@ struct TokenizerTests {
     for id in [Int32.min, -1, 30522, .max] { #expect(tokenizer.token(id) == "[UNK]") }
   }
 
-  @Test("special tokens in a text are taken for themselves, where they are whole")
+  @Test("special tokens in a text are recognised, but only if they are complete")
   func specialTokens() {
     let (mask, separator) = (Int32(103), Int32(102))
     #expect(inner("[MASK]") == [mask])
@@ -86,7 +87,7 @@ struct TokenizerTests {
     }
   }
 
-  @Test("words of more than 100 characters are unknown")
+  @Test("words of more than 100 characters become the unknown token")
   func longWords() {
     for letter in ["a", "é", "ж"] {
       #expect(!inner(String(repeating: letter, count: 100)).contains(100))
@@ -95,7 +96,7 @@ struct TokenizerTests {
   }
 
   static let megabyte = 1 << 20
-  /// A megabyte each, and how many tokens are in it.
+  /// Texts of one or two megabytes, and the number of tokens in each.
   static let longTexts: [(name: String, text: String, tokenCount: Int)] = [
     ("one word", String(repeating: "a", count: megabyte), 1),
     ("many words", String(repeating: "a ", count: megabyte / 2), megabyte / 2),
@@ -112,7 +113,7 @@ struct TokenizerTests {
     ("control characters", String(repeating: "\u{0}\u{200b}", count: megabyte / 4), 0),
   ]
 
-  @Test("a megabyte of anything has the right number of tokens, and no more than are wanted", arguments: longTexts)
+  @Test("long texts have the right number of tokens, and no more than the maximum length", arguments: longTexts)
   func longText(name: String, text: String, tokenCount: Int) {
     let all = tokenizer.encode(text)
     #expect(all.count == tokenCount + 2)
@@ -121,7 +122,9 @@ struct TokenizerTests {
     #expect(few == (all.count <= 16 ? all : Array(all.prefix(15) + all.suffix(1))))
   }
 
-  @Test("random scalars never trap, and blanks part a text", arguments: 1...4 as ClosedRange<UInt64>)
+  @Test(
+    "random scalars never trap, and parts that are joined by spaces have the same tokens as each part by itself",
+    arguments: 1...4 as ClosedRange<UInt64>)
   func randomScalars(seed: UInt64) {
     var generator = TestGenerator(seed: seed)
     let parts = (0..<2_000).map { _ in

@@ -27,7 +27,7 @@ struct WeightTests {
 
   private var weights: String { copy("model.safetensors") }
 
-  @Test("one error lists the missing, the unknown and the misshapen tensor")
+  @Test("one error lists a missing tensor, an unknown tensor and a tensor of a wrong shape")
   func threeProblems() throws {
     try copy.editWeights { tensors in
       tensors[bias] = nil
@@ -41,7 +41,7 @@ struct WeightTests {
     ) { try load() }
   }
 
-  @Test("each tensor that is missing, transposed or of another rank is named")
+  @Test("the error names each tensor that is missing or of another rank")
   func eachTensor() throws {
     let whole = try copy.read("model.safetensors")
     for name in try StoredTensors(path: weights).names where !name.hasPrefix("pooler.") {
@@ -54,14 +54,14 @@ struct WeightTests {
     }
   }
 
-  @Test("of very many problems the first are told, and how many more there are")
+  @Test("with very many problems, the error lists the first ones and the number of the others")
   func manyProblems() throws {
     try copy.set("num_hidden_layers", to: "1000")
-    // 16 tensors of each of 998 layers.
+    // 16 tensors are missing in each of 998 layers. The error lists the first 20.
     expectError(weights, "encoder.layer.2.attention", "and \(998 * 16 - 20) more") { try load() }
   }
 
-  @Test("with the prefix \"bert.\", heads outside of it are left out, and the embeddings are the same")
+  @Test("if names have the prefix \"bert.\", tensors without it are ignored, and the embeddings are the same")
   func prefix() throws {
     let expected = try embed(copy.path)
     try copy.editWeights { tensors in
@@ -81,13 +81,13 @@ struct WeightTests {
     expectError("bert.\(bias) [48] is missing", "bert.encoder.extra [1] is unknown") { try load() }
   }
 
-  @Test("without the prefix, a head is unknown")
+  @Test("if names have no prefix, a tensor of a head is reported as unknown")
   func headWithoutPrefix() throws {
     try copy.editWeights { $0.set("cls.predictions.bias", to: [Float](repeating: 1, count: 113)) }
     expectError("cls.predictions.bias [113] is unknown") { try load() }
   }
 
-  @Test("the pooler and position ids may be there or not")
+  @Test("the tensors of the pooler and the tensor of position ids are optional")
   func ignored() throws {
     let expected = try embed(copy.path)
     try copy.editWeights { tensors in
@@ -97,7 +97,8 @@ struct WeightTests {
     #expect(sameBits(try embed(copy.path), expected))
   }
 
-  /// All weights as another type: as they are then, and rounded to it but kept as Float.
+  /// The embeddings with weights rounded to another type: `own` with weights stored in that type, `rounded` with the
+  /// same numbers stored as Float.
   private func converted<Element: RealTensorElement>(to _: Element.Type) throws -> (own: [Float], rounded: [Float]) {
     let (own, rounded) = (try ModelCopy(), try ModelCopy())
     for name in try StoredTensors(path: weights).names {
@@ -113,7 +114,7 @@ struct WeightTests {
     return (try embed(own.path), try embed(rounded.path))
   }
 
-  @Test("BFloat16 and Double are converted exactly, and give embeddings that are near")
+  @Test("BFloat16 and Double are converted exactly, and give nearly the same embeddings as Float")
   func otherTypes() throws {
     let expected = try embed(copy.path)
     let bfloat16 = try converted(to: BFloat16.self)
@@ -124,7 +125,7 @@ struct WeightTests {
   }
 
   #if !(os(macOS) && arch(x86_64))
-    @Test("Float16 is converted exactly, and gives embeddings that are near")
+    @Test("Float16 is converted exactly, and gives nearly the same embeddings as Float")
     func float16() throws {
       let expected = try embed(copy.path)
       let float16 = try converted(to: Float16.self)
@@ -134,7 +135,7 @@ struct WeightTests {
     }
   #endif
 
-  @Test("types that are no real numbers are named")
+  @Test("the error names tensors of types that cannot be weights")
   func integers() throws {
     try copy.editWeights { tensors in
       tensors.set(bias, to: [Int32](repeating: 1, count: 48))
@@ -147,7 +148,7 @@ struct WeightTests {
     ) { try load() }
   }
 
-  @Test("a file that is cut anywhere is an error in its name, mapped and read")
+  @Test("a truncated file gives an error that names the file, whether it is mapped or read")
   func truncated() throws {
     let whole = try copy.read("model.safetensors")
     let header = 8 + whole.prefix(8).enumerated().reduce(0) { $0 + Int($1.element) << (8 * $1.offset) }
@@ -160,7 +161,7 @@ struct WeightTests {
   }
 
   @Test(
-    "claims of the header that are too large are errors that name the tensor",
+    "wrong shapes, offsets and types in the header are errors that name the file",
     arguments: [
       ("[113,48]", "[1099511627776,48]"), ("[113,48]", "[9223372036854775807,9223372036854775807]"),
       ("[113,48]", "[0,1099511627776]"), ("[113,48]", "[-113,48]"), ("\"data_offsets\":[0,", "\"data_offsets\":[4,"),
@@ -179,7 +180,8 @@ struct WeightTests {
   }
 
   @Test(
-    "a header that claims to be longer than the file, or than any, is an error", arguments: [1, 0x7f, 0xff] as [UInt8])
+    "a header length beyond the end of the file, or of any possible file, is an error",
+    arguments: [1, 0x7f, 0xff] as [UInt8])
   func headerLength(byte: UInt8) throws {
     for place in 3..<8 {
       var bytes = try copy.read("model.safetensors")
@@ -189,7 +191,7 @@ struct WeightTests {
     }
   }
 
-  @Test("weights in other files are named")
+  @Test("without model.safetensors, the error names a file that holds the weights in another format")
   func otherFiles() throws {
     try copy.remove("model.safetensors")
     expectError(weights, "no such file", code: .notFound) { try load() }

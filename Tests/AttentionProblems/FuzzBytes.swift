@@ -1,4 +1,4 @@
-/// Choices read off a fuzzer's bytes: any bytes are some problem, and a changed byte is a changed choice.
+/// Reads choices from a fuzzer's bytes. Any bytes give a valid problem, and changing a byte changes a choice.
 struct FuzzBytes {
   private var bytes: Slice<UnsafeRawBufferPointer>
 
@@ -14,7 +14,7 @@ struct FuzzBytes {
 
   mutating func element<Element>(of choices: [Element]) -> Element { choices[choice(choices.count)] }
 
-  /// A number from 0 to `limit`: most often near one of the places where tiles end, or anywhere.
+  /// A number from 0 to `limit`: half of the time below 20, otherwise mostly next to 32, 64 or 128, where tiles end.
   mutating func extent(upTo limit: Int) -> Int {
     let kind = byte()
     let value = byte()

@@ -2,7 +2,8 @@ import Attention
 public import AttentionTensors
 import AttentionTestSupport
 
-/// A problem of attention read off a fuzzer's bytes: shapes, strides, masks, values, type, kernels and threads.
+/// An attention problem that is made from a fuzzer's bytes: shapes, strides, masks, values, element type, kernels and
+/// threads.
 public struct FuzzedAttention: CustomStringConvertible {
   private var reference = ReferenceAttention()
   private var parts: [MaskPart] = []
@@ -22,7 +23,7 @@ public struct FuzzedAttention: CustomStringConvertible {
       + "\(context.path) threads \(context.threadCount)"
   }
 
-  /// `path`: the context to use, whatever the bytes say.
+  /// Makes the problem from `bytes`. `path` replaces the context that the bytes choose, except the number of threads.
   public init(_ bytes: UnsafeRawBufferPointer, path: AttentionContext? = nil) {
     var bytes = FuzzBytes(bytes)
     isDouble = bytes.flag()
@@ -36,7 +37,7 @@ public struct FuzzedAttention: CustomStringConvertible {
     reference.H = reference.Hk * (1 + bytes.choice(4))
     reference.E = bytes.extent(upTo: 80)
     reference.Ev = bytes.extent(upTo: 80)
-    // The reference in some milliseconds, seldom more: else the fuzzer tries too little.
+    // Sizes for which the reference takes some milliseconds, rarely more. Otherwise the fuzzer tries too few problems.
     let limit = bytes.choice(16) == 15 ? 600_000 : 50_000
     let row = max(1, reference.B * reference.H * (reference.E + reference.Ev))
     reference.L = bytes.extent(upTo: 260)
@@ -50,7 +51,8 @@ public struct FuzzedAttention: CustomStringConvertible {
     let partCount = bytes.choice(5)
     for _ in 0..<partCount { addPart(&bytes) }
     fillValues(&bytes)
-    // Behind what there was first, so that seeds stay the problems that they were.
+    // These choices were added later. They are read after the older ones, so that stored seeds still give the same
+    // problems.
     let moreCount = bytes.choice(4)
     for _ in 0..<moreCount { addRarerPart(&bytes) }
     reference.softcap = bytes.element(of: [nil, nil, 0.5, 20])
@@ -107,7 +109,7 @@ public struct FuzzedAttention: CustomStringConvertible {
     case 5:
       let count = 1 + bytes.choice(5)
       let (queries, keys) = (cuts(L, count), cuts(S, count))
-      // The first documents of a mask have the diagonals.
+      // If a mask has several sets of documents, the first set defines the diagonals.
       if places.documents == nil { places.documents = (queries, keys) }
       parts.append(
         .documents(
@@ -117,20 +119,21 @@ public struct FuzzedAttention: CustomStringConvertible {
         .blocks(B: bytes.flag() ? 1 : B, H: bytes.flag() ? 1 : H, L: L, S: S, blockLength: 16 << bytes.choice(3)))
     case 7: parts.append(.alibi(slopes: (0..<H).map { _ in Double(bytes.byte()) / 256 }, places))
     default:
-      // What a function forbids is told by its weight alone, which may be 0 where a NaN is attended, too.
+      // A function of scores is added only if no value is NaN.
       if !reference.value.contains(where: \.isNaN) { parts.append(.function()) }
     }
     names.append("rarer \(kind)")
   }
 
-  /// Random values, NaN in some keys or values, whether attended or not, and equal ones where an operand is broadcast.
+  /// Fills the operands with random numbers. Some keys or values become NaN, whether a query attends to them or not.
+  /// The numbers of an operand are equal along its broadcast axes.
   private mutating func fillValues(_ bytes: inout FuzzBytes) {
     var generator = TestGenerator(seed: UInt64(bytes.byte()) << 8 | UInt64(bytes.byte()))
     let p = reference
     let bound = bytes.element(of: [2, 0.1, 8] as [Float])
     let shapes = [[p.B, p.H, p.L, p.E], [p.B, p.Hk, p.S, p.E], [p.B, p.Hk, p.S, p.Ev]]
     var operands = shapes.map { generator.numbers($0.reduce(1, *), bound: bound) }
-    // A scale of 0 makes scores 0 whatever the operands; the plain formula says 0·NaN.
+    // No NaN if the scale is 0: the library then makes all scores 0, but the plain formula computes 0·NaN.
     if bytes.choice(4) == 0, reference.scale != 0 {
       for operand in 1...2 where !operands[operand].isEmpty {
         for _ in 0...bytes.choice(3) {
@@ -166,18 +169,22 @@ public struct FuzzedAttention: CustomStringConvertible {
     try scaledDotProductAttention(
       query: query, key: key, value: value, mask: mask, options: options, into: &target, context: context)
 
-    // Of few rows the plain formula may be right by luck, for instance where all keys are equal: an error of two or three units
-    // in the last place of a usual score is always allowed. Other tests are stricter.
+    // With few rows, the plain formula may have almost no error by luck, for instance if all keys are equal. So an
+    // error of two or three units in the last place of a usual score is always allowed. Other tests are stricter.
     func largest(_ numbers: [Double]) -> Double { numbers.reduce(0) { $1.isFinite ? max($0, abs($1)) : $0 } }
     let scale = abs(reference.scale ?? 1 / Double(max(reference.E, 1)).squareRoot())
     func usual(_ numbers: [Double]) -> Double {
       let squares = numbers.reduce(0) { $1.isFinite ? $0 + $1 * $1 : $0 }
       return (squares / Double(max(numbers.count, 1))).squareRoot()
     }
-    // Of scores: those that matter lie near the log-sum-exp; the partial sums of a random one reach √E terms.
+    // The size of scores: the scores that matter are near the log-sum-exp; the partial sums of a random score reach the
+    // size of √E terms.
+    // The partial sums of equal terms reach E of them.
+    let hasEqualTerms = placements[0].hasEqualColumns && placements[1].hasEqualColumns
+    let termSize = hasEqualTerms ? Double(reference.E) : Double(reference.E).squareRoot()
     let score = max(
       largest(exact.logSumExp),
-      scale * usual(reference.query) * usual(reference.key) * Double(reference.E).squareRoot())
+      scale * usual(reference.query) * usual(reference.key) * termSize)
     let slack = 2.5 * Double(Element.ulpOfOne) * (1 + score) * max(1, largest(reference.value))
     func compare(_ name: String, _ got: [Element], _ plain: [Element], _ exact: [Double]) -> String? {
       AttentionTestSupport.mismatch(got, exact, tolerance: tolerance(plain: plain, exact: exact) + slack, name)
@@ -191,11 +198,11 @@ public struct FuzzedAttention: CustomStringConvertible {
     }
     if extras.contains(.weights) { results.append(("weights", try result.weights.array, plain.weights, exact.weights)) }
     return results.lazy.compactMap(compare).first
-      ?? (output.gapsAreUntouched(in: target) ? nil : "gaps between the output's strides were written")
+      ?? (output.gapsAreUntouched(in: target) ? nil : "gaps between the output's elements were written to")
   }
 }
 
-/// Where an operand lies: its axes in some order, elements apart, some axes broadcast.
+/// How an operand lies in memory: the order of its axes, the distance of its elements, and the axes that are broadcast.
 private struct Placement: CustomStringConvertible {
   private let order: [Int]
   private let elementStride: Int
@@ -208,11 +215,14 @@ private struct Placement: CustomStringConvertible {
     isBroadcast = (0..<4).map { _ in bytes.choice(8) == 7 && !isWritten }
   }
 
+  /// True if the elements of every row are equal.
+  var hasEqualColumns: Bool { isBroadcast[3] }
+
   var description: String {
     "\(order)×\(elementStride)\(isBroadcast.contains(true) ? " broadcast \(isBroadcast)" : "")"
   }
 
-  /// `[B, H, L, E]` in row-major order, with one value along each broadcast axis.
+  /// The numbers of an operand `[B, H, L, E]` in row-major order, made equal along each broadcast axis.
   func broadcast(_ numbers: [Double], shape: [Int]) -> [Double] {
     guard isBroadcast.contains(true), !shape.contains(0) else { return numbers }
     return numbers.indices.map { position in
@@ -228,7 +238,7 @@ private struct Placement: CustomStringConvertible {
     }
   }
 
-  /// The same elements under these strides, with NaN in the gaps.
+  /// A tensor with the same elements that lies in memory as this placement says, with NaN in the gaps.
   func place<Element: AttentionElement>(_ x: Tensor<Element>) throws -> Tensor<Element> {
     var narrow = x
     for axis in 0..<4 where isBroadcast[axis] && x.shape[axis] > 0 { narrow = try narrow.slice(0..<1, axis: axis) }
@@ -241,10 +251,10 @@ private struct Placement: CustomStringConvertible {
     return try wide.select(0, axis: 4).permuted(inverse).broadcast(to: x.shape)
   }
 
-  /// Whether NaN is still between the elements that `place` put apart.
+  /// True if the gaps that `place` made between the elements still hold NaN.
   func gapsAreUntouched<Element: AttentionElement>(in x: Tensor<Element>) -> Bool {
     guard elementStride > 1, x.count > 1 else { return true }
-    // The elements lie at multiples of the stride; the last one has no gap behind it that is ours to look at.
+    // The elements lie at multiples of the stride. Memory after the last element is not checked.
     let positions = (0..<x.count * elementStride - elementStride + 1).filter { $0 % elementStride != 0 }
     return positions.allSatisfy { x.base[$0].isNaN }
   }

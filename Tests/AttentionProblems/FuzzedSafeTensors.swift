@@ -1,10 +1,13 @@
 import AttentionFiles
 import AttentionTensors
 
-/// A safetensors file made of a fuzzer's bytes: it must be refused by an error, or be whole and survive a round trip.
+/// Reads a fuzzer's bytes as a safetensors file. The file must be refused with an error, or be valid and survive a
+/// round trip.
 ///
-/// The first byte tells how to read the others: as a file, or, because a fuzzer seldom finds the right
-/// length, as a header that gets its length put before it and so many bytes of data behind it as the second byte says.
+/// If the first byte is even, the other bytes are the file. If it is odd, the bytes from the third on are only a
+/// header: its length is put before it, and data are put after it, as many bytes as the second byte says. This is
+/// because a fuzzer rarely finds the right length of a header.
+/// - Returns: What is wrong; nil if nothing is.
 public func fuzzSafeTensors(_ bytes: UnsafeRawBufferPointer) -> String? {
   let file: SafeTensorsFile
   do throws(AttentionError) {
@@ -39,7 +42,7 @@ public func fuzzSafeTensors(_ bytes: UnsafeRawBufferPointer) -> String? {
   return nil
 }
 
-/// Reads a tensor by every way that its type allows.
+/// Reads the elements of a tensor in a way that its type allows.
 private func read(_ entry: SafeTensorsEntry, _ file: SafeTensorsFile) throws {
   switch entry.dataType {
   case .float32, .float64, .float16, .bfloat16:

@@ -1,9 +1,11 @@
 public import AttentionTensors
 import CLibrary
 
-/// Memory between two pages that may not be touched: who reads beyond an end, or what is hidden, dies at that moment.
+/// Memory between two pages that may not be touched. A process that touches one of these pages, or a hidden page, ends
+/// at once.
 public final class GuardedMemory {
-  /// Which end of the memory lies at a page that may not be touched. The other one does, too, if the size is whole pages.
+  /// The end of the memory that lies directly at a page that may not be touched. The other end does, too, if the size
+  /// is a multiple of the page size.
   public enum Side: Sendable, CaseIterable { case front, back }
 
   public let base: UnsafeMutableRawPointer
@@ -26,7 +28,8 @@ public final class GuardedMemory {
 
   deinit { munmap(pages, pagesByteCount) }
 
-  /// Hides the whole pages within some bytes, and tells how many they are.
+  /// Hides the whole pages within a range of bytes: they may not be touched any more. Returns the number of these
+  /// pages.
   @discardableResult
   public func hide(_ bytes: Range<Int>) -> Int {
     let page = Self.pageByteCount

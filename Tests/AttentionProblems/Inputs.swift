@@ -1,7 +1,7 @@
 public import Attention
 public import AttentionTestSupport
 
-/// The reference's inputs as tensors `[B, H, L, E]`.
+/// The inputs of a reference problem as tensors: query `[B, H, L, E]`, key `[B, Hk, S, E]`, value `[B, Hk, S, Ev]`.
 public struct Inputs<Element: AttentionElement>: Sendable {
   public var query: Tensor<Element>
   public var key: Tensor<Element>

@@ -3,16 +3,24 @@ public import AttentionTestSupport
 
 /// One part of a mask, made twice: as the reference's closures and as the library's value.
 public struct MaskPart {
-  /// Whether query i of head h may attend to key j; (b, h, i, j).
+  /// Whether query i of head h may attend to key j. The arguments are (b, h, i, j); b is the element of the batch.
   public var attends: (Int, Int, Int, Int) -> Bool = { _, _, _, _ in true }
-  /// Added to the score; −inf forbids.
+  /// The number that is added to the score; −inf forbids the key. The arguments are (b, h, i, j).
   public var bias: (Int, Int, Int, Int) -> Double = { _, _, _, _ in 0 }
-  /// Replaces the score before anything is added; (score, b, h, i, j).
+  /// The score that replaces the given score before a bias is added. The arguments are (score, b, h, i, j).
   public var score: (Double, Int, Int, Int, Int) -> Double = { score, _, _, _, _ in score }
-  /// The same for the library, whose biases have an element type.
+  /// The derivative of ``score`` with respect to the score. The arguments are (score, b, h, i, j).
+  public var scoreDerivative: (Double, Int, Int, Int, Int) -> Double = { _, _, _, _, _ in 1 }
+  /// The shape of the bias; nil if this part is not a bias.
+  public var biasShape: [Int]?
+  /// The distance of query i from key j, if this part is a linear bias. The arguments are (i, j).
+  public var distance: ((Int, Int) -> Double)?
+  /// True if this part is a function of scores.
+  public var isFunction = false
+  /// The same part as a mask of the library. The argument is the element type of its biases.
   public var mask: (any AttentionElement.Type) throws -> AttentionMask
 
-  /// Keys from `left` before to `right` behind the diagonal; nil: without bound.
+  /// The keys from `left` before the diagonal to `right` after the diagonal; nil means no bound.
   public static func band(
     _ alignment: AttentionMask.Alignment, left: Int?, right: Int?, _ places: ReferencePlaces
   ) -> MaskPart {
@@ -38,7 +46,7 @@ public struct MaskPart {
     MaskPart(attends: { b, _, i, _ in i < lengths[b] }, mask: { _ in .queryLengths(lengths) })
   }
 
-  /// Causal, query 0 of each element of the batch at a key of its own.
+  /// A causal mask. `offsets` holds, for each element of the batch, the key at which query 0 stands.
   public static func offsets(_ offsets: [Int]) -> MaskPart {
     MaskPart(attends: { b, _, i, j in j <= i + offsets[b] }, mask: { _ in .causal(.offsets(offsets)) })
   }
@@ -74,7 +82,7 @@ public struct MaskPart {
       mask: { _ in .documents(queries, keyOffsets: keys, left: left, right: right) })
   }
 
-  /// Flags by a rule that leaves whole blocks empty and full, as a block mask.
+  /// A block mask. Its flags follow a rule that makes some whole blocks empty and some full.
   public static func blocks(B: Int, H: Int, L: Int, S: Int, blockLength: Int) -> MaskPart {
     @Sendable func attends(_ b: Int, _ h: Int, _ i: Int, _ j: Int) -> Bool {
       (i / 40 + j / 50 + (B == 1 ? 0 : b) + (H == 1 ? 0 : h)) % 3 != 0 && (i / 100 != 0 || (i * 7 + j * 3) % 5 != 1)
@@ -91,21 +99,32 @@ public struct MaskPart {
 
   public static func alibi(slopes: [Double], _ places: ReferencePlaces) -> MaskPart {
     MaskPart(
-      bias: { _, h, i, j in -slopes[h] * Double(abs(places.key(i) - j)) }, mask: { _ in .alibi(slopes: slopes) })
+      bias: { _, h, i, j in -slopes[h] * Double(abs(places.key(i) - j)) },
+      distance: { i, j in Double(abs(places.key(i) - j)) }, mask: { _ in .alibi(slopes: slopes) })
   }
 
-  /// A function of scores that forbids some, too.
+  /// A function that changes scores, and forbids some keys.
   public static func function() -> MaskPart {
     MaskPart(
       attends: { _, h, i, j in (i + j + h) % 11 != 4 },
-      score: { score, b, h, i, j in score / 2 + Double((i + 2 * j + 3 * h + b) % 8) / 4 },
+      score: { score, b, h, i, j in score / (1 + abs(score) / 16) + Double((i + 2 * j + 3 * h + b) % 8) / 4 },
+      scoreDerivative: { score, _, _, _, _ in 1 / ((1 + abs(score) / 16) * (1 + abs(score) / 16)) },
+      isFunction: true,
       mask: { element in
         func make<Element: AttentionElement>(_: Element.Type) -> AttentionMask {
           .scores(Element.self) { tile in
             tile.update { score, at in
               (at.query + at.key + at.head) % 11 == 4
                 ? -.infinity
-                : score / 2 + Element((at.query + 2 * at.key + 3 * at.head + at.batch) % 8) / 4
+                : score / (1 + abs(score) / 16)
+                  + Element((at.query + 2 * at.key + 3 * at.head + at.batch) % 8) / 4
+            }
+          } derivative: { scores, gradient in
+            for row in 0..<gradient.rowCount {
+              for key in gradient.keys where gradient[row, key] != 0 {
+                let divisor = 1 + abs(scores[row, key]) / 16
+                gradient[row, key] /= divisor * divisor
+              }
             }
           }
         }
@@ -129,7 +148,7 @@ public struct MaskPart {
     let forbidden = generator.flags(count, trueShare: infinities)
     let numbers = zip(generator.numbers(count, bound: 3), forbidden).map { $1 ? -Double.infinity : $0 }
     return MaskPart(
-      bias: { numbers[position(shape, [$0, $1, $2, $3])] },
+      bias: { numbers[position(shape, [$0, $1, $2, $3])] }, biasShape: shape,
       mask: { element in
         func make<Element: AttentionElement>(_: Element.Type) throws -> AttentionMask {
           .bias(try Tensor<Element>(numbers.map { Element($0) }, shape: shape))
@@ -140,20 +159,69 @@ public struct MaskPart {
 }
 
 extension [MaskPart] {
-  /// The library's mask: all parts at once.
+  /// The library's mask that combines all parts.
   public func mask(_ element: any AttentionElement.Type) throws -> AttentionMask {
     try reduce(.none) { $0.combined(with: try $1.mask(element)) }
   }
 
-  /// The same for the reference.
+  /// Gives the reference the combination of all parts.
   public func apply(to problem: inout ReferenceAttention) {
     problem.attends = { b, h, i, j in allSatisfy { $0.attends(b, h, i, j) } }
     problem.bias = { b, h, i, j in reduce(0) { $0 + $1.bias(b, h, i, j) } }
     problem.score = { score, b, h, i, j in reduce(score) { $1.score($0, b, h, i, j) } }
+    problem.scoreDerivative = { score, b, h, i, j in
+      reduce((score, 1.0)) {
+        ($1.score($0.0, b, h, i, j), $0.1 * $1.scoreDerivative($0.0, b, h, i, j))
+      }.1
+    }
   }
 }
 
-/// Where index `[b, h, i, j]` lies in an array whose shape broadcasts to it, right-aligned.
+extension [MaskPart] {
+  /// The gradients of the biases: the gradients of the scores, summed over the axes along which a bias is broadcast.
+  public func biasGradients<Number: BinaryFloatingPoint>(
+    _ scores: [Number], _ problem: ReferenceAttention
+  ) -> [[Number]] {
+    compactMap(\.biasShape).map { shape in
+      var result = [Number](repeating: 0, count: shape.reduce(1, *))
+      problem.forEachScore { index, place in result[position(shape, index)] += scores[place] }
+      return result
+    }
+  }
+
+  /// The gradients of the slopes of linear biases.
+  public func slopeGradients<Number: BinaryFloatingPoint>(
+    _ scores: [Number], _ problem: ReferenceAttention
+  ) -> [[Number]] {
+    compactMap(\.distance).map { distance in
+      var result = [Number](repeating: 0, count: problem.H)
+      problem.forEachScore { index, place in
+        result[index[1]] -= scores[place] * Number(distance(index[2], index[3]))
+      }
+      return result
+    }
+  }
+}
+
+extension ReferenceAttention {
+  /// Calls `body` with the index `[b, h, i, j]` of every score, and its place in row-major order.
+  fileprivate func forEachScore(_ body: (_ index: [Int], _ place: Int) -> Void) {
+    var place = 0
+    for b in 0..<B {
+      for h in 0..<H {
+        for i in 0..<L {
+          for j in 0..<S {
+            body([b, h, i, j], place)
+            place += 1
+          }
+        }
+      }
+    }
+  }
+}
+
+/// The position of the element `[b, h, i, j]` in an array of `shape`. The shape broadcasts to `[B, H, L, S]`, aligned
+/// at the last axis.
 private func position(_ shape: [Int], _ index: [Int]) -> Int {
   zip(shape, index.suffix(shape.count)).reduce(0) { $0 * $1.0 + ($1.0 == 1 ? 0 : $1.1) }
 }

@@ -1,14 +1,15 @@
 public import Attention
 
-/// Where queries stand and sequences begin, for the reference: what parts of one mask say of each other.
+/// The keys at which queries stand and at which sequences begin, for the reference. The parts of one mask share it,
+/// because documents and paddings change what the other parts mean.
 ///
-/// A class: parts that are added first look at it when all are there.
+/// It is a class, because a part may be made before the documents and paddings are known. The part reads them later.
 public final class ReferencePlaces {
   private let L: Int
   private let S: Int
-  /// Offsets of packed documents.
+  /// Offsets of packed documents; nil: there are none.
   public var documents: (queries: [Int], keys: [Int])?
-  /// Left paddings of the samples.
+  /// For each left padding that the mask has: the number of padding keys in each sample.
   public var paddings: [[Int]] = []
 
   public init(L: Int, S: Int, documents: (queries: [Int], keys: [Int])? = nil, paddings: [[Int]] = []) {
@@ -26,7 +27,7 @@ public final class ReferencePlaces {
     }
   }
 
-  /// The key at which query i stands: in its document, if there are any.
+  /// The key at which query i stands: on the diagonal of its document or, if it is in no document, of the whole mask.
   public func key(_ i: Int, _ alignment: AttentionMask.Alignment = .bottomRight) -> Int {
     if let documents, let d = document(i) {
       return alignment == .bottomRight

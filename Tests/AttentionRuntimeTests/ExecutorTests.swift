@@ -7,7 +7,7 @@ import Testing
 struct ExecutorTests {
   static let executors: [any ParallelExecutor] = [ThreadTeam.shared, DispatchExecutor()]
 
-  /// Counters that several threads may touch.
+  /// Counters that several threads may change at the same time.
   final class Counters: Sendable {
     private let storage: [Counter]
     final class Counter: Sendable { let value = Atomic<Int>(0) }
@@ -30,7 +30,7 @@ struct ExecutorTests {
     }
   }
 
-  @Test("no two tasks share a worker at one time", arguments: [0, 1])
+  @Test("no two tasks have the same worker at the same time", arguments: [0, 1])
   func workersAreExclusive(executor: Int) {
     let inside = Counters(4)
     let collisions = Counters(1)
@@ -42,7 +42,7 @@ struct ExecutorTests {
     #expect(collisions.values == [0])
   }
 
-  @Test("several callers and nested calls finish", arguments: [0, 1])
+  @Test("calls from several threads and nested calls finish", arguments: [0, 1])
   func nestedAndConcurrent(executor: Int) {
     let total = Counters(1)
     let executor = Self.executors[executor]
@@ -57,18 +57,18 @@ struct ExecutorTests {
   #if os(Linux)
     @Test("a worker that was woken may run on every CPU again")
     func affinity() throws {
-      // CPUs that are not there may be listed too, for threads that were never kept off one.
+      // The affinity list of a thread that was never moved may also contain CPUs that are not online.
       let whole = min(processorCountByAffinity(), Int(sysconf(Int32(_SC_NPROCESSORS_ONLN))))
       for _ in 0..<20 {
         ThreadTeam.shared.execute(taskCount: 3, threadCount: 3) { _, _ in usleep(100) }
-        // They sleep after 30 µs without work.
+        // Workers sleep after some 30 µs without work.
         usleep(2_000)
       }
       var restricted: [String] = []
       let end = Date() + 10
       repeat {
         usleep(1_000)
-        // Of a thread that has just ended there is nothing to read.
+        // The file of a thread that has just ended cannot be read. Such a thread does not count as restricted.
         restricted = try FileManager.default.contentsOfDirectory(atPath: "/proc/self/task").filter { thread in
           processorCountByAffinity { _ in contents(ofFile: "/proc/self/task/\(thread)/status") } < whole
         }
@@ -77,14 +77,14 @@ struct ExecutorTests {
     }
   #endif
 
-  @Test("many short calls, one after another: none returns while a worker still holds on to it", arguments: [0, 1])
+  @Test("many short calls, one after another: no call returns while a worker still works on it", arguments: [0, 1])
   func shortCalls(executor: Int) {
     let total = Counters(1)
     for _ in 0..<50_000 { Self.executors[executor].execute(taskCount: 3, threadCount: 3) { _, _ in _ = total.add(0) } }
     #expect(total.values == [150_000])
   }
 
-  @Test("a team that slept works again")
+  @Test("a team whose threads slept works again")
   func wakes() {
     for pause in [0.0, 0.002, 0.05] {
       let total = Counters(1)
@@ -95,9 +95,9 @@ struct ExecutorTests {
   }
 }
 
-@Suite("Width")
+@Suite("The number of threads")
 struct WidthTests {
-  @Test("affinity lists are counted")
+  @Test("the CPUs in an affinity list are counted")
   func affinity() {
     func count(_ list: String) -> Int {
       processorCountByAffinity { $0 == "/proc/self/status" ? "Name:\tx\nCpus_allowed_list:\t\(list)\nMore:\t1\n" : nil }
@@ -108,7 +108,7 @@ struct WidthTests {
     #expect(processorCountByAffinity { _ in nil } >= 1)
   }
 
-  @Test("quotas of control groups, version 1 and 2, the least of all ancestors")
+  @Test("the smallest quota of a control group and its ancestors counts, in versions 1 and 2")
   func quotas() {
     func quota(_ files: [String: String]) -> Double? { CPUQuota.read { files[$0] } }
     let v2 = ["/proc/self/cgroup": "0::/a/b\n"]
@@ -119,7 +119,7 @@ struct WidthTests {
       quota(
         v2.merging(["/sys/fs/cgroup/a/b/cpu.max": "400000 100000", "/sys/fs/cgroup/a/cpu.max": "150000 100000"]) { $1 })
         == 1.5)
-    // Inside a container the group's own path is not there.
+    // Inside a container, the group's own path is often not mounted. Its files are at the root instead.
     #expect(quota(v2.merging(["/sys/fs/cgroup/cpu.max": "200000 100000"]) { $1 }) == 2)
     let v1 = ["/proc/self/cgroup": "4:memory:/x\n3:cpu,cpuacct:/x\n"]
     #expect(
@@ -136,7 +136,7 @@ struct WidthTests {
         ]) { $1 }) == nil)
   }
 
-  @Test("the environment sets the default, and a wrong one is told")
+  @Test("environment variables set the defaults, and a wrong value is reported")
   func environment() {
     let context = AttentionContext { ["ATTENTION_NUM_THREADS": "3", "ATTENTION_ISA": "portable"][$0] }
     #expect(context.threadCount == 3)
@@ -152,7 +152,7 @@ struct WidthTests {
   }
 
   @Test(
-    "thread counts are brought to what is possible",
+    "thread counts are limited to the possible range",
     arguments: [(-1, 1), (0, 1), (1, 1), (7, 7), (.max, 256), (.min, 1)])
   func threadCounts(asked: Int, got: Int) {
     #expect(AttentionContext(threadCount: asked).threadCount == got)

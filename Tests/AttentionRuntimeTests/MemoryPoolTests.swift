@@ -5,9 +5,9 @@ import Testing
 
 @Suite("Memory of tensors")
 struct MemoryPoolTests {
-  @Test("a large block is used again once its tensor is gone, and by no two tensors at once")
+  @Test("a large block is reused after its tensor is freed, and never by two tensors at once")
   func reuse() async {
-    // In a process of its own: other tests take blocks too.
+    // This runs in a process of its own, because other tests take blocks too.
     await #expect(processExitsWith: .success) {
       func address(_ tensor: borrowing Tensor<Float>) -> Int { Int(bitPattern: tensor.base) }
       var first: Tensor<Float>? = try Tensor<Float>(repeating: 1, shape: [300, 300])
@@ -16,12 +16,12 @@ struct MemoryPoolTests {
       precondition(address(second) != place)
       first = nil
       let third = try Tensor<Float>(repeating: 3, shape: [300, 300])
-      precondition(address(third) == place, "kept")
+      precondition(address(third) == place, "the freed block must be reused")
       precondition(second.array.allSatisfy { $0 == 2 } && third.array.allSatisfy { $0 == 3 })
     }
   }
 
-  @Test("a block much larger than what is wanted is not given away for it")
+  @Test("a kept block is not reused for a tensor that is much smaller")
   func fit() async {
     await #expect(processExitsWith: .success) {
       var large: Tensor<Float>? = try Tensor<Float>(repeating: 1, shape: [1 << 20])
@@ -32,7 +32,7 @@ struct MemoryPoolTests {
     }
   }
 
-  @Test("threads that take and give at once keep their numbers to themselves")
+  @Test("threads that take and return blocks at the same time do not change each other's numbers")
   func concurrent() {
     let outcomes = UncheckedSendable(UnsafeMutableBufferPointer<Bool>.allocate(capacity: 64))
     defer { outcomes.value.deallocate() }
@@ -49,14 +49,16 @@ struct MemoryPoolTests {
   }
 }
 
-/// Apart, because sanitizers keep what is let go: they skip what is named so.
-@Suite("Memory that is kept")
+/// A suite of its own, because sanitizers hold freed memory back. `make test-sanitized` skips suites with `MemoryTests`
+/// in their name.
+@Suite("Memory that the pool keeps")
 struct KeptMemoryTests {
   #if os(Linux)
-    @Test("what is kept is bounded")
+    @Test("the amount of kept memory is bounded")
     func bound() async {
       await #expect(processExitsWith: .success) {
-        // 400 MiB at once, then all let go: resident are 128 MiB of them at most, and what a process has anyway.
+        // 400 MiB are allocated, then all are freed. At most 128 MiB of them stay resident, together with the other
+        // memory of the process.
         var tensors = try (0..<100).map { try Tensor<Float>(repeating: Float($0), shape: [1 << 20]) }
         let most = withExtendedLifetime(tensors) { processByteCount("VmRSS") }
         tensors = []

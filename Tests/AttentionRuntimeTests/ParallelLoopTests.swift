@@ -18,7 +18,8 @@ struct ParallelLoopTests {
   }
 
   @Test(
-    "every item once, cut alike for any number of threads", arguments: [0, 1, 5, 1000, 99_999],
+    "every item is in one range, and the ranges are the same for any number of threads",
+    arguments: [0, 1, 5, 1000, 99_999],
     [0, 0.25, 30, 7_000, 1e9, .infinity])
   func cover(itemCount: Int, nanoseconds: Double) {
     let one = ranges(itemCount, nanoseconds, threadCount: 1)
@@ -26,7 +27,7 @@ struct ParallelLoopTests {
     #expect(one == ranges(itemCount, nanoseconds, threadCount: 4))
   }
 
-  @Test("tasks last 30 µs at least, and what is shorter than two of them is not shared")
+  @Test("every task except the last takes at least 30 µs; a loop of one task runs on one thread")
   func sizes() {
     #expect(ranges(1000, 1000, threadCount: 1).map(\.count).dropLast().allSatisfy { $0 == 30 })
     #expect(ranges(4, .infinity, threadCount: 4).count == 4)

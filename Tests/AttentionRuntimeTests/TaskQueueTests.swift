@@ -5,12 +5,13 @@ import Testing
 @Suite("The queue of tasks")
 struct TaskQueueTests {
   @Test(
-    "hands out every task once: a worker's own, every n-th one, and then others'", arguments: [0, 1, 2, 7, 8, 9, 100],
+    "hands out every task once: first the worker's own tasks, which are every n-th one, then those of other workers",
+    arguments: [0, 1, 2, 7, 8, 9, 100],
     [1, 2, 3, 8])
   func order(taskCount: Int, workerCount: Int) {
     let queue = TaskQueue(taskCount: taskCount, workerCount: workerCount)
     #expect(queue.isEmpty == (taskCount == 0))
-    // The last worker alone: its own tasks first, in order; then those of worker 0, 1 and so on.
+    // Only the last worker takes tasks: first its own, in order, then those of worker 0, of worker 1, and so on.
     var share = workerCount - 1
     var taken: [Int] = []
     while let task = queue.take(from: &share) { taken.append(task) }
@@ -20,7 +21,7 @@ struct TaskQueueTests {
     #expect(queue.take(from: &share) == nil)
   }
 
-  @Test("of workers that take turns, each keeps to its own tasks")
+  @Test("workers that take turns each get only their own tasks")
   func turns() {
     let queue = TaskQueue(taskCount: 9, workerCount: 3)
     var shares = [0, 1, 2]

@@ -6,13 +6,13 @@ import Testing
 struct ActivationKernelTests {
   static let instructionSets = InstructionSet.present
 
-  @Test("activations err by 4 ULP of x at most, at the ends and between", arguments: instructionSets)
+  @Test("the error of activations is at most 4 ULP of x", arguments: instructionSets)
   func geluULP(set: InstructionSet) {
     func check<Element: RealTensorElement & BinaryFloatingPoint>(_: Element.Type) {
       let kernels = Kernels<Element>(set)!
       var generator = TestGenerator(seed: 21)
       var x = (0..<40_003).map { i in Element(Double.random(in: -1...1, using: &generator) * (i % 3 == 0 ? 1 : 7)) }
-      // Beside the ends of the approximation, and far away.
+      // Numbers at and near the ends of GELU's approximation, ±5.5, and far from them.
       x += [5.5, -5.5, 5.499, -5.499, 5.501, -5.501, 0, 1e4, -1e4, 1e30, -1e30, 1e-30, -1e-30]
       for activation in Activation.allCases {
         var y = x
@@ -32,7 +32,7 @@ struct ActivationKernelTests {
     check(Double.self)
   }
 
-  @Test("an activation touches no more than it is told", arguments: instructionSets)
+  @Test("an activation changes only as many elements as it is given", arguments: instructionSets)
   func tails(set: InstructionSet) {
     for count in 0..<40 {
       var x = [Float](repeating: -3, count: 41)
@@ -52,7 +52,7 @@ struct ActivationKernelTests {
           let (hasResidual, isCentred, hasBias) = (options & 1 != 0, options & 2 != 0, options & 4 != 0)
           var generator = TestGenerator(seed: UInt64(width))
           let (rowCount, stride) = (3, width + 5)
-          // Far from 0: what a difference of sums of squares would lose.
+          // Numbers far from 0: a variance that is computed as a difference of sums of squares would be inaccurate.
           let x = generator.numbers(rowCount * stride).map { Double(Float($0 + 30)) }
           let residual = generator.numbers(rowCount * width)
           let (weight, bias) = (generator.numbers(width, bound: 2), generator.numbers(width))
@@ -69,7 +69,8 @@ struct ActivationKernelTests {
             let variance = sum.reduce(0) { $0 + ($1 - mean) * ($1 - mean) } / Double(width)
             let factor = 1 / (variance + 1e-3).squareRoot()
             let want = (0..<width).map { (sum[$0] - mean) * factor * weight[$0] + (hasBias ? bias[$0] : 0) }
-            // What the mean is rounded by, over the deviation, times the weight; and the last roundings.
+            // The rounding error of the mean, divided by the standard deviation, times the largest weight; and the last
+            // rounding errors.
             let rounding = Double(Element(31).ulp) / (variance + 1e-3).squareRoot() * 2
             let tolerance = 6 * rounding + 4 * Double(Element.ulpOfOne) * want.map(\.magnitude).max()!
             let got = Array(y[row * stride..<row * stride + width])

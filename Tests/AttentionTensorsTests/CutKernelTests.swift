@@ -2,8 +2,9 @@ import AttentionTensors
 import AttentionTestSupport
 import Testing
 
-/// What a pass relies on where an edge of the mask cuts its blocks: all of these compare bits.
-@Suite("Products and softmaxes that are cut have the bits of the whole")
+/// An edge of a mask may cut the blocks of a pass. These tests check that results with and without a cut are
+/// exactly equal.
+@Suite("Products and softmaxes that are cut into parts give exactly the same results as in one piece")
 struct CutKernelTests {
   private func forEachKernels(
     _ isa: InstructionSet, _ float: (Kernels<Float>) -> Void, _ double: (Kernels<Double>) -> Void
@@ -62,7 +63,9 @@ struct CutKernelTests {
     }
   }
 
-  @Test("values summed from any key on, those before having weight 0", arguments: InstructionSet.present, [1, 2, 3, 7])
+  @Test(
+    "values summed from any key on, if the keys before it have weight 0", arguments: InstructionSet.present,
+    [1, 2, 3, 7])
   func firstIndex(isa: InstructionSet, rowCount: Int) {
     forEachKernels(isa, { checkFirstIndex($0, rowCount) }, { checkFirstIndex($0, rowCount) })
   }

@@ -3,8 +3,8 @@ import AttentionTestSupport
 import Foundation
 import Testing
 
-/// The kernels of tiles whose queries run along the lanes, and those of a few rows, by themselves: for every instruction
-/// set that this machine has and both element types.
+/// Tests of single kernels: those for tiles whose queries lie in the lanes of vectors, and those for a few rows. They
+/// run for every instruction set that this machine has and for both element types.
 @Suite("Kernels of tiles")
 struct LaneKernelTests {
   /// Calls `float` with the Float kernels of an instruction set, and `double` with its Double kernels.
@@ -21,7 +21,7 @@ struct LaneKernelTests {
 
   @Test("pack brings rows into lanes, and unpack brings them back", arguments: InstructionSet.present, counts)
   func packing(isa: InstructionSet, rowCount: Int) {
-    // Once more columns than are masked together.
+    // With 17 rows, also 600 columns: more than a kernel masks at once.
     for columnCount in Self.counts + (rowCount == 17 ? [600] : []) {
       for columnStride in columnCount == 600 ? [1] : [1, 3] {
         forEachKernels(
@@ -37,7 +37,7 @@ struct LaneKernelTests {
     let seed = UInt64(rowCount * 1000 + columnCount * 10 + columnStride)
     var generator = TestGenerator(seed: seed)
     let lanes = kernels.laneCount
-    // As wide as whole vectors, and a gap.
+    // Whole vectors, and a gap of one element.
     let stride = (rowCount + lanes - 1) / lanes * lanes + 1
     let rowLength = (columnCount - 1) * columnStride + 1
     let x = generator.numbers(rowCount * rowLength).map { T($0) }
@@ -76,7 +76,7 @@ struct LaneKernelTests {
     packed(.scaled(by: 0.5), into: &y)
     expect(y, "scaled") { value($0, $1) * 0.5 }
 
-    // Back again, each row with a factor of its own.
+    // Unpack the rows again, each with a factor of its own.
     let factors = (0..<stride).map { T($0 + 1) }
     var back = [T](repeating: .nan, count: rowCount * rowLength)
     back.withUnsafeMutableBytes { back in
@@ -102,13 +102,13 @@ struct LaneKernelTests {
     expect(y, "boolean") { flag($0, $1) ? before($0, $1) : -.infinity }
     packed(.bias, into: &y)
     expect(y, "bias after boolean") { flag($0, $1) ? before($0, $1) + value($0, $1) : -.infinity }
-    // What is masked may hold NaN.
+    // Scores that the mask forbids may be NaN.
     for index in y.indices where y[index] == -.infinity { y[index] = .nan }
     packed(.boolean, into: &y)
     expect(y, "boolean over NaN") { flag($0, $1) ? before($0, $1) + value($0, $1) : -.infinity }
   }
 
-  /// Expects each lane's maximum to be the largest of what was there and of its column of y, NaN left out.
+  /// Expects each lane's maximum to be the largest of `before` and of the lane's column of y, NaN left out.
   private func expectMaxima<T: RealTensorElement & BinaryFloatingPoint>(
     _ maximum: [T], of y: [T], stride: Int, lanes: Int, before: T, _ what: String
   ) {
@@ -133,7 +133,7 @@ struct LaneKernelTests {
   }
 
   @Test(
-    "An addend gives the bits of a bias that is added after the product", arguments: InstructionSet.present,
+    "an addend gives the same bits as a bias that is added after the product", arguments: InstructionSet.present,
     [0, 1, 4, 7, 8, 12, 16, 17, 31, 48, 49, 66, 131])
   func addend(isa: InstructionSet, rowCount: Int) {
     for depth in [0, 3, 17, 64, 200] {
@@ -168,7 +168,7 @@ struct LaneKernelTests {
             let matrix = StridedMatrix(
               base: a.baseAddress ?? empty.assumingMemoryBound(to: T.self), rowCount: rowCount, columnCount: depth,
               rowStride: isTransposed ? 1 : depth, columnStride: isTransposed ? rowCount : 1)
-            // The last row is the first lane's.
+            // The rows are in reverse order: the first lane has the last row of `addend`.
             let rows = (0..<lanes).reversed().map {
               (addend.baseAddress ?? empty) + $0 * rowCount * MemoryLayout<T>.stride
             }
@@ -231,7 +231,7 @@ struct LaneKernelTests {
             let old = isAdded ? before[row * cStride + lane] * rescale[lane] : 0
             expected.append(product[row * lanes + lane] + old)
           }
-          #expect(c[row * cStride + lanes].isNaN, "the gap behind a row must stay untouched")
+          #expect(c[row * cStride + lanes].isNaN, "the gap after a row must stay untouched")
         }
         let got = (0..<rowCount).flatMap { Array(c[$0 * cStride..<$0 * cStride + lanes]) }
         #expect(mismatch(got, expected, tolerance: tolerance, "\(rowCount) rows, depth \(depth)") == nil)
@@ -293,10 +293,10 @@ struct LaneKernelTests {
     #expect((0..<rowCount).allSatisfy { result[$0 * rowStride + width].isNaN }, "gaps must stay untouched")
   }
 
-  // MARK: The softmax down the lanes
+  // MARK: The softmax of each lane
 
   @Test(
-    "the online softmax over tiles is the softmax of each lane's column", arguments: InstructionSet.present,
+    "the online softmax over several tiles gives the softmax of each lane's column", arguments: InstructionSet.present,
     [1, 7, 16, 50, 200])
   func softmax(isa: InstructionSet, tileLength: Int) {
     forEachKernels(
@@ -311,7 +311,8 @@ struct LaneKernelTests {
         var generator = TestGenerator(seed: UInt64(tileLength * 10 + vectorCount))
         let (lanes, keyCount) = (vectorCount * kernels.laneCount, 150)
         let stride = lanes + 1
-        // exp overflows Float here, but exp(x − max) does not; the largest of lane 0 comes last.
+        // For many of these scores x, exp(x) overflows Float, but exp(x − max) does not. The largest score of lane 0 is
+        // its last one.
         var scores = generator.numbers(keyCount * lanes, bound: 10).map { Double(Float($0 + 90)) }
         scores[(keyCount - 1) * lanes] = 140
         func interval(_ lane: Int) -> Range<Int> {
@@ -330,7 +331,7 @@ struct LaneKernelTests {
           var tile = [T](repeating: .nan, count: keys.count * stride)
           for key in keys {
             for lane in 0..<lanes {
-              // What is masked holds NaN: it must not matter.
+              // Masked scores are NaN, which must not change the results.
               let isMasked = exact(key, lane) == -.infinity
               tile[(key - low) * stride + lane] = isMasked ? .nan : T(scores[key * lanes + lane])
             }

@@ -8,7 +8,7 @@ struct ScoreKernelTests {
   static let instructionSets = InstructionSet.present
 
   @Test(
-    "softcap errs by 4 ULP at most, 5 in Double, and keeps infinities and NaN in their places",
+    "softcap has an error of at most 4 ULP (5 in Double), limits infinities to ±cap, and keeps NaN",
     arguments: instructionSets)
   func softcapULP(set: InstructionSet) {
     func check<Element: RealTensorElement & BinaryFloatingPoint>(_: Element.Type) {
@@ -28,7 +28,7 @@ struct ScoreKernelTests {
         #expect(y[7] == cap && y[8] == -cap && y[9].isNaN && y[10] == 0 && y[11].magnitude <= x[11])
         var worst = 0.0
         for i in y.indices where x[i].isFinite && i != 11 {
-          // The judge of Double errs itself: tanh of the C library.
+          // For Double, the reference has an error of its own: it is tanh of the C library.
           let exact = softcapped(Double(x[i]), Double(cap))
           worst = max(worst, abs(Double(y[i]) - exact) / Double(Element(exact).ulp))
         }
@@ -42,7 +42,7 @@ struct ScoreKernelTests {
   private func softcapped(_ x: Double, _ cap: Double) -> Double { cap * tanh(x / cap) }
 
   #if !(os(macOS) && arch(x86_64))
-    @Test("every Float16 and BFloat16 becomes the Float that it is", arguments: instructionSets)
+    @Test("every Float16 and BFloat16 becomes the Float of the same value", arguments: instructionSets)
     func widen(set: InstructionSet) {
       let kernels = Kernels<Float>(set)!
       let bits = (0...UInt16.max).map { $0 }
@@ -51,7 +51,7 @@ struct ScoreKernelTests {
       #expect(zip(bits, floats).allSatisfy { same(Float(Float16(bitPattern: $0)), $1) })
       kernels.widen(.bfloat16, bits.count, bits, stride: 1, &floats)
       #expect(zip(bits, floats).allSatisfy { same(BFloat16(bitPattern: $0).floatValue, $1) })
-      // Tails, and elements apart.
+      // Counts that do not fill a vector, and elements that are not contiguous.
       for count in 0..<40 {
         var row = [Float](repeating: 7, count: 41)
         kernels.widen(.float16, count, Array(bits[1000..<1200]), stride: 3, &row)
@@ -65,7 +65,8 @@ struct ScoreKernelTests {
       let kernels = Kernels<Float>(set)!
       var generator = TestGenerator(seed: 12)
       var x = (0..<200_000).map { _ in Float(bitPattern: UInt32.random(in: 0...UInt32.max, using: &generator)) }
-      // Between every two neighbours, and beside the middle; where the exponent suits Float16.
+      // For each two neighbouring Float16 numbers from 0 on: the middle between them, its negative, and the Floats just
+      // above and below the middle.
       for bits in stride(from: UInt16(0), to: 0x7c00, by: 1) {
         let middle = (Float(Float16(bitPattern: bits)) + Float(Float16(bitPattern: bits + 1))) / 2
         x += [middle, middle.nextUp, middle.nextDown, -middle]

@@ -3,20 +3,20 @@ import AttentionTestSupport
 import Foundation
 import Testing
 
-/// The kernels by themselves, once for every instruction set that this machine has and both element types.
+/// Tests of the kernels by themselves, for both element types and for every instruction set that this machine has.
 @Suite("Softmax kernels")
 struct SoftmaxKernelTests {
-  @Test("instruction sets that this machine lacks are told")
+  @Test("instruction sets that this machine does not have are reported and have no kernels")
   func absent() {
     let absent = InstructionSet.allCases.filter { !InstructionSet.present.contains($0) }
-    if !absent.isEmpty { print("skipped, for this machine lacks them: kernels of \(absent.map(\.rawValue))") }
+    if !absent.isEmpty { print("skipped, as this machine does not have them: kernels of \(absent.map(\.rawValue))") }
     #expect(InstructionSet.present.contains(.portable))
     for isa in absent { #expect(Kernels<Float>(isa) == nil && Kernels<Double>(isa) == nil) }
   }
 
   // MARK: 2^x
 
-  @Test("2^x above -125.5, or -1021.5, is within 1.5 ULP", arguments: InstructionSet.present)
+  @Test("2^x is within 1.5 ULP above -125.5 in Float and -1021.5 in Double", arguments: InstructionSet.present)
   func exp2ULP(isa: InstructionSet) {
     let single = worstULP(Kernels<Float>(isa)!.exp2, lowest: -125.5) { Foundation.exp2(Double($0)) }
     print("2^x, Float, \(isa): at most \(single) ULP")
@@ -50,7 +50,7 @@ struct SoftmaxKernelTests {
   }
 
   @Test(
-    "2^x keeps NaN, takes −inf and what is too small to 0, in every lane and in tails",
+    "2^x of NaN is NaN, and 2^x of −inf and of numbers too small is 0, in every lane and in tails",
     arguments: InstructionSet.present)
   func exp2Edges(isa: InstructionSet) {
     check(Kernels<Float>(isa)!.exp2, lowest: -125.5)
@@ -78,7 +78,7 @@ struct SoftmaxKernelTests {
   static let lengths = [0, 1, 2, 3, 4, 7, 8, 9, 15, 16, 17, 31, 32, 33, 47, 48, 64, 65, 97, 257]
 
   @Test(
-    "row operations agree with plain code for any length and touch nothing beyond", arguments: InstructionSet.present,
+    "row operations agree with plain code for any length and touch nothing after it", arguments: InstructionSet.present,
     lengths)
   func rows(isa: InstructionSet, count: Int) {
     checkRows(Kernels<Float>(isa)!, count, tolerance: 1e-6)
@@ -90,7 +90,7 @@ struct SoftmaxKernelTests {
   ) {
     var generator = TestGenerator(seed: UInt64(count))
     let numbers = generator.numbers(count, bound: 20)
-    // A fence behind the row: whoever reads it shows it.
+    // An infinity follows the row. If a kernel reads it, the result shows it.
     let x = numbers.map { T($0) } + [.infinity]
     let most = numbers.max() ?? -.infinity
     #expect(Double(kernels.maximum(count, x)) == most)
@@ -99,7 +99,7 @@ struct SoftmaxKernelTests {
     var y = [T](repeating: .nan, count: count + 1)
     func expectRow(_ expected: [Double], _ factor: Double, _ what: String) {
       #expect(mismatch(Array(y.dropLast()), expected, tolerance: tolerance * factor, what) == nil)
-      #expect(y[count].isNaN, "\(what) must not touch what lies beyond")
+      #expect(y[count].isNaN, "\(what) must not write after the row")
     }
     let shift = T(max(most, -1000))
     let sum = kernels.exponentialSum(count, x, shift, &y)
@@ -128,7 +128,7 @@ struct SoftmaxKernelTests {
         #expect(!kernels.isFinite(count, z))
         if bad.isNaN {
           let rest = numbers.enumerated().filter { $0.offset != index }.map(\.element).max() ?? -.infinity
-          #expect(Double(kernels.maximum(count, z)) == rest, "the maximum leaves NaN out")
+          #expect(Double(kernels.maximum(count, z)) == rest, "the maximum must leave NaN out")
         }
       }
     }
@@ -136,7 +136,7 @@ struct SoftmaxKernelTests {
 
   // MARK: Tiles
 
-  /// What the softmax carries over from tile to tile, with memory of its own.
+  /// The state that the online softmax carries over from tile to tile. It owns its memory.
   private struct Tiles<T: RealTensorElement & BinaryFloatingPoint> {
     let kernels: Kernels<T>
     var maximum: [T]
@@ -150,7 +150,7 @@ struct SoftmaxKernelTests {
       rescale = [T](repeating: .nan, count: rowCount)
     }
 
-    /// One tile of rows with a gap of one element behind each.
+    /// Runs the kernel on one tile. Each row of the tile has a gap of one element after it.
     mutating func run(_ scores: inout [T], columnCount: Int, intervals: [Range<Int>]? = nil) {
       let begin = intervals?.map { T($0.lowerBound) }
       let end = intervals?.map { T($0.upperBound) }
@@ -173,7 +173,7 @@ struct SoftmaxKernelTests {
   }
 
   @Test(
-    "the online softmax over tiles is the softmax of the whole row", arguments: InstructionSet.present,
+    "the online softmax over tiles agrees with the softmax of the whole row", arguments: InstructionSet.present,
     [1, 15, 16, 17, 64, 100])
   func onlineSoftmax(isa: InstructionSet, tileWidth: Int) {
     checkOnline(Kernels<Float>(isa)!, tileWidth, tolerance: 2e-6)
@@ -185,7 +185,8 @@ struct SoftmaxKernelTests {
   ) {
     var generator = TestGenerator(seed: UInt64(tileWidth))
     let (rowCount, columnCount) = (5, 230)
-    // exp overflows Float here, but exp(x − max) does not; the largest of row 0 comes last; row 2 is empty.
+    // exp(x) of many scores overflows Float, but exp(x − max) does not. The largest score of row 0 comes last. Row 2
+    // attends to nothing.
     var rows = (0..<rowCount).map { _ in generator.numbers(columnCount, bound: 10).map { Double(Float($0 + 90)) } }
     rows[0][columnCount - 1] = 140
     rows[2] = [Double](repeating: -.infinity, count: columnCount)
@@ -198,7 +199,7 @@ struct SoftmaxKernelTests {
       for row in 0..<rowCount {
         let start = row * (width + 1)
         weights[row] = weights[row].map { $0 * tiles.rescale[row] } + scores[start..<start + width]
-        #expect(scores[start + width].isNaN, "the gap behind row \(row) must stay untouched")
+        #expect(scores[start + width].isNaN, "the gap after row \(row) must stay untouched")
       }
     }
     for (row, x) in rows.enumerated() {

@@ -15,7 +15,7 @@ struct TensorDescriptionTests {
     #expect((try! Tensor<Float>([0.1, 1.0 / 3], shape: [2])).description == "[0.1        0.33333334]")
   }
 
-  @Test("magnitudes far apart take an exponent")
+  @Test("numbers of very different magnitudes are printed with an exponent")
   func exponents() {
     #expect(([1e-8, 1] as Tensor<Double>).description == "[1.e-08 1.e+00]")
     #expect(([1e10, 1] as Tensor<Double>).description == "[1.e+10 1.e+00]")
@@ -30,7 +30,7 @@ struct TensorDescriptionTests {
     #expect((try Tensor<Float>(repeating: 0, shape: [0])).description == "[]")
   }
 
-  @Test("more axes, and long ones")
+  @Test("more axes, and long axes")
   func shapes() throws {
     let x = try Tensor((0..<24).map(Double.init), shape: [2, 3, 4])
     #expect(

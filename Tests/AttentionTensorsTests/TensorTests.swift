@@ -20,7 +20,7 @@ struct TensorTests {
     #expect(nested.array == [1, 2, 3, 4])
   }
 
-  @Test("ragged literals and wrong indices trap, as Array's do")
+  @Test("ragged literals and indices out of range trap")
   func traps() async {
     await #expect(processExitsWith: .failure) {
       let x: Tensor<Float> = [[1, 2], [3]]
@@ -38,7 +38,7 @@ struct TensorTests {
     try x.withUnsafeBufferPointer { #expect(Int(bitPattern: $0.baseAddress!) % 64 == 0) }
   }
 
-  @Test("wrong shapes throw and name what came")
+  @Test("wrong shapes and axes throw, and the error names the values that were passed")
   func wrongShapes() throws {
     let error = #expect(throws: AttentionError.self) { try Tensor<Float>([1, 2, 3], shape: [2, 2]) }
     #expect(error?.code == .shapeMismatch)
@@ -58,7 +58,7 @@ struct TensorTests {
     #expect(throws: AttentionError.self) { try Tensor<Float>([], shape: [2, 0]).splitHeads(.max) }
     let long = try Tensor<Float>([], shape: [0, 3, .max / 3])
     #expect(try long.slice(3..<3, axis: 1).slice(.max / 3..<(.max / 3), axis: 2).count == 0)
-    // Nothing inside, but strides that overflow.
+    // These shapes have no elements, but their strides overflow.
     #expect(throws: AttentionError.self) { try Tensor<Float>(repeating: 0, shape: [0, 1 << 40, 1 << 40]) }
     #expect(throws: AttentionError.self) {
       try Tensor<Float>(repeating: 0, shape: [0]).reshaped([0, 1 << 40, 1 << 40])
@@ -80,7 +80,7 @@ struct TensorTests {
     }
   }
 
-  @Test("reshape is a view where strides allow one, and right where not")
+  @Test("reshape makes a view if the strides allow it, and otherwise a correct copy")
   func reshape() throws {
     let x = try counting([2, 3, 4])
     let columns = try x.slice(0..<2, axis: 2)
@@ -111,7 +111,7 @@ struct TensorTests {
     #expect(try heads.contiguous().mergedHeads() == x)
   }
 
-  @Test("a write copies first where memory is shared, and only then")
+  @Test("a write to a tensor that shares its memory copies the elements first")
   func copyOnWrite() throws {
     var x = try counting([2, 3])
     x[0, 0] = 10
@@ -127,7 +127,7 @@ struct TensorTests {
     #expect(wide.array == [7, 99, 2, 10, 99, 2])
   }
 
-  @Test("a unique tensor is written in place")
+  @Test("a tensor that shares its memory with no other tensor is written in place")
   func writeInPlace() throws {
     var x = try counting([4])
     func address(_ x: borrowing Tensor<Float>) -> Int { Int(bitPattern: x.base) }
@@ -138,7 +138,7 @@ struct TensorTests {
     #expect(x.array == [0, 1, 5, 6])
   }
 
-  @Test("mutable views write parts and leave gaps alone")
+  @Test("mutable views write parts of a tensor and do not change the rest")
   func mutableViews() throws {
     var x = try Tensor<Float>(repeating: -1, shape: [3, 4])
     try x.withMutableView { view in
@@ -171,7 +171,7 @@ struct TensorTests {
     #expect(sum == 31425)
   }
 
-  @Test("equality looks at elements, identity at memory")
+  @Test("== compares elements; isSameView compares memory, shape and strides")
   func equality() throws {
     let x = try counting([2, 2])
     #expect(x == [[0, 1], [2, 3]])
@@ -181,18 +181,19 @@ struct TensorTests {
     #expect(try !x.isSameView(as: x.reshaped([4])))
   }
 
-  @Test("element types convert with rounding to nearest even")
+  @Test("conversion between element types rounds to nearest, ties to even")
   func conversion() throws {
     let x = try Tensor<Double>([1, 1 + 0x1p-8, 1 + 0x1.8p-7, .infinity, 3.5e38, -0.0], shape: [6])
     let y = try Tensor<BFloat16>(converting: x)
     #expect(y.array.map(\.floatValue) == [1, 1, 1.015625, .infinity, .infinity, 0])
     #expect(BFloat16(Float.nan).floatValue.isNaN)
     #expect(BFloat16(Float(bitPattern: 0x7f80_0001)).floatValue.isNaN)
-    // Just above a tie: rounding to Float first would make it one.
+    // This number is just above the middle between two BFloat16 numbers. Rounding it to Float first would make it the
+    // exact middle.
     #expect(BFloat16(_nearest: 1 + 0x1p-8 + 0x1p-40).floatValue == 1.0078125)
-    // Just below one, whose even neighbour is the upper one.
+    // This number is just below such a middle. From the exact middle, rounding to even would go up.
     #expect(BFloat16(_nearest: 1 + 0x1.8p-7 - 0x1p-40).floatValue == 1.0078125)
-    // Double to Double, through nothing.
+    // A conversion from Double to Double does not go through Float.
     #expect(
       try Tensor<Double>(converting: Tensor<Double>([0.1, 1 + 0x1p-50], shape: [2])).array == [0.1, 1 + 0x1p-50])
     #if !(os(macOS) && arch(x86_64))

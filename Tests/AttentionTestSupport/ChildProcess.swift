@@ -1,10 +1,11 @@
 #if os(Linux)
   public import Glibc
 
-  /// The C library's `fork`, which Swift hides: a program in C or Python that links the library does not.
+  /// The C library's `fork`. Swift hides it, but a program in C or Python that links this library may call it.
   public let fork = unsafeBitCast(dlsym(nil, "fork"), to: (@convention(c) () -> pid_t).self)
 
-  /// What a child of a fork computes, as its exit status, 0 if `body` says so; nil if it does not end within a minute.
+  /// Runs `body` in a child that is made by `fork`, and returns the child's status: 0 if `body` returns true; nil if
+  /// the child does not end within a minute.
   public func statusOfChild(_ body: () throws -> Bool) -> Int32? {
     let child = fork()
     if child == 0 { _exit((try? body()) == true ? 0 : 1) }

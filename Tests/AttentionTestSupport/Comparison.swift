@@ -1,4 +1,4 @@
-/// What differs between a result and its expectation, for people; nil if nothing does.
+/// Describes for people how a result differs from what is expected; nil if every element is within the tolerance.
 ///
 ///     #expect(mismatch(result, expected, tolerance: 1e-6) == nil)
 ///
@@ -27,7 +27,8 @@ public func mismatch<Actual: BinaryFloatingPoint>(
     + "expected \(expected[worstIndex]), got \(actual[worstIndex]), error \(worst)"
 }
 
-/// True if both have the same bits, element by element: −0 differs from 0, and a NaN equals only the same NaN.
+/// True if both arrays have the same bits, element by element: −0 differs from 0, and a NaN equals only a NaN of the
+/// same bits.
 public func sameBits<Number: BinaryFloatingPoint>(_ a: [Number], _ b: [Number]) -> Bool {
   a.count == b.count
     && zip(a, b).allSatisfy {
@@ -36,8 +37,8 @@ public func sameBits<Number: BinaryFloatingPoint>(_ a: [Number], _ b: [Number]) 
     }
 }
 
-/// A tolerance that is given for Float, as so many units in the last place of another type: a Double that was narrowed on its
-/// way exceeds it.
+/// A tolerance for Float, converted to the same number of units in the last place of another type. The error of a
+/// Double result that was narrowed to Float on the way exceeds it.
 public func tolerance<Number: BinaryFloatingPoint>(ofFloat tolerance: Double, as _: Number.Type) -> Double {
   tolerance * Double(Number.ulpOfOne) / Double(Float.ulpOfOne)
 }

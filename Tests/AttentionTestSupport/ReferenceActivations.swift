@@ -1,6 +1,6 @@
 import CLibrary
 
-/// The formulas of activations, in Double, by the names of the library's cases.
+/// The formula of an activation, computed in Double. `name` is the name of one of the library's cases.
 public func referenceActivation(_ name: String, _ x: Double) -> Double {
   switch name {
   case "none": x

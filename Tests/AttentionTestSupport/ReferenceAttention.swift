@@ -1,9 +1,11 @@
 import CLibrary
 
-/// A problem of scaled dot-product attention with its answer by the plain formula, written for reading.
+/// A problem of scaled dot-product attention. The plain formula computes its answer, in code that is easy to read.
 ///
-/// B batch, H query heads, Hk key/value heads, L queries, S keys, E width, Ev width of values. Arrays are
-/// row-major: query `[B, H, L, E]`, key `[B, Hk, S, E]`, value `[B, Hk, S, Ev]`.
+/// B is the batch size, H the number of query heads, Hk the number of key and value heads, L the number of queries, S
+/// the number of keys, E the width of queries and keys, and Ev the width of values.
+///
+/// Arrays are row-major: query `[B, H, L, E]`, key `[B, Hk, S, E]`, value `[B, Hk, S, Ev]`.
 public struct ReferenceAttention {
   public var B = 1
   public var H = 1
@@ -18,13 +20,15 @@ public struct ReferenceAttention {
   public var scale: Double?
   /// Whether query i of head h may attend to key j; (b, h, i, j).
   public var attends: (Int, Int, Int, Int) -> Bool = { _, _, _, _ in true }
-  /// cap·tanh(score / cap).
+  /// Replaces each score by softcap·tanh(score / softcap); nil: scores are not capped.
   public var softcap: Double?
-  /// Replaces the score after softcap; (score, b, h, i, j).
+  /// Gives the score that replaces a score after the softcap; (score, b, h, i, j).
   public var score: (Double, Int, Int, Int, Int) -> Double = { score, _, _, _, _ in score }
+  /// The derivative of ``score`` with respect to the score.
+  public var scoreDerivative: (Double, Int, Int, Int, Int) -> Double = { _, _, _, _, _ in 1 }
   /// One more logit for each head.
   public var sinks: [Double]?
-  /// Added to the score; −inf forbids.
+  /// Added to the score; −inf forbids the key; (b, h, i, j).
   public var bias: (Int, Int, Int, Int) -> Double = { _, _, _, _ in 0 }
 
   public init() {}
@@ -35,10 +39,12 @@ public struct ReferenceAttention {
     public var logSumExp: [Number] = []
   }
 
-  /// softmax(softcap(scale · Q Kᵀ) + bias) V, one number after another, all in `Number`. In Double it is the
-  /// definition; in Float it tells how far the plain formula may be off.
+  /// softmax(score(softcap(scale · Q Kᵀ)) + bias) V, one number after another. Products and sums are computed in
+  /// `Number`; tanh, exp and log in Double, and then rounded. The answer in Double is the reference; the answer in
+  /// Float shows how large the error of the plain formula is.
   ///
-  /// Masked keys are left out, not multiplied by 0. A query that attends to nothing gives 0, 0 and −inf.
+  /// Masked keys are left out, not multiplied by 0. For a query that attends to nothing, output and weights are 0, and
+  /// the log-sum-exp is the head's sink, or −inf without sinks.
   @_specialize(where Number == Float)
   @_specialize(where Number == Double)
   public func answer<Number: BinaryFloatingPoint>(in _: Number.Type = Double.self) -> Answer<Number> {
@@ -88,19 +94,20 @@ public struct ReferenceAttention {
   }
 }
 
-/// Twice the error that the plain formula makes in `Number`, plus 1e-6 (for Double 1e-14) of the size.
+/// Twice the largest error of the plain formula in `Number`, plus 1e-6 (for Double 1e-14) times the largest magnitude
+/// of the exact numbers, which counts as at least 1e-3.
 public func tolerance<Number: BinaryFloatingPoint>(plain: [Number], exact: [Double]) -> Double {
   var error = 0.0
   var size = 0.0
   for (a, b) in zip(plain, exact) where b.isFinite {
-    precondition(a.isFinite, "the plain formula overflows: it allows any error")
+    precondition(a.isFinite, "the plain formula overflows, so the tolerance would allow any error")
     error = max(error, abs(Double(a) - b))
     size = max(size, abs(b))
   }
   return 2 * error + (Number.significandBitCount > 30 ? 1e-14 : 1e-6) * max(size, 1e-3)
 }
 
-/// C = α·A·B + (accumulating ? C : 0) for row-major `m × k` and `k × n`, in Double.
+/// The product α·A·B + C in Double, row-major, for A of `m × k` and B of `k × n`. If `c` is nil, C is 0.
 public func referenceProduct(
   m: Int, n: Int, k: Int, alpha: Double, _ a: (Int, Int) -> Double, _ b: (Int, Int) -> Double, adding c: [Double]?
 ) -> [Double] {

@@ -1,6 +1,6 @@
 import Foundation
 
-/// A folder of its own for one test, gone when the test is done.
+/// A temporary folder for one test. It is deleted when this object is released.
 public final class TemporaryFolder: Sendable {
   public let path: String
 

@@ -1,9 +1,11 @@
-/// Random numbers for tests: xorshift64* (Vigna 2016), of its own so that tests do not lean on what they test.
+/// Random numbers for tests: xorshift64* (Vigna 2016). Tests do not use the library's own generator, because they must
+/// not rely on the code that they test.
 public struct TestGenerator: RandomNumberGenerator {
   private var state: UInt64
 
   public init(seed: UInt64) {
-    // Any state but 0; nearby seeds are spread.
+    // The state may be any number except 0. The multiplication and the first eight steps make nearby seeds give very
+    // different numbers.
     state = (seed &+ 1) &* 0x9e37_79b9_7f4a_7c15 | 1
     for _ in 0..<8 { _ = next() }
   }
@@ -15,7 +17,8 @@ public struct TestGenerator: RandomNumberGenerator {
     return state &* 0x2545_f491_4f6c_dd1d
   }
 
-  /// Numbers uniform on ±`bound` that Float holds exactly, so that every element type gets the same.
+  /// Random numbers from −`bound` to `bound`, uniformly distributed. Float represents them exactly, so that Float and
+  /// Double get the same numbers.
   public mutating func numbers(_ count: Int, bound: Float = 1) -> [Double] {
     (0..<count).map { _ in Double(Float.random(in: -bound...bound, using: &self)) }
   }

@@ -3,13 +3,14 @@ import AttentionProblems
 import AttentionTestSupport
 import Testing
 
-/// Sequences of several lengths as one batch, and each of them alone. All tests here compare bits.
-@Suite("A sequence has the bits that it has alone, whatever else is in the batch")
+/// Compares the results of sequences in a batch with the results of each sequence alone. No difference is allowed.
+@Suite("A sequence in a batch has the same bits as alone, whatever else is in the batch")
 struct BatchInvarianceTests {
-  /// OpenBLAS rounds an element by where it lies in a matrix, so its products cannot be among them.
+  /// All paths except OpenBLAS: it rounds an element differently at different places of a matrix, so its results depend
+  /// on the batch.
   private static let paths = AttentionContext.everyPath.filter { $0.resolvedAlgorithm == .packed }
 
-  /// Around tiles of keys and vectors of queries.
+  /// Lengths of sequences: near the lengths of tiles of keys and of vectors of queries, and far from them.
   private static let lengths = [1, 300, 37, 3, 530, 129, 16]
 
   private enum Mask: CaseIterable {
@@ -31,7 +32,7 @@ struct BatchInvarianceTests {
     var key: Tensor<Element>
     var value: Tensor<Element>
 
-    /// `[1, H, n, E]`, of one length or of two.
+    /// Random tensors `[1, H, n, E]`, where n is `queries` for the query and `keys` for the key and the value.
     static func random(queries: Int, keys: Int, seed: UInt64) throws -> Tokens {
       func tensor(_ heads: Int, _ count: Int, _ seed: UInt64) throws -> Tensor<Element> {
         var generator = TestGenerator(seed: seed)
@@ -42,7 +43,7 @@ struct BatchInvarianceTests {
         query: try tensor(4, queries, seed), key: try tensor(2, keys, seed + 1), value: try tensor(2, keys, seed + 2))
     }
 
-    /// Some sequences as one batch, each from row `first` on; what lies around is NaN.
+    /// Joins sequences into one batch. Each sequence begins at row `first`; the rows around it are NaN.
     static func batch(_ all: [Tokens], queries: Int, keys: Int, first: (Tokens) -> Int = { _ in 0 }) throws -> Tokens {
       func joined(_ part: (Tokens) -> Tensor<Element>, _ count: Int) throws -> Tensor<Element> {
         let heads = part(all[0]).shape[1]
@@ -73,7 +74,7 @@ struct BatchInvarianceTests {
     }
   }
 
-  /// Holds some rows of one sample of a batch, and of another result, against each other.
+  /// Checks that the rows `rows` of one sample of a batch equal the result of that sequence alone. NaN equals NaN.
   private func expectSame<Element: AttentionElement>(
     _ batch: (output: Tensor<Element>, logSumExp: Tensor<Element>), sample: Int, _ rows: Range<Int>,
     _ alone: (output: Tensor<Element>, logSumExp: Tensor<Element>), _ what: @autoclosure () -> String
@@ -140,14 +141,14 @@ struct BatchInvarianceTests {
         let length = Self.lengths[index]
         let what = "\(Element.self) \(context.path) \(mask), length \(length)"
         try expectSame(onTheRight, sample: index, 0..<length, alone, "right, " + what)
-        // The first keys of all are kept, whichever they are: of padding, too.
+        // This mask always keeps the first keys, which are padding here.
         if mask == .keepingFirst { continue }
         try expectSame(onTheLeft, sample: index, longest - length..<longest, alone, "left, " + what)
       }
     }
   }
 
-  @Test("a few queries over keys of several lengths, which are split", arguments: paths)
+  @Test("a few queries over many keys, in several lengths: the keys are split", arguments: paths)
   func splits(context: AttentionContext) throws {
     try splits(Float.self, context)
     try splits(Double.self, context)
@@ -160,7 +161,7 @@ struct BatchInvarianceTests {
         try Tokens<Element>.random(queries: queries, keys: $1, seed: UInt64(90 + 3 * $0))
       }
       let batch = try Tokens.batch(all, queries: queries, keys: 4600)
-      // The diagonal of each at its own last key.
+      // The diagonal of each sequence ends at its own last key.
       let offsets = AttentionMask.Alignment.offsets(lengths.map { $0 - queries })
       let masks: [(together: AttentionMask, alone: AttentionMask)] = [
         (.none, .none), (.causal(offsets), .causal),
@@ -177,7 +178,7 @@ struct BatchInvarianceTests {
     }
   }
 
-  @Test("documents of one row", arguments: paths)
+  @Test("documents that are packed in one row", arguments: paths)
   func documents(context: AttentionContext) throws {
     try documents(Float.self, context)
     try documents(Double.self, context)
@@ -210,7 +211,7 @@ struct BatchInvarianceTests {
 
   // MARK: Caches
 
-  @Test("prompts and tokens of a cache", arguments: paths)
+  @Test("prompts and tokens in a cache", arguments: paths)
   func caches(context: AttentionContext) throws {
     for kind in [CacheKind.growing, .window(64, 4), .paged(48), .window(64, 4, pageLength: 48)] {
       try cache(kind, Float.self, context)
@@ -230,7 +231,8 @@ struct BatchInvarianceTests {
     }
     let together = try make(Self.lengths.count)
     let each = try Self.lengths.map { _ in try make(1) }
-    // Prompts, a token each, and a few tokens at once of which some take fewer.
+    // Three steps: the prompts; one token for each sequence; up to three tokens, of which some sequences get fewer or
+    // none.
     let steps = [Self.lengths, [1, 1, 1, 1, 1, 1, 1], [3, 1, 0, 2, 3, 1, 2]]
     for (step, counts) in steps.enumerated() {
       let longest = counts.max()!

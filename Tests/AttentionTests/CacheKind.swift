@@ -1,6 +1,6 @@
 import Attention
 
-/// A retention and a placement, as tests of caches go through them.
+/// A retention and a placement of a cache. Tests of caches run for several of these pairs.
 struct CacheKind: Sendable, Equatable, CustomStringConvertible {
   let retention: KeyValueRetention
   let placement: KeyValuePlacement
@@ -25,7 +25,7 @@ struct CacheKind: Sendable, Equatable, CustomStringConvertible {
       retention: retention, placement: placement)
   }
 
-  /// What decoding is to be like: one causal prefill.
+  /// The mask of one causal prefill that gives the same results as decoding with the cache.
   var mask: AttentionMask {
     guard case .window(let length, let first) = retention else { return .causal }
     return .window(left: length - 1, keepingFirst: first)

@@ -43,7 +43,7 @@ struct CacheTests {
     try kind.cache(batchCount: batchCount, headCount: 2, headDimension: 16, valueDimension: 9)
   }
 
-  @Test("decoding through a cache, a few tokens at a time, is one causal prefill", arguments: kinds, [1, 2, 3])
+  @Test("decoding a few tokens at a time through a cache agrees with one prefill", arguments: kinds, [1, 2, 3])
   func decoding(kind: CacheKind, seed: Int) throws {
     try decode(kind, seed, Float.self)
     try decode(kind, seed, Double.self)
@@ -62,7 +62,7 @@ struct CacheTests {
       let cache = try cache(kind, Element.self)
       var token = 0
       while token < 150 {
-        // Seed 1 token by token; others a prompt first, then up to 5 at once.
+        // Seed 1 appends token by token. Other seeds append a prompt first, then up to 5 tokens at once.
         let count = seed == 1 ? 1 : min(150 - token, token == 0 ? 40 : Int.random(in: 1...5, using: &generator))
         let new = try tokens.slice(token..<token + count)
         try cache.append(key: new.key, value: new.value)
@@ -79,7 +79,7 @@ struct CacheTests {
     }
   }
 
-  @Test("samples of several lengths, each as if it were alone", arguments: kinds)
+  @Test("each sample of a batch of several lengths gives the same as in a cache of its own", arguments: kinds)
   func ragged(kind: CacheKind) throws {
     for context in AttentionContext.everyPath { try ragged(kind, context) }
   }
@@ -123,7 +123,7 @@ struct CacheTests {
     }
   }
 
-  @Test("a fork goes its own way, and so does its origin", arguments: kinds)
+  @Test("a fork and its origin do not change each other", arguments: kinds)
   func forks(kind: CacheKind) throws {
     for context in AttentionContext.everyPath { try forks(kind, context) }
   }
@@ -139,7 +139,7 @@ struct CacheTests {
     _ = try append(origin, 0..<21)
     _ = try append(lone, 0..<21)
     let fork = try origin.fork()
-    // Other tokens in the fork; the origin's are as if it were alone.
+    // The fork gets other tokens. The origin must give the same as a cache without forks.
     _ = try append(fork, 40..<45)
     #expect(sameBits(try append(origin, 21..<25), try append(lone, 21..<25)))
     let other = try cache(kind, Float.self)
@@ -160,7 +160,7 @@ struct CacheTests {
     let next = try tokens.slice(40..<41)
     func four(_ x: Tensor<Float>) throws -> Tensor<Float> { try x.broadcast(to: [4] + x.shape.dropFirst()) }
     try beams.append(key: four(next.key), value: four(next.value))
-    // The two full pages are shared; each has a third of its own.
+    // The two full pages stay shared; each sample has its own third page.
     #expect(beams.pageCount == 2 + 4)
     let output = try scaledDotProductAttention(query: four(next.query), cache: beams)
     try prompt.append(key: next.key, value: next.value)
@@ -169,7 +169,7 @@ struct CacheTests {
     #expect(try prompt.fork(samples: []).batchCount == 0)
   }
 
-  @Test("truncated tokens are as if they had never been: speculative decoding", arguments: kinds)
+  @Test("truncated tokens do not change later outputs, as in speculative decoding", arguments: kinds)
   func truncation(kind: CacheKind) throws {
     for context in AttentionContext.everyPath { try truncation(kind, context) }
   }
@@ -185,7 +185,7 @@ struct CacheTests {
     let shared = try append(cache, 0..<50)
     #expect(sameBits(shared, try append(straight, 0..<50)))
     let fork = try cache.fork()
-    // Back into what the fork shares, and other tokens there: the fork keeps its own.
+    // Truncate into the tokens that the fork shares, and append other tokens there. The fork must keep its own tokens.
     let stored = try fork.tensors()
     try cache.truncate(to: 48)
     _ = try append(cache, 84..<86)
@@ -194,7 +194,7 @@ struct CacheTests {
     try cache.truncate(to: 48)
     _ = try append(cache, 48..<50)
     for start in stride(from: 50, to: 80, by: 3) {
-      // Five tokens are guessed, three are right.
+      // Five tokens are guessed, and three of the guesses are right.
       _ = try append(cache, start..<start + 5)
       try cache.truncate(to: start + 3)
       _ = try append(straight, start..<start + 3)
@@ -213,7 +213,7 @@ struct CacheTests {
     #expect(throws: AttentionError.self) { try cache.truncate(to: [-1]) }
   }
 
-  @Test("a window forgets: its memory is bounded, however many tokens come")
+  @Test("a cache with a window stores a bounded number of tokens, however many are appended")
   func windowIsBounded() throws {
     let cache = try cache(.window(20, 3), Float.self)
     let tokens = try Tokens<Float>(count: 1)
@@ -222,7 +222,7 @@ struct CacheTests {
     #expect(cache.storedCounts[0] <= 3 + 2 * 20)
   }
 
-  @Test("saved and loaded, a cache goes on where it was", arguments: kinds)
+  @Test("a cache that was written to a file and read back continues where it was", arguments: kinds)
   func files(kind: CacheKind) throws {
     let folder = try TemporaryFolder()
     let tokens = try Tokens<BFloat16>(batchCount: 2, count: 120)
@@ -238,7 +238,7 @@ struct CacheTests {
     #expect(
       loaded.retention == cache.retention && loaded.placement == cache.placement && loaded.lengths == [100, 70]
         && loaded.storedCounts == cache.storedCounts)
-    // All tokens at once: the last ones, none of which was appended to this one.
+    // All tokens in one call. The loaded cache has had no `append`, so the queries are those of its last 30 tokens.
     if kind == .growing {
       let whole = try KeyValueCache<BFloat16>(batchCount: 2, headCount: 2, headDimension: 16, valueDimension: 9)
       let first = try tokens.slice(0..<30)
@@ -252,7 +252,7 @@ struct CacheTests {
     #expect(throws: AttentionError.self) { try KeyValueCache<Float>(contentsOf: folder("cache.safetensors")) }
   }
 
-  @Test("a call into an existing tensor, or a part of one, has the bits of a call that makes it", arguments: kinds)
+  @Test("writing into a tensor or a part of it gives the same bits as returning a new tensor", arguments: kinds)
   func into(kind: CacheKind) throws {
     let tokens = try Tokens<Float>(batchCount: 2, count: 30)
     for context in AttentionContext.everyPath {
@@ -277,7 +277,7 @@ struct CacheTests {
     }
   }
 
-  @Test("files that are no caches, or contradict themselves, are errors")
+  @Test("files that are not caches or contradict themselves throw")
   func wrongFiles() throws {
     let folder = try TemporaryFolder()
     func load(_ change: (inout SafeTensorsWriter) throws -> Void) throws -> KeyValueCache<Float> {
@@ -329,7 +329,7 @@ struct CacheTests {
         try add(&$0); $0.metadata["page_length"] = "0"
       },
     ]
-    // Rows without bytes: a few digits must not be billions of them.
+    // Rows without elements take no space, so a small file can claim billions of rows. Such a file must be refused.
     #expect(throws: AttentionError.self) {
       try load { writer in
         writer.metadata["window"] = nil
@@ -342,7 +342,7 @@ struct CacheTests {
     for change in changes { #expect(throws: AttentionError.self) { try load(change) } }
   }
 
-  @Test("keys may be turned on the way in; Float keys into two bytes")
+  @Test("append can turn keys by a rotary table, and converts Float keys and values to a two-byte type")
   func rotaryAppend() throws {
     let x = try Tensor<Float>(uniform: -1..<1, shape: [1, 2, 6, 16], seed: 1)
     let v = try Tensor<Float>(uniform: -1..<1, shape: [1, 2, 6, 9], seed: 2)
@@ -355,7 +355,7 @@ struct CacheTests {
     #expect(stored.value.array == (try Tensor<BFloat16>(converting: v)).array)
   }
 
-  @Test("where every sample takes fewer tokens than there are rows, the others' queries give 0", arguments: kinds)
+  @Test("if every sample takes fewer tokens than there are rows, the other rows' queries give 0", arguments: kinds)
   func fewerThanRows(kind: CacheKind) throws {
     let tokens = try Tokens<Float>(count: 14)
     let (cache, alone) = (try cache(kind, Float.self), try cache(kind, Float.self))
@@ -370,7 +370,7 @@ struct CacheTests {
     #expect(try output.slice(2..<4, axis: 2).array.allSatisfy { $0 == 0 })
   }
 
-  @Test("a window says what it cannot: more queries than are left, rules that count from the start")
+  @Test("a windowed cache refuses queries and masks that need forgotten tokens or their positions")
   func windowLimits() throws {
     let tokens = try Tokens<Float>(count: 40)
     let query = try tokens.slice(37..<40).query
@@ -382,7 +382,7 @@ struct CacheTests {
       }
       return cache
     }
-    // Whatever is still there: right, or refused.
+    // The result must be right, or the call must be refused because the queries' windows are no longer stored.
     for length in 3...9 {
       let cache = try filled(.window(length, 0))
       let expected = try scaledDotProductAttention(
@@ -423,7 +423,7 @@ struct CacheTests {
         try cache.append(key: new.key, value: new.value)
         token += count
         let seen = try tokens.slice(0..<token)
-        // Padding within the first tokens, within the window, before and after it.
+        // Paddings that end within the first tokens, before the window, within the window, or at its end.
         for padding in [[0, 2], [1, 30], [min(5, token), max(0, token - 2)], [token, max(0, token - 1)]] {
           let mask = AttentionMask.leftPadding(padding.map { min($0, token) })
             .combined(with: .keyLengths([token, max(0, token - 1)]))
@@ -443,7 +443,7 @@ struct CacheTests {
       #expect(throws: AttentionError.self) {
         try scaledDotProductAttention(query: tokens.slice(59..<60).query, cache: cache, mask: .leftPadding([1]))
       }
-      // Diagonals of one's own count from a token that is gone.
+      // An explicit alignment counts all tokens, but the cache has forgotten some of them, so the call is refused.
       for alignment in [AttentionMask.Alignment.topLeft, .offsets([59, 59])] {
         #expect(throws: AttentionError.self) {
           try scaledDotProductAttention(
@@ -453,7 +453,7 @@ struct CacheTests {
     }
   }
 
-  @Test("a window of one token, whatever the padding, gives each token its own value; through layers too")
+  @Test("with left padding, a window of one token gives each token's own value, and a layer agrees with one pass")
   func windowOfOne() throws {
     let cache = try KeyValueCache<Float>(batchCount: 1, headCount: 1, headDimension: 1, retention: .window(length: 1))
     for t in 0..<6 {
@@ -478,7 +478,7 @@ struct CacheTests {
     }
   }
 
-  @Test("samples of several lengths: the default alignment is each sample's own", arguments: kinds)
+  @Test("with samples of several lengths, the default alignment follows each sample's length", arguments: kinds)
   func raggedAlignment(kind: CacheKind) throws {
     let tokens = try Tokens<Float>(batchCount: 2, count: 12)
     let batched = try cache(kind, batchCount: 2, Float.self)
@@ -513,7 +513,7 @@ struct CacheTests {
     }
   }
 
-  @Test("documents beside a cache: each query sees its own document, up to itself")
+  @Test("documents combined with a cache: each query attends to its own document, up to its own token")
   func documents() throws {
     let tokens = try Tokens<Float>(count: 10)
     let cache = try cache(.growing, Float.self)
@@ -521,7 +521,7 @@ struct CacheTests {
       let new = try tokens.slice(part)
       try cache.append(key: new.key, value: new.value)
     }
-    // The tokens of the second document that come after the queries' are nobody's yet.
+    // The cache stays causal: no query attends to a token after its own, not even to a token of its document.
     for keyOffsets in [[0, 8, 10], [0, 7, 10], [0, 9, 10]] {
       let output = try scaledDotProductAttention(
         query: tokens.slice(6..<10).query, cache: cache, mask: .documents([0, 2, 4], keyOffsets: keyOffsets))
@@ -536,7 +536,7 @@ struct CacheTests {
     }
   }
 
-  @Test("what does not fit is an error, and leaves the cache as it was")
+  @Test("arguments that do not fit throw and leave the cache unchanged")
   func errors() throws {
     func make(_ kind: CacheKind, _ batchCount: Int = 1, _ headDimension: Int = 4) throws -> KeyValueCache<Float> {
       try kind.cache(batchCount: batchCount, headCount: 2, headDimension: headDimension)

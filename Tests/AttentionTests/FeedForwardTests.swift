@@ -33,7 +33,7 @@ struct FeedForwardTests {
     _: Element.Type, _ activation: Activation, _ shape: [Int], _ context: AttentionContext
   ) throws {
     func random(_ shape: [Int], _ seed: UInt64) throws -> Tensor<Double> {
-      // Numbers that are the same in Float.
+      // Numbers that Float represents exactly.
       try Tensor(converting: Tensor<Float>(uniform: -1..<1, shape: shape, seed: seed))
     }
     func layer(_ w: Tensor<Double>, _ b: Tensor<Double>, _ activation: Activation = .none) throws -> Linear<Element> {
@@ -61,7 +61,7 @@ struct FeedForwardTests {
     #expect(mismatch(gotGated.array, wantGated, tolerance: bound, "gated \(activation) \(context.path)") == nil)
   }
 
-  @Test("many rows on several threads have the bits of one thread; packing changes none")
+  @Test("many rows have the same bits on several threads as on one, and packing the weights changes no bit")
   func threads() throws {
     func layer(_ shape: [Int], _ seed: UInt64, _ activation: Activation = .none) throws -> Linear<Float> {
       try Linear(weight: Tensor(uniform: -1..<1, shape: shape, seed: seed), activation: activation)
@@ -73,7 +73,7 @@ struct FeedForwardTests {
     #expect(sameBits(try block(x, context: AttentionContext(threadCount: 4)).array, one))
   }
 
-  @Test("layers that do not fit each other are an error that names them")
+  @Test("layers whose shapes do not fit each other are an error that names the shapes")
   func errors() throws {
     func layer(_ shape: [Int]) throws -> Linear<Float> { try Linear(weight: Tensor(repeating: 0, shape: shape)) }
     let error = try #require(throws: AttentionError.self) { try FeedForward(up: layer([5, 3]), down: layer([3, 4])) }

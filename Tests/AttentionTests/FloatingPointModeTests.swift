@@ -6,7 +6,7 @@ import Testing
 
 @Suite("The caller's rounding mode and flush-to-zero")
 struct FloatingPointModeTests {
-  /// Runs `body` with flush-to-zero on, and puts the thread's own mode back.
+  /// Runs `body` with flush-to-zero on, and then restores the mode of the thread.
   private func flushingToZero<R>(_ body: () throws -> R) rethrows -> R {
     var before = fenv_t()
     fegetenv(&before)
@@ -32,7 +32,7 @@ struct FloatingPointModeTests {
   static let modes: [Int32] = [FE_TONEAREST, FE_UPWARD, FE_DOWNWARD, FE_TOWARDZERO]
 
   @Test(
-    "results are as good in every rounding mode, have the same bits on any threads, and the mode stays",
+    "in every rounding mode, results are accurate and have the same bits on any number of threads, and the mode stays",
     arguments: modes, InstructionSet.present)
   func roundingModes(mode: Int32, isa: InstructionSet) throws {
     let scenario = Scenario(B: 2, H: 4, Hk: 2, L: 200, S: 220, E: 32, Ev: 32, mask: .causal)
@@ -50,7 +50,8 @@ struct FloatingPointModeTests {
           #expect(fegetround() == mode)
           return output.array
         }
-        // One direction: errors of a sum of 220 no longer cancel.
+        // If all rounding is in one direction, the errors of a sum of 220 terms do not cancel. So the tolerance is
+        // larger.
         let difference = mismatch(
           output, exact.output, tolerance: 8 * tolerance(plain: plain.output, exact: exact.output))
         #expect(difference == nil)
@@ -63,10 +64,10 @@ struct FloatingPointModeTests {
       query: inputs.query, key: inputs.key, value: inputs.value, mask: .causal,
       context: AttentionContext(threadCount: 2, instructionSet: isa))
     let isSame = sameBits(other.array, bits)
-    #expect(isSame == (mode == FE_TONEAREST), "the mode must matter, or this test shows nothing")
+    #expect(isSame == (mode == FE_TONEAREST), "the mode must change the bits; otherwise this test shows nothing")
   }
 
-  @Test("flush-to-zero holds for every thread, and only while the caller has it", arguments: [1, 2, 7])
+  @Test("flush-to-zero applies on every thread, and only while it is on in the caller", arguments: [1, 2, 7])
   func flushToZero(threads: Int) throws {
     // Values so small that every product with a weight below 1 is subnormal.
     let tiny = Float.leastNormalMagnitude
@@ -91,13 +92,13 @@ struct FloatingPointModeTests {
         #expect(flushed.allSatisfy { $0 == 0 || $0.isNormal })
         #expect(flushed.contains { $0 < tiny / 2 })
       #endif
-      // Not before or after.
+      // After flush-to-zero is off again, results are not flushed.
       #expect(try attend().allSatisfy { abs($0 - tiny) < tiny * 1e-4 })
     }
   }
 
   #if arch(x86_64)
-    @Test("finite inputs raise nothing that a program traps, on any path")
+    @Test("with finite inputs, no path raises a floating-point exception that a program may trap")
     func traps() async {
       await #expect(processExitsWith: .success) {
         let x = try Tensor<Float>(uniform: -1..<1, shape: [2, 4, 130, 24], seed: 1)
@@ -106,7 +107,7 @@ struct FloatingPointModeTests {
         for key in 0..<130 { flags[3, key] = false }
         let layer = try MultiHeadAttention<Float>(
           configuration: .init(embeddingDimension: 24, headCount: 4, rotary: RotaryEmbedding(dimension: 6)), seed: 1)
-        // Invalid operations, division by zero, overflow: their masks in MXCSR.
+        // The bits of MXCSR that mask the exceptions for invalid operations, division by zero and overflow.
         let traps: UInt32 = 0x680
         var mode = fenv_t()
         fegetenv(&mode)
@@ -131,7 +132,7 @@ struct FloatingPointModeTests {
             _ = try layer(Tensor<Float>(uniform: -1..<1, shape: [2, 9, 24], seed: 2), mask: .causal, context: context)
           }
         }
-        // Still trapped afterwards.
+        // The exceptions must still be unmasked afterwards.
         fegetenv(&mode)
         guard mode.__mxcsr & traps == 0 else { exit(1) }
       }

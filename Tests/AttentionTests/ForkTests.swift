@@ -6,7 +6,7 @@
 
   @Suite("Forks")
   struct ForkTests {
-    @Test("a child computes the same bits, with threads of its own, and so does its parent afterwards")
+    @Test("a child process computes the same bits with threads of its own, and so does its parent afterwards")
     func idleFork() async {
       await #expect(processExitsWith: .success) {
         let x = try Tensor<Float>(uniform: -1..<1, shape: [4, 8, 300, 32], seed: 1)
@@ -19,7 +19,8 @@
           for _ in 0..<5 {
             let status = statusOfChild {
               guard try sameBits(attend(), expected) else { return false }
-              // Its own three workers, and a child of its own. OpenBLAS may have threads beside them.
+              // The child has its first thread and three workers of its own, and can fork, too. OpenBLAS may have more
+              // threads.
               let tasks = contents(ofFile: "/proc/self/status")?.split(separator: "\n").first {
                 $0.hasPrefix("Threads:")
               }

@@ -4,7 +4,7 @@ import AttentionTestSupport
 import Foundation
 import Testing
 
-/// What fuzzers begin with and what they found, run at every test.
+/// Runs the inputs that the fuzzers start with, and the inputs that made them fail, in every test run.
 @Suite("Fuzzers' seeds")
 struct FuzzSeedTests {
   private static func seeds(_ name: String) -> [String] {

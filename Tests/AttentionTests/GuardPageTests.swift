@@ -6,11 +6,11 @@
   import Glibc
   import Testing
 
-  /// In processes of their own: a touch of a page that may not be touched ends them. The last line that they print names what was
-  /// tried.
-  @Suite("Memory that may not be touched")
+  /// Each test runs in its own process, because touching a protected page ends the process. The last line that the
+  /// process prints names the call that did this.
+  @Suite("Memory that calls must not touch")
   struct GuardPageTests {
-    @Test("nothing beyond the ends of operands and results is touched, on any path")
+    @Test("no memory beyond the ends of operands and results is touched, on any path")
     func ends() async {
       await #expect(processExitsWith: .success) {
         for side in GuardedMemory.Side.allCases {
@@ -23,7 +23,7 @@
       }
     }
 
-    @Test("keys and values that no query of a tile attends to, and what masks say of them, are not touched")
+    @Test("keys and values that no query of a tile attends to, and their biases, are not touched")
     func hidden() async {
       await #expect(processExitsWith: .success) {
         try checkHidden(Float.self)
@@ -68,7 +68,7 @@
           try scaledDotProductAttention(
             query: query, key: key, value: value, mask: mask, into: &output, context: context)
           precondition((0..<4 * L * E).allSatisfy { !output.base[$0]._double.isNaN })
-          // Heads side by side, of which the last one's rows end at the end.
+          // With heads side by side, the last row of the last head ends where the memory ends.
           let wide = try random([1, L, 4, E], 1).guarded(side) as Tensor<Stored>
           let keys = try random([1, S, 2, E], 2).guarded(side) as Tensor<Stored>
           _ = try scaledDotProductAttention(
@@ -121,7 +121,8 @@
         ),
       ]
       for (name, mask, hidden) in hides {
-        // The same of what a bias for each key, and one for each query and key, says of them.
+        // Without a bias, with a bias for each key, and with a bias for each query and key. The biases of hidden keys
+        // are hidden, too.
         for biasShape in [nil, [S], [L, S]] as [[Int]?] {
           var pageCount = 0
           let rows = hidden.map { $0.lowerBound * E..<$0.upperBound * E }

@@ -3,12 +3,12 @@ import AttentionProblems
 import AttentionTestSupport
 import Testing
 
-/// Structural masks compiled to intervals of keys, without any pass.
+/// Tests of how structural masks become intervals of keys. They compute no attention.
 @Suite("Intervals of keys")
 struct IntervalTests {
   private static let (B, L, S) = (2, 11, 17)
 
-  /// Parts by name, each with the number of sets that it needs.
+  /// Parts of masks by name, each with the number of interval sets that it needs.
   private static var parts: [(name: String, part: MaskPart, setCount: Int)] {
     let places = ReferencePlaces(L: L, S: S)
     return [
@@ -36,7 +36,7 @@ struct IntervalTests {
         let keys = intervals.flatMap { Array($0) }
         #expect(keys.sorted() == (0..<S).filter { attends(b, i, $0) }, "\(name) [\(b), \(i)]")
         #expect(intervals.count <= setCount)
-        // Set 0 holds the interval nearest the query: the last one.
+        // Set 0 holds the last interval, which is the nearest to the query.
         if !keys.isEmpty { #expect(intervals[0].upperBound == keys.max()! + 1, "\(name) [\(b), \(i)]") }
       }
       for queries in [0..<1, 2..<7, 0..<L] {
@@ -53,22 +53,23 @@ struct IntervalTests {
     }
   }
 
-  @Test("of each rule are the keys that its definition says", arguments: parts.indices)
+  @Test("the intervals of a rule hold the keys that its definition allows", arguments: parts.indices)
   func rules(index: Int) throws {
     let (name, part, setCount) = Self.parts[index]
     try check([part], atMost: setCount, name)
   }
 
-  @Test("of two rules are the keys that both leave", arguments: parts.indices)
+  @Test("the intervals of two rules hold the keys that both rules allow", arguments: parts.indices)
   func pairs(index: Int) throws {
     for other in Self.parts {
       let own = Self.parts[index]
-      // Beside documents, bottom-right and top-left are each document's own: other tests know them.
+      // Together with documents, the alignments bottom-right and top-left apply within each document. The reference
+      // here does not do so; other tests cover it.
       let isAligned = { (name: String) in !["key lengths", "no key", "left padding", "query lengths"].contains(name) }
       if own.name == "documents" && isAligned(other.name) || other.name == "documents" && isAligned(own.name) {
         continue
       }
-      // Chunks begin at the first key after left padding.
+      // After left padding, chunks begin at the first key that is not padding. Other tests cover that.
       if [own.name, other.name].contains("chunks") && [own.name, other.name].contains("left padding") { continue }
       try check([own.part, other.part], atMost: own.setCount + other.setCount, "\(own.name), \(other.name)")
     }

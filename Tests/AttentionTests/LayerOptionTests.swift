@@ -5,7 +5,7 @@ import AttentionTestSupport
 import CLibrary
 import Testing
 
-@Suite("Multi-head attention: what decoders add")
+@Suite("Multi-head attention with the options of decoders")
 struct LayerOptionTests {
   typealias Layer = MultiHeadAttention<Float>
 
@@ -24,10 +24,10 @@ struct LayerOptionTests {
     ]
   }()
 
-  /// A layer whose norms and sinks are not what they begin with.
+  /// A Float layer whose norms, sinks and biases are random instead of their initial values.
   private func layer(_ configuration: Layer.Configuration) throws -> Layer { try layer(configuration, Float.self) }
 
-  /// The same of another type, with numbers that Float does not hold where that is Double.
+  /// The same layer with any element type. If it is Double, Float cannot hold the layer's numbers exactly.
   private func layer<Element: AttentionElement>(
     _ configuration: Layer.Configuration, _: Element.Type
   ) throws -> MultiHeadAttention<Element> {
@@ -57,7 +57,7 @@ struct LayerOptionTests {
     }
   }
 
-  /// The layer written out: causal self-attention of `[B, L, d]`.
+  /// The formula of the layer, computed in Double: causal self-attention of `x`, which is `[B, L, d]`.
   private func reference<Element: AttentionElement>(
     _ layer: MultiHeadAttention<Element>, _ x: Tensor<Element>
   ) throws -> [Double] {
@@ -74,7 +74,8 @@ struct LayerOptionTests {
         }
       }
     }
-    // [B·L, heads·E] as [B, heads, L, E], normalised and turned.
+    // Reorders [B·L, heads·E] to [B, heads, L, E]. If `norm` is given, rows are also normalised and turned, as far as
+    // the layer does so.
     func heads(_ rows: [Double], _ count: Int, norm: String?) -> [Double] {
       let angles = c.rotary?.angles(length: L) ?? []
       var result: [Double] = []
@@ -129,7 +130,7 @@ struct LayerOptionTests {
     return project(rows, "output", c.headCount * E)
   }
 
-  @Test("the layer is what its parts are, written out", arguments: configurations)
+  @Test("the layer agrees with its formula", arguments: configurations)
   func writtenOut(configuration: Layer.Configuration) throws {
     #expect(try layer(configuration).configuration == configuration)
     try writtenOut(configuration, Float.self)
@@ -140,7 +141,7 @@ struct LayerOptionTests {
     let layer = try layer(configuration, Element.self)
     let x = try Tensor<Element>(uniform: -1..<1, shape: [2, 23, configuration.embeddingDimension], seed: 5)
     let expected = try reference(layer, x)
-    // Key and value apart from the query: other products, the same result.
+    // If key and value are not the same tensor as the query, the layer computes other products with the same result.
     let other = try x.copied()
     for context in AttentionContext.everyPath {
       for y in [
@@ -154,7 +155,7 @@ struct LayerOptionTests {
     }
   }
 
-  @Test("decoding through a cache is one causal pass", arguments: configurations)
+  @Test("decoding through a cache agrees with one causal pass", arguments: configurations)
   func decoding(configuration: Layer.Configuration) throws {
     for context in AttentionContext.everyPath {
       try decoding(configuration, Float.self, context)
@@ -170,7 +171,7 @@ struct LayerOptionTests {
     let expected = try layer.forward(
       query: x, key: x, value: x, mask: .causal, weights: .averaged, context: context)
     var kinds: [CacheKind] = [.growing, .paged(8)]
-    // A window that is wider than the layer's own changes nothing.
+    // A cache whose window is wider than the layer's gives the same results.
     if let window = configuration.window {
       kinds += [.window(window, 0), .window(window + 6, 0), .window(window, 0, pageLength: 8)]
     }
@@ -192,7 +193,7 @@ struct LayerOptionTests {
     }
   }
 
-  @Test("samples of a batch at positions of their own")
+  @Test("each sample of a batch may be at a different position")
   func raggedCache() throws {
     let layer = try layer(Self.configurations[0])
     let x = try Tensor<Float>(uniform: -1..<1, shape: [2, 12, 24], seed: 6)
@@ -233,7 +234,7 @@ struct LayerOptionTests {
     #expect(keras["attention_output/kernel"]![1, 2, 3] == own["o_proj.weight"]![3, E + 2])
   }
 
-  @Test("more queries than keys: both are turned for the same length, and the last ones meet")
+  @Test("with more queries than keys, both are turned for one length, and the last query is at the last key")
   func moreQueriesThanKeys() throws {
     let rotary = try RotaryEmbedding(dimension: 8, scaling: .dynamicNTK(factor: 8, trainedLength: 4))
     let layer = try Layer(
@@ -242,14 +243,14 @@ struct LayerOptionTests {
     let keys = try x.slice(8..<12, axis: 1)
     let cross = try layer.forward(query: x, key: keys, value: keys, mask: .causal, weights: .perHead)
     let own = try layer.forward(query: x, key: x, value: x, mask: .causal, weights: .perHead)
-    // The last query sees the last three keys, the same in both.
+    // The last query attends to the last three keys, which are the same in both calls.
     for head in 0..<2 {
       for key in 0..<4 { #expect(try abs(cross.weights[0, head, 11, key] - own.weights[0, head, 11, 8 + key]) < 1e-6) }
     }
     #expect(try (0..<8).allSatisfy { i in try (0..<4).allSatisfy { try cross.weights[0, 0, i, $0] == 0 } })
   }
 
-  @Test("a wrong mask leaves the cache as it was")
+  @Test("a wrong mask throws and leaves the cache unchanged")
   func wrongMask() throws {
     let layer = try layer(Self.configurations[0])
     let x = try Tensor<Float>(uniform: -1..<1, shape: [1, 4, 24], seed: 2)
@@ -260,7 +261,7 @@ struct LayerOptionTests {
     #expect(cache.lengths == [2])
   }
 
-  @Test("what does not fit is an error")
+  @Test("settings, states and caches that do not fit throw")
   func errors() throws {
     func make(_ change: (inout Layer.Configuration) -> Void) throws -> Layer {
       var configuration = Layer.Configuration(embeddingDimension: 24, headCount: 4, headDimension: 8)
@@ -292,7 +293,7 @@ struct LayerOptionTests {
       wrong[name] = try Tensor(repeating: 0, shape: shape)
       #expect(throws: AttentionError.self, "\(name) \(shape)") { try Layer(stateDictionary: wrong, headCount: 4) }
     }
-    // A cache of other heads.
+    // Caches with another number of heads, another head dimension, and another batch.
     let layer = try make { _ in }
     let x = try Tensor<Float>(repeating: 0, shape: [1, 2, 24])
     for cache in [

@@ -3,7 +3,7 @@ import AttentionProblems
 import AttentionTestSupport
 import Testing
 
-@Suite("Layouts, strides and places to write")
+@Suite("Layouts, strides and given outputs")
 struct LayoutTests {
   private let scenario = Scenario(B: 2, H: 4, Hk: 2, L: 21, S: 34, E: 8, Ev: 12, mask: .causal)
 
@@ -16,7 +16,8 @@ struct LayoutTests {
     )
   }
 
-  /// The same elements under strides that no copy would have.
+  /// The same tensor, with its axes in another order in memory: its strides are not those of a contiguous tensor,
+  /// unless `order` is the usual order.
   private func rearranged(_ x: Tensor<Float>, _ order: [Int]) throws -> Tensor<Float> {
     let inverse = order.indices.map { order.firstIndex(of: $0)! }
     return try x.permuted(order).copied().permuted(inverse)
@@ -34,7 +35,7 @@ struct LayoutTests {
     }
   }
 
-  @Test("every second element of a wider tensor, and a broadcast batch")
+  @Test("inputs that are every second element of a wider tensor, or one sample that is broadcast to a batch")
   func hostileStrides() throws {
     let (inputs, _) = try expected()
     func widened(_ x: Tensor<Float>) throws -> Tensor<Float> {
@@ -56,7 +57,7 @@ struct LayoutTests {
     }
   }
 
-  @Test("[B, L, H, E], and the same without batch and without heads", arguments: AttentionContext.everyPath)
+  @Test("layout [B, L, H, E], and tensors without a batch or without heads", arguments: AttentionContext.everyPath)
   func layouts(context: AttentionContext) throws {
     let (inputs, expected) = try expected(context)
     func swapped(_ x: Tensor<Float>) throws -> Tensor<Float> { try x.permuted([0, 2, 1, 3]).copied() }
@@ -113,7 +114,7 @@ struct LayoutTests {
     }
   }
 
-  @Test("into: writes where it is told, and reads nothing old", arguments: AttentionContext.everyPath)
+  @Test("into: writes to the given tensor, and does not read its old content", arguments: AttentionContext.everyPath)
   func into(context: AttentionContext) throws {
     let (inputs, expected) = try expected(context)
     var output = try Tensor<Float>(repeating: .nan, shape: expected.shape)
@@ -136,7 +137,7 @@ struct LayoutTests {
     #expect(sameBits(try wide.slice(1..<13, axis: 3).permuted([0, 2, 1, 3]).array, expected.array))
     #expect(wide.array.filter { $0.isNaN }.count == 2 * 21 * 4 * 2)
 
-    // The last axis strided: written element by element.
+    // The last axis of this output is strided, so the result is written element by element.
     var turned = try Tensor<Float>(repeating: .nan, shape: [2, 4, 12, 21])
     try turned.withMutableView { view in
       try view.withPermutation([0, 1, 3, 2]) {
@@ -156,7 +157,7 @@ struct LayoutTests {
   }
 }
 
-@Suite("Errors name what was expected and what came")
+@Suite("Errors name what was expected and what was given")
 struct AttentionErrorTests {
   private func tensor(_ shape: [Int]) throws -> Tensor<Float> { try Tensor(repeating: 1, shape: shape) }
 
@@ -201,7 +202,7 @@ struct AttentionErrorTests {
     }
   }
 
-  @Test("bounds at the end of Int do not overflow")
+  @Test("window bounds of Int.max do not overflow")
   func hugeBounds() throws {
     let x = try tensor([1, 1, 5, 4])
     let plain = try scaledDotProductAttention(query: x, key: x, value: x)
@@ -210,7 +211,7 @@ struct AttentionErrorTests {
     }
   }
 
-  @Test("an instruction set that is not there")
+  @Test("an instruction set that this machine does not have is an error")
   func instructionSets() throws {
     let x = try tensor([1, 1, 2, 4])
     for isa in InstructionSet.allCases where !InstructionSet.present.contains(isa) {

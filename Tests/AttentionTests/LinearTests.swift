@@ -11,7 +11,7 @@ struct LinearTests {
     try Tensor(numbers.map { Element($0) }, shape: shape)
   }
 
-  /// f(x·Wᵀ + b) of `[rows, in]`.
+  /// The formula f(x·Wᵀ + b) in Double, for `x` of shape `[rows, input]`.
   private func reference(
     _ x: [Double], _ weight: [Double], _ bias: [Double]?, _ activation: Activation, rows: Int, input: Int, output: Int
   ) -> [Double] {
@@ -38,7 +38,7 @@ struct LinearTests {
       let (rows, input, output) = shape
       var generator = TestGenerator(seed: UInt64(rows * 7 + input * 3 + output))
       let (x, weight) = (generator.numbers(rows * input), generator.numbers(output * input))
-      // Numbers that Float does not hold.
+      // Divided by 3, so that the Double numbers are not exact in Float.
       let bias = generator.numbers(output).map { Double(Element($0 / 3)) }
       for activation in Activation.allCases {
         for hasBias in [false, true] {
@@ -60,10 +60,10 @@ struct LinearTests {
     try check(Double.self, tolerance: 1e-15)
   }
 
-  @Test("batches, vectors and views of any strides give the same bits, for any number of threads")
+  @Test("batches, vectors and views of any strides give the same results; the number of threads changes no bit")
   func layouts() throws {
     try layouts(inputCount: 70)
-    // More than seven threads could each take a part of, if the depth were theirs to cut.
+    // Large enough to be cut into parts. The cut must not depend on the number of threads, because it changes the bits.
     try layouts(inputCount: 1500)
   }
 
@@ -75,7 +75,7 @@ struct LinearTests {
       let layer = try Linear(weight: weight, bias: bias, activation: .gelu)
       let flat = try layer(x.reshaped([240, inputCount]), context: context).array
       #expect(try sameBits(layer(x, context: context).array, flat))
-      // Rows that lie apart, columns that lie apart, axes in another order.
+      // A view with gaps between its rows, and a view whose axes lie in another order in memory.
       let numbers = x.array
       let wide = try Tensor<Float>(shape: [240, inputCount + 20]) { target in
         for i in target.indices { target[i] = .nan }

@@ -12,7 +12,9 @@ struct MaskTests {
     .keepingFirst, .prefix, .chunks, .documents, .causalDocuments, .blocks, .twoPaddings,
   ]
 
-  @Test("a mask is its boolean tensor", arguments: structural, [(40, 70), (70, 40), (1, 90)])
+  @Test(
+    "a structural mask gives the same results as its boolean tensor",
+    arguments: structural, [(40, 70), (70, 40), (1, 90)])
   func attendance(mask: Scenario.Mask, lengths: (Int, Int)) throws {
     let scenario = Scenario(B: 2, H: 2, Hk: 2, L: lengths.0, S: lengths.1, mask: mask)
     let problem = scenario.reference()
@@ -33,7 +35,7 @@ struct MaskTests {
     #expect(try mismatch(structural.weights.array, boolean.weights.array.map(Double.init), tolerance: 2e-6) == nil)
   }
 
-  @Test("packed documents are what the sequences are one by one", arguments: [nil, 0] as [Int?])
+  @Test("packed documents give the same results as their sequences in separate calls", arguments: [nil, 0] as [Int?])
   func documents(right: Int?) throws {
     var generator = TestGenerator(seed: 3)
     let lengths = (0..<9).map { _ in Int.random(in: 0...70, using: &generator) }
@@ -54,14 +56,15 @@ struct MaskTests {
   }
 
   @Test(
-    "rules beside packed documents are what they are for each document alone", arguments: AttentionContext.everyPath,
+    "a rule that is combined with packed documents applies to each document as in a call of its own",
+    arguments: AttentionContext.everyPath,
     [
       AttentionMask.causal, .causal(.topLeft), .window(left: 1, right: 2), .chunks(length: 2),
       .alibi(slopes: [1, 0.25]), .alibi(slopes: [1, 0.25], alignment: .topLeft),
       .causal.combined(with: .alibi(slopes: [1, 0.25])), .window(left: 1, keepingFirst: 0),
     ])
   func besideDocuments(context: AttentionContext, rule: AttentionMask) throws {
-    // As many queries as keys, fewer, more; and none.
+    // Documents with fewer queries than keys, with more queries than keys, and without queries.
     let (queryOffsets, keyOffsets) = ([0, 2, 3, 8, 8], [0, 3, 6, 10, 12])
     let query = try Tensor<Float>(uniform: -1..<1, shape: [1, 2, 9, 8], seed: 1)
     let key = try Tensor<Float>(uniform: -1..<1, shape: [1, 2, 14, 8], seed: 2)
@@ -82,7 +85,7 @@ struct MaskTests {
     #expect(try packed.slice(8..<9, axis: 2).array.allSatisfy { $0 == 0 })
   }
 
-  @Test("distances beside documents: the first query of two weighs its keys as it does alone")
+  @Test("ALiBi combined with documents: the first of two queries weighs its keys as in a call of its own")
   func distancesBesideDocuments() throws {
     let zeros = try Tensor<Float>(repeating: 0, shape: [1, 1, 6, 1])
     let output = try scaledDotProductAttention(
@@ -91,7 +94,7 @@ struct MaskTests {
     #expect(abs(output.array[0] - 0.576117) < 1e-5)
   }
 
-  @Test("chunks begin at a sample's own first token")
+  @Test("chunks begin at the first token of each sample, after its left padding")
   func chunksAfterPadding() throws {
     let mask = AttentionMask.causal.combined(with: .chunks(length: 4)).combined(with: .leftPadding([2, 0, 7]))
     #expect(
@@ -125,7 +128,7 @@ struct MaskTests {
         """)
   }
 
-  @Test("a function of scores is the built-in that it imitates", arguments: [1, 3, 90])
+  @Test("a function of scores gives the same results as the built-in mask that it imitates", arguments: [1, 3, 90])
   func functions(queryCount: Int) throws {
     let scenario = Scenario(B: 2, H: 4, Hk: 2, L: queryCount, S: 130, mask: .alibi)
     let inputs = try Inputs<Float>(scenario.reference())
@@ -153,7 +156,9 @@ struct MaskTests {
     }
   }
 
-  @Test("what a function forbids stays forbidden, and what it allows is attended, NaN or not", arguments: [1, 2, 40])
+  @Test(
+    "keys that a function forbids stay forbidden, and keys that it allows are attended to, even if there is NaN",
+    arguments: [1, 2, 40])
   func functionsAndNaN(queryCount: Int) throws {
     let query = try Tensor<Float>(repeating: 1, shape: [queryCount, 1])
     let key = try Tensor<Float>([300, 0, 300, 300], shape: [4, 1])
@@ -170,14 +175,14 @@ struct MaskTests {
           returning: .weights,
           context: context)
       }
-      // Its weight is 0, but it is attended.
+      // The weight of key 1 underflows to 0. But the queries attend to key 1, so its NaN reaches the output.
       #expect(try run([1, .nan, 1, 1], key, forbidding(9)).output.array.allSatisfy(\.isNaN))
       #expect(try run([1, .nan, 1, 1], key, forbidding(1)).output.array.allSatisfy { $0 == 1 })
-      // One forbids, the next does not allow.
+      // A key that one function forbids cannot be allowed again by another function.
       for mask in [forbidding(0).combined(with: allowing), allowing.combined(with: forbidding(0))] {
         #expect(try run([5, 1, 1, 1], key, mask).output.array.allSatisfy { $0 == 1 }, "\(context.path)")
       }
-      // Where a score is NaN, weights are NaN but for what is forbidden.
+      // If a score of a row is NaN, all weights of the row are NaN, except those of forbidden keys.
       let bad = try Tensor<Float>([1, .nan, 1, 1], shape: [4, 1])
       let weights = try run([1, 1, 1, 1], bad, forbidding(0)).weights
       for i in 0..<queryCount {
@@ -186,7 +191,7 @@ struct MaskTests {
     }
   }
 
-  @Test("no bound is none, wherever the diagonal")
+  @Test("bounds of nil and Int.max forbid no key, wherever the diagonal lies")
   func farDiagonals() throws {
     let x = try Tensor<Float>(uniform: -1..<1, shape: [1, 1, 5, 4], seed: 1)
     let far = Int(Int32.max)
@@ -198,7 +203,7 @@ struct MaskTests {
     ] { #expect(sameBits(try scaledDotProductAttention(query: x, key: x, value: x, mask: mask).array, plain.array)) }
   }
 
-  @Test("ALiBi's slopes are the paper's, for any number of heads")
+  @Test("ALiBi's slopes match the paper for any number of heads")
   func slopes() {
     #expect(AttentionMask.alibiSlopes(headCount: 8) == (1...8).map { 1 / Double(1 << $0) })
     let twelve = AttentionMask.alibiSlopes(headCount: 12)
@@ -209,7 +214,8 @@ struct MaskTests {
   }
 
   @Test(
-    "scores on request: raw, capped, masked", arguments: [Scenario.Mask.none, .causal, .everythingElse], [1, 3, 70])
+    "raw, capped and masked scores are returned if they are requested",
+    arguments: [Scenario.Mask.none, .causal, .everythingElse], [1, 3, 70])
   func scores(mask: Scenario.Mask, queryCount: Int) throws {
     let scenario = Scenario(B: 2, H: 4, Hk: 2, L: queryCount, S: 90, mask: mask, softcap: 2, hasSinks: true)
     let p = scenario.reference()
@@ -239,7 +245,7 @@ struct MaskTests {
         }
       }
       #expect(worst < 1e-5, "\(scenario) \(context.path)")
-      // Asking for them changes nothing else.
+      // Requesting scores does not change the other results.
       let plain = try scenario.result(inputs, returning: [.weights, .logSumExp], context: context)
       #expect(sameBits(plain.output.array, result.output.array))
       #expect(try sameBits(plain.weights.array, result.weights.array))
@@ -251,13 +257,13 @@ struct MaskTests {
     return (x < 0 ? -1 : 1) * (1 - e) / (1 + e)
   }
 
-  @Test("block masks skip what is empty: keys there are not read")
+  @Test("block masks skip empty blocks: a NaN in their keys and values does not reach the result")
   func emptyBlocks() throws {
     let x = try Tensor<Float>(uniform: -1..<1, shape: [1, 1, 256, 8], seed: 1)
     let blocks = try BlockMask(queryCount: 256, keyCount: 256) { $0.key / 64 == $0.query / 64 }
     #expect(blocks.emptyShare == 0.75)
     #expect(blocks.description == "█···\n·█··\n··█·\n···█")
-    // Nobody looks there: not a bit depends on it, nor on its being a number.
+    // No query of the first three blocks attends to key 200. So no bit of their output may change if that key is NaN.
     var poisoned = x
     for e in 0..<8 { poisoned[0, 0, 200, e] = .nan }
     let clean = try scaledDotProductAttention(query: x, key: x, value: x, mask: .attending(blocks))
@@ -267,7 +273,7 @@ struct MaskTests {
     #expect(mismatch(clean.array, expected.array.map(Double.init), tolerance: 1e-6) == nil)
   }
 
-  @Test("wrong masks are errors that name what came")
+  @Test("wrong masks are errors that name the values that were passed")
   func errors() throws {
     let x = try Tensor<Float>(uniform: -1..<1, shape: [2, 2, 6, 8], seed: 1)
     func message(_ mask: AttentionMask) -> String {

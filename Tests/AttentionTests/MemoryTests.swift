@@ -2,7 +2,7 @@ import Attention
 import AttentionTestSupport
 import Testing
 
-/// The value at an index of `[heads, keys, 64]`: another one in each head and column.
+/// The value of `key` at an index of `[heads, keys, 64]`. The values of each head and column are different.
 private func expectedValue(_ index: Int, ofKey key: Int) -> Float {
   Float(key) + Float(index % 64 + (index >> 20) * 64) / 4
 }
@@ -10,14 +10,14 @@ private func expectedValue(_ index: Int, ofKey key: Int) -> Float {
 @Suite("Memory")
 struct MemoryTests {
   #if os(Linux)
-    @Test("stays below inputs, output and 64 MiB at 16384 × 16384 scores a head, with a causal mask and a bias")
+    @Test("peak memory is below inputs, output and 64 MiB at 16384 × 16384 scores per head, with causal mask and bias")
     func linearInLength() async {
-      // In a process of its own, whose peak is this call's.
+      // The call runs in its own process, so that the peak of the process is the peak of the call.
       await #expect(processExitsWith: .success) {
         let length = 16384
         let shape = [1, 8, length, 64]
         let before = processByteCount("VmHWM")
-        // Equal scores: row i is the mean of the first i + 1 values, which grow by 1 from key to key.
+        // All scores are equal, so row i is the mean of the first i + 1 values, which grow by 1 from key to key.
         let query = try Tensor<Float>(repeating: 0.1, shape: shape)
         let key = try Tensor<Float>(repeating: 0.1, shape: shape)
         let value = try Tensor<Float>(shape: shape) { target in

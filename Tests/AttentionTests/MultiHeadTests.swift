@@ -7,7 +7,8 @@ import Testing
 struct MultiHeadTests {
   typealias Layer = MultiHeadAttention<Float>
 
-  /// The layer written out: projections by loops, then the plain formula, then the output projection.
+  /// The formula of the layer, computed in Double: projections with loops, then attention by the plain formula, then
+  /// the output projection.
   private func reference<Element: AttentionElement>(
     _ layer: MultiHeadAttention<Element>, _ query: Tensor<Element>, _ key: Tensor<Element>, _ value: Tensor<Element>,
     attends: @escaping (Int, Int, Int, Int) -> Bool = { _, _, _, _ in true }
@@ -100,7 +101,7 @@ struct MultiHeadTests {
       stateDictionary: state, headCount: configuration.headCount, addsZeroAttention: configuration.addsZeroAttention)
   }
 
-  @Test("cross-attention agrees with the layer written out", arguments: configurations)
+  @Test("cross-attention agrees with the formula of the layer", arguments: configurations)
   func crossAttention(configuration: Layer.Configuration) throws {
     #expect(try layer(configuration).configuration == configuration)
     try crossAttention(configuration, Float.self)
@@ -141,7 +142,7 @@ struct MultiHeadTests {
   }
 
   @Test(
-    "self-attention, shared products, and stored copies agree",
+    "self-attention agrees with the formula, whether query, key and value are the same tensor or copies",
     arguments: configurations.filter {
       $0.keyInputDimension == $0.embeddingDimension && $0.valueInputDimension == $0.embeddingDimension
     })
@@ -160,7 +161,7 @@ struct MultiHeadTests {
     let y = try x.copied()
     #expect(
       mismatch(try layer(query: x, key: y, value: y, context: context).array, expected.output, tolerance: 1e-5) == nil)
-    // One sentence without a batch.
+    // One sentence without a batch axis.
     let single = try layer.forward(
       query: x.select(1, axis: 0), key: x.select(1, axis: 0), value: x.select(1, axis: 0), weights: .averaged,
       context: context)
@@ -172,7 +173,7 @@ struct MultiHeadTests {
         == nil)
   }
 
-  @Test("keys that the layer adds, after so many that they are split", arguments: AttentionContext.everyPath)
+  @Test("added keys also count after 2500 other keys, which are split", arguments: AttentionContext.everyPath)
   func addedKeysAfterSplits(context: AttentionContext) throws {
     let layer = try layer(.init(embeddingDimension: 8, headCount: 2, addsBiasKeyValue: true, addsZeroAttention: true))
     let query: Tensor<Float> = try input([1, 1, 8], 2)
@@ -277,7 +278,7 @@ struct MultiHeadTests {
     #expect(Layer.Configuration(embeddingDimension: 4, headCount: 0).headDimension == 0)
   }
 
-  @Test("PyTorch's masks convert by name: true means ignore")
+  @Test("masks of PyTorch's modules, where true means ignore, can be converted")
   func pyTorchMasks() throws {
     let layer = try Layer(embeddingDimension: 8, headCount: 2, seed: 1)
     let x: Tensor<Float> = try input([2, 4, 8], 2)

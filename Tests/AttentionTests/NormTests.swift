@@ -5,7 +5,7 @@ import Testing
 
 @Suite("Norms of rows")
 struct NormTests {
-  /// The formulas, in Double.
+  /// The formulas of layer norm and RMS norm, in Double.
   private func reference(
     _ x: [Double], _ residual: [Double], _ weight: [Double], _ bias: [Double], epsilon: Double, isCentred: Bool
   ) -> [Double] {
@@ -18,9 +18,9 @@ struct NormTests {
     }
   }
 
-  // 5000 rows of 100: more than one task.
+  // 5000 rows of 100 elements are more than one task.
   @Test(
-    "agree with their formulas, with and without a residual, of any strides",
+    "norms agree with their formulas, with and without a residual, for any strides",
     arguments: [[3, 7], [2, 5, 33], [5000, 100]])
   func formula(shape: [Int]) throws {
     for context in AttentionContext.everyPath {
@@ -64,7 +64,7 @@ struct NormTests {
     }
   }
 
-  @Test("a row has the same bits beside any rows and on any number of threads")
+  @Test("a row gives the same bits alone and among other rows, and on any number of threads")
   func sameBitsAnywhere() throws {
     let x = try Tensor<Float>(uniform: -1..<1, shape: [4000, 96], seed: 1)
     let norm = try LayerNorm<Float>(weight: Tensor(uniform: 0..<2, shape: [96], seed: 2))
@@ -75,7 +75,7 @@ struct NormTests {
     #expect(sameBits(last.array, Array(one.array.suffix(96))))
   }
 
-  @Test("a copy is not written to; empty tensors stay empty")
+  @Test("writing to a tensor does not change its copy; empty tensors stay empty")
   func copies() throws {
     let x = try Tensor<Float>(uniform: -1..<1, shape: [3, 8], seed: 1)
     let before = x.array
@@ -86,7 +86,7 @@ struct NormTests {
     #expect(try norm(x.slice(0..<0, axis: 0)).shape == [0, 8])
   }
 
-  @Test("what does not fit is an error that names it")
+  @Test("shapes that do not fit, and an epsilon that is negative or NaN, are errors")
   func errors() throws {
     let x = try Tensor<Float>(repeating: 1, shape: [2, 4])
     func weight(_ count: Int) throws -> Tensor<Float> { try Tensor(repeating: 1, shape: [count]) }

@@ -17,7 +17,7 @@ struct PackedSequenceTests {
 
   static let lengths: [[Int]] = [[], [0], [1], [5, 5, 5], [7, 7, 3, 1, 0, 1, 12], [40, 1, 40, 33, 33, 0, 0]]
 
-  @Test("each sequence has the result that it has alone", arguments: configurations, lengths)
+  @Test("each packed sequence has the same result as in a call of its own", arguments: configurations, lengths)
   func alone(configuration: Layer.Configuration, lengths: [Int]) throws {
     let layer = try Layer(configuration: configuration, seed: 5)
     let total = lengths.reduce(0, +)
@@ -34,7 +34,7 @@ struct PackedSequenceTests {
           let what = "\(context.path) \(lengths) rows \(rows)"
           #expect(
             try mismatch(y.slice(rows, axis: 0).array, whole.array.map(Double.init), tolerance: 2e-6, what) == nil)
-          // Packed beside others or not: the same bits.
+          // A sequence has the same bits whether it is packed together with others or by itself.
           let single = try layer.forward(packed: part, lengths: [length], isCausal: isCausal, context: context)
           if context.resolvedAlgorithm == .packed {
             #expect(try sameBits(y.slice(rows, axis: 0).array, single.array), "\(what)")
@@ -45,7 +45,7 @@ struct PackedSequenceTests {
     }
   }
 
-  @Test("lengths that do not sum to the tokens, and layers with keys of their own, are errors")
+  @Test("lengths that do not sum to the number of tokens, and layers that add keys of their own, are errors")
   func errors() throws {
     let layer = try Layer(embeddingDimension: 8, headCount: 2, seed: 1)
     let x = try Tensor<Float>(repeating: 1, shape: [5, 8])

@@ -5,7 +5,7 @@ import Testing
 
 @Suite("Partial results")
 struct PartialTests {
-  @Test("merged over any split of the keys are the whole", arguments: 0..<8)
+  @Test("the results of the parts of any split of the keys merge to the result of all keys", arguments: 0..<8)
   func anySplit(seed: Int) throws {
     for context in AttentionContext.everyPath {
       try anySplit(seed, Float.self, context)
@@ -51,7 +51,7 @@ struct PartialTests {
     }
   }
 
-  @Test("a part without keys changes no bit, and two of them are none")
+  @Test("merging with a part without keys changes no bit; two such parts merge to a part without keys")
   func empty() throws {
     let x = try Tensor<Float>(uniform: -1..<1, shape: [2, 3, 4, 8], seed: 1)
     let none = try x.slice(0..<0, axis: 2)
@@ -65,7 +65,7 @@ struct PartialTests {
   }
 
   @Test(
-    "parts of one weight are averaged, however large their log-sum-exps",
+    "parts of equal weight are averaged, however large their log-sum-exps",
     arguments: [0, 30, 1e6, 1e12, 1e17, 1e30, -1e17])
   func largeLogSumExp(size: Double) throws {
     func average<Element: AttentionElement>(_: Element.Type, _ values: [Element]) throws -> Element {
@@ -80,13 +80,14 @@ struct PartialTests {
     #expect(try average(Double.self, [1, 3]) == 2)
     #expect(try average(Float.self, [1, 3]) == 2)
     #expect(abs(try average(Double.self, [1, 2, 6]) - 3) < 1e-14)
-    // Of opposite signs and near the greatest number: no sum of them is one.
+    // Outputs at the greatest number: their sum overflows, but their mean does not.
     let most = Float.greatestFiniteMagnitude
     for count in 2...9 { #expect(try average(Float.self, [Float](repeating: most, count: count)) > 0.99999 * most) }
   }
 
   @Test(
-    "rows whose scores are all the least number, split in two, are the whole", arguments: AttentionContext.everyPath)
+    "two parts whose scores are all the lowest finite number merge to the result of all keys",
+    arguments: AttentionContext.everyPath)
   func leastScores(context: AttentionContext) throws {
     let x = try Tensor<Float>(repeating: 0, shape: [1, 1, 3, 4])
     let value = try Tensor<Float>(uniform: -1..<1, shape: [1, 1, 40, 4], seed: 3)
@@ -102,7 +103,7 @@ struct PartialTests {
     #expect(mismatch(merged.output.array, try part(0..<40).output.array.map(Double.init), tolerance: 1e-6) == nil)
   }
 
-  @Test("a result knows its layout: where heads are as many as queries, the shapes do not tell")
+  @Test("a result stores its layout: with as many heads as queries, shapes do not show the layout")
   func layoutOfResults() throws {
     let x = try Tensor<Float>(uniform: -1..<1, shape: [1, 3, 3, 4], seed: 1)
     func result(_ keys: Range<Int>) throws -> AttentionResult<Float> {
@@ -119,7 +120,7 @@ struct PartialTests {
     #expect(mismatch(try merged.logSumExp.array, whole, tolerance: 1e-6) == nil)
   }
 
-  @Test("NaN stays NaN, in its row alone")
+  @Test("a NaN stays NaN, and only in its row")
   func nan() throws {
     var x = try Tensor<Float>(uniform: -1..<1, shape: [1, 1, 4, 8], seed: 1)
     let clean = try AttentionPartial(scaledDotProductAttention(query: x, key: x, value: x, returning: .logSumExp))
@@ -131,7 +132,7 @@ struct PartialTests {
     for row in 0..<4 { #expect((0..<8).allSatisfy { merged.output[0, 0, row, $0].isNaN == (row == 2) }) }
   }
 
-  @Test("of operands of two bytes, a partial is not rounded before the last merge")
+  @Test("a partial of two-byte operands is kept as Float, before and after a merge")
   func twoBytes() throws {
     func tensor(_ length: Int, _ seed: UInt64) throws -> Tensor<BFloat16> {
       try Tensor(converting: Tensor<Float>(uniform: -1..<1, shape: [1, 2, length, 16], seed: seed))
@@ -146,7 +147,7 @@ struct PartialTests {
     #expect(mismatch(merged.output.array, whole.array.map(Double.init), tolerance: 1e-6) == nil)
   }
 
-  @Test("merging has the same bits on any number of threads, and leaves what it takes as it was")
+  @Test("merging gives the same bits on any number of threads, and does not change the merged partials")
   func threads() throws {
     func partial(_ seed: UInt64) throws -> AttentionPartial<Float> {
       try AttentionPartial(
@@ -162,7 +163,7 @@ struct PartialTests {
     #expect(sameBits(first.output.array, before.0) && sameBits(second.output.array, before.1))
   }
 
-  @Test("what does not fit is an error")
+  @Test("a missing or misshapen log-sum-exp, no parts, and parts of different layouts are errors")
   func errors() throws {
     let x = try Tensor<Float>(repeating: 0, shape: [2, 3, 4, 8])
     #expect(throws: AttentionError.self) {

@@ -6,7 +6,7 @@ import Testing
 
 @Suite("Positions")
 struct PositionTests {
-  /// One row turned as the formula says.
+  /// One row, rotated as the formula says.
   private func turned(_ row: [Double], position: Int, width: Int, base: Double, _ pairing: RotaryEmbedding.Pairing)
     -> [Double]
   {
@@ -21,7 +21,7 @@ struct PositionTests {
   }
 
   @Test(
-    "rows are turned as the formula says, in either layout, any type and strides",
+    "rows are rotated as the formula says, with any pairing, layout, element type and strides",
     arguments: [RotaryEmbedding.Pairing.halves, .interleaved], [2, 6, 16])
   func formula(pairing: RotaryEmbedding.Pairing, width: Int) throws {
     let rotary = try RotaryEmbedding(dimension: width, base: 100, pairing: pairing)
@@ -43,7 +43,7 @@ struct PositionTests {
     #expect(sameBits(try byLength.permuted([0, 2, 1, 3]).array, result.array))
     let each = try Tensor<Int64>(starts.flatMap { start in (0..<L).map { Int64(start + $0) } }, shape: [B, L])
     #expect(sameBits(try rotary.table(.each(each), count: L, as: Float.self).rotated(x).array, result.array))
-    // Elements apart; and two bytes: computed as Float, rounded once.
+    // Elements that are not contiguous. Then elements of two bytes: they are rotated in Float and rounded once.
     var wide = try Tensor<Float>(repeating: 7, shape: [B, H, L, E, 2])
     try wide.withMutableView { view in
       try view.withSlice(0..<1, axis: 4) { try $0.copy(from: x.reshaped([B, H, L, E, 1])) }
@@ -54,7 +54,7 @@ struct PositionTests {
     #expect(try table.rotated(halves).array == expected.array)
   }
 
-  @Test("dot products depend on the distance alone")
+  @Test("dot products depend only on the distance between positions")
   func distances() throws {
     let table: RotaryTable<Double> = try RotaryEmbedding(dimension: 32).table(.startingAt(0), count: 100)
     let q = try Tensor<Double>(uniform: -1..<1, shape: [1, 32], seed: 1).broadcast(to: [100, 32])
@@ -64,12 +64,13 @@ struct PositionTests {
     for distance in [0, 1, 17] {
       #expect((0..<80).allSatisfy { abs(dot($0 + distance, $0) - dot(distance, 0)) < 1e-12 })
     }
-    // Position 0 turns nothing.
+    // Rows at position 0 are not rotated.
     #expect((0..<32).allSatisfy { a[0, $0] == q[0, $0] })
   }
 
-  /// From a second implementation, in Python after Hugging Face's `modeling_rope_utils`.
-  @Test("scalings are Hugging Face's")
+  /// The expected angles are from a separate implementation in Python, which follows Hugging Face's
+  /// `modeling_rope_utils`.
+  @Test("scaled angles match those of Hugging Face")
   func scalings() throws {
     func check(_ rotary: RotaryEmbedding, length: Int, _ expected: [(Int, Double)]) {
       let angles = rotary.angles(length: length)
@@ -81,7 +82,8 @@ struct PositionTests {
         (0, 1.0), (1, 0.7498942093324559), (9, 0.0706631081870968), (14, 0.011627211527177573),
         (20, 0.0009730085108210396), (29, 5.9284342641541385e-05), (31, 3.33380358040831e-05),
       ])
-    // gpt-oss's, whose ramp is not rounded: angles of pairs 9 to 17 differ by up to 76 % from those of a rounded one.
+    // The scaling of gpt-oss, whose ramp is not rounded. With a rounded ramp, the angles of pairs 9 to 17 would be
+    // different: that of pair 17 would be 76 % larger.
     check(
       try RotaryEmbedding(
         dimension: 64, base: 150_000, scaling: .yarn(factor: 32, trainedLength: 4096, roundsRamp: false)), length: 1,
@@ -114,7 +116,7 @@ struct PositionTests {
       zip(linear.angles(length: 1), try RotaryEmbedding(dimension: 8).angles(length: 1)).allSatisfy { $0 * 4 == $1 })
   }
 
-  @Test("sinusoidal positions are the paper's")
+  @Test("sinusoidal positions match the formula of the paper")
   func sinusoidal() throws {
     let table: Tensor<Float> = try sinusoidalPositions(count: 50, dimension: 12, startingAt: 3)
     let halves: Tensor<Float> = try sinusoidalPositions(count: 50, dimension: 12, startingAt: 3, pairing: .halves)
@@ -128,7 +130,7 @@ struct PositionTests {
     }
   }
 
-  @Test("what does not fit is an error")
+  @Test("arguments that are out of range, and shapes that do not fit, are errors")
   func errors() throws {
     for width in [0, 3, -2] { #expect(throws: AttentionError.self) { try RotaryEmbedding(dimension: width) } }
     #expect(throws: AttentionError.self) { try RotaryEmbedding(dimension: 4, base: 1) }

@@ -49,7 +49,7 @@ struct PropertyTests {
     #expect(mismatch(other.array, plain.array.map(Double.init), tolerance: 2e-6) == nil)
   }
 
-  @Test("adding a constant to every score changes nothing but the log-sum-exp", arguments: [-50, 3, 80])
+  @Test("adding a constant to every score changes only the log-sum-exp", arguments: [-50, 3, 80])
   func shift(constant: Float) throws {
     let inputs = try inputs()
     let bias = try Tensor<Float>(repeating: constant, shape: [1])
@@ -94,7 +94,7 @@ struct PropertyTests {
     for context in AttentionContext.everyPath { try checkMaskedNaN(mask, lengths, context) }
   }
 
-  /// Masks that leave every key to some query, with the numbers of queries for which they do.
+  /// Masks with which every key is attended to by some query, and the numbers of queries for which this is so.
   private static let fullMasks: [Scenario.Mask: Set<Int>] = [
     .biasWithInfinities: [40, 200], .blocks: [200], .boolean: [40, 200], .causal: [1, 40, 200], .causalTopLeft: [200],
     .chunks: [200], .function: [40, 200], .keepingFirst: [200], .prefix: [1, 40, 200], .queryLengths: [40, 200],
@@ -102,7 +102,7 @@ struct PropertyTests {
   ]
 
   private func checkMaskedNaN(_ mask: Scenario.Mask, _ lengths: (Int, Int), _ context: AttentionContext) throws {
-    // One head and one batch, so that a key is masked for all its queries or hidden tile by tile.
+    // One head and one element of the batch, so that a key can be masked for all queries, or for all queries of a tile.
     let scenario = Scenario(B: 1, H: 1, Hk: 1, L: lengths.0, S: lengths.1, E: 16, Ev: 16, mask: mask)
     let problem = scenario.reference()
     let clean = try Inputs<Float>(problem)
@@ -116,10 +116,10 @@ struct PropertyTests {
     let expected = try run(clean)
     func attends(_ i: Int, _ j: Int) -> Bool { problem.attends(0, 0, i, j) && problem.bias(0, 0, i, j) != -.infinity }
     for bad in [Float.nan, .infinity] {
-      // Keys that nobody attends to.
+      // Keys that no query attends to.
       var poisoned = clean
       let masked = (0..<scenario.S).filter { j in !(0..<scenario.L).contains { attends($0, j) } }
-      // Masks that leave every key to some query have none; all others must, or nothing is shown here.
+      // Only the masks in `fullMasks` have no such key. If another mask has none, this test shows nothing.
       #expect(
         masked.isEmpty == (Self.fullMasks[mask]?.contains(lengths.0) ?? false),
         "\(mask), \(lengths.0) queries: \(masked.count) masked keys")
@@ -134,8 +134,9 @@ struct PropertyTests {
       #expect(try sameBits(result.logSumExp.array, expected.logSumExp.array))
       #expect(try sameBits(result.weights.array, expected.weights.array))
 
-      // A key that some attend to: they get NaN (from values), the others keep their bits. Where no key is masked for all queries,
-      // some key must be masked for some of them; one query has only one case.
+      // The value of a key that some queries attend to becomes `bad`: these queries get no finite number, and the
+      // others keep their bits. This part shows something only if the mask hides some key from some query. A single
+      // query may attend to every key.
       let isMaskedForSome = (0..<scenario.S).contains { j in (0..<scenario.L).contains { !attends($0, j) } }
       #expect(isMaskedForSome || scenario.L == 1, "\(mask) masks nothing")
       guard let j = (0..<scenario.S).last(where: { j in (0..<scenario.L).contains { attends($0, j) } }) else {
@@ -152,7 +153,7 @@ struct PropertyTests {
           #expect(sameBits(row, (0..<16).map { expected.output[0, 0, i, $0] }))
         }
       }
-      // The same of its key: a score that is NaN, or of infinite size, in their rows alone.
+      // The same for the key: only the rows that attend to it get a score that is NaN or infinite.
       var partlyKey = clean
       for e in 0..<16 { partlyKey.key[0, 0, j, e] = bad }
       let others = try run(partlyKey)
@@ -163,7 +164,7 @@ struct PropertyTests {
     }
   }
 
-  @Test("a masked NaN in values of width 1, whose elements lie apart")
+  @Test("a masked NaN in values of width 1, whose elements have gaps between them")
   func maskedNaNInStridedColumn() throws {
     let x = try Tensor<Float>(uniform: -1..<1, shape: [1, 1, 8, 4], seed: 1)
     var pairs = try Tensor<Float>(uniform: -1..<1, shape: [1, 1, 8, 1, 2], seed: 2)
@@ -186,7 +187,7 @@ struct PropertyTests {
     #expect(sameBits(output.array, expected.array))
   }
 
-  @Test("where one bias forbids, another changes nothing, in either order", arguments: [Float.infinity, .nan, 5])
+  @Test("where one bias forbids a key, another changes nothing, in either order", arguments: [Float.infinity, .nan, 5])
   func forbiddenByBias(other: Float) throws {
     let x = try Tensor<Float>(uniform: -1..<1, shape: [1, 1, 3, 4], seed: 1)
     let forbids = AttentionMask.bias(try Tensor<Float>([-.infinity, 0, 0], shape: [3]))
@@ -197,7 +198,7 @@ struct PropertyTests {
     }
   }
 
-  @Test("NaN that is attended gives NaN, in that row alone")
+  @Test("a NaN that a row attends to gives NaN, in that row only")
   func attendedNaN() throws {
     var inputs = try inputs()
     inputs.query[0, 1, 7, 3] = .nan
@@ -209,7 +210,7 @@ struct PropertyTests {
     for e in 0..<16 { inputs.key[1, 0, 69, e] = .nan }
     let causal = try scaledDotProductAttention(query: inputs.query, key: inputs.key, value: inputs.value, mask: .causal)
     for i in 0..<40 { #expect(causal[1, 0, i, 0].isNaN == (i == 39)) }
-    // Nothing but NaN: still NaN, not the 0 of a row that attends to nothing.
+    // If every input is NaN, the result is NaN, not the 0 of a row that attends to nothing.
     let nan = try Tensor<Float>(repeating: .nan, shape: [1, 1, 5, 4])
     let result = try scaledDotProductAttention(query: nan, key: nan, value: nan, returning: [.logSumExp, .weights])
     #expect(result.output.array.allSatisfy { $0.isNaN })
@@ -217,7 +218,7 @@ struct PropertyTests {
     #expect(try result.weights.array.allSatisfy { $0.isNaN })
   }
 
-  @Test("a scale of 0 makes every score 0, whatever queries and keys hold", arguments: [1, 3, 40])
+  @Test("a scale of 0 makes every score 0, even if queries and keys hold NaN or infinity", arguments: [1, 3, 40])
   func scaleZero(queryCount: Int) throws {
     var query = try Tensor<Float>(uniform: -1..<1, shape: [1, 2, queryCount, 8], seed: 1)
     var key = try Tensor<Float>(uniform: -1..<1, shape: [1, 2, 20, 8], seed: 2)
@@ -234,7 +235,7 @@ struct PropertyTests {
     }
   }
 
-  @Test("an infinite value that is attended gives infinity, through whichever interval")
+  @Test("an infinite value that is attended to gives infinity, in the window and among the first keys that are kept")
   func attendedInfinity() throws {
     let x = try Tensor<Float>(uniform: -1..<1, shape: [1, 1, 20, 8], seed: 1)
     var value = x
@@ -259,12 +260,13 @@ struct PropertyTests {
     }
   }
 
-  @Test("a sink of −inf is none", arguments: [1, 3, 40], [64, 8192])
+  @Test("a sink of −inf has no effect", arguments: [1, 3, 40], [64, 8192])
   func sinkOfMinusInfinity(queryCount: Int, keyCount: Int) throws {
     let query = try Tensor<Float>(uniform: -1..<1, shape: [1, 2, queryCount, 8], seed: 1)
     let x = try Tensor<Float>(uniform: -1..<1, shape: [1, 2, keyCount, 8], seed: 2)
     for context in AttentionContext.everyPath {
-      // The second head's alone is one; a row that attends to nothing, too, must not find a key in it.
+      // The first head's sink is −inf, the second head's is not. Even in a row that attends to nothing, a sink of −inf
+      // must not count as a key.
       let sinks = try Tensor<Float>([-.infinity, 0.5], shape: [2])
       for mask in [AttentionMask.none, .keyLengths([0])] {
         func attend(_ sinks: Tensor<Float>?) throws -> AttentionResult<Float> {
@@ -283,7 +285,7 @@ struct PropertyTests {
     }
   }
 
-  @Test("rows that attend to nothing give 0, 0 and −inf")
+  @Test("rows that attend to nothing have the output 0, the weights 0 and the log-sum-exp −inf")
   func emptyRows() throws {
     let scenario = Scenario(B: 1, H: 2, Hk: 2, L: 9, S: 4, mask: .causal)
     let inputs = try inputs(scenario)
@@ -299,7 +301,7 @@ struct PropertyTests {
     }
   }
 
-  @Test("concurrent callers get what a lone one gets")
+  @Test("concurrent calls get the same bits as a single call")
   func concurrentCallers() throws {
     let scenarios = [Scenario.Mask.none, .causal, .boolean, .everything].map {
       Scenario(B: 1, H: 4, Hk: 2, L: 130, S: 150, E: 32, Ev: 32, mask: $0)

@@ -18,7 +18,7 @@ struct ScaledDotProductTests {
     (127, 128), (128, 257), (129, 31), (255, 256), (256, 255), (257, 515), (300, 2),
   ]
 
-  @Test("lengths around the tiles' edges, plain and causal", arguments: edges)
+  @Test("lengths around the tiles' edges, with several masks", arguments: edges)
   func lengths(L: Int, S: Int) throws {
     for mask in [Scenario.Mask.none, .causal, .causalTopLeft, .everything] {
       try Scenario(B: 1, H: 2, Hk: 2, L: L, S: S, E: 16, Ev: 16, mask: mask).check()
@@ -26,7 +26,7 @@ struct ScaledDotProductTests {
   }
 
   @Test(
-    "widths, E ≠ Ev",
+    "widths, also E ≠ Ev",
     arguments: [(1, 1), (1, 40), (7, 5), (16, 72), (64, 64), (80, 24), (128, 128), (257, 3), (300, 300)])
   func widths(E: Int, Ev: Int) throws {
     for (L, S) in [(4, 9), (70, 130)] {
@@ -58,7 +58,7 @@ struct ScaledDotProductTests {
   }
 
   @Test(
-    // 0.7 is no Float.
+    // Float cannot represent 0.7: a softcap that is narrowed to Float on the way gives wrong results.
     "softcap and sinks", arguments: [nil, 0.7, 20] as [Double?],
     [Scenario.Mask.none, .causal, .everything, .everythingElse])
   func softcapAndSinks(softcap: Double?, mask: Scenario.Mask) throws {
@@ -90,7 +90,7 @@ struct ScaledDotProductTests {
     let (L, S) = counts
     let query = try Tensor<Element>(repeating: Element(_nearest: 0), shape: [1, 2, L, 5])
     let key = try Tensor<Value>(repeating: Value(_nearest: 0), shape: [1, 2, S, 5])
-    // A column of large values, one of both signs, one of small ones.
+    // Three columns: large values, large values of both signs, small values.
     let values = (0..<2 * S).flatMap { (j: Int) -> [Double] in [size, j % 2 == 0 ? size : -size, Double(j % 5) / 8] }
     let value = try Tensor<Value>(values.map { Value(_nearest: $0) }, shape: [1, 2, S, 3])
     let stored: [Double] = value.array.map { $0._double }
@@ -103,11 +103,11 @@ struct ScaledDotProductTests {
         for i in 0..<L {
           let attended = isCausal ? max(0, min(S, i + S - L + 1)) : S
           for column in 0..<3 {
-            // Each over the count first: their sum is no number.
+            // Each value is divided by the count first, because the sum of the values would overflow.
             let attendedValues = (0..<attended).map { stored[(head * S + $0) * 3 + column] }
             let mean = attendedValues.reduce(0.0) { $0 + $1 / Double(attended) }
             let got = output[(head * L + i) * 3 + column]
-            // Equal terms are rounded alike, so that errors add up: by some 35 units in the last place for 290 of them.
+            // Equal terms have equal rounding errors, which add up to some 35 units in the last place for 290 terms.
             let bound = (column < 2 ? size : 1) * 70 * Double(Element.Arithmetic.ulpOfOne)
             if !(abs(got - mean) <= bound) {
               Issue.record(
@@ -122,7 +122,7 @@ struct ScaledDotProductTests {
     }
   }
 
-  @Test("the mean of the greatest number is finite, whatever rounding does", arguments: AttentionContext.everyPath)
+  @Test("the mean of values that are all the greatest number is finite", arguments: AttentionContext.everyPath)
   func greatestValues(context: AttentionContext) throws {
     for (L, S) in [(1, 50), (3, 5000), (8, 50), (64, 300), (150, 700)] {
       let most = Float.greatestFiniteMagnitude
@@ -141,17 +141,17 @@ struct ScaledDotProductTests {
   }
 
   @Test(
-    "large values beside masked NaN and attended infinities: each row as it is alone",
+    "large values: masked NaN, and an infinity that one query attends to, do not change the other rows",
     arguments: AttentionContext.everyPath)
   func largeValuesAndHazards(context: AttentionContext) throws {
     for (L, S) in [(1, 60), (2, 3000), (50, 60)] {
       let zeros = try Tensor<Float>(repeating: 0, shape: [1, 1, S, 4])
       let query = try Tensor<Float>(repeating: 0, shape: [1, 1, L, 4])
       var value = try Tensor<Float>(repeating: 3e38, shape: [1, 1, S, 2])
-      // Masked for all.
+      // Values that are masked for all queries.
       value[0, 0, 7, 0] = .nan
       value[0, 0, 9, 1] = .infinity
-      // Attended by the last query alone.
+      // A value that only the last query attends to.
       value[0, 0, S - 1, 1] = .infinity
       var flags = try Tensor<Bool>(repeating: true, shape: [L, S])
       for i in 0..<L {
@@ -168,7 +168,7 @@ struct ScaledDotProductTests {
   }
 
   @Test(
-    "a score in range whose product is not: the query is scaled first", arguments: AttentionContext.everyPath,
+    "a score is finite if only its unscaled product overflows", arguments: AttentionContext.everyPath,
     [1, 3, 70])
   func scaleFirst(context: AttentionContext, L: Int) throws {
     func attend<Element: AttentionStorage>(_: Element.Type, _ size: Double, keyCount: Int) throws -> [Double] {
@@ -191,7 +191,7 @@ struct ScaledDotProductTests {
     }
   }
 
-  @Test("a sink of −∞ is none, also for a query that attends to nothing", arguments: AttentionContext.everyPath)
+  @Test("a sink of −∞ changes nothing, not even if a query attends to nothing", arguments: AttentionContext.everyPath)
   func noSink(context: AttentionContext) throws {
     for (L, S) in [(1, 40), (20, 5), (70, 70)] {
       let query = try Tensor<Float>(uniform: -1..<1, shape: [1, 2, L, 8], seed: 1)
@@ -215,7 +215,7 @@ struct ScaledDotProductTests {
     let key = try Tensor<Float>(repeating: 1, shape: [shape[0], shape[1], 3, 4])
     #expect(try scaledDotProductAttention(query: query, key: key, value: key).shape == shape)
     for path in AttentionContext.everyPath {
-      // A plan is asked for by itself too.
+      // The plan of an empty problem can be made without a call, too.
       let plan = try AttentionProblem(query: query, key: key, value: key).plans(context: path)[0]
       #expect(plan.workerCount(threadCount: 2) <= 1, "\(plan)")
     }

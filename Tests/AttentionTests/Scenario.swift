@@ -3,7 +3,7 @@ import AttentionProblems
 import AttentionTestSupport
 import Testing
 
-/// One problem with a mask, made twice: as the reference's closures and as the library's values.
+/// One problem of attention with a mask, in two forms: closures for the reference and values for the library.
 struct Scenario: CustomTestStringConvertible, Sendable {
   enum Mask: Sendable, CaseIterable {
     case none, causal, causalTopLeft, window, windowTopLeft, oneSidedWindow, keyLengths, leftPadding, boolean,
@@ -23,18 +23,18 @@ struct Scenario: CustomTestStringConvertible, Sendable {
   var scale: Double?
   var softcap: Double?
   var hasSinks = false
-  /// How large scores grow over the keys, beyond those of random numbers.
+  /// How the size of scores changes over the keys, beyond that of random numbers.
   var swell = Swell.none
 
-  /// How the size of scores goes from the first key to the last: up to `peak`, of either sign.
+  /// How the size of scores changes from the first key to the last. The largest scores are about `peak` or −`peak`.
   enum Swell: Sendable {
     case none
     case rising(peak: Double)
     case falling(peak: Double)
-    /// Three times up and down.
+    /// The size rises and falls three times.
     case waves(peak: Double)
 
-    /// By what key `index` of `count` is multiplied.
+    /// The factor by which key `index` of `count` keys is multiplied.
     func factor(_ index: Int, of count: Int) -> Double {
       let place = Double(index + 1) / Double(count)
       return switch self {
@@ -58,7 +58,7 @@ struct Scenario: CustomTestStringConvertible, Sendable {
       + "\(hasSinks ? " sinks" : "")\(swell.peak > 0 ? " \(swell)" : "") seed \(seed)"
   }
 
-  /// Follows from the scenario, so that a failure is found again.
+  /// The seed follows from the scenario, so that a failure can be reproduced.
   var seed: UInt64 {
     [B, H, Hk, L, S, E, Ev].reduce(UInt64(Mask.allCases.firstIndex(of: mask)!)) { $0 &* 1009 &+ UInt64($1) }
   }
@@ -91,10 +91,12 @@ struct Scenario: CustomTestStringConvertible, Sendable {
   ) throws -> AttentionResult<Element> {
     try scaledDotProductAttention(
       query: inputs.query, key: inputs.key, value: inputs.value, mask: libraryMask(Element.self),
-      options: AttentionOptions(
-        scale: scale, softcap: softcap, sinks: sinks.map { try Tensor($0.map { Element($0) }, shape: [H]) }),
-      returning: extras,
-      context: context)
+      options: options(Element.self), returning: extras, context: context)
+  }
+
+  func options<Element: AttentionElement>(_: Element.Type) throws -> AttentionOptions<Element> {
+    AttentionOptions(
+      scale: scale, softcap: softcap, sinks: try sinks.map { try Tensor($0.map { Element($0) }, shape: [H]) })
   }
 
   /// The mask for the library.
@@ -102,7 +104,7 @@ struct Scenario: CustomTestStringConvertible, Sendable {
     try parts.mask(Element.self)
   }
 
-  private var parts: [MaskPart] {
+  var parts: [MaskPart] {
     let places = ReferencePlaces(L: L, S: S)
     func band(_ alignment: AttentionMask.Alignment, _ left: Int?, _ right: Int?) -> MaskPart {
       .band(alignment, left: left, right: right, places)
@@ -156,7 +158,7 @@ struct Scenario: CustomTestStringConvertible, Sendable {
         .leftPadding((0..<B).map { min(S, 9 - 6 * $0) }), .leftPadding((0..<B).map { min(S, 2 + 5 * $0) }),
         .keyLengths((0..<B).map { max(0, S - 1 - 4 * $0) }), .keyLengths((0..<B).map { max(0, S - 6 + 5 * $0) }),
       ]
-    // Numbers that Float does not hold.
+    // Slopes that Float cannot hold exactly.
     case .oddSlopes: return [.alibi(slopes: (0..<H).map { 0.1 / Double($0 + 3) }, places)]
     case .everythingElse:
       return [
@@ -174,12 +176,12 @@ struct Scenario: CustomTestStringConvertible, Sendable {
     }
   }
 
-  /// Three documents, the middle one empty, and something behind them.
+  /// The offsets of three documents, of which the second is empty. The last token belongs to no document.
   private func cuts(_ length: Int) -> [Int] { [0, length / 3, length / 3, max(length / 3, length - 1)] }
 }
 
 extension Scenario {
-  /// Holds output, weights and log-sum-exp of both element types against the reference in Double, on some paths.
+  /// Compares output, weights and log-sum-exp of both element types with the reference in Double, with each context.
   func check(_ contexts: [AttentionContext] = AttentionContext.everyPath) throws {
     let problem = reference()
     let exact = problem.answer()
@@ -193,7 +195,7 @@ extension Scenario {
   ) throws {
     let plain = problem.answer(in: Element.self)
     let inputs = try Inputs<Element>(problem)
-    // A large score has a large unit in the last place, which its weight is off by.
+    // A large score has a large unit in the last place, so the relative error of its weight is large too.
     let slack = 4 * Double(Element.ulpOfOne) * swell.peak
     for context in contexts {
       let result = try result(inputs, returning: [.logSumExp, .weights], context: context)
@@ -209,7 +211,7 @@ extension Scenario {
     }
   }
 
-  /// The plan of this problem, for which no operand is allocated.
+  /// The plan of this problem. The operands are broadcast from one row, so they need no memory of their size.
   func plan<Element: AttentionElement>(_: Element.Type, _ context: AttentionContext) throws -> AttentionPlan {
     func operand(_ shape: [Int]) throws -> Tensor<Element> {
       try Tensor<Element>(repeating: 0, shape: [1, 1, 1, shape[3]]).broadcast(to: shape)

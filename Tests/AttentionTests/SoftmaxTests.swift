@@ -55,11 +55,12 @@ struct SoftmaxTests {
     }
   }
 
-  @Test("small exponentials are as accurate as their argument", arguments: InstructionSet.present)
+  @Test("the error of small exponentials is within the documented bound", arguments: InstructionSet.present)
   func smallExponentials(isa: InstructionSet) throws {
     let x = (0..<8000).map { -Float($0) / 92 }
     let y = try softmax(Tensor(x, shape: [1, x.count]), context: AttentionContext(instructionSet: isa)).array
-    // Against the largest, which is exp(0): so the sum does not matter. Two divisions more, one ULP each.
+    // Each result is divided by the largest one, which belongs to exp(0), so the sum cancels. The two divisions add an
+    // error of one ULP each.
     for (x, y) in zip(x, y.map { Double($0) / Double(y[0]) }) {
       let exact = exp(Double(x))
       #expect(abs(y - exact) <= (2 + 1.25 * Double(-x) + 2) * Double(Float(exact).ulp), "exp(\(x))")
@@ -67,7 +68,7 @@ struct SoftmaxTests {
   }
 
   #if !os(macOS) && arch(x86_64)
-    @Test("in Double, too, against 80 bits", arguments: InstructionSet.present)
+    @Test("in Double, the error is within that bound, too (80-bit reference)", arguments: InstructionSet.present)
     func smallExponentialsOfDouble(isa: InstructionSet) throws {
       let x = (0..<8000).map { -Double($0) / 11.3 }
       let y = try softmax(Tensor(x, shape: [1, x.count]), context: AttentionContext(instructionSet: isa)).array
@@ -78,7 +79,7 @@ struct SoftmaxTests {
     }
   #endif
 
-  @Test("rows without anything, with NaN, with infinity")
+  @Test("rows of −∞ only, with NaN, with infinity, and without elements")
   func edges() throws {
     let x = try Tensor<Float>(
       [-.infinity, -.infinity, 1, .nan, .nan, .nan, .infinity, 0, -.infinity, 5], shape: [5, 2])

@@ -7,7 +7,9 @@ import Testing
 struct StorageTypeTests {
   static let masks: [Scenario.Mask] = [.none, .causal, .everything, .everythingElse, .biasWithInfinities]
 
-  @Test("are converted, computed with as Float, and rounded once", arguments: masks, [(1, 90), (3, 1300), (70, 130)])
+  @Test(
+    "two-byte elements are converted to Float, and results are rounded once",
+    arguments: masks, [(1, 90), (3, 1300), (70, 130)])
   func bits(mask: Scenario.Mask, lengths: (Int, Int)) throws {
     let scenario = Scenario(
       B: 2, H: 4, Hk: 2, L: lengths.0, S: lengths.1, E: 24, Ev: 17, mask: mask, softcap: 5, hasSinks: true)
@@ -38,12 +40,12 @@ struct StorageTypeTests {
       #expect(same(result.output, rounded), "\(Stored.self) \(scenario) \(context.path)")
       #expect(try sameBits(result.logSumExp.array, expected.logSumExp.array))
       #expect(try sameBits(result.weights.array, expected.weights.array))
-      // A Float query over stored keys.
+      // A Float query with keys and values of two bytes.
       let mixed = try scaledDotProductAttention(
         query: floats.query, key: key, value: value, mask: mask, options: AttentionOptions(softcap: 5, sinks: sinks),
         context: context)
       #expect(sameBits(mixed.array, expected.output.array))
-      // Elements that lie apart, into elements that do.
+      // Operands and a result whose elements are not next to each other in memory.
       func apart(_ x: Tensor<Stored>) throws -> Tensor<Stored> {
         var wide = try Tensor(repeating: Stored(_nearest: .nan), shape: x.shape + [2])
         try wide.withMutableView { view in
@@ -64,7 +66,7 @@ struct StorageTypeTests {
     a.shape == b.shape && zip(a.array, b.array).allSatisfy { $0._double == $1._double }
   }
 
-  @Test("a bias of two bytes is what it is as Float; one of another width is refused")
+  @Test("a bias of two-byte elements acts as its conversion to Float; a Float call refuses a Double bias")
   func bias() throws {
     let x = try Tensor<Float>(uniform: -1..<1, shape: [1, 2, 30, 8], seed: 1)
     let bias = try Tensor<BFloat16>(converting: Tensor<Float>(uniform: -3..<3, shape: [2, 30, 30], seed: 2))

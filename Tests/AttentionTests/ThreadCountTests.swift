@@ -3,7 +3,7 @@ import AttentionProblems
 import AttentionTestSupport
 import Testing
 
-@Suite("The same inputs give the same bits, whatever the threads and the executor")
+@Suite("The same inputs give the same bits with any number of threads and any executor")
 struct ThreadCountTests {
   /// Checks that `run` gives the same bits on several threads, and on another executor, as on one thread.
   private func check(
@@ -48,7 +48,7 @@ struct ThreadCountTests {
         let plan = try scenario.plan(Element.self, path)
         if !isWindow {
           #expect((plan.splitsPerTile > 1) == isSplit, "\(plan)")
-          #expect(plan.workerCount(threadCount: 2) == 2, "or this test shows nothing: \(plan)")
+          #expect(plan.workerCount(threadCount: 2) == 2, "two workers expected, or this test shows nothing: \(plan)")
         }
       }
       try check("\(scenario)") { context in
@@ -58,7 +58,7 @@ struct ThreadCountTests {
     }
   }
 
-  @Test("types of two bytes")
+  @Test("two-byte element types")
   func storage() throws {
     try storage(BFloat16.self)
     #if !(os(macOS) && arch(x86_64))

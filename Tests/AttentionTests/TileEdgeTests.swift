@@ -3,13 +3,13 @@ import AttentionProblems
 import AttentionTestSupport
 import Testing
 
-/// Sizes are asked of plans, so that they move with the constants of plans.
+/// The tested lengths are computed from plans, so they follow the constants of plans.
 @Suite("The edges of tiles")
 struct TileEdgeTests {
-  /// Neither masks nor widths matter to the sizes of tiles.
+  /// The sizes of tiles depend neither on the mask nor on the width.
   private static let longest = Scenario(B: 1, H: 8, Hk: 8, L: 4096, S: 8192, E: 64, Ev: 64)
 
-  /// Lengths around the first and the second edge between tiles of queries: of either element type, on any path.
+  /// Lengths around the first two edges between tiles of queries, for both element types and every path.
   private static let queryEdges: [Int] = union { plan in
     var lengths: [Int] = []
     var count = 1
@@ -23,7 +23,7 @@ struct TileEdgeTests {
     return lengths
   }
 
-  /// Lengths around one tile of keys, and one key more than three tiles.
+  /// Lengths around one tile of keys, and a length of three tiles and one key.
   private static let keyEdges: [Int] = union { plan in
     let tile = try plan(longest).keyTileLength
     return [tile - 1, tile, tile + 1, 3 * tile + 1]
@@ -38,7 +38,7 @@ struct TileEdgeTests {
 
   private static let widths = [64, 128]
 
-  @Test("of keys", arguments: widths, [Scenario.Mask.causal, .everything])
+  @Test("results are right at the edges of tiles of keys", arguments: widths, [Scenario.Mask.causal, .everything])
   func keys(width: Int, mask: Scenario.Mask) throws {
     var scenario = Scenario(B: 1, H: 8, Hk: 8, L: 10, S: 8192, E: width, Ev: width, mask: mask)
     #expect(Self.keyEdges.count >= 4)
@@ -48,7 +48,7 @@ struct TileEdgeTests {
     }
   }
 
-  @Test("of queries", arguments: widths, [Scenario.Mask.causal, .everything])
+  @Test("results are right at the edges of tiles of queries", arguments: widths, [Scenario.Mask.causal, .everything])
   func queries(width: Int, mask: Scenario.Mask) throws {
     var scenario = Scenario(B: 1, H: 8, Hk: 8, L: 1, S: 19, E: width, Ev: width, mask: mask)
     #expect(Self.queryEdges.count >= 6)
@@ -58,14 +58,16 @@ struct TileEdgeTests {
     }
   }
 
-  @Test("of both at once", arguments: [Scenario.Mask.causal, .everything])
+  @Test("results are right at edges of queries and keys at once", arguments: [Scenario.Mask.causal, .everything])
   func both(mask: Scenario.Mask) throws {
     try Scenario(
       B: 1, H: 1, Hk: 1, L: Self.queryEdges.last!, S: Self.keyEdges.last!, E: 64, Ev: 64, mask: mask
     ).check()
   }
 
-  @Test("of splits: the maximum of a row moves across parts of its keys, with sinks and softcap", arguments: [1, 2, 5])
+  @Test(
+    "results are right if keys are split, with sinks, with softcap, and with maxima that differ between splits",
+    arguments: [1, 2, 5])
   func splits(L: Int) throws {
     for mask in [Scenario.Mask.none, .causal, .everything] {
       for softcap in [nil, 20] as [Double?] {
@@ -74,7 +76,7 @@ struct TileEdgeTests {
         if softcap == nil { scenario.swell = .waves(peak: 60) }
         for context in AttentionContext.everyPath where mask != .everything {
           let plan = try scenario.plan(Float.self, context)
-          #expect(plan.splitsPerTile >= 2, "or this test shows nothing: \(plan)")
+          #expect(plan.splitsPerTile >= 2, "the plan must split keys; otherwise this test shows nothing: \(plan)")
         }
         try scenario.check()
       }
@@ -82,7 +84,7 @@ struct TileEdgeTests {
   }
 
   @Test(
-    "scores whose maximum rises, falls, or does both across tiles",
+    "results are right if the maximum of the scores rises, falls, or does both across tiles",
     arguments: [50, 1000] as [Double], [(1, 1), (3, 2), (20, 1), (70, 1)])
   func swelling(peak: Double, rows: (L: Int, H: Int)) throws {
     let swells = [Scenario.Swell.rising(peak: peak), .falling(peak: peak), .waves(peak: peak)]
@@ -98,14 +100,14 @@ struct TileEdgeTests {
 
   // MARK: Branches of plans
 
-  /// A problem, and what about the context is not as usual.
+  /// A problem, and a change to the context in which it is computed.
   private struct Case: Sendable {
     var scenario: Scenario
     var tune: @Sendable (inout AttentionContext) -> Void = { _ in }
   }
 
   private static let cases: [Case] = [
-    // 77 tiles: tasks of several tiles, the last one of fewer.
+    // 77 tiles: each task has several tiles, and the last task has fewer than the others.
     Case(scenario: Scenario(B: 7, H: 11, Hk: 11, L: 16, S: 16, E: 64, Ev: 64)),
     Case(scenario: Scenario(B: 2, H: 32, Hk: 32, L: 33, S: 33, E: 32, Ev: 32, mask: .causal)),
     Case(scenario: Scenario(B: 64, H: 12, Hk: 12, L: 16, S: 16, E: 64, Ev: 64, mask: .keyLengths)),
@@ -123,7 +125,7 @@ struct TileEdgeTests {
       tune: { $0.tuning.farRowByteCount = 1 }),
   ]
 
-  /// What a plan can be, beside which algorithm carries it out.
+  /// The branches of a plan, apart from the choice of the algorithm.
   private static let branches: [(name: String, isTaken: @Sendable (AttentionPlan, Scenario) -> Bool)] = [
     ("one tile of queries", { plan, _ in plan.queryTileCount == 1 }),
     ("several tiles of queries, the last one shorter", { $0.queryTileCount > 1 && $1.L % $0.queryTileLength != 0 }),
@@ -150,7 +152,7 @@ struct TileEdgeTests {
     ),
   ]
 
-  @Test("every branch of a plan is taken by one of these, on every path")
+  @Test("each branch of a plan is taken by one of the cases, on every path")
   func everyBranch() throws {
     for path in AttentionContext.everyPath {
       var taken: Set<String> = []
@@ -165,7 +167,7 @@ struct TileEdgeTests {
       }
       let missing = Self.branches.map(\.name).filter { !taken.contains($0) }
       #expect(missing.isEmpty, "\(path.path)")
-      // Without vectors no rows are too few to fill one.
+      // The vectors of the portable kernels are short. So this test does not check which cases have few rows for them.
       let hasFewRows = path.resolvedAlgorithm == .packed && path.instructionSet != .portable
       let expected: Set<TileStyle> =
         path.resolvedAlgorithm == .openBLAS ? [.openBLAS] : hasFewRows ? [.lanes, .fewRows] : styles
@@ -173,7 +175,7 @@ struct TileEdgeTests {
     }
   }
 
-  @Test("the problems of these branches agree with the reference", arguments: cases.indices)
+  @Test("the results of the cases agree with the reference", arguments: cases.indices)
   func agree(index: Int) throws {
     let one = Self.cases[index]
     let contexts = AttentionContext.everyPath.map { path in
@@ -182,7 +184,8 @@ struct TileEdgeTests {
       return context
     }
     try one.scenario.check(contexts)
-    // New memory may hold the results of a call before: here it holds NaN, so that what is not written is seen.
+    // New memory may hold the results of an earlier call, which would hide elements that are not written. Here it holds
+    // NaN.
     let (inputs, mask) = (try Inputs<Float>(one.scenario.reference()), try one.scenario.libraryMask(Float.self))
     for context in contexts {
       var output = try Tensor<Float>(

@@ -1,4 +1,5 @@
-// Stands before the C library's functions of the same names, and lets them do their work.
+// These functions replace the C library's functions of the same names. They note each call, and then call the C
+// library.
 
 #ifdef __linux__
 #define _GNU_SOURCE

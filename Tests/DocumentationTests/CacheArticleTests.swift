@@ -3,9 +3,9 @@ import AttentionBLAS
 import AttentionTestSupport
 import Testing
 
-@Suite("Scores and caches")
+@Suite("Documentation: scores and caches")
 struct CacheArticleTests {
-  @Test("the generation loop generates what attention to the whole would")
+  @Test("the generation loop generates the same tokens as attention to the whole sequence")
   func generation() throws {
     let layer = try MultiHeadAttention<Float>(
       configuration: .init(
@@ -28,7 +28,7 @@ struct CacheArticleTests {
     print(cache.lengths)  // [19]: the last token has not gone in
     #expect(cache.lengths == [19])
 
-    // Every token again, from all before it at once.
+    // Compute every generated token again, in one call for the whole sequence.
     let whole = try layer(embedded(Array(tokens.dropLast())), mask: .causal)
     let likeness = try matmul(whole.reshaped([19, 64]), embeddings.transposed())
     for token in 5..<20 {
@@ -51,7 +51,7 @@ struct CacheArticleTests {
     #expect(attended.shape == [1, 8, 1, 8])
   }
 
-  @Test("samples, forks and files are as shown")
+  @Test("samples, forks and files work as the article shows")
   func forks() throws {
     let prompts = try Tensor<Float>(uniform: -1..<1, shape: [2, 2, 5, 8], seed: 1)
     let batch = try KeyValueCache<Float>(batchCount: 2, headCount: 2, headDimension: 8)
@@ -79,7 +79,7 @@ struct CacheArticleTests {
     #expect(restored.lengths == [40])
   }
 
-  @Test("scores are as shown", arguments: [false, true])
+  @Test("scores work as the article shows", arguments: [false, true])
   func scores(isSunday: Bool) throws {
     let q = try Tensor<Float>(uniform: -1..<1, shape: [1, 8, 16, 4], seed: 1)
     let (k, v) = (q, q)

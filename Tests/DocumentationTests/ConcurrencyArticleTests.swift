@@ -3,7 +3,7 @@ import AttentionFiles
 import AttentionTestSupport
 import Testing
 
-@Suite("Performance, threads, coming from elsewhere")
+@Suite("Documentation: performance, threads, coming from other libraries")
 struct ConcurrencyArticleTests {
   @Test("reusing the output")
   func reuse() throws {
@@ -49,7 +49,7 @@ struct ConcurrencyArticleTests {
     #expect(layer.configuration == stored.configuration)
   }
 
-  @Test("Keras's weights give what Keras's formula gives")
+  @Test("a layer with Keras's weights gives the results of Keras's formula")
   func keras() throws {
     let (heads, width, length) = (3, 4, 5)
     let d = heads * width
@@ -71,7 +71,8 @@ struct ConcurrencyArticleTests {
     ]
     let layer = try MultiHeadAttention(stateDictionary: state, headCount: heads)
 
-    // Keras: einsum("abc,cde->abde", x, kernel) + bias, attention head by head, einsum("abcd,cde->abe", …) + bias.
+    // Keras computes einsum("abc,cde->abde", x, kernel) + bias, then attention head by head, then
+    // einsum("abcd,cde->abe", …) + bias.
     let x = try random([1, length, d], 9)
     var problem = ReferenceAttention()
     (problem.H, problem.Hk, problem.L, problem.S, problem.E, problem.Ev) = (heads, heads, length, length, width, width)

@@ -31,7 +31,7 @@ struct GettingStartedTests {
     }
   }
 
-  @Test("a layer, and a trained one")
+  @Test("a new layer, and a layer with stored weights")
   func layers() throws {
     let layer = try MultiHeadAttention<Float>(embeddingDimension: 64, headCount: 8, seed: 1)
     let sentences = try Tensor<Float>(uniform: -1..<1, shape: [2, 5, 64], seed: 2)  // [batch, length, width]
@@ -50,7 +50,7 @@ struct GettingStartedTests {
     #expect(try trained(sentences, mask: .keyLengths([5, 3])) == y)
   }
 
-  @Test("layouts, views, grouped heads, memory that is there")
+  @Test("layouts, views, grouped heads, output into existing memory")
   func layouts() throws {
     let lengthFirst = try Tensor<Float>(uniform: -1..<1, shape: [2, 10, 4, 32], seed: 1)
     let output = try scaledDotProductAttention(

@@ -3,9 +3,9 @@ import AttentionTestSupport
 import Foundation
 import Testing
 
-@Suite("Masks, drawn")
+@Suite("Drawings of masks")
 struct MaskArticleTests {
-  @Test("the article's drawings are those of its masks")
+  @Test("the drawings in the article are those that its masks give")
   func drawings() throws {
     let first: Tensor<Bool> = [true, true, false, true, false, true]
     let mask = AttentionMask.attending(first)
@@ -40,7 +40,7 @@ struct MaskArticleTests {
     #expect(drawn == drawings)
   }
 
-  @Test("a bias composes, and forbids where it is −inf")
+  @Test("a bias combines with other masks, and forbids keys where it is −inf")
   func bias() throws {
     let distance = try Tensor<Float>(
       (0..<36).map { -0.5 * Float(abs($0 / 6 - $0 % 6)) }, shape: [1, 1, 6, 6])
@@ -51,7 +51,7 @@ struct MaskArticleTests {
     #expect(try AttentionMask.bias(forbidding).drawing(queryCount: 1, keyCount: 3) == "● · ●")
   }
 
-  @Test("attendance is a boolean mask that does the same")
+  @Test("attendance gives a boolean mask with the same effect")
   func attendance() throws {
     let mask = AttentionMask.window(left: 3, right: 1).combined(with: .leftPadding([2, 0]))
     let x = try Tensor<Float>(uniform: -1..<1, shape: [2, 3, 9, 4], seed: 1)
@@ -65,7 +65,7 @@ struct MaskArticleTests {
     #expect(try AttentionMask.none.drawing(queryCount: 0, keyCount: 2) == "")
   }
 
-  @Test("heads with masks of their own: the first is drawn")
+  @Test("if heads have different masks, the first head's mask is drawn")
   func heads() throws {
     let flags = try Tensor<Bool>([true, false, false, true], shape: [1, 2, 1, 2])
     #expect(try AttentionMask.attending(flags).drawing(queryCount: 1, keyCount: 2) == "● ·")
@@ -79,7 +79,7 @@ struct MaskArticleTests {
     let flags = try Tensor<Bool>([true, false, false, true], shape: [2, 2])
     #expect("\(AttentionMask.attending(flags))" == "● ·\n· ●")
     #expect("\(AttentionMask.keyLengths([1000]))" == "a mask of 1 × 8 queries by 1000 keys")
-    // What no call takes is named, not drawn.
+    // The description of a mask that no call accepts gives the extents without a drawing.
     #expect("\(AttentionMask.keyLengths([-1]).combined(with: .chunks(length: 0)))".hasPrefix("a mask of 1 × 8"))
   }
 }

@@ -8,7 +8,7 @@ import Testing
 struct ModelArticleTests {
   private let folder = "\(packageFolder)/Tests/Fixtures/bert/tiny"
 
-  @Test("sentences, their vectors and what they attend to")
+  @Test("sentences, their vectors and their attention weights")
   func sentences() throws {
     let encoder = try SentenceEncoder(directory: folder)
     let vectors = try encoder.embed(["She is happy.", "He walks in the rain."])

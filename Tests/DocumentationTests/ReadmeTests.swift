@@ -4,17 +4,17 @@ import AttentionTestSupport
 import Foundation
 import Testing
 
-/// What the README's examples say, run; and the examples themselves, compiled as they stand.
+/// Runs code like the README's examples, and compiles the examples themselves without changes.
 @Suite("README")
 struct ReadmeTests {
-  /// Each block of Swift, as somebody would copy it into `main.swift`.
+  /// The README's blocks of Swift code, each as a reader would copy it into `main.swift`.
   private static let examples: [String] = {
     let text = (try? String(contentsOfFile: "\(packageFolder)/README.md", encoding: .utf8)) ?? ""
     return text.components(separatedBy: "```swift\n").dropFirst().map { $0.components(separatedBy: "```")[0] }
   }()
 
   #if os(Linux)
-    @Test("every example compiles as it stands", arguments: examples)
+    @Test("every example compiles without changes", arguments: examples)
     func compiles(example: String) throws {
       let folder = try TemporaryFolder()
       _ = try folder.write(Array(example.utf8), to: "main.swift")
@@ -36,10 +36,10 @@ struct ReadmeTests {
     }
   #endif
 
-  @Test("there are examples")
+  @Test("the README has examples")
   func present() { #expect(Self.examples.count >= 5) }
 
-  @Test("the first example gives its result")
+  @Test("the first example gives the result that the README shows")
   func firstExample() throws {
     let query = try Tensor<Float>(uniform: -1..<1, shape: [1, 8, 128, 64], seed: 1)  // [batch, heads, length, width]
     let output = try scaledDotProductAttention(query: query, key: query, value: query, mask: .causal)
@@ -76,7 +76,7 @@ struct ReadmeTests {
     #expect(try scaledDotProductAttention(query: x, key: x, value: x, mask: mask).shape == [2, 1, 16, 4])
   }
 
-  @Test("a cache in two bytes")
+  @Test("a cache with a two-byte type")
   func cache() throws {
     let key = try Tensor<Float>(uniform: -1..<1, shape: [1, 8, 5, 64], seed: 1)
     let (query, value) = (key, key)

@@ -1,5 +1,5 @@
-// The kernels of every instruction set that is present, against plain C: for machines without Swift.
-// Prints a line for each and ends with "N passed, M failed".
+// Compares the kernels of every instruction set that this machine has with plain C, for machines without Swift.
+// Prints a line for each check and ends with "N passed, M failed".
 
 #include <math.h>
 #include <stdio.h>
@@ -21,7 +21,8 @@ static double random_number(void) {
   return (double)(state >> 11) * 0x1p-53;
 }
 
-// Attention of a panel by plain code: the kernels of lanes together, and those of rows, against it.
+// Defines the checks of the kernels for one element type: they compare with plain code. In check_tiles, the lane
+// kernels together compute the attention of a panel. The kernel for few rows is compared with the lane kernels.
 #define DEFINE_CHECKS(T, TYPE, LOWEST, EXACT_EXP2, NEXT, TOLERANCE)                                                \
   static void check_exp2_##T(const attn_kernels *kernels, const char *name) {                                      \
     enum { samples = 200000 };                                                                                     \
@@ -115,7 +116,7 @@ static double random_number(void) {
       kernels->lanes.multiply(&dots);                                                                                    \
       for (int i = 0; i < rows; i++)                                                                               \
         for (int j = 0; j < keys; j++) wrong_sums += sums[j * stride + i] != scores[j * stride + i];               \
-      /* Half of the time the softmax has to look itself. */                                                       \
+      /* For an even number of rows, the softmax gets no maxima and finds them itself. */                          \
       attn_softmax_lanes softmax = {vectors, keys, stride, scores, NULL, NULL, maximum, sum, rescale,              \
                                     rows % 2 ? new_maximum : NULL, 0, 0};                                          \
       kernels->lanes.softmax_lanes(&softmax);                                                                            \
@@ -124,7 +125,7 @@ static double random_number(void) {
                              .column_stride = width, .b = scores, .b_stride = stride, .c = result,                 \
                              .c_stride = stride};                                                                  \
       kernels->lanes.multiply(&values);                                                                                  \
-      /* A product that is cut along its depth, and added to nothing. */                                           \
+      /* The same product, cut along its depth into two parts, then added to zeros. */                             \
       attn_product part = values;                                                                                  \
       part.c = sums, part.depth = 11;                                                                              \
       kernels->lanes.multiply(&part);                                                                                    \
@@ -154,7 +155,7 @@ static double random_number(void) {
     expect(worst <= TOLERANCE, name, #T ": attention of panels of 1 row to all lanes", worst);                     \
     expect(wrong_maxima == 0, name, #T ": maxima of products and biases", wrong_maxima);                           \
     expect(wrong_sums == 0, name, #T ": products with an addend", wrong_sums);                                     \
-    expect(wrong_cuts == 0, name, #T ": products that are cut", wrong_cuts);                                       \
+    expect(wrong_cuts == 0, name, #T ": products that are cut along the depth", wrong_cuts);                       \
     expect(worst_few <= TOLERANCE, name, #T ": products of few rows", worst_few);                                  \
   }                                                                                                                \
                                                                                                                    \
@@ -247,7 +248,8 @@ static double binary16(uint16_t bits) {
   return bits & 0x8000 ? -size : size;
 }
 
-// Types of two bytes: each of the 65536 to float and back, and products that read them where they lie.
+// Types of two bytes: each of the 65536 values is converted to float and back. Products that read elements of two bytes
+// in place must have the same bits as products of the same elements in float.
 static void check_halves(attn_isa isa, const char *name) {
   const attn_kernels *kernels = attn_kernels_for(isa, attn_type_f32);
   enum { count = 1 << 16, rows = 3, keys = 37, width = 21 };
@@ -285,7 +287,7 @@ static void check_halves(attn_isa isa, const char *name) {
       kernels->rows.accumulate_rows(&values);
     }
     expect(!memcmp(scores[0], scores[1], sizeof scores[0]) && !memcmp(sums[0], sums[1], sizeof sums[0]), name,
-           "products of few rows in two bytes", 0);
+           "products of few rows with elements of two bytes", 0);
   }
 }
 

@@ -1,5 +1,6 @@
-// A program that uses OpenBLAS with OpenBLAS's own threads, after its kernels have been chosen anew: before main, where
-// the constructor is linked in; or late, where an argument names a library that holds it. Here, and in a child.
+// A program that computes with OpenBLAS's own threads after OpenBLAS has chosen its kernels again. A constructor makes
+// OpenBLAS choose again: before main if the constructor is linked into this program, or late if an argument names a
+// library that holds the constructor. The program checks results in its own process and in a child process.
 
 #include <cblas.h>
 #include <dlfcn.h>

@@ -1,8 +1,10 @@
-// Preloaded (LD_PRELOAD) into a program, makes the start-up of OpenBLAS as unlucky as it can be, on any CPU with AVX:
-// the core found seems older than the CPU, so that the kernels are chosen anew, and every step of the choice takes long.
+// A library to preload into a program with LD_PRELOAD. It gives the start-up of OpenBLAS the worst possible timing, on
+// any CPU with AVX: OpenBLAS seems to have found a core older than the CPU, so the kernels are chosen anew, and every
+// step of the choice takes long. Sources/COpenBLASStartup/startup.c describes the hazard.
 //
-// A worker of OpenBLAS that is still running then (0) begins, (1) finds no kernel table and begins to choose by itself,
-// (2) stores NULL, for it does not know the name in OPENBLAS_CORETYPE, (3) while the main thread calls through the table.
+// If a worker of OpenBLAS is still running then, the worker (0) begins, (1) finds no kernel table and begins to choose
+// kernels itself, and (2) stores NULL as the table, because it does not know the name in OPENBLAS_CORETYPE. Meanwhile,
+// (3) the main thread calls through the table.
 
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -12,8 +14,9 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-// Microseconds. Threads begin when the table is gone, or after 30 ms if it stays. Counted from there, the table is NULL
-// by the worker from 18 ms to 28, and the main thread calls through it after 25.
+// All times are in microseconds. New threads begin when the table is missing, or after 30 ms if it never is. From the
+// moment when the table is missing, the worker leaves it NULL from 18 ms to 28 ms, and the main thread calls through it
+// at 25 ms.
 enum { longest_wait = 30000, table_missing = 5000, name_read = 8000, warning = 10000, features_read = 10000 };
 static volatile int table_is_missing;
 
@@ -39,13 +42,14 @@ char *getenv(const char *name) {
   return real(name);
 }
 
-// Called when the name is not known, and between storing the table and calling through it.
+// OpenBLAS calls this function when it does not know the name, and again after it has stored the table and before it
+// calls through the table.
 void openblas_warning(int level, const char *message) {
   (void)level, (void)message;
   usleep(warning);
 }
 
-// Called after NULL is stored, to choose by features.
+// OpenBLAS calls this function after it has stored NULL, to choose kernels by the CPU's features.
 int support_avx512_bf16(void) {
   int (*real)(void) = (int (*)(void))dlsym(RTLD_NEXT, "support_avx512_bf16");
   if (!is_main_thread()) usleep(features_read);

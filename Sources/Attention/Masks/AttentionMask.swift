@@ -279,14 +279,17 @@ public struct AttentionMask: Sendable {
   ///   - body: Called for some queries by some keys, from several threads at once. It is called again if weights or scores
   ///     are asked for, or if a result is not finite: equal scores must give equal results. It sees scores after scale and
   ///     softcap, also those of masked keys, whose results are not used. A result of −inf forbids the key.
+  ///   - derivative: Needed for gradients only. It gets the scores that `body` gets, and the gradient of the results of
+  ///     `body`, which it replaces by the gradient of the scores. Where a key is masked, the gradient is 0 and must stay 0.
   /// - Returns: The mask.
   public static func scores<Element: AttentionElement>(
-    _ element: Element.Type, _ body: @escaping @Sendable (inout AttentionScoreTile<Element>) -> Void
+    _ element: Element.Type, _ body: @escaping @Sendable (inout AttentionScoreTile<Element>) -> Void,
+    derivative: (
+      @Sendable (_ scores: borrowing AttentionScoreTile<Element>, _ gradient: inout AttentionScoreTile<Element>) -> Void
+    )? = nil
   ) -> AttentionMask {
-    AttentionMask(
-      Components(functions: [
-        Function(body: AttentionScoreFunction<Element>(body: body), dataType: Element._dataType)
-      ]))
+    let function = AttentionScoreFunction<Element>(body: body, derivative: derivative)
+    return AttentionMask(Components(functions: [Function(body: function, dataType: Element._dataType)]))
   }
 
   // MARK: Composition

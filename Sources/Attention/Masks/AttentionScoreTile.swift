@@ -96,4 +96,6 @@ public struct AttentionScoreTile<Element: AttentionElement>: ~Copyable {
 /// The function given to ``AttentionMask/scores(_:_:)``, kept until the element type of the call is known.
 struct AttentionScoreFunction<Element: AttentionElement>: Sendable {
   let body: @Sendable (inout AttentionScoreTile<Element>) -> Void
+  /// Replaces the gradient of the function's results by the gradient of the scores; nil: the function has no derivative.
+  let derivative: (@Sendable (borrowing AttentionScoreTile<Element>, inout AttentionScoreTile<Element>) -> Void)?
 }

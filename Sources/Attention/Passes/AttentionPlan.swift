@@ -185,11 +185,54 @@ package struct AttentionPlan: CustomStringConvertible {
     expectsNextTile = tilesPerTask > 1 && shape.keyCount <= keyTileLength && operandByteCount >= Self.farByteCount
   }
 
+  /// The plan of a backward pass.
+  ///
+  /// A tile is some queries of one head, whatever the number of heads, and a tile of keys is a region of which tasks
+  /// compute the gradients.
+  init<Element>(
+    gradientsOf shape: AttentionShape, schedule: MaskSchedule<Element>, kernels: Kernels<Element>,
+    context: AttentionContext
+  ) {
+    let tuning = context.tuning
+    algorithm = context.algorithm(with: kernels.instructionSet)
+    tiles = algorithm == .openBLAS ? .openBLAS : .lanes
+    batches = nil
+    blockLength = tuning.blockLength
+    headsPerTile = 1
+    queryTileLength = max(1, min(shape.queryCount, tuning.gradientRowTarget))
+    keyTileLength = tuning.gradientKeyTileLength
+    farRowByteCount = queryTileLength < tuning.leastPackedRowCount ? .max : tuning.farRowByteCount
+    queryTileCount = max(1, shape.queryCount.dividedRoundingUp(by: queryTileLength))
+    headTileCount = max(1, shape.groupSize)
+    headTurnCount = 1
+    splitLength = keyTileLength
+    splitsPerTile = 1
+    needsStates = false
+    tilesPerTask = 1
+    expectsNextTile = false
+    tileCount = shape.batchCount * shape.headCount * queryTileCount
+    var keyCount = 0.0
+    for batch in 0..<(schedule.differsByBatch ? shape.batchCount : min(shape.batchCount, 1)) {
+      for tile in 0..<queryTileCount where shape.queryCount > 0 {
+        let queries = tile * queryTileLength..<min((tile + 1) * queryTileLength, shape.queryCount)
+        keyCount += Double(schedule.unionCount(batch: batch, queries: queries))
+      }
+    }
+    if !schedule.differsByBatch { keyCount *= Double(shape.batchCount) }
+    // Five products.
+    work =
+      Double(6 * shape.headDimension + 4 * shape.valueDimension) * Double(shape.headCount * queryTileLength) * keyCount
+      + Double(tileCount) * Self.tileWork
+  }
+
   var rowsPerTile: Int { headsPerTile * queryTileLength }
 
   /// How many of the threads are worth waking.
-  package func workerCount(threadCount: Int) -> Int {
-    work < ProductCut.leastSharedWork ? 1 : max(1, min(threadCount, tileCount * splitsPerTile))
+  package func workerCount(threadCount: Int) -> Int { workerCount(threadCount: threadCount, taskCount: tileCount * splitsPerTile) }
+
+  /// How many of the threads are worth waking for a number of tasks.
+  func workerCount(threadCount: Int, taskCount: Int) -> Int {
+    work < ProductCut.leastSharedWork ? 1 : max(1, min(threadCount, taskCount))
   }
 
   package var description: String {

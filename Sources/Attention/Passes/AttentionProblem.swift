@@ -28,15 +28,15 @@ package struct AttentionProblem<Element: AttentionElement> {
   let shape: AttentionShape
   /// The shape of the output, in the query's layout and rank.
   let outputShape: [Int]
-  private let query: AttentionInput
-  private let key: AttentionInput
-  private let value: AttentionInput
-  private let schedule: MaskSchedule<Element>
+  let query: AttentionInput
+  let key: AttentionInput
+  let value: AttentionInput
+  let schedule: MaskSchedule<Element>
   private let scale: Element
-  private let softcap: Element?
-  private let sinks: Tensor<Element>?
-  private let layout: AttentionLayout
-  private let rank: Int
+  let softcap: Element?
+  let sinks: Tensor<Element>?
+  let layout: AttentionLayout
+  let rank: Int
 
   /// A call whose tensors have the type that is computed in.
   package init(
@@ -145,7 +145,7 @@ package struct AttentionProblem<Element: AttentionElement> {
     return plans
   }
 
-  private func call(
+  func call(
     _ kernels: Kernels<Element>, _ plan: AttentionPlan, _ schedule: MaskSchedule<Element>, softcap: Element?,
     _ outputs: AttentionOutputs<Element>?
   ) -> AttentionCall<Element> {
@@ -225,9 +225,8 @@ package struct AttentionProblem<Element: AttentionElement> {
     let kernels = try context.kernels(for: Element.self)
     if isEmpty { return }
     let outputs = AttentionOutputs(
-      output: output, elementByteCount: dataType.bitCount / 8, half: HalfFormat(dataType), batchStride: strides[0],
-      headStride: strides[1], lengthStride: strides[2], columnStride: strides[3], logSumExp: logSumExp, weights: weights
-    )
+      output: MutableOperand(base: output, dataType: dataType, strides: strides), logSumExp: logSumExp,
+      weights: weights)
     try withExtendedLifetime(self) {
       try forEachPlan(kernels, context) { plan in
         try call(kernels, plan, schedule, softcap: softcap, outputs).run(.results, context: context)
@@ -258,5 +257,5 @@ package struct AttentionProblem<Element: AttentionElement> {
     }
   }
 
-  private var isEmpty: Bool { shape.batchCount == 0 || shape.headCount == 0 || shape.queryCount == 0 }
+  var isEmpty: Bool { shape.batchCount == 0 || shape.headCount == 0 || shape.queryCount == 0 }
 }

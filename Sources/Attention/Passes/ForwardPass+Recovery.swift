@@ -44,15 +44,7 @@ extension ForwardPass {
     _ block: Block<Element>, _ cut: BlockCut?, _ tile: QueryTile, _ value: StridedMatrix<Element>,
     _ maximum: ScoreMaximum, _ care: TileCare
   ) {
-    // Functions of scores forbid a key by −inf, which the softmax replaces by a weight. So these keys are found before.
-    var forbidden: Set<Int> = []
-    if call.schedule.terms?.functions.isEmpty == false {
-      for row in block.rows {
-        for key in block.keys where block.scores[block.place(row: row, key: key)] == -.infinity {
-          forbidden.insert(block.place(row: row, key: key))
-        }
-      }
-    }
+    let forbidden = placesForbiddenByFunctions(block)
     tiles.softmax(block, tile, cut, maximum)
     if care.normalizesWeights { normalizeWeights(block) }
     let finite = withoutHazards(value)
@@ -81,12 +73,6 @@ extension ForwardPass {
       for column in 0..<copy.columnCount { target[row * copy.rowStride + column * copy.columnStride] = 0 }
     }
     return copy
-  }
-
-  /// True if a query attends to a key that lies in its interval of this set.
-  private func attends(_ set: IntervalSet, _ tile: QueryTile, head: Int, query: Int, key: Int) -> Bool {
-    set.intervals[tile.batch, query].contains(key)
-      && (!set.isMasked || call.schedule.terms?.allows(batch: tile.batch, head: head, query: query, key: key) != false)
   }
 
   // MARK: Sums that overflow

@@ -20,17 +20,16 @@ extension ForwardPass {
   func finish(_ tile: QueryTile, _ check: ResultCheck) -> Bool {
     guard let outputs = call.outputs else { return true }
     let (memory, columnCount) = (tiles.memory, call.shape.valueDimension)
-    let isConverted = outputs.half != nil
-    let byteStride =
-      isConverted ? columnCount * MemoryLayout<Element>.stride : outputs.lengthStride * outputs.elementByteCount
+    let isConverted = outputs.output.half != nil
+    let byteStride = isConverted ? columnCount * MemoryLayout<Element>.stride : outputs.output.rowByteStride
     tile.forEachHead(0..<tile.rowCount) { rows, head, query in
       let first =
         isConverted
         ? UnsafeMutableRawPointer(memory.modifiers.converted + rows.lowerBound * columnCount)
-        : outputs.outputRow(batch: tile.batch, head: head, query: query)
+        : outputs.output.row(batch: tile.batch, head: head, index: query)
       for row in rows { memory.targets[row] = first + (row - rows.lowerBound) * byteStride }
     }
-    let isFinite = tiles.writeResult(tile, columnStride: isConverted ? 1 : outputs.columnStride)
+    let isFinite = tiles.writeResult(tile, columnStride: isConverted ? 1 : outputs.output.columnStride)
     if !isFinite && check == .finite { return false }
     if isConverted { writeOutput(tile, memory.modifiers.converted, outputs) }
     writeLogSumExp(tile, maximum: memory.maximum, sum: memory.sum, outputs)
@@ -56,12 +55,8 @@ extension ForwardPass {
     let shape = call.shape
     for head in tile.heads {
       for query in tile.emptyQueries {
-        let target = outputs.outputRow(batch: tile.batch, head: head, query: query)
-        for column in 0..<shape.valueDimension {
-          // In every type, 0 is stored as bytes of 0.
-          (target + column * outputs.columnStride * outputs.elementByteCount).initializeMemory(
-            as: UInt8.self, repeating: 0, count: outputs.elementByteCount)
-        }
+        outputs.output.clear(
+          count: shape.valueDimension, outputs.output.row(batch: tile.batch, head: head, index: query))
         let row = shape.row(batch: tile.batch, head: head, query: query)
         outputs.logSumExp?[row] = call.sinks?[head] ?? -.infinity
         if let weights = outputs.weights {
@@ -77,15 +72,9 @@ extension ForwardPass {
   ) {
     let columnCount = call.shape.valueDimension
     tile.forEachRow(0..<tile.rowCount) { row, head, query in
-      let target = outputs.outputRow(batch: tile.batch, head: head, query: query)
-      if let half = outputs.half {
-        call.kernels.narrow(half, columnCount, rows + row * columnCount, target, stride: outputs.columnStride)
-      } else {
-        copyStridedRow(
-          count: columnCount, elementByteCount: outputs.elementByteCount, from: rows + row * columnCount, stride: 1,
-          to: target,
-          stride: outputs.columnStride)
-      }
+      outputs.output.write(
+        call.kernels, count: columnCount, from: rows + row * columnCount,
+        to: outputs.output.row(batch: tile.batch, head: head, index: query))
     }
   }
 

@@ -61,6 +61,33 @@ struct LaneScores<Element: AttentionElement>: ScoreLayout {
     }
   }
 
+  func forEachLine(of block: Block<Element>, _ body: (_ offset: Int, _ count: Int) -> Void) {
+    let count = vectorCount(block.rows) * laneCount
+    for key in 0..<block.keys.count { body(key * block.keyStride, count) }
+  }
+
+  func forEachRow(
+    of block: Block<Element>, _ tile: QueryTile, _ numbers: UnsafeMutablePointer<Element>,
+    _ memory: GradientMemory<Element>,
+    _ body: (
+      _ row: Int, _ head: Int, _ query: Int, _ keys: Range<Int>, _ numbers: UnsafePointer<Element>
+    ) -> Void
+  ) {
+    for row in 0..<block.rows.count {
+      memory.ones[row] = 1
+      memory.addresses[row] = UnsafeMutableRawPointer(memory.rows + row * memory.rowStride)
+    }
+    call.kernels.unpack(
+      rowCount: block.rows.count, columnCount: block.keys.count, numbers, stride: block.keyStride, factor: memory.ones,
+      rows: memory.addresses, columnStride: 1)
+    tile.forEachRow(block.rows) { row, head, query in
+      let keys = block.keys(ofQuery: query, batch: tile.batch)
+      if keys.isEmpty { return }
+      let first = memory.rows + (row - block.rows.lowerBound) * memory.rowStride
+      body(row, head, query, keys, first + (keys.lowerBound - block.keys.lowerBound))
+    }
+  }
+
   /// Stores in ``ModifierMemory/rows`` where `count` elements of each row of an operand lie, from a column on.
   ///
   /// Rows of a two-byte type are first converted to the type that is computed with.

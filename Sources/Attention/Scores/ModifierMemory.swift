@@ -19,7 +19,7 @@ struct ModifierMemory<Element: AttentionElement> {
     rows = arrays.take(rowCapacity)
     var convertedCount = 0
     if call.query.half != nil { convertedCount = rowCapacity * call.shape.headDimension }
-    if call.outputs?.half != nil { convertedCount = max(convertedCount, rowCapacity * call.shape.valueDimension) }
+    if call.outputs?.output.half != nil { convertedCount = max(convertedCount, rowCapacity * call.shape.valueDimension) }
     guard let terms = call.schedule.terms else {
       converted = arrays.take(convertedCount)
       (flags, slope, position, heads, queries) = (

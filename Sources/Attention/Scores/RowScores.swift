@@ -57,6 +57,23 @@ struct RowScores<Element: AttentionElement>: ScoreLayout {
     }
   }
 
+  func forEachLine(of block: Block<Element>, _ body: (_ offset: Int, _ count: Int) -> Void) {
+    for row in 0..<block.rows.count { body(row * block.rowStride, block.keys.count) }
+  }
+
+  func forEachRow(
+    of block: Block<Element>, _ tile: QueryTile, _ numbers: UnsafeMutablePointer<Element>,
+    _: GradientMemory<Element>,
+    _ body: (
+      _ row: Int, _ head: Int, _ query: Int, _ keys: Range<Int>, _ numbers: UnsafePointer<Element>
+    ) -> Void
+  ) {
+    tile.forEachRow(block.rows) { row, head, query in
+      let keys = block.keys(ofQuery: query, batch: tile.batch)
+      if !keys.isEmpty { body(row, head, query, keys, numbers + block.place(row: row, key: keys.lowerBound)) }
+    }
+  }
+
   /// Calls `body` for every row with the keys that it attends to and their scores.
   private func forEachRow(
     _ block: Block<Element>, _ tile: QueryTile,

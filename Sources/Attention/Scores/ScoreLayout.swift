@@ -28,4 +28,38 @@ protocol ScoreLayout {
 
   /// score ← −inf where a block mask does not attend.
   func hide(_ mask: BlockMask, in block: Block<Element>, _ tile: QueryTile)
+
+  /// Calls `body` for the lines in which the scores of a block lie: the place of the line's first score, as an offset from
+  /// `block.scores`, and the number of scores, which lie one after another.
+  func forEachLine(of block: Block<Element>, _ body: (_ offset: Int, _ count: Int) -> Void)
+
+  /// Calls `body` for every row of a block with its head, its query, the keys of its interval, and the numbers that
+  /// `numbers`, which lie as the scores do, holds for these keys, one after another.
+  ///
+  /// `rows`: memory for ``GradientMemory/rows``.
+  func forEachRow(
+    of block: Block<Element>, _ tile: QueryTile, _ numbers: UnsafeMutablePointer<Element>,
+    _ memory: GradientMemory<Element>,
+    _ body: (
+      _ row: Int, _ head: Int, _ query: Int, _ keys: Range<Int>, _ numbers: UnsafePointer<Element>
+    ) -> Void)
+}
+
+/// The working memory in which a block is brought into rows.
+struct GradientMemory<Element: AttentionElement> {
+  /// `[rows of a group, keys of a tile]`.
+  let rows: UnsafeMutablePointer<Element>
+  let rowStride: Int
+  /// The addresses of these rows.
+  let addresses: UnsafeMutablePointer<UnsafeMutableRawPointer>
+  /// Factors of 1.
+  let ones: UnsafeMutablePointer<Element>
+
+  /// `isNeeded`: false if the scores of every row already lie one after another.
+  init(rowCapacity: Int, keyCapacity: Int, isNeeded: Bool, _ arrays: inout ScratchArrays) {
+    rowStride = keyCapacity
+    rows = arrays.take(isNeeded ? rowCapacity * keyCapacity : 0)
+    addresses = arrays.take(isNeeded ? rowCapacity : 0)
+    ones = arrays.take(isNeeded ? rowCapacity : 0)
+  }
 }

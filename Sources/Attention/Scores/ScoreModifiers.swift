@@ -32,6 +32,9 @@ struct ScoreModifiers<Layout: ScoreLayout> {
     to block: Block<Element>, _ tile: QueryTile, after leadingBias: Operand?, maximum: UnsafeMutablePointer<Element>?
   ) -> ScoreMaximum {
     if let cap = call.softcap { layout.softcap(block, cap) }
+    if let saved = block.cappedScores {
+      layout.forEachLine(of: block) { (saved + $0).update(from: block.scores + $0, count: $1) }
+    }
     guard let terms = terms(block) else { return .unknown }
     apply(terms.functions, to: block, tile)
     for distances in terms.distances {
@@ -62,22 +65,15 @@ struct ScoreModifiers<Layout: ScoreLayout> {
   }
 
   /// The terms that apply to a block. Nil if masks do not apply to its keys, to which every query attends.
-  private func terms(_ block: Block<Element>) -> MaskTerms<Element>? {
+  func terms(_ block: Block<Element>) -> MaskTerms<Element>? {
     block.set.isMasked ? call.schedule.terms : nil
   }
 
   private func apply(_ functions: [AttentionScoreFunction<Element>], to block: Block<Element>, _ tile: QueryTile) {
     if functions.isEmpty { return }
-    let memory = layout.memory
-    tile.forEachRow(block.rows) { row, head, query in
-      memory.heads[row - block.rows.lowerBound] = Int32(head)
-      memory.queries[row - block.rows.lowerBound] = Int32(query)
-    }
     var forbidden: [Int] = []
     for (index, function) in functions.enumerated() {
-      var view = AttentionScoreTile(
-        batch: tile.batch, keys: block.keys, rowCount: block.rows.count, scores: block.scores,
-        rowStride: block.rowStride, keyStride: block.keyStride, heads: memory.heads, queries: memory.queries)
+      var view = view(block.scores, of: block, tile)
       function.body(&view)
       // A function cannot allow a key that an earlier function has forbidden.
       for place in forbidden { block.scores[place] = -.infinity }
@@ -88,5 +84,19 @@ struct ScoreModifiers<Layout: ScoreLayout> {
         }
       }
     }
+  }
+
+  /// Some numbers of a block, which lie as its scores do, as functions of scores see them.
+  func view(
+    _ numbers: UnsafeMutablePointer<Element>, of block: Block<Element>, _ tile: QueryTile
+  ) -> AttentionScoreTile<Element> {
+    let memory = layout.memory
+    tile.forEachRow(block.rows) { row, head, query in
+      memory.heads[row - block.rows.lowerBound] = Int32(head)
+      memory.queries[row - block.rows.lowerBound] = Int32(query)
+    }
+    return AttentionScoreTile(
+      batch: tile.batch, keys: block.keys, rowCount: block.rows.count, scores: numbers, rowStride: block.rowStride,
+      keyStride: block.keyStride, heads: memory.heads, queries: memory.queries)
   }
 }

@@ -18,15 +18,16 @@ struct Block<Element: AttentionElement> {
   let scores: UnsafeMutablePointer<Element>
   let rowStride: Int
   let keyStride: Int
+  /// Where scores are saved after softcap, before functions change them, in the same layout. Nil: nowhere.
+  var cappedScores: UnsafeMutablePointer<Element>?
 
   /// Some of its rows and keys.
   func slice(rows: Range<Int>, keys: Range<Int>, isRagged: Bool) -> Block {
-    Block(
+    let place = place(row: rows.lowerBound, key: keys.lowerBound)
+    return Block(
       rows: rows, keys: keys, set: set, isRagged: isRagged, hasBlocks: hasBlocks,
-      firstIndex: firstIndex + keys.lowerBound - self.keys.lowerBound, group: group,
-      scores: scores + (rows.lowerBound - self.rows.lowerBound) * rowStride
-        + (keys.lowerBound - self.keys.lowerBound) * keyStride,
-      rowStride: rowStride, keyStride: keyStride)
+      firstIndex: firstIndex + keys.lowerBound - self.keys.lowerBound, group: group, scores: scores + place,
+      rowStride: rowStride, keyStride: keyStride, cappedScores: cappedScores.map { $0 + place })
   }
 
   func place(row: Int, key: Int) -> Int {

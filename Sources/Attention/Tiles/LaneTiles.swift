@@ -148,7 +148,7 @@ struct LaneTiles<Element: AttentionElement>: TilePrimitives {
   ) -> ScoreMaximum {
     call.kernels.multiply(
       vectorCount: vectorCount(block.rows.count), key.native,
-      own.query + block.group.lowerBound * call.shape.headDimension + lane(block), bStride: block.keyStride,
+      own.query + block.group.lowerBound * call.shape.headDimension + lane(block), bStride: paddedCount(block.group),
       into: block.scores, stride: block.keyStride, rescale: nil,
       addend: bias.map { scores.gatherLanes($0, block, tile) }, maximum: maximum,
       next: block.group.lowerBound == 0 ? next.flatMap(ahead) : nil, after: maskAhead(block, tile))
@@ -172,9 +172,10 @@ struct LaneTiles<Element: AttentionElement>: TilePrimitives {
       let operand = call.schedule.terms?.firstMatrix, operand.columnStride == 1
     else { return nil }
     var keys = block.keys
-    var rows = block.rows.upperBound..<min(block.rows.upperBound + block.keyStride, tile.rowCount)
+    let panelCount = paddedCount(block.group)
+    var rows = block.rows.upperBound..<min(block.rows.upperBound + panelCount, tile.rowCount)
     if rows.isEmpty {
-      rows = 0..<min(block.keyStride, tile.rowCount)
+      rows = 0..<min(panelCount, tile.rowCount)
       keys = keys.upperBound..<min(keys.upperBound + keys.count, call.shape.keyCount)
       if keys.isEmpty { return nil }
     }

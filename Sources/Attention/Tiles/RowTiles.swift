@@ -125,6 +125,15 @@ struct RowTiles<Products: RowProducts>: TilePrimitives {
   func addsBias(_: Operand) -> Bool { false }
 
   func softmax(_ block: Block<Element>, _ tile: QueryTile, _ cut: BlockCut?, _: ScoreMaximum) {
+    computeWeights(
+      block, tile, cut, maximum: memory.maximum + block.rows.lowerBound, sum: memory.sum + block.rows.lowerBound)
+  }
+
+  /// The online softmax with the maximum and the sum of each row of a block.
+  func computeWeights(
+    _ block: Block<Element>, _ tile: QueryTile, _ cut: BlockCut?, maximum: UnsafeMutablePointer<Element>,
+    sum: UnsafeMutablePointer<Element>
+  ) {
     if cut != nil {
       tile.forEachRow(block.rows) { row, _, query in
         let attended = block.keys(ofQuery: query, batch: tile.batch)
@@ -135,7 +144,7 @@ struct RowTiles<Products: RowProducts>: TilePrimitives {
     call.kernels.softmaxRows(
       rowCount: block.rows.count, columnCount: block.keys.count, scores: block.scores, stride: block.rowStride,
       begin: cut == nil ? nil : UnsafePointer(memory.begin), end: cut == nil ? nil : UnsafePointer(memory.end),
-      maximum: memory.maximum + block.rows.lowerBound, sum: memory.sum + block.rows.lowerBound, rescale: memory.rescale)
+      maximum: maximum, sum: sum, rescale: memory.rescale)
   }
 
   // MARK: Results

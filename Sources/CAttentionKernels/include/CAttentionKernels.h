@@ -243,6 +243,26 @@ typedef struct attn_layer_kernels {
   void (*norm)(const attn_norm *);
 } attn_layer_kernels;
 
+// Steps of the backward pass between its products.
+typedef struct attn_gradient_kernels {
+  // y += x.
+  void (*add)(ptrdiff_t count, const void *x, void *y);
+  // Σ x.
+  double (*sum)(ptrdiff_t count, const void *x);
+  // Σ x·y.
+  double (*dot)(ptrdiff_t count, const void *x, const void *y);
+  // Σ x[i]·|position − i|.
+  double (*distance_sum)(ptrdiff_t count, const void *x, double position);
+  // The gradient of softcap: gradient ·= 1 − (capped / cap)², where `capped` is softcap's result.
+  void (*softcap_gradient)(ptrdiff_t count, const void *capped, double cap, void *gradient);
+  // The gradient of the softmax: gradient = weight·(gradient − delta), and 0 where the weight is 0. `delta` has an element
+  // for each lane, or is the one of a row.
+  void (*score_gradient_lanes)(
+      ptrdiff_t vector_count, ptrdiff_t key_count, ptrdiff_t stride, const void *weights, const void *delta,
+      void *gradient);
+  void (*score_gradient_row)(ptrdiff_t count, const void *weights, double delta, void *gradient);
+} attn_gradient_kernels;
+
 // Conversions from and to types of two bytes, rounded to nearest, ties to even. Float only, else NULL.
 typedef struct attn_half_kernels {
   void (*_Nullable widen)(attn_half, ptrdiff_t count, const uint16_t *x, void *y);
@@ -254,6 +274,7 @@ typedef struct attn_kernels {
   attn_row_kernels rows;
   attn_lane_kernels lanes;
   attn_layer_kernels layers;
+  attn_gradient_kernels gradients;
   attn_half_kernels halves;
 } attn_kernels;
 

@@ -1,11 +1,12 @@
-// Tells which calls that make a file durable a thread has made.
+// Records the calls by which a thread makes files durable. Only on Linux; elsewhere, nothing is recorded.
 
 #ifndef CFileCalls_h
 #define CFileCalls_h
 
-/// The calls since `file_calls_begin`, in their order, a letter each: s, a file was synced; d, a folder; r, a file was renamed.
+/// The calls of this thread since `file_calls_begin`, in order, as one letter each: s if a file was synced, d if a
+/// folder was synced, r if a file was renamed.
 const char *file_calls(void);
-/// Forgets what was called, and begins to note the calls of this thread.
+/// Forgets the calls of this thread that were recorded so far.
 void file_calls_begin(void);
 
 #endif

@@ -1,6 +1,7 @@
 import AttentionProblems
 
-/// libFuzzer's entry: stops the process, so that the input is kept, where attention differs from the reference.
+/// The entry point for libFuzzer. Ends the process if attention differs from the reference, so that libFuzzer keeps the
+/// input.
 @_cdecl("LLVMFuzzerTestOneInput")
 public func fuzz(_ data: UnsafePointer<UInt8>?, _ count: Int) -> CInt {
   let problem = FuzzedAttention(UnsafeRawBufferPointer(start: data, count: count))

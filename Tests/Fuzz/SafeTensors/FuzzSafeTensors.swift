@@ -1,6 +1,7 @@
 import AttentionProblems
 
-/// libFuzzer's entry: stops the process, so that the input is kept, where a file is read wrongly.
+/// The function that libFuzzer calls with each input. If a file is read wrongly, it stops the process, so that
+/// libFuzzer keeps the input.
 @_cdecl("LLVMFuzzerTestOneInput")
 public func fuzz(_ data: UnsafePointer<UInt8>?, _ count: Int) -> CInt {
   if let finding = fuzzSafeTensors(UnsafeRawBufferPointer(start: data, count: count)) { fatalError(finding) }

@@ -1,0 +1,161 @@
+internal import AttentionTensors
+
+extension AttentionProblem {
+  static var gradientSubject: String { "scaledDotProductAttentionGradients" }
+
+  /// The gradients of a checked call. `mask` is the one that the call was made with.
+  @_specialize(where Element == Float, Stored == Float, StoredKey == Float)
+  @_specialize(where Element == Double, Stored == Double, StoredKey == Double)
+  func gradients<Stored: AttentionStorage, StoredKey: AttentionStorage>(
+    _: StoredKey.Type, _ mask: AttentionMask, result: AttentionResult<Stored>, outputGradient: Tensor<Stored>,
+    returning extras: AttentionGradientExtras, context: AttentionContext
+  ) throws -> AttentionGradients<Stored, StoredKey>
+  where Stored.Arithmetic == Element, StoredKey.Arithmetic == Element {
+    let logSumExp = try checkedLogSumExp(result)
+    try requireShape(
+      outputGradient.shape == outputShape, Self.gradientSubject,
+      "an output gradient of shape \(outputShape) expected; got \(outputGradient.shape)")
+    let functions = schedule.terms?.functions ?? []
+    try requireArgument(
+      functions.allSatisfy { $0.derivative != nil }, Self.gradientSubject,
+      "a derivative expected for the function of scores: AttentionMask.scores(_:_:derivative:)")
+    try requireArgument(
+      functions.count <= 1, Self.gradientSubject, "at most one function of scores expected; got \(functions.count)")
+    try requireArgument(
+      !extras.contains(.sinks) || sinks != nil, Self.gradientSubject,
+      "sinks expected, because their gradients are asked for; got none")
+
+    func gradient<Value: AttentionStorage>(_: Value.Type, of input: AttentionInput) throws -> Tensor<Value> {
+      let shape = layout.shape(input.shape, rank: rank)
+      return isEmpty ? try Tensor(repeating: Value(_nearest: 0), shape: shape) : try Tensor(uninitializedShape: shape)
+    }
+    let queryGradient = try gradient(Stored.self, of: query)
+    let keyGradient = try gradient(StoredKey.self, of: key)
+    let valueGradient = try gradient(StoredKey.self, of: value)
+    func operand<Value: AttentionStorage>(_ tensor: Tensor<Value>) -> MutableOperand {
+      MutableOperand(
+        base: tensor.mutableBase, dataType: Value._dataType, strides: layout.canonical(tensor.shape, tensor.strides)!.strides)
+    }
+    func readOperand(_ tensor: Tensor<Stored>) -> Operand {
+      Operand(
+        base: tensor.base, dataType: Stored._dataType, strides: layout.canonical(tensor.shape, tensor.strides)!.strides)
+    }
+    let rowCount = shape.batchCount * shape.headCount * shape.queryCount
+    let delta = try Tensor<Element>(uninitializedShape: [rowCount])
+    let biasShapes = extras.contains(.biases) ? mask.biases.map(\.shape) : []
+    let distanceCount = extras.contains(.alibiSlopes) ? mask.distances.count : 0
+
+    let kernels = try context.kernels(for: Element.self)
+    let plan = AttentionPlan(
+      gradientsOf: shape, schedule: schedule, kernels: kernels, context: context)
+    let wide = biasShapes.map { Array(repeating: 1, count: 4 - $0.count) + $0 }
+    // The number of copies depends on whether units share a bias, which the shape alone tells.
+    let probes = wide.map { BiasGradient(delta.mutableBase, shape: $0) }
+    let regionCount = max(1, shape.keyCount.dividedRoundingUp(by: plan.keyTileLength))
+    let unitCount = shape.batchCount * shape.keyValueHeadCount
+    let copyCount = max(
+      1,
+      GradientSchedule<Element>.copyCount(probes, unitCount: unitCount, regionCount: regionCount, shape))
+    let copies = try zip(biasShapes, probes).map { biasShape, probe in
+      try Tensor<Element>(repeating: 0, shape: (probe.isBroadcastOverKeys ? [1] : [copyCount]) + biasShape)
+    }
+    let biases = zip(wide, copies).map { BiasGradient($1.mutableBase, shape: $0) }
+    let rowBiases = biases.indices.filter { biases[$0].isBroadcastOverKeys }
+    let sums = try Tensor<Element>(repeating: 0, shape: [rowBiases.count + distanceCount, rowCount])
+    let rowSums = RowSums(biases: rowBiases, distanceCount: distanceCount, sums: sums.mutableBase)
+
+    if !isEmpty {
+      let call = call(kernels, plan, schedule, softcap: softcap, nil)
+      let gradients = GradientCall(
+        call: call, outputGradient: readOperand(outputGradient), output: readOperand(result.output),
+        logSumExp: logSumExp.base, delta: delta.mutableBase, query: operand(queryGradient), key: operand(keyGradient),
+        value: operand(valueGradient), biases: biases, copyCount: copyCount, rowSums: rowSums)
+      try withExtendedLifetime((self, result, outputGradient, logSumExp)) {
+        switch plan.tiles {
+        case .openBLAS: try BackwardPass<RowGradientTiles<Element>>.run(gradients, context: context)
+        case .lanes, .fewRows: try BackwardPass<LaneGradientTiles<Element>>.run(gradients, context: context)
+        }
+      }
+    }
+    return AttentionGradients(
+      query: queryGradient, key: keyGradient, value: valueGradient,
+      extras: .init(
+        biases: extras.contains(.biases)
+          ? try zip(copies, biasShapes).enumerated().map { index, pair in
+            if let sum = rowBiases.firstIndex(of: index) { addRowSums(sums, sum, to: biases[index]) }
+            return try pair.0.select(0, axis: 0).reshaped(pair.1)
+          } : nil,
+        alibiSlopes: extras.contains(.alibiSlopes)
+          ? try (0..<distanceCount).map { try slopeGradient(sums, rowBiases.count + $0) } : nil,
+        sinks: extras.contains(.sinks) ? try sinkGradient(logSumExp, delta) : nil))
+  }
+
+  /// The log-sum-exp of a result of this call, contiguous.
+  private func checkedLogSumExp<Stored: AttentionStorage>(
+    _ result: AttentionResult<Stored>
+  ) throws -> Tensor<Element> where Stored.Arithmetic == Element {
+    try requireArgument(
+      result.layout == layout, Self.gradientSubject,
+      "a result in the layout of the operands expected; got \(result.layout) and \(layout)")
+    try requireShape(
+      result.output.shape == outputShape, Self.gradientSubject,
+      "a result with an output of shape \(outputShape) expected; got \(result.output.shape)")
+    guard let logSumExp = try? result.logSumExp else {
+      throw AttentionError(
+        .invalidArgument, Self.gradientSubject,
+        "a result with its log-sum-exp expected: call scaledDotProductAttention with returning: .logSumExp")
+    }
+    let rows = Array([shape.batchCount, shape.headCount, shape.queryCount].suffix(rank - 1))
+    try requireShape(
+      logSumExp.shape == rows, Self.gradientSubject,
+      "a log-sum-exp of shape \(rows) expected; got \(logSumExp.shape)")
+    return try logSumExp.contiguous()
+  }
+
+  // MARK: Sums of rows
+
+  /// forward: S = x + bias  ⇒  dbias[b, h, i, 0] += Σⱼ dS[b, h, i, j]
+  private func addRowSums(_ sums: Tensor<Element>, _ index: Int, to bias: BiasGradient<Element>) {
+    forEachRow(of: sums, index) { batch, head, query, sum in
+      bias.row(batch: batch, head: head, query: query).pointee += sum
+    }
+  }
+
+  /// forward: S = x − slope·distance  ⇒  dslope[h] = −Σ dS·distance
+  private func slopeGradient(_ sums: Tensor<Element>, _ index: Int) throws -> Tensor<Element> {
+    let result = try Tensor<Element>(repeating: 0, shape: [shape.headCount])
+    forEachRow(of: sums, index) { _, head, _, sum in result.mutableBase[head] -= sum }
+    return result
+  }
+
+  /// forward: the sink takes the weight p = exp(sink − log-sum-exp), and has no value  ⇒  dsink[h] = −Σ p·Δ
+  private func sinkGradient(_ logSumExp: Tensor<Element>, _ delta: Tensor<Element>) throws -> Tensor<Element> {
+    let result = try Tensor<Element>(repeating: 0, shape: [shape.headCount])
+    for batch in 0..<shape.batchCount {
+      for head in 0..<shape.headCount {
+        let sink = sinks!.base[head]
+        for query in 0..<shape.queryCount {
+          let row = shape.row(batch: batch, head: head, query: query)
+          // A row that attends to nothing has the output 0 whatever its sink.
+          let share = Element(_nearest: (sink - logSumExp.base[row])._double.exponential)
+          if sink == -.infinity || delta.base[row] == 0 { continue }
+          result.mutableBase[head] -= share * delta.base[row]
+        }
+      }
+    }
+    return result
+  }
+
+  private func forEachRow(
+    of sums: Tensor<Element>, _ index: Int, _ body: (_ batch: Int, _ head: Int, _ query: Int, _ sum: Element) -> Void
+  ) {
+    let first = sums.base + index * shape.batchCount * shape.headCount * shape.queryCount
+    for batch in 0..<shape.batchCount {
+      for head in 0..<shape.headCount {
+        for query in 0..<shape.queryCount {
+          body(batch, head, query, first[shape.row(batch: batch, head: head, query: query)])
+        }
+      }
+    }
+  }
+}

@@ -1,0 +1,210 @@
+internal import AttentionTensors
+
+// Who computes what, and in which memory.
+
+extension BackwardPass {
+  /// Computes the gradients of a call on the threads of a context.
+  ///
+  /// A task is either a unit with all its regions of keys, or one region of a unit. In the second case a task keeps its sums
+  /// of dQ, and after some regions they are added in order.
+  static func run(_ gradients: GradientCall<Element>, context: AttentionContext) throws {
+    computeDelta(gradients, context)
+    let regions = (0..<gradients.call.shape.batchCount).map { gradients.keyRegions(batch: $0) }
+    let schedule = GradientSchedule(gradients, regions: regions, threadCount: context.threadCount)
+    try withWorkers(gradients, schedule, context) { workers in
+      if !schedule.sharesUnits { return runUnits(gradients, regions, workers, context) }
+      for round in schedule.rounds { runRegions(gradients, round, regions, schedule, workers, context) }
+    }
+    for bias in gradients.biases { bias?.merge(copyCount: schedule.copyCount, gradients.call.kernels) }
+  }
+
+  /// Δ = rowsum(dO ∘ O) of every query.
+  private static func computeDelta(_ gradients: GradientCall<Element>, _ context: AttentionContext) {
+    let (shape, kernels) = (gradients.call.shape, gradients.call.kernels)
+    let columnCount = shape.valueDimension
+    let isInPlace = [gradients.output, gradients.outputGradient].allSatisfy { $0.half == nil && $0.columnStride == 1 }
+    let target = UncheckedSendable(gradients.delta)
+    context.parallelFor(
+      count: shape.batchCount * shape.headCount, nanosecondsPerItem: Double(shape.queryCount * (columnCount / 8 + 10))
+    ) { heads, _ in
+      withUnsafeTemporaryAllocation(of: Element.self, capacity: 2 * columnCount) { rows in
+        for index in heads {
+          let (batch, head) = index.quotientAndRemainder(dividingBy: shape.headCount)
+          for query in 0..<shape.queryCount {
+            func row(_ operand: Operand, _ place: Int) -> UnsafePointer<Element> {
+              let source = operand.row(batch: batch, head: head, index: query)
+              if isInPlace { return source.assumingMemoryBound(to: Element.self) }
+              let copy = rows.baseAddress! + place * columnCount
+              operand.copyRow(kernels, count: columnCount, from: source, to: copy)
+              return UnsafePointer(copy)
+            }
+            target.value[shape.row(batch: batch, head: head, query: query)] = kernels.dot(
+              columnCount, row(gradients.output, 0), row(gradients.outputGradient, 1))
+          }
+        }
+      }
+    }
+  }
+
+  private static func runUnits(
+    _ gradients: GradientCall<Element>, _ regions: [[Range<Int>]], _ workers: Workers, _ context: AttentionContext
+  ) {
+    context.execute(taskCount: gradients.unitCount, threadCount: workers.count) { unit, worker in
+      Tiles.onWorker {
+        let (own, sums) = (workers.pass(worker), workers.sums(worker))
+        let count = own.tiles.querySumCount
+        sums.update(repeating: 0, count: gradients.tilesPerUnit * count)
+        for region in regions[unit / gradients.call.shape.keyValueHeadCount] {
+          own.differentiate(unit: unit, region, copy: 0) { index, added in
+            gradients.call.kernels.add(count, added, to: sums + index * count)
+          }
+        }
+        for index in 0..<gradients.tilesPerUnit { own.finish(unit: unit, index: index, sums + index * count) }
+      }
+    }
+  }
+
+  /// Computes some units. Each of them has memory for its sums, and for those of ``GradientSchedule/regionsPerStep`` regions.
+  private static func runRegions(
+    _ gradients: GradientCall<Element>, _ units: [Int], _ allRegions: [[Range<Int>]], _ schedule: GradientSchedule<Element>,
+    _ workers: Workers, _ context: AttentionContext
+  ) {
+    let (tileCount, stepCount) = (gradients.tilesPerUnit, schedule.regionsPerStep)
+    let count = workers.querySumCount
+    let blockCount = tileCount * count
+    func regions(of unit: Int) -> [Range<Int>] { allRegions[unit / gradients.call.shape.keyValueHeadCount] }
+    func sums(_ slot: Int, _ step: Int) -> UnsafeMutablePointer<Element> {
+      workers.shared + (slot * (stepCount + 1) + step) * blockCount
+    }
+    let most = units.map { regions(of: $0).count }.max() ?? 0
+    for slot in units.indices { sums(slot, 0).update(repeating: 0, count: blockCount) }
+    for first in stride(from: 0, to: most, by: stepCount) {
+      let steps = min(stepCount, most - first)
+      context.execute(taskCount: steps * units.count, threadCount: workers.count) { task, worker in
+        let (step, slot) = task.quotientAndRemainder(dividingBy: units.count)
+        let own = regions(of: units[slot])
+        let target = sums(slot, 1 + step)
+        target.update(repeating: 0, count: blockCount)
+        if first + step >= own.count { return }
+        Tiles.onWorker {
+          let pass = workers.pass(worker)
+          pass.differentiate(unit: units[slot], own[first + step], copy: schedule.copy(ofUnit: units[slot])) {
+            (target + $0 * count).update(from: $1, count: count)
+          }
+        }
+      }
+      // Sums to which a region has added nothing are 0.
+      context.execute(taskCount: units.count * tileCount, threadCount: workers.count) { task, _ in
+        let (slot, tile) = task.quotientAndRemainder(dividingBy: tileCount)
+        for step in 0..<steps {
+          gradients.call.kernels.add(count, sums(slot, 1 + step) + tile * count, to: sums(slot, 0) + tile * count)
+        }
+      }
+    }
+    context.execute(taskCount: units.count * tileCount, threadCount: workers.count) { task, worker in
+      Tiles.onWorker {
+        let (slot, tile) = task.quotientAndRemainder(dividingBy: tileCount)
+        workers.pass(worker).finish(unit: units[slot], index: tile, sums(slot, 0) + tile * count)
+      }
+    }
+  }
+
+  /// The workers of a call, each with a pass and sums of dQ in memory of its own.
+  private struct Workers: @unchecked Sendable {
+    let count: Int
+    fileprivate let gradients: GradientCall<Element>
+    fileprivate let memory: UnsafeMutableRawPointer
+    fileprivate let byteCount: Int
+    fileprivate let passByteCount: Int
+    let querySumCount: Int
+
+    func pass(_ worker: Int) -> BackwardPass {
+      var arrays = ScratchArrays(base: memory + worker * byteCount)
+      return BackwardPass(gradients, &arrays)
+    }
+
+    /// The sums of dQ of one unit.
+    func sums(_ worker: Int) -> UnsafeMutablePointer<Element> {
+      (memory + worker * byteCount + passByteCount).assumingMemoryBound(to: Element.self)
+    }
+
+    /// The memory that all workers share.
+    var shared: UnsafeMutablePointer<Element> { (memory + count * byteCount).assumingMemoryBound(to: Element.self) }
+  }
+
+  private static func withWorkers(
+    _ gradients: GradientCall<Element>, _ schedule: GradientSchedule<Element>, _ context: AttentionContext,
+    _ body: (Workers) -> Void
+  ) throws {
+    let count = gradients.call.plan.workerCount(threadCount: context.threadCount, taskCount: schedule.taskCount)
+    var counter = ScratchArrays(base: nil)
+    let pass = BackwardPass(gradients, &counter)
+    let passByteCount = counter.byteCount
+    let querySumCount = pass.tiles.querySumCount
+    let unitCount = gradients.tilesPerUnit * querySumCount
+    var own = ScratchArrays(base: nil)
+    let _: UnsafeMutablePointer<Element> = own.take(schedule.sharesUnits ? 0 : unitCount)
+    let byteCount = passByteCount + own.byteCount
+    let sharedCount = schedule.sharesUnits ? schedule.slotCount * (schedule.regionsPerStep + 1) * unitCount : 0
+    try withScratch(byteCount: count * byteCount + sharedCount * MemoryLayout<Element>.stride) { memory in
+      body(
+        Workers(
+          count: count, gradients: gradients, memory: memory, byteCount: byteCount, passByteCount: passByteCount,
+          querySumCount: querySumCount))
+    }
+  }
+}
+
+/// In which order the units of a backward pass are computed. The bits of the gradients do not depend on it, except those of
+/// biases that units share; these depend only on shapes.
+struct GradientSchedule<Element: AttentionElement> {
+  /// True if several tasks share a unit, each with a region of keys.
+  let sharesUnits: Bool
+  /// Units that are computed at once, one round after another.
+  let rounds: [[Int]]
+  /// Regions of each of these units that are computed at once.
+  let regionsPerStep: Int
+  /// Copies of the gradients of biases.
+  let copyCount: Int
+  private let unitsPerCopy: Int
+
+  /// Tasks that are wanted for each thread.
+  private static var tasksPerThread: Int { 4 }
+  /// Tasks that are wanted where units share the gradient of a bias. The number may not depend on the threads.
+  private static var tasksOfSharedBias: Int { 16 }
+
+  init(_ gradients: GradientCall<Element>, regions: [[Range<Int>]], threadCount: Int) {
+    let unitCount = gradients.unitCount
+    let regionCount = max(1, regions.map(\.count).max() ?? 0)
+    copyCount = gradients.copyCount
+    let unitsPerCopy = unitCount.dividedRoundingUp(by: copyCount)
+    self.unitsPerCopy = unitsPerCopy
+    let isShared = gradients.biases.contains { $0?.isShared(by: gradients.call.shape) == true }
+    let wanted = Self.tasksPerThread * threadCount
+    sharesUnits = isShared || (unitCount < wanted && regionCount > 1 && threadCount > 1)
+    if isShared {
+      // Each round has one unit of each copy, so no two of its tasks add to the same elements.
+      rounds = (0..<unitsPerCopy).map { round in
+        Array(stride(from: round, to: unitCount, by: unitsPerCopy))
+      }
+    } else {
+      rounds = [Array(0..<unitCount)]
+    }
+    regionsPerStep = min(regionCount, max(1, wanted / max(1, rounds[0].count)))
+  }
+
+  /// How many copies of the gradients of biases units add to, so that enough units can be computed at once.
+  static func copyCount(
+    _ biases: [BiasGradient<Element>?], unitCount: Int, regionCount: Int, _ shape: AttentionShape
+  ) -> Int {
+    if !biases.contains(where: { $0?.isShared(by: shape) == true }) { return 1 }
+    return max(1, min(unitCount, tasksOfSharedBias / regionCount))
+  }
+
+  func copy(ofUnit unit: Int) -> Int { unit / unitsPerCopy }
+
+  /// The most units that are computed at once.
+  var slotCount: Int { rounds.map(\.count).max() ?? 0 }
+
+  var taskCount: Int { slotCount * (sharesUnits ? regionsPerStep : 1) }
+}

@@ -1,0 +1,112 @@
+internal import AttentionTensors
+
+/// The backward pass of attention: the gradients of query, key, value and what else went into the scores.
+///
+/// Saved from the forward pass are the output O and the log-sum-exp. With dO, the gradient of the output, P = exp(S −
+/// log-sum-exp), recomputed block by block, and Δ = rowsum(dO ∘ O):
+///
+///     dV += Pᵀ dO      dP = dO Vᵀ      dS = P ∘ (dP − Δ)      dQ += scale · dS K      dK += scale · dSᵀ Q
+///
+/// Memory stays O(L). Source: Dao et al. 2022 (arXiv:2205.14135), Algorithm 4.
+///
+/// **The same bits, whatever else is computed.** Keys are cut into regions, which begin at multiples of their length in their
+/// sequence. Within a region, dK and dV are one sum over the queries in their order, to which queries that do not attend add
+/// nothing. dQ is one sum over the keys of each region, and these sums are added in the order of the regions, whether one
+/// worker computes them in turn or several workers at once. Nothing is added atomically.
+struct BackwardPass<Tiles: GradientTiles>: ScorePass {
+  typealias Element = Tiles.Element
+
+  let gradients: GradientCall<Element>
+  let tiles: Tiles
+
+  var call: AttentionCall<Element> { gradients.call }
+
+  /// The pass of one worker. `arrays` cuts its working memory out of one allocation; without an allocation, `arrays` only
+  /// counts the bytes.
+  init(_ gradients: GradientCall<Element>, _ arrays: inout ScratchArrays) {
+    self.gradients = gradients
+    tiles = Tiles(gradients, &arrays)
+  }
+
+  /// Computes what a region of keys adds to the gradients of a unit: writes those of its keys and values, and calls `add` for
+  /// each tile of queries that attends to some of the keys, with the tile's number and its ``GradientTiles/querySums``.
+  ///
+  /// `copy`: which copy of the gradients of biases to add to.
+  func differentiate(
+    unit: Int, _ region: Range<Int>, copy: Int, add: (_ index: Int, _ sums: UnsafeMutablePointer<Element>) -> Void
+  ) {
+    tiles.beginRegion(region)
+    for index in 0..<gradients.tilesPerUnit {
+      let tile = gradients.tile(unit: unit, index: index)
+      if tile.rowCount == 0 { continue }
+      var hasBegun = false
+      call.forEachKeyTile(tile, in: region) { keyTile in
+        if !hasBegun { tiles.begin(tile) }
+        hasBegun = true
+        differentiate(tile, keyTile, copy: copy)
+      }
+      if hasBegun { add(index, tiles.querySums) }
+    }
+    writeKeys(unit: unit, region)
+  }
+
+  private func differentiate(_ tile: QueryTile, _ keyTile: KeyTile, copy: Int) {
+    let key = tiles.keys(tile, keyTile.keys, keyTile.set).native
+    let value = tiles.values(tile, keyTile.keys, keyTile.set, isNative: true).native
+    let isSafe = !call.schedule.isHiding || (tiles.isSafe(tile) && call.isFinite(key))
+    tiles.beginKeys(keyTile.keys)
+    forEachBlock(tile, keyTile) { block, cut in
+      let keys = block.keys.counted(from: keyTile.keys)
+      let (ownKey, ownValue) = (key.rows(keys), value.rows(keys))
+      if isSafe { tiles.prepare(block, cut) }
+      _ = computeScores(block, cut, tile, StoredMatrix(ownKey), next: nil)
+      if !isSafe { return differentiateWithHazards(block, cut, tile, ownKey, ownValue, copy: copy) }
+      tiles.computeWeights(block, tile, cut)
+      tiles.computeScoreGradients(block, cut, ownValue)
+      differentiateModifiers(block, tile, cut, copy: copy)
+      if call.scale != 0 { tiles.accumulateQuery(block, cut, ownKey) }
+    }
+    tiles.endKeys(tile)
+  }
+
+  func differentiateModifiers(_ block: Block<Element>, _ tile: QueryTile, _ cut: BlockCut?, copy: Int) {
+    modifiers.differentiate(
+      block, tile, cut, tiles.scoreGradients(block), gradients, copy: copy, tiles.gradientMemory
+    ) { tiles.rowSum($0, in: tiles.querySums) }
+  }
+
+  // MARK: Results
+
+  /// Writes the gradients of the keys and values of a region.
+  private func writeKeys(unit: Int, _ region: Range<Int>) {
+    let shape = call.shape
+    let (batch, head) = unit.quotientAndRemainder(dividingBy: shape.keyValueHeadCount)
+    for key in region {
+      let row = tiles.keyGradient(key)
+      call.kernels.scale(shape.headDimension, row, call.scale, row)
+      gradients.key.write(
+        call.kernels, count: shape.headDimension, from: row, to: gradients.key.row(batch: batch, head: head, index: key))
+      gradients.value.write(
+        call.kernels, count: shape.valueDimension, from: tiles.valueGradient(key),
+        to: gradients.value.row(batch: batch, head: head, index: key))
+    }
+  }
+
+  /// Writes the gradients of the queries of a unit, and the sums of their rows. `sums` has ``GradientTiles/querySumCount``
+  /// elements for each tile.
+  func finish(unit: Int, index: Int, _ sums: UnsafeMutablePointer<Element>) {
+    let (shape, tile) = (call.shape, gradients.tile(unit: unit, index: index))
+    if tile.rowCount > 0 { tiles.writeQuery(tile, sums) }
+    let head = tile.heads.lowerBound
+    for query in tile.emptyQueries {
+      gradients.query.clear(
+        count: shape.headDimension, gradients.query.row(batch: tile.batch, head: head, index: query))
+    }
+    let first = shape.row(batch: tile.batch, head: head, query: tile.queries.lowerBound)
+    let rowCount = shape.batchCount * shape.headCount * shape.queryCount
+    for sum in 0..<gradients.rowSums.count {
+      (gradients.rowSums.sums + sum * rowCount + first).update(
+        from: tiles.rowSum(sum, in: sums), count: tile.rowCount)
+    }
+  }
+}

@@ -1,0 +1,114 @@
+internal import AttentionTensors
+
+/// Everything that defines one backward pass: the forward call whose gradients are wanted, the gradient of its output, and
+/// where gradients go.
+final class GradientCall<Element: AttentionElement>: @unchecked Sendable {
+  // Sendable: during the pass, tasks only read the inputs, and write disjoint parts of the results.
+  let call: AttentionCall<Element>
+  /// dO.
+  let outputGradient: Operand
+  /// O.
+  let output: Operand
+  /// `[B, H, L]`.
+  let logSumExp: UnsafePointer<Element>
+  /// `[B, H, L]`: Δ = rowsum(dO ∘ O), written by the pass before anything else.
+  let delta: UnsafeMutablePointer<Element>
+  let query: MutableOperand
+  let key: MutableOperand
+  let value: MutableOperand
+  /// The gradients of the mask's biases, in their order; nil: not wanted.
+  let biases: [BiasGradient<Element>?]
+  /// Copies of these gradients.
+  let copyCount: Int
+  /// Sums over the keys of each row that gradients need: ``RowSums``.
+  let rowSums: RowSums<Element>
+
+  init(
+    call: AttentionCall<Element>, outputGradient: Operand, output: Operand, logSumExp: UnsafePointer<Element>,
+    delta: UnsafeMutablePointer<Element>, query: MutableOperand, key: MutableOperand, value: MutableOperand,
+    biases: [BiasGradient<Element>?], copyCount: Int, rowSums: RowSums<Element>
+  ) {
+    self.call = call
+    self.outputGradient = outputGradient
+    self.output = output
+    self.logSumExp = logSumExp
+    self.delta = delta
+    self.query = query
+    self.key = key
+    self.value = value
+    self.biases = biases
+    self.copyCount = copyCount
+    self.rowSums = rowSums
+  }
+
+  // MARK: Units
+
+  /// A unit is a key/value head of an element of the batch, with all queries of its group.
+  var unitCount: Int { call.shape.batchCount * call.shape.keyValueHeadCount }
+  /// Tiles of queries in a unit, head after head.
+  var tilesPerUnit: Int { call.shape.groupSize * call.plan.queryTileCount }
+
+  func tile(unit: Int, index: Int) -> QueryTile { call.tile(unit * tilesPerUnit + index) }
+
+  /// The ranges into which the keys of an element of the batch are cut. Each holds the tiles of one sequence that begin in it.
+  func keyRegions(batch: Int) -> [Range<Int>] {
+    var regions: [Range<Int>] = []
+    var low = 0
+    while low < call.shape.keyCount {
+      let sequence = call.schedule.sequences.sequence(ofKey: low, batch: batch)
+      let next = ((low - sequence.lowerBound) / call.plan.keyTileLength + 1) * call.plan.keyTileLength
+      let end = min(sequence.upperBound, sequence.lowerBound + next)
+      regions.append(low..<end)
+      low = end
+    }
+    return regions
+  }
+}
+
+/// The gradient of a bias, whose shape broadcasts to `[B, H, L, S]`.
+struct BiasGradient<Element: AttentionElement> {
+  private let base: UnsafeMutablePointer<Element>
+  private let batchStride: Int
+  private let headStride: Int
+  private let queryStride: Int
+  /// True if the bias has one element for all keys. Then its gradient is made of row sums.
+  let isBroadcastOverKeys: Bool
+  /// Elements of one copy of the gradient. Units that share elements of a bias write to several copies, which are then added.
+  let count: Int
+
+  /// `shape`: the shape of the bias, with an axis for each of `[B, H, L, S]`.
+  init(_ base: UnsafeMutablePointer<Element>, shape: [Int]) {
+    self.base = base
+    let strides = zip(shape, rowMajorStrides(of: shape)).map { $0 == 1 ? 0 : $1 }
+    (batchStride, headStride, queryStride) = (strides[0], strides[1], strides[2])
+    isBroadcastOverKeys = strides[3] == 0
+    count = shape.reduce(1, *)
+  }
+
+  /// True if two units may add to the same element.
+  func isShared(by shape: AttentionShape) -> Bool {
+    !isBroadcastOverKeys
+      && ((batchStride == 0 && shape.batchCount > 1) || (headStride == 0 && shape.keyValueHeadCount > 1))
+  }
+
+  func row(batch: Int, head: Int, query: Int, copy: Int = 0) -> UnsafeMutablePointer<Element> {
+    base + copy * count + batch * batchStride + head * headStride + query * queryStride
+  }
+
+  /// Adds the copies after the first one to it.
+  func merge(copyCount: Int, _ kernels: Kernels<Element>) {
+    for copy in 1..<max(copyCount, 1) { kernels.add(count, base + copy * count, to: base) }
+  }
+}
+
+/// Numbers that are summed over the keys of each query, `[sums, B, H, L]`, and from which gradients are made afterwards: for each
+/// bias that is broadcast over keys Σ dS, and for each linear bias Σ dS·|position − key|. They are 0 before the pass.
+struct RowSums<Element: AttentionElement> {
+  /// The indices of the biases among those of the mask.
+  let biases: [Int]
+  /// The number of linear biases, ALiBi, whose sums come after those of biases; 0 if they are not wanted.
+  let distanceCount: Int
+  let sums: UnsafeMutablePointer<Element>
+
+  var count: Int { biases.count + distanceCount }
+}

@@ -1,0 +1,126 @@
+internal import AttentionTensors
+
+/// What an algorithm can do with a block of scores in the backward pass.
+///
+/// P are the weights of a block, dS the gradients of its scores; both lie as the block's scores do. A tile of queries sums
+/// dQ over the keys of one region; dK and dV are summed over all tiles of queries.
+protocol GradientTiles: ScoreTiles {
+  /// `arrays` cuts the working memory out of one allocation; without an allocation, `arrays` only counts the bytes.
+  init(_ gradients: GradientCall<Element>, _ arrays: inout ScratchArrays)
+
+  var gradientMemory: GradientMemory<Element> { get }
+
+  /// Sets dK and dV of a region of keys to 0.
+  func beginRegion(_ keys: Range<Int>)
+
+  /// Tells which keys the next blocks are of. After ``ScoreTiles/begin(_:)``, which sets dQ to 0.
+  func beginKeys(_ keys: Range<Int>)
+
+  /// Called before the scores of a block are computed.
+  func prepare(_ block: Block<Element>, _ cut: BlockCut?)
+
+  /// dS of a block.
+  func scoreGradients(_ block: Block<Element>) -> UnsafeMutablePointer<Element>
+
+  /// P ← exp(scores − log-sum-exp), and 0 where a row does not attend to a key.
+  func computeWeights(_ block: Block<Element>, _ tile: QueryTile, _ cut: BlockCut?)
+
+  /// dS ← P ∘ (dO Vᵀ − Δ). `value`: the values of the block's keys.
+  func computeScoreGradients(_ block: Block<Element>, _ cut: BlockCut?, _ value: StridedMatrix<Element>)
+
+  /// dQ += dS K. `key`: the keys of the block.
+  func accumulateQuery(_ block: Block<Element>, _ cut: BlockCut?, _ key: StridedMatrix<Element>)
+
+  /// dV += Pᵀ dO and dK += dSᵀ Q, over all blocks since ``beginKeys(_:)``.
+  func endKeys(_ tile: QueryTile)
+
+  /// The sums of the tile over the keys of the region: dQ, then a number for each row and each of ``RowSums``, in an order that
+  /// is the same for all tiles.
+  var querySums: UnsafeMutablePointer<Element> { get }
+  /// The number of these sums, which depends only on the call.
+  var querySumCount: Int { get }
+  /// The first element of one of the ``RowSums``, for the rows of the tile, in `sums`, which are as ``querySums`` are.
+  func rowSum(_ index: Int, in sums: UnsafeMutablePointer<Element>) -> UnsafeMutablePointer<Element>
+
+  /// Writes dQ · scale to the query's gradient.
+  func writeQuery(_ tile: QueryTile, _ sums: UnsafeMutablePointer<Element>)
+
+  // MARK: Row by row
+
+  /// True if the queries and the gradients of the output are finite, and no log-sum-exp is NaN.
+  func isSafe(_ tile: QueryTile) -> Bool
+  var logSumExp: UnsafeMutablePointer<Element> { get }
+  var delta: UnsafeMutablePointer<Element> { get }
+  func query(ofRow row: Int) -> UnsafePointer<Element>
+  func outputGradient(ofRow row: Int) -> UnsafePointer<Element>
+  /// dQ of a row of a group.
+  func queryGradient(ofRow row: Int, group: Range<Int>) -> (base: UnsafeMutablePointer<Element>, columnStride: Int)
+  func keyGradient(_ key: Int) -> UnsafeMutablePointer<Element>
+  func valueGradient(_ key: Int) -> UnsafeMutablePointer<Element>
+}
+
+extension GradientTiles {
+  static var needsMaximum: Bool { false }
+}
+
+/// The rows of one tile that both products with the keys' gradients read, and the numbers that belong to them.
+struct GradientRows<Element: AttentionElement> {
+  /// The queries, and the gradients of the output, row by row.
+  private(set) var query: StridedMatrix<Element>
+  private(set) var outputGradient: StridedMatrix<Element>
+  let logSumExp: UnsafeMutablePointer<Element>
+  let delta: UnsafeMutablePointer<Element>
+  private let packedQuery: UnsafeMutablePointer<Element>
+  private let packedOutputGradient: UnsafeMutablePointer<Element>
+  private let laneCount: Int
+
+  /// `laneCount`: rows are filled up with 0 to a multiple of it.
+  init(_ call: AttentionCall<Element>, rowCapacity: Int, laneCount: Int, _ arrays: inout ScratchArrays) {
+    let shape = call.shape
+    self.laneCount = laneCount
+    packedQuery = arrays.take(rowCapacity * shape.headDimension.roundedUp(toMultipleOf: laneCount))
+    packedOutputGradient = arrays.take(rowCapacity * shape.valueDimension.roundedUp(toMultipleOf: laneCount))
+    logSumExp = arrays.take(rowCapacity)
+    delta = arrays.take(rowCapacity)
+    query = StridedMatrix(base: packedQuery, rowCount: 0, columnCount: 0, rowStride: 0, columnStride: 1)
+    outputGradient = query
+  }
+
+  /// Reads the rows of a tile.
+  mutating func read(_ tile: QueryTile, _ gradients: GradientCall<Element>) {
+    let (call, shape) = (gradients.call, gradients.call.shape)
+    query = rows(of: call.query, tile, call, columnCount: shape.headDimension, packedAt: packedQuery)
+    outputGradient = rows(
+      of: gradients.outputGradient, tile, call, columnCount: shape.valueDimension, packedAt: packedOutputGradient)
+    tile.forEachHead(0..<tile.rowCount) { rows, head, query in
+      let first = shape.row(batch: tile.batch, head: head, query: query)
+      (logSumExp + rows.lowerBound).update(from: gradients.logSumExp + first, count: rows.count)
+      (delta + rows.lowerBound).update(from: gradients.delta + first, count: rows.count)
+    }
+  }
+
+  /// The rows of a tile of one head: in place where the products can read them, else packed.
+  private func rows(
+    of operand: Operand, _ tile: QueryTile, _ call: AttentionCall<Element>, columnCount: Int,
+    packedAt pack: UnsafeMutablePointer<Element>
+  ) -> StridedMatrix<Element> {
+    let first = operand.row(batch: tile.batch, head: tile.heads.lowerBound, index: tile.queries.lowerBound)
+    if operand.half == nil, operand.columnStride == 1, operand.lengthStride >= columnCount, columnCount > 0,
+      columnCount % laneCount == 0
+    {
+      return StridedMatrix(
+        base: first.assumingMemoryBound(to: Element.self), rowCount: tile.rowCount, columnCount: columnCount,
+        rowStride: operand.lengthStride, columnStride: 1)
+    }
+    let stride = columnCount.roundedUp(toMultipleOf: laneCount)
+    for row in 0..<tile.rowCount {
+      let target = pack + row * stride
+      operand.copyRow(
+        call.kernels, count: columnCount, from: first + row * operand.lengthStride * operand.elementByteCount,
+        to: target)
+      (target + columnCount).update(repeating: 0, count: stride - columnCount)
+    }
+    return StridedMatrix(
+      base: pack, rowCount: tile.rowCount, columnCount: stride, rowStride: stride, columnStride: 1)
+  }
+}

@@ -1,0 +1,56 @@
+internal import AttentionTensors
+
+extension ScoreModifiers {
+  /// The derivatives of what is done to scores, in reverse order.
+  ///
+  /// `gradients` holds dS, the gradients of the scores that the softmax took. They become the gradients of the scaled products.
+  /// Meanwhile they are added to the gradients of biases, in the copy `copy`, and to the sums of rows.
+  func differentiate(
+    _ block: Block<Element>, _ tile: QueryTile, _ cut: BlockCut?, _ gradients: UnsafeMutablePointer<Element>,
+    _ wanted: GradientCall<Element>, copy: Int, _ memory: GradientMemory<Element>,
+    rowSum: (_ index: Int) -> UnsafeMutablePointer<Element>
+  ) {
+    if let terms = terms(block) {
+      if wanted.rowSums.count > 0 || wanted.biases.contains(where: { $0?.isBroadcastOverKeys == false }) {
+        addRows(block, tile, gradients, wanted, terms, copy: copy, memory, rowSum: rowSum)
+      }
+      if let derivative = terms.functions.first?.derivative, let scores = block.cappedScores {
+        let inputs = view(scores, of: block, tile)
+        var results = view(gradients, of: block, tile)
+        derivative(inputs, &results)
+      }
+    }
+    // forward: S = cap·tanh(x / cap)  ⇒  dx = dS·(1 − (S / cap)²)
+    guard let cap = layout.call.softcap, let capped = block.cappedScores else { return }
+    func differentiate(_ slice: Block<Element>) {
+      let first = block.place(row: slice.rows.lowerBound, key: slice.keys.lowerBound)
+      layout.forEachLine(of: slice) {
+        layout.call.kernels.softcapGradient($1, capped + first + $0, cap, gradients + first + $0)
+      }
+    }
+    if let cut { cut.forEachSlice(of: block, differentiate) } else { differentiate(block) }
+  }
+
+  private func addRows(
+    _ block: Block<Element>, _ tile: QueryTile, _ gradients: UnsafeMutablePointer<Element>,
+    _ wanted: GradientCall<Element>, _ terms: MaskTerms<Element>, copy: Int, _ memory: GradientMemory<Element>,
+    rowSum: (_ index: Int) -> UnsafeMutablePointer<Element>
+  ) {
+    let kernels = layout.call.kernels
+    layout.forEachRow(of: block, tile, gradients, memory) { row, head, query, keys, numbers in
+      // forward: S = x + bias  ⇒  dbias += dS
+      for bias in wanted.biases {
+        guard let bias, !bias.isBroadcastOverKeys else { continue }
+        let target = bias.row(batch: tile.batch, head: head, query: query, copy: copy)
+        kernels.add(keys.count, numbers, to: target + keys.lowerBound)
+      }
+      for index in wanted.rowSums.biases.indices { rowSum(index)[row] += kernels.sum(keys.count, numbers) }
+      // forward: S = x − slope·|position − key|  ⇒  dslope −= Σ dS·|position − key|
+      for index in 0..<wanted.rowSums.distanceCount {
+        let position = terms.distances[index].key(ofQuery: query, batch: tile.batch) - keys.lowerBound
+        rowSum(wanted.rowSums.biases.count + index)[row] += kernels.distanceSum(
+          keys.count, numbers, position: Element(position))
+      }
+    }
+  }
+}

@@ -1,0 +1,83 @@
+import CLibrary
+
+extension ReferenceAttention {
+  /// The gradients of a problem, row-major as its operands.
+  public struct Gradients<Number> {
+    public var query: [Number] = []
+    public var key: [Number] = []
+    public var value: [Number] = []
+    /// `[B, H, L, S]`: the gradients of the scores that the softmax takes. The gradient of a bias is their sum over the axes along
+    /// which the bias is broadcast.
+    public var scores: [Number] = []
+    /// `[H]`.
+    public var sinks: [Number] = []
+  }
+
+  /// The gradients of a loss with respect to the operands. `outputGradient`, `[B, H, L, Ev]`, is the loss's gradient with
+  /// respect to the output.
+  ///
+  /// By the plain formula in `Number`, one number after another: dP = dO Vᵀ, dS = P ∘ (dP − Σ P ∘ dP), and the derivatives of what
+  /// is done to scores, in reverse order. In Double it is the definition; in Float it tells how far the plain formula may be off.
+  /// Masked keys are left out, not multiplied by 0.
+  @_specialize(where Number == Float)
+  @_specialize(where Number == Double)
+  public func gradients<Number: BinaryFloatingPoint>(
+    of outputGradient: [Double], in _: Number.Type = Double.self
+  ) -> Gradients<Number> {
+    let scale = Number(self.scale ?? 1 / Double(max(E, 1)).squareRoot())
+    let (query, key, value) = (query.map { Number($0) }, key.map { Number($0) }, value.map { Number($0) })
+    let outputGradient = outputGradient.map { Number($0) }
+    let forward = answer(in: Number.self)
+    var result = Gradients<Number>()
+    result.query = [Number](repeating: 0, count: query.count)
+    result.key = [Number](repeating: 0, count: key.count)
+    result.value = [Number](repeating: 0, count: value.count)
+    result.scores = [Number](repeating: 0, count: forward.weights.count)
+    result.sinks = [Number](repeating: 0, count: H)
+    for b in 0..<B {
+      for h in 0..<H {
+        let g = h / (H / Hk)
+        for i in 0..<L {
+          let row = (b * H + h) * L + i
+          let attended = (0..<S).filter { attends(b, h, i, $0) && bias(b, h, i, $0) != -.infinity }
+          if attended.isEmpty { continue }
+          let (q, o) = (row * E, row * Ev)
+          var weightGradients = [Number](repeating: 0, count: S)
+          var delta: Number = 0
+          for j in attended {
+            let v = ((b * Hk + g) * S + j) * Ev
+            let weight = forward.weights[row * S + j]
+            for e in 0..<Ev {
+              weightGradients[j] += outputGradient[o + e] * value[v + e]
+              result.value[v + e] += weight * outputGradient[o + e]
+            }
+            delta += weight * weightGradients[j]
+          }
+          if let sink = sinks?[h] {
+            result.sinks[h] -= Number(exp(sink - Double(forward.logSumExp[row]))) * delta
+          }
+          for j in attended {
+            let k = ((b * Hk + g) * S + j) * E
+            var gradient = forward.weights[row * S + j] * (weightGradients[j] - delta)
+            result.scores[row * S + j] = gradient
+            var dot: Number = 0
+            for e in 0..<E { dot += query[q + e] * key[k + e] }
+            var score = scale * dot
+            var capDerivative: Number = 1
+            if let softcap {
+              let t = Number(tanh(Double(score / Number(softcap))))
+              score = Number(softcap) * t
+              capDerivative = 1 - t * t
+            }
+            gradient *= Number(scoreDerivative(Double(score), b, h, i, j)) * capDerivative
+            for e in 0..<E {
+              result.query[q + e] += scale * gradient * key[k + e]
+              result.key[k + e] += scale * gradient * query[q + e]
+            }
+          }
+        }
+      }
+    }
+    return result
+  }
+}
