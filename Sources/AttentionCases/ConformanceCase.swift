@@ -5,6 +5,8 @@ package import AttentionFiles
 package protocol ConformanceCase {
   /// The results by name.
   func compute(context: AttentionContext) throws -> [String: Tensor<Float>]
+  /// The gradients by name; none if the case has no gradient of its output.
+  func computeGradients(context: AttentionContext) throws -> [String: Tensor<Float>]
   /// A description for people of how the attention is computed; nil if the case has none.
   func plan(context: AttentionContext) throws -> String?
   /// The error allowed in a result.
@@ -40,9 +42,14 @@ package struct Comparison: Encodable {
 extension ConformanceCase {
   package func plan(context _: AttentionContext) throws -> String? { nil }
 
+  package func computeGradients(context _: AttentionContext) throws -> [String: Tensor<Float>] { [:] }
+
   /// Compares every expected result in `file` with the computed one.
-  package func compare(with file: SafeTensorsFile, context: AttentionContext) throws -> [Comparison] {
-    let results = try compute(context: context)
+  package func compare(
+    with file: SafeTensorsFile, includingGradients: Bool, context: AttentionContext
+  ) throws -> [Comparison] {
+    var results = try compute(context: context)
+    if includingGradients { results.merge(try computeGradients(context: context)) { old, _ in old } }
     return try results.keys.sorted().compactMap { name in
       guard file.entry(name) != nil else { return nil }
       let expected = try file.tensor(name, convertingTo: Float.self)

@@ -10,6 +10,8 @@ struct ScaledDotProductCase: ConformanceCase {
   private let scale: Double?
   private let softcap: Double?
   private let sinks: Tensor<Float>?
+  private let outputGradient: Tensor<Float>?
+  private let extras: AttentionGradientExtras
   private let metadata: [String: String]
 
   init(_ file: SafeTensorsFile) throws {
@@ -27,6 +29,11 @@ struct ScaledDotProductCase: ConformanceCase {
     softcap = try number("softcap")
     sinks = file.entry("sinks") == nil ? nil : try file.tensor("sinks")
     mask = try Self.mask(file)
+    outputGradient = file.entry("grad_output") == nil ? nil : try file.tensor("grad_output")
+    let wanted: [(String, AttentionGradientExtras)] = [
+      ("bias", .biases), ("alibi_slopes", .alibiSlopes), ("sinks", .sinks),
+    ]
+    extras = AttentionGradientExtras(wanted.filter { file.entry($0.0) != nil }.map(\.1))
     metadata = file.metadata
   }
 
@@ -65,11 +72,28 @@ struct ScaledDotProductCase: ConformanceCase {
   }
 
   func compute(context: AttentionContext) throws -> [String: Tensor<Float>] {
-    let result = try scaledDotProductAttention(
-      query: query, key: key, value: value, mask: mask,
-      options: AttentionOptions(scale: scale, softcap: softcap, sinks: sinks),
-      returning: [.logSumExp, .weights], context: context)
+    let result = try result(returning: [.logSumExp, .weights], context: context)
     return ["output": result.output, "weights": try result.weights, "lse": try result.logSumExp]
+  }
+
+  private var options: AttentionOptions<Float> { AttentionOptions(scale: scale, softcap: softcap, sinks: sinks) }
+
+  private func result(returning extras: AttentionExtras, context: AttentionContext) throws -> AttentionResult<Float> {
+    try scaledDotProductAttention(
+      query: query, key: key, value: value, mask: mask, options: options, returning: extras, context: context)
+  }
+
+  func computeGradients(context: AttentionContext) throws -> [String: Tensor<Float>] {
+    guard let outputGradient else { return [:] }
+    let gradients = try scaledDotProductAttentionGradients(
+      query: query, key: key, value: value, mask: mask, options: options,
+      result: result(returning: .logSumExp, context: context), outputGradient: outputGradient, returning: extras,
+      context: context)
+    var results = ["grad_query": gradients.query, "grad_key": gradients.key, "grad_value": gradients.value]
+    if extras.contains(.biases) { results["grad_bias"] = try gradients.biases[0] }
+    if extras.contains(.alibiSlopes) { results["grad_alibi_slopes"] = try gradients.alibiSlopes[0] }
+    if extras.contains(.sinks) { results["grad_sinks"] = try gradients.sinks }
+    return results
   }
 
   func plan(context: AttentionContext) throws -> String? {

@@ -9,7 +9,9 @@ struct Compute: ParsableCommand {
     abstract: "Compute one case file and write the results.",
     discussion: """
       The input has the form of a conformance case; expected results are not needed. The output file holds \
-      "output", "weights" and "lse", for a stored layer "output", "context", "weights" and "weights_averaged".
+      "output", "weights" and "lse", for a stored layer "output", "context", "weights" and "weights_averaged". If the \
+      input holds "grad_output", the gradient of the output, the output file also holds "grad_query", "grad_key", \
+      "grad_value" and the gradients of the other operands.
       """)
 
   @Argument(help: ArgumentHelp("The case: a safetensors file; - for one on standard input.", valueName: "in"))
@@ -29,7 +31,9 @@ struct Compute: ParsableCommand {
     let context = try options.context()
     // Copied, because another program may write to the input meanwhile.
     let testCase = try openCase(openTensors(input, loading: .copied))
-    let results = try testCase.compute(context: context)
+    let results = try testCase.compute(context: context).merging(testCase.computeGradients(context: context)) {
+      old, _ in old
+    }
     var writer = SafeTensorsWriter()
     writer.metadata = ["isa": try context.resolvedInstructionSet().rawValue]
     for (name, tensor) in results { try writer.add(name, tensor) }

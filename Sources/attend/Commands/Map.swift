@@ -92,7 +92,7 @@ struct Map: ParsableCommand {
     guard let layer = try openCase(stored) as? LayerCase, layer.query.rank == 3 else {
       throw AttentionError(.invalidFile, file, "a stored multi-head attention over a batch of sentences expected")
     }
-    let comparisons = try layer.compare(with: stored, context: context)
+    let comparisons = try layer.compare(with: stored, includingGradients: false, context: context)
     let weights = try layer.forward(weights: .perHead, context: context).weights
     let map = try AttentionMap(stored: stored, layer: layer.layer, weights: weights)
     try check("sentence", sentence, map.sentences.count)
