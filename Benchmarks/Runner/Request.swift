@@ -124,8 +124,10 @@ struct Request: Decodable {
         .invalidArgument, "field \"cache\"",
         "sdpa with no more queries than keys and no other mask than causal expected")
     }
-    if pass != .forward { throw Self.unsupported("pass", pass.rawValue, "forward") }
-    let hasBaselines = op == .sdpa && cache == nil && ![.alibi, .alibiFunction].contains(mask)
+    if pass != .forward && (op != .sdpa || cache != nil || rotation != 1) {
+      throw Self.unsupported("pass", pass.rawValue, "forward")
+    }
+    let hasBaselines = op == .sdpa && pass == .forward && cache == nil && ![.alibi, .alibiFunction].contains(mask)
     let baselines: [String: Algorithm] = hasBaselines ? ["unfused": .unfused, "naive": .naive] : [:]
     if algorithmName == "auto" {
       algorithm = .library(nil)
@@ -147,7 +149,7 @@ struct Request: Decodable {
   func hasInputs(of other: Request) -> Bool {
     op == other.op && batch == other.batch && heads == other.heads && keyValueHeads == other.keyValueHeads
       && queries == other.queries && keys == other.keys && width == other.width && valueWidth == other.valueWidth
-      && dtype == other.dtype && mask == other.mask && cache == other.cache && window == other.window
+      && dtype == other.dtype && mask == other.mask && cache == other.cache && window == other.window && pass == other.pass
       && seed == other.seed
       && transposed == other.transposed && rotation == other.rotation && fresh == other.fresh
   }

@@ -5,6 +5,7 @@ import AttentionTensors
 
 extension Workload {
   static func attention<Stored: AttentionStorage>(_ request: Request, _: Stored.Type) throws -> Workload {
+    if request.pass == .forwardBackward { return try training(request, Stored.self) }
     typealias Element = Stored.Arithmetic
     let (batch, heads, keyValueHeads) = (request.batch, request.heads, request.keyValueHeads)
     let query: Tensor<Stored> = try random([batch, heads, request.queries, request.width], request, 1)
@@ -35,11 +36,7 @@ extension Workload {
         for (name, tensor) in [("query", query), ("key", key), ("value", value), ("output", slot.tensor)] {
           try writer.add(name, tensor)
         }
-        if let bias = mask.bias { try writer.add("bias", bias) }
-        if let flags = mask.attends { try writer.add("attends", flags) }
-        if let lengths = mask.keyLengths {
-          try writer.add("key_lengths", Tensor(lengths.map(Int64.init), shape: [lengths.count]))
-        }
+        try mask.add(to: &writer)
         return writer
       }
     ) { algorithm, context in
@@ -176,6 +173,15 @@ struct RequestedMask<Element: AttentionElement> {
       return sum + max(0, high - low)
     }
     return Double(kept) / (Double(request.queries) * Double(request.keys))
+  }
+
+  /// Adds the tensors and lengths of the mask.
+  func add(to writer: inout SafeTensorsWriter) throws {
+    if let bias { try writer.add("bias", bias) }
+    if let attends { try writer.add("attends", attends) }
+    if let keyLengths {
+      try writer.add("key_lengths", Tensor(keyLengths.map(Int64.init), shape: [keyLengths.count]))
+    }
   }
 
   /// The mask as booleans, for code that cannot use a rule: `[1 or B, 1, L, S]`; nil: every query attends to every key.

@@ -19,12 +19,14 @@ class TorchPeer:
     def __init__(self, workload, tensors, threads, rotation):
         torch.set_num_threads(threads)
         self.workload, self.tensors, self.turn = workload, tensors, 0
-        self.ways = dict(getattr(self, workload["op"])(rotation))
+        self.trains = workload["pass"] == "forward_backward"
+        self.kind = workload["op"] + ("_training" if self.trains else "")
+        self.ways = dict(getattr(self, self.kind)(rotation))
         self.usual = next(iter(self.ways))
 
     def seconds(self, way, iterations):
         times = []
-        with torch.inference_mode():
+        with torch.inference_mode(not self.trains):
             for _ in range(iterations):
                 start = time.perf_counter()
                 self.ways[way]()
@@ -32,13 +34,14 @@ class TorchPeer:
         return times
 
     def result(self, way):
-        with torch.inference_mode():
-            return self.ways[way]()
+        with torch.inference_mode(not self.trains):
+            result = self.ways[way]()
+        return torch.cat([x.flatten() for x in result]) if self.trains else result
 
     def exact(self):
         """Some rows of the result in Double, and which they are: an index of all axes but the last one."""
-        with torch.inference_mode():
-            return getattr(self, self.workload["op"] + "_exact")()
+        with torch.inference_mode(not self.trains):
+            return getattr(self, self.kind + "_exact")()
 
     # Attention
 
@@ -188,6 +191,79 @@ class TorchPeer:
                 scores = scores.masked_fill(~row, -torch.inf) if row.dtype == torch.bool else scores + row.double()
             rows.append(torch.softmax(scores, -1) @ values)
         return torch.stack(rows), tuple(index)
+
+    # Attention with its gradients: of query, key, value and, where there is one, of the bias, one after another.
+
+    def sdpa_training(self, rotation):
+        w, t = self.workload, self.tensors
+        (h, l), (hk, s) = t["query"].shape[1:3], t["key"].shape[1:3]
+        assert w["window"] is None and (w["mask"] != "causal" or l == s)
+        group = dict(enable_gqa=True) if h != hk else {}
+        is_causal = w["mask"] == "causal"
+
+        def step(attend, mask):
+            def call():
+                inputs = [t[name].requires_grad_() for name in ("query", "key", "value")]
+                if "bias" in t:
+                    inputs.append(mask.requires_grad_())
+                output = attend(*inputs[:3], mask)
+                return torch.autograd.grad(output, inputs, t["grad_output"])
+            return call
+
+        def fused(q, k, v, mask):
+            return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=is_causal, **group)
+
+        def repeated(q, k, v, mask):
+            return F.scaled_dot_product_attention(
+                q, *(x.repeat_interleave(h // hk, 1) for x in (k, v)), attn_mask=mask, is_causal=is_causal)
+
+        for name, mask in self.masks(l, s).items():
+            yield name, step(fused, mask)
+        if h != hk:
+            yield "keys repeated", step(repeated, None)
+        mask = self.float_mask(l, s)
+        if h == hk:
+            yield "products and softmax", step(self.plain, mask)
+
+    def float_mask(self, l, s):
+        """What is added to the scores; none where nothing is."""
+        t = self.tensors
+        if self.workload["mask"] == "causal":
+            return torch.full((l, s), float("-inf"), dtype=t["query"].dtype).triu_(1 + s - l)
+        masks = self.masks(l, s)
+        return masks.get("float mask")
+
+    @staticmethod
+    def plain(q, k, v, mask):
+        scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
+        return torch.softmax(scores if mask is None else scores + mask, -1) @ v
+
+    def sdpa_training_exact(self):
+        t = self.tensors
+        h, hk = t["query"].shape[1], t["key"].shape[1]
+        q, k, v, g = (t[name].detach().double() for name in ("query", "key", "value", "grad_output"))
+        mask = self.float_mask(q.shape[2], k.shape[2])
+        mask = None if mask is None else mask.detach().double()
+        results = [torch.zeros_like(x) for x in (q, k, v)]
+        if "bias" in t:
+            results.append(torch.zeros_like(mask))
+        # Head by head: together the scores may not fit in memory.
+        for b in range(q.shape[0]):
+            for i in range(h):
+                own = [q[b, i], k[b, i // (h // hk)], v[b, i // (h // hk)]]
+                if "bias" in t:
+                    own.append(mask)
+                own = [x.clone().requires_grad_() for x in own]
+                row = own[3] if "bias" in t else mask
+                if row is not None:
+                    row = row.expand(q.shape[0], h, -1, -1)[b, i] if row.dim() == 4 else row
+                gradients = torch.autograd.grad(self.plain(*own[:3], row), own, g[b, i])
+                results[0][b, i] += gradients[0]
+                results[1][b, i // (h // hk)] += gradients[1]
+                results[2][b, i // (h // hk)] += gradients[2]
+                if "bias" in t:
+                    results[3] += gradients[3]
+        return torch.cat([x.flatten() for x in results]), ...
 
     # Layers
 

@@ -53,13 +53,14 @@ extension BackwardPass {
       Tiles.onWorker {
         let (own, sums) = (workers.pass(worker), workers.sums(worker))
         let count = own.tiles.querySumCount
-        sums.update(repeating: 0, count: gradients.tilesPerUnit * count)
-        for region in regions[unit / gradients.call.shape.keyValueHeadCount] {
+        let tileCount = gradients.tileCount(ofUnit: unit)
+        sums.update(repeating: 0, count: tileCount * count)
+        for region in regions[gradients.batch(ofUnit: unit)] {
           own.differentiate(unit: unit, region, copy: 0) { index, added in
             gradients.call.kernels.add(count, added, to: sums + index * count)
           }
         }
-        for index in 0..<gradients.tilesPerUnit { own.finish(unit: unit, index: index, sums + index * count) }
+        for index in 0..<tileCount { own.finish(unit: unit, index: index, sums + index * count) }
       }
     }
   }
@@ -69,10 +70,10 @@ extension BackwardPass {
     _ gradients: GradientCall<Element>, _ units: [Int], _ allRegions: [[Range<Int>]], _ schedule: GradientSchedule<Element>,
     _ workers: Workers, _ context: AttentionContext
   ) {
-    let (tileCount, stepCount) = (gradients.tilesPerUnit, schedule.regionsPerStep)
+    let (tileCount, stepCount) = (gradients.mostTiles, schedule.regionsPerStep)
     let count = workers.querySumCount
     let blockCount = tileCount * count
-    func regions(of unit: Int) -> [Range<Int>] { allRegions[unit / gradients.call.shape.keyValueHeadCount] }
+    func regions(of unit: Int) -> [Range<Int>] { allRegions[gradients.batch(ofUnit: unit)] }
     func sums(_ slot: Int, _ step: Int) -> UnsafeMutablePointer<Element> {
       workers.shared + (slot * (stepCount + 1) + step) * blockCount
     }
@@ -104,6 +105,7 @@ extension BackwardPass {
     context.execute(taskCount: units.count * tileCount, threadCount: workers.count) { task, worker in
       Tiles.onWorker {
         let (slot, tile) = task.quotientAndRemainder(dividingBy: tileCount)
+        if tile >= gradients.tileCount(ofUnit: units[slot]) { return }
         workers.pass(worker).finish(unit: units[slot], index: tile, sums(slot, 0) + tile * count)
       }
     }
@@ -141,7 +143,7 @@ extension BackwardPass {
     let pass = BackwardPass(gradients, &counter)
     let passByteCount = counter.byteCount
     let querySumCount = pass.tiles.querySumCount
-    let unitCount = gradients.tilesPerUnit * querySumCount
+    let unitCount = gradients.mostTiles * querySumCount
     var own = ScratchArrays(base: nil)
     let _: UnsafeMutablePointer<Element> = own.take(schedule.sharesUnits ? 0 : unitCount)
     let byteCount = passByteCount + own.byteCount

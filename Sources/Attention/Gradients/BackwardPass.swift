@@ -10,8 +10,8 @@ internal import AttentionTensors
 /// Memory stays O(L). Source: Dao et al. 2022 (arXiv:2205.14135), Algorithm 4.
 ///
 /// **The same bits, whatever else is computed.** Keys are cut into regions, which begin at multiples of their length in their
-/// sequence. Within a region, dK and dV are one sum over the queries in their order, to which queries that do not attend add
-/// nothing. dQ is one sum over the keys of each region, and these sums are added in the order of the regions, whether one
+/// sequence, and queries into tiles in the same way. dK and dV are sums over the queries of each tile, added in the order of
+/// the tiles. dQ is one sum over the keys of each region, and these sums are added in the order of the regions, whether one
 /// worker computes them in turn or several workers at once. Nothing is added atomically.
 struct BackwardPass<Tiles: GradientTiles>: ScorePass {
   typealias Element = Tiles.Element
@@ -36,7 +36,7 @@ struct BackwardPass<Tiles: GradientTiles>: ScorePass {
     unit: Int, _ region: Range<Int>, copy: Int, add: (_ index: Int, _ sums: UnsafeMutablePointer<Element>) -> Void
   ) {
     tiles.beginRegion(region)
-    for index in 0..<gradients.tilesPerUnit {
+    for index in 0..<gradients.tileCount(ofUnit: unit) {
       let tile = gradients.tile(unit: unit, index: index)
       if tile.rowCount == 0 { continue }
       var hasBegun = false

@@ -20,6 +20,8 @@ final class GradientCall<Element: AttentionElement>: @unchecked Sendable {
   let biases: [BiasGradient<Element>?]
   /// Copies of these gradients.
   let copyCount: Int
+  /// The queries of the tiles of one head, for each element of the batch.
+  private let queryRanges: [[Range<Int>]]
   /// Sums over the keys of each row that gradients need: ``RowSums``.
   let rowSums: RowSums<Element>
 
@@ -39,16 +41,41 @@ final class GradientCall<Element: AttentionElement>: @unchecked Sendable {
     self.biases = biases
     self.copyCount = copyCount
     self.rowSums = rowSums
+    queryRanges = (0..<call.shape.batchCount).map { Self.queryRanges(call, batch: $0) }
   }
 
   // MARK: Units
 
   /// A unit is a key/value head of an element of the batch, with all queries of its group.
   var unitCount: Int { call.shape.batchCount * call.shape.keyValueHeadCount }
-  /// Tiles of queries in a unit, head after head.
-  var tilesPerUnit: Int { call.shape.groupSize * call.plan.queryTileCount }
+  func batch(ofUnit unit: Int) -> Int { unit / call.shape.keyValueHeadCount }
 
-  func tile(unit: Int, index: Int) -> QueryTile { call.tile(unit * tilesPerUnit + index) }
+  /// How many tiles of queries a unit has.
+  func tileCount(ofUnit unit: Int) -> Int { call.shape.groupSize * queryRanges[batch(ofUnit: unit)].count }
+  /// The most tiles of queries that a unit has.
+  var mostTiles: Int { call.shape.groupSize * (queryRanges.map(\.count).max() ?? 0) }
+
+  /// A tile of queries of a unit: some queries of one head, head after head.
+  func tile(unit: Int, index: Int) -> QueryTile {
+    let batch = batch(ofUnit: unit)
+    let (head, range) = index.quotientAndRemainder(dividingBy: queryRanges[batch].count)
+    let queries = queryRanges[batch][range]
+    let keyValueHead = unit % call.shape.keyValueHeadCount
+    let first = keyValueHead * call.shape.groupSize + head
+    let end = min(max(call.schedule.queryCount(batch: batch, of: call.shape), queries.lowerBound), queries.upperBound)
+    return QueryTile(
+      batch: batch, keyValueHead: keyValueHead, heads: first..<first + 1, queries: queries.lowerBound..<end,
+      emptyQueries: end..<queries.upperBound)
+  }
+
+  /// The ranges into which the queries of an element of the batch are cut: at multiples of a tile's length in their sequence.
+  private static func queryRanges(_ call: AttentionCall<Element>, batch: Int) -> [Range<Int>] {
+    call.schedule.sequences.sequencesOfQueries(batch: batch, shape: call.shape).flatMap { sequence in
+      stride(from: sequence.lowerBound, to: sequence.upperBound, by: call.plan.queryTileLength).map {
+        $0..<min($0 + call.plan.queryTileLength, sequence.upperBound)
+      }
+    }
+  }
 
   /// The ranges into which the keys of an element of the batch are cut. Each holds the tiles of one sequence that begin in it.
   func keyRegions(batch: Int) -> [Range<Int>] {

@@ -28,6 +28,8 @@ struct LaneGradientTiles<Element: AttentionElement>: GradientTiles {
     let valueGradient: UnsafeMutablePointer<Element>
     let keyStride: Int
     let valueStride: Int
+    /// Factors of 1, as many as a product has lanes.
+    let ones: UnsafeMutablePointer<Element>
     /// For each vector of rows: the keys of the blocks of the panel that begins there.
     let panels: UnsafeMutablePointer<Panel>
     var region: Range<Int>
@@ -64,9 +66,13 @@ struct LaneGradientTiles<Element: AttentionElement>: GradientTiles {
       cappedScores: needsScores ? arrays.take(keyCapacity * rowCapacity) : nil, rowStride: rowCapacity,
       querySums: arrays.take(rowCapacity * (shape.headDimension + gradients.rowSums.count)),
       keyGradient: arrays.take(keyCapacity * keyStride), valueGradient: arrays.take(keyCapacity * valueStride),
-      keyStride: keyStride, valueStride: valueStride, panels: arrays.take(rowCapacity / laneCount), region: 0..<0,
+      keyStride: keyStride, valueStride: valueStride,
+      ones: arrays.take(call.kernels.productVectorCount * laneCount), panels: arrays.take(rowCapacity / laneCount), region: 0..<0,
       keys: 0..<0)
-    if !isCounting { own.initialize(to: memory) }
+    if !isCounting {
+      own.initialize(to: memory)
+      memory.ones.update(repeating: 1, count: call.kernels.productVectorCount * laneCount)
+    }
     ownMemory = own
   }
 
@@ -286,7 +292,7 @@ struct LaneGradientTiles<Element: AttentionElement>: GradientTiles {
     forEachPanel(vectorCount: stride / laneCount, limit: call.kernels.productVectorCount) { vectors in
       call.kernels.multiply(
         vectorCount: vectors.count, matrix, factor.base + vectors.lowerBound * laneCount, bStride: factor.rowStride,
-        into: target + vectors.lowerBound * laneCount, stride: stride, rescale: nil, continues: true)
+        into: target + vectors.lowerBound * laneCount, stride: stride, rescale: own.ones)
     }
   }
 

@@ -12,14 +12,17 @@ struct SequencePlaces {
   private final class Table: Sendable {
     /// The number of keys that are left padding, for each element of the batch. Nil: none.
     let firstKeys: [Int]?
-    /// Where each packed document begins, and where the last one ends. Nil: no documents.
+    /// Where each packed document begins among the keys, and where the last one ends. Nil: no documents.
     let documents: [Int]?
+    /// The same among the queries.
+    let documentQueries: [Int]?
     /// The number of queries of each element of the batch. Nil: all of them.
     let queryCounts: [Int]?
 
-    init(firstKeys: [Int]?, documents: [Int]?, queryCounts: [Int]?) {
+    init(firstKeys: [Int]?, documents: [Int]?, documentQueries: [Int]?, queryCounts: [Int]?) {
       self.firstKeys = firstKeys
       self.documents = documents
+      self.documentQueries = documentQueries
       self.queryCounts = queryCounts
     }
   }
@@ -30,9 +33,11 @@ struct SequencePlaces {
       table = nil
       return
     }
-    var documents: [Int]?
+    var (documents, documentQueries): ([Int]?, [Int]?)
     for rule in mask.rules {
-      if documents == nil, case .documents(_, let keys, _, _) = rule { documents = keys }
+      if documents == nil, case .documents(let queries, let keys, _, _) = rule {
+        (documents, documentQueries) = (keys, queries)
+      }
     }
     if documents == nil && mask.leftPaddings.isEmpty && mask.queryLengths.isEmpty {
       table = nil
@@ -42,7 +47,7 @@ struct SequencePlaces {
       counts.isEmpty ? nil : (0..<shape.batchCount).map { batch in choose(counts.map { $0[batch] }) }
     }
     table = Table(
-      firstKeys: each(mask.leftPaddings) { $0.max()! }, documents: documents,
+      firstKeys: each(mask.leftPaddings) { $0.max()! }, documents: documents, documentQueries: documentQueries,
       queryCounts: each(mask.queryLengths) { $0.min()! })
   }
 
@@ -65,5 +70,17 @@ struct SequencePlaces {
     }
     let document = documents[own]..<documents[own + 1]
     return document.contains(first) && key >= first ? first..<document.upperBound : document
+  }
+
+  /// The queries of each sequence of an element of the batch, in order; together they are all queries.
+  ///
+  /// The queries before the first one that stands at a key which is not padding count as a sequence, as do those after the
+  /// last document.
+  func sequencesOfQueries(batch: Int, shape: AttentionShape) -> [Range<Int>] {
+    var bounds = [0]
+    if let documents = table?.documentQueries { bounds += documents }
+    if let first = table?.firstKeys?[batch] { bounds.append(first + shape.queryCount - trailing.lowerBound) }
+    bounds = bounds.map { min(max($0, 0), shape.queryCount) }.sorted() + [shape.queryCount]
+    return zip(bounds, bounds.dropFirst()).filter { $0 < $1 }.map { $0..<$1 }
   }
 }
