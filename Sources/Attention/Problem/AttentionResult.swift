@@ -42,6 +42,15 @@ public struct AttentionResult<Element: AttentionStorage>: Sendable {
     self.extras = extras
   }
 
+  /// A result of an earlier call, for its gradients.
+  /// - Parameters:
+  ///   - output: The call's output.
+  ///   - logSumExp: `[B, H, L]`, or without the axes that the output is without: the call's log-sum-exp.
+  ///   - layout: The order of the output's axes.
+  public init(output: Tensor<Element>, logSumExp: Tensor<Element.Arithmetic>, layout: AttentionLayout = .headsFirst) {
+    self.init(output: output, layout: layout, extras: Extras(logSumExp: logSumExp))
+  }
+
   /// `[B, H, L]`. A query that attends to nothing has −inf, or the sink's logit if its head has a sink.
   public var logSumExp: Tensor<Element.Arithmetic> {
     get throws(AttentionError) { try requested(extras.logSumExp, "logSumExp") }
