@@ -11,6 +11,8 @@ public struct FuzzedAttention: CustomStringConvertible {
   private var names: [String] = []
   private let placements: [Placement]
   private let output: Placement
+  private var outputGradientPlacement = Placement()
+  private var outputGradient: [Double] = []
   private let isDouble: Bool
   private let extras: AttentionExtras
   private var context: AttentionContext
@@ -58,6 +60,14 @@ public struct FuzzedAttention: CustomStringConvertible {
     reference.softcap = bytes.element(of: [nil, nil, 0.5, 20])
     if bytes.flag() { reference.sinks = (0..<reference.H).map { _ in Double(bytes.byte()) / 32 - 4 } }
     parts.apply(to: &reference)
+    outputGradientPlacement = Placement(&bytes)
+    var generator = TestGenerator(seed: UInt64(bytes.byte()))
+    let shape = [reference.B, reference.H, reference.L, reference.Ev]
+    var numbers = generator.numbers(shape.reduce(1, *))
+    if bytes.choice(8) == 7 && !numbers.isEmpty {
+      numbers[(bytes.byte() * 251 + bytes.byte()) % numbers.count] = .nan
+    }
+    outputGradient = outputGradientPlacement.broadcast(numbers, shape: shape)
   }
 
   private mutating func addPart(_ bytes: inout FuzzBytes) {
@@ -179,12 +189,12 @@ public struct FuzzedAttention: CustomStringConvertible {
     }
     // The size of scores: the scores that matter are near the log-sum-exp; the partial sums of a random score reach the
     // size of √E terms.
-    // The partial sums of equal terms reach E of them.
+    // The partial sums of equal terms are as large as E of them, and are all rounded in the same direction.
     let hasEqualTerms = placements[0].hasEqualColumns && placements[1].hasEqualColumns
-    let termSize = hasEqualTerms ? Double(reference.E) : Double(reference.E).squareRoot()
-    let score = max(
-      largest(exact.logSumExp),
-      scale * usual(reference.query) * usual(reference.key) * termSize)
+    let root = Double(reference.E).squareRoot()
+    let score =
+      max(largest(exact.logSumExp), scale * usual(reference.query) * usual(reference.key) * root)
+      * (hasEqualTerms ? max(1, root) : 1)
     let slack = 2.5 * Double(Element.ulpOfOne) * (1 + score) * max(1, largest(reference.value))
     func compare(_ name: String, _ got: [Element], _ plain: [Element], _ exact: [Double]) -> String? {
       AttentionTestSupport.mismatch(got, exact, tolerance: tolerance(plain: plain, exact: exact) + slack, name)
@@ -197,8 +207,64 @@ public struct FuzzedAttention: CustomStringConvertible {
       results.append(("log-sum-exp", try result.logSumExp.array, plain.logSumExp, exact.logSumExp))
     }
     if extras.contains(.weights) { results.append(("weights", try result.weights.array, plain.weights, exact.weights)) }
+    // The derivative of several functions of scores is not supported.
+    if parts.count(where: \.isFunction) <= 1 {
+      let gradients = try scaledDotProductAttentionGradients(
+        query: query, key: key, value: value, mask: mask, options: options,
+        result: scaledDotProductAttention(
+          query: query, key: key, value: value, mask: mask, options: options, returning: .logSumExp, context: context),
+        outputGradient: outputGradientPlacement.place(
+          Tensor(
+            outputGradient.map { Element($0) }, shape: [reference.B, reference.H, reference.L, reference.Ev])),
+        returning: sinks == nil ? [.biases, .alibiSlopes] : [.biases, .alibiSlopes, .sinks], context: context)
+      if let mismatch = try mismatch(gradients, score: score) { return mismatch }
+    }
     return results.lazy.compactMap(compare).first
       ?? (output.gapsAreUntouched(in: target) ? nil : "gaps between the output's elements were written to")
+  }
+}
+
+extension FuzzedAttention {
+  /// What differs between gradients and those of the reference. `score`: the size of scores.
+  private func mismatch<Element: AttentionElement>(
+    _ gradients: AttentionGradients<Element, Element>, score: Double
+  ) throws -> String? {
+    let exact = reference.gradients(of: outputGradient)
+    let plain = reference.gradients(of: outputGradient, in: Element.self)
+    func largest(_ numbers: [Double]) -> Double { numbers.reduce(1) { $1.isFinite ? max($0, abs($1)) : $0 } }
+    // A weight errs by as many units in its last place as its score is large. Its error is multiplied by that of dP − Δ,
+    // whose terms are products of dO and V. Sums of many terms err more.
+    let p = reference
+    let scale = abs(p.scale ?? 1 / Double(max(p.E, 1)).squareRoot())
+    let size = largest(p.value) * Double(max(p.Ev, 1)) * max(1, scale * max(largest(p.query), largest(p.key)))
+    let slack = 4 * Double(Element.ulpOfOne) * (1 + score) * size
+    func compare(
+      _ name: String, _ got: [Element], _ plain: [Element], _ exact: [Double], termCount: Int
+    ) -> String? {
+      AttentionTestSupport.mismatch(
+        got, exact,
+        tolerance: tolerance(plain: plain, exact: exact) + slack * Double(max(termCount, 1)).squareRoot(),
+        "gradient of \(name)")
+    }
+    let rowCount = p.B * p.H * p.L
+    var results: [String?] = [
+      compare("query", gradients.query.array, plain.query, exact.query, termCount: p.S),
+      compare("key", gradients.key.array, plain.key, exact.key, termCount: rowCount),
+      compare("value", gradients.value.array, plain.value, exact.value, termCount: rowCount),
+    ]
+    if p.sinks != nil {
+      results.append(compare("sinks", try gradients.sinks.array, plain.sinks, exact.sinks, termCount: rowCount))
+    }
+    let biases = zip(parts.biasGradients(plain.scores, p), parts.biasGradients(exact.scores, p))
+    for (got, expected) in zip(try gradients.biases, biases) {
+      results.append(compare("a bias", got.array, expected.0, expected.1, termCount: rowCount * p.S))
+    }
+    let slopes = zip(parts.slopeGradients(plain.scores, p), parts.slopeGradients(exact.scores, p))
+    for (got, expected) in zip(try gradients.alibiSlopes, slopes) {
+      results.append(
+        compare("slopes", got.array, expected.0, expected.1, termCount: rowCount * p.S * (p.L + p.S) * (p.L + p.S)))
+    }
+    return results.lazy.compactMap { $0 }.first
   }
 }
 
@@ -207,6 +273,13 @@ private struct Placement: CustomStringConvertible {
   private let order: [Int]
   private let elementStride: Int
   private let isBroadcast: [Bool]
+
+  /// Row-major.
+  init() {
+    order = [0, 1, 2, 3]
+    elementStride = 1
+    isBroadcast = [false, false, false, false]
+  }
 
   init(_ bytes: inout FuzzBytes, isWritten: Bool = false) {
     var axes = [0, 1, 2, 3]

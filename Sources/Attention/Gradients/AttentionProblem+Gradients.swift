@@ -70,7 +70,7 @@ extension AttentionProblem {
         call: call, outputGradient: readOperand(outputGradient), output: readOperand(result.output),
         logSumExp: logSumExp.base, delta: delta.mutableBase, query: operand(queryGradient), key: operand(keyGradient),
         value: operand(valueGradient), biases: biases, copyCount: copyCount, rowSums: rowSums)
-      try withExtendedLifetime((self, result, outputGradient, logSumExp)) {
+      try withExtendedLifetime((self, result, outputGradient, logSumExp, delta, copies, sums)) {
         switch plan.tiles {
         case .openBLAS: try BackwardPass<RowGradientTiles<Element>>.run(gradients, context: context)
         case .lanes, .fewRows: try BackwardPass<LaneGradientTiles<Element>>.run(gradients, context: context)
@@ -136,9 +136,16 @@ extension AttentionProblem {
         let sink = sinks!.base[head]
         for query in 0..<shape.queryCount {
           let row = shape.row(batch: batch, head: head, query: query)
-          // A row that attends to nothing has the output 0 whatever its sink.
+          if sink == -.infinity { continue }
+          // A query that attends to nothing has the output 0 whatever its sink, also if its gradient is NaN.
+          if delta.base[row].isNaN && logSumExp.base[row] == sink
+            && !(0..<shape.keyCount).contains(where: {
+              schedule.attends(batch: batch, head: head, query: query, key: $0)
+            })
+          {
+            continue
+          }
           let share = Element(_nearest: (sink - logSumExp.base[row])._double.exponential)
-          if sink == -.infinity || delta.base[row] == 0 { continue }
           result.mutableBase[head] -= share * delta.base[row]
         }
       }

@@ -122,8 +122,9 @@ struct BiasGradient<Element: AttentionElement> {
     base + copy * count + batch * batchStride + head * headStride + query * queryStride
   }
 
-  /// Adds the copies after the first one to it.
+  /// Adds the copies after the first one to it. A gradient that is made of row sums has only one.
   func merge(copyCount: Int, _ kernels: Kernels<Element>) {
+    if isBroadcastOverKeys { return }
     for copy in 1..<max(copyCount, 1) { kernels.add(count, base + copy * count, to: base) }
   }
 }
