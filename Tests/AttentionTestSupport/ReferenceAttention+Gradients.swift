@@ -27,7 +27,10 @@ extension ReferenceAttention {
     let scale = Number(self.scale ?? 1 / Double(max(E, 1)).squareRoot())
     let (query, key, value) = (query.map { Number($0) }, key.map { Number($0) }, value.map { Number($0) })
     let outputGradient = outputGradient.map { Number($0) }
-    let forward = answer(in: Number.self)
+    // The weights before dropout.
+    var undropped = self
+    undropped.dropout = { _, _, _, _ in 1 }
+    let forward = undropped.answer(in: Number.self)
     var result = Gradients<Number>()
     result.query = [Number](repeating: 0, count: query.count)
     result.key = [Number](repeating: 0, count: key.count)
@@ -47,10 +50,12 @@ extension ReferenceAttention {
           for j in attended {
             let v = ((b * Hk + g) * S + j) * Ev
             let weight = forward.weights[row * S + j]
+            let factor = Number(dropout(b, h, i, j))
             for e in 0..<Ev {
               weightGradients[j] += outputGradient[o + e] * value[v + e]
-              result.value[v + e] += weight * outputGradient[o + e]
+              result.value[v + e] += weight * factor * outputGradient[o + e]
             }
+            weightGradients[j] *= factor
             delta += weight * weightGradients[j]
           }
           if let sink = sinks?[h] {

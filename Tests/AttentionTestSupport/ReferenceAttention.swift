@@ -26,6 +26,8 @@ public struct ReferenceAttention {
   public var score: (Double, Int, Int, Int, Int) -> Double = { score, _, _, _, _ in score }
   /// The derivative of ``score`` with respect to the score.
   public var scoreDerivative: (Double, Int, Int, Int, Int) -> Double = { _, _, _, _, _ in 1 }
+  /// What the weight of query i of head h for key j is multiplied by after the softmax; (b, h, i, j).
+  public var dropout: (Int, Int, Int, Int) -> Double = { _, _, _, _ in 1 }
   /// One more logit for each head.
   public var sinks: [Double]?
   /// Added to the score; −inf forbids the key; (b, h, i, j).
@@ -78,7 +80,7 @@ public struct ReferenceAttention {
               sum += weights[j]
             }
             for j in attended {
-              weights[j] /= sum
+              weights[j] = weights[j] / sum * Number(dropout(b, h, i, j))
               let v = ((b * Hk + g) * S + j) * Ev
               for e in 0..<Ev { output[e] += weights[j] * value[v + e] }
             }

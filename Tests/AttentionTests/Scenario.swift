@@ -23,6 +23,7 @@ struct Scenario: CustomTestStringConvertible, Sendable {
   var scale: Double?
   var softcap: Double?
   var hasSinks = false
+  var dropout: AttentionDropout?
   /// How the size of scores changes over the keys, beyond that of random numbers.
   var swell = Swell.none
 
@@ -79,6 +80,11 @@ struct Scenario: CustomTestStringConvertible, Sendable {
     problem.scale = scale
     problem.softcap = softcap
     problem.sinks = sinks
+    if let dropout {
+      problem.dropout = { b, h, i, j in
+        Philox.factor(probability: dropout.probability, seed: dropout.seed, b: b, h: h, i: i, j: j)
+      }
+    }
     parts.apply(to: &problem)
     return problem
   }
@@ -96,7 +102,8 @@ struct Scenario: CustomTestStringConvertible, Sendable {
 
   func options<Element: AttentionElement>(_: Element.Type) throws -> AttentionOptions<Element> {
     AttentionOptions(
-      scale: scale, softcap: softcap, sinks: try sinks.map { try Tensor($0.map { Element($0) }, shape: [H]) })
+      scale: scale, softcap: softcap, sinks: try sinks.map { try Tensor($0.map { Element($0) }, shape: [H]) },
+      dropout: dropout)
   }
 
   /// The mask for the library.

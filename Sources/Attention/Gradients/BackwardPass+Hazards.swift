@@ -14,12 +14,18 @@ extension BackwardPass {
     let (shape, gradient) = (call.shape, tiles.scoreGradients(block))
     let forbidden = placesForbiddenByFunctions(block)
     var attended: [(row: Int, key: Int)] = []
+    // The factors of dropout, in the place of dS.
+    for row in block.rows {
+      for key in block.keys { gradient[block.place(row: row, key: key)] = 1 }
+    }
+    modifiers.dropOut(gradient, of: block, tile)
     tile.forEachRow(block.rows) { row, head, query in
       for key in block.keys {
         let place = block.place(row: row, key: key)
-        gradient[place] = 0
         if !forbidden.contains(place) && attends(block.set, tile, head: head, query: query, key: key) {
           attended.append((row, key))
+        } else {
+          gradient[place] = 0
         }
       }
     }
@@ -29,12 +35,13 @@ extension BackwardPass {
       let source = value.rows(index - block.keys.lowerBound..<index - block.keys.lowerBound + 1)
       let outputGradient = tiles.outputGradient(ofRow: row)
       let target = tiles.valueGradient(index)
+      let factor = gradient[place]
       var sum: Element = 0
       for column in 0..<shape.valueDimension {
         sum += outputGradient[column] * source.base[column * source.columnStride]
-        target[column] += block.scores[place] * outputGradient[column]
+        target[column] += block.scores[place] * factor * outputGradient[column]
       }
-      gradient[place] = block.scores[place] * (sum - delta)
+      gradient[place] = block.scores[place] * (factor * sum - delta)
     }
     differentiateModifiers(block, tile, cut, copy: copy)
     if call.scale == 0 { return }

@@ -62,7 +62,12 @@ struct BackwardPass<Tiles: GradientTiles>: ScorePass {
       _ = computeScores(block, cut, tile, StoredMatrix(ownKey), next: nil)
       if !isSafe { return differentiateWithHazards(block, cut, tile, ownKey, ownValue, copy: copy) }
       tiles.computeWeights(block, tile, cut)
-      tiles.computeScoreGradients(block, cut, ownValue)
+      tiles.computeWeightGradients(block, cut, ownValue)
+      // forward: O = (D ∘ P) V, where D is 0 for a dropped weight  ⇒  dP ← D ∘ dP, and dV needs D ∘ P
+      modifiers.dropOut(tiles.scoreGradients(block), of: block, tile)
+      tiles.computeScoreGradients(block, cut)
+      modifiers.dropOut(block.scores, of: block, tile)
+      tiles.accumulateValue(block)
       differentiateModifiers(block, tile, cut, copy: copy)
       if call.scale != 0 { tiles.accumulateQuery(block, cut, ownKey) }
     }

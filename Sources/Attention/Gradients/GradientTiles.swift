@@ -25,8 +25,14 @@ protocol GradientTiles: ScoreTiles {
   /// P ← exp(scores − log-sum-exp), and 0 where a row does not attend to a key.
   func computeWeights(_ block: Block<Element>, _ tile: QueryTile, _ cut: BlockCut?)
 
-  /// dS ← P ∘ (dO Vᵀ − Δ). `value`: the values of the block's keys.
-  func computeScoreGradients(_ block: Block<Element>, _ cut: BlockCut?, _ value: StridedMatrix<Element>)
+  /// dP ← dO Vᵀ, in the place of dS. `value`: the values of the block's keys.
+  func computeWeightGradients(_ block: Block<Element>, _ cut: BlockCut?, _ value: StridedMatrix<Element>)
+
+  /// dS ← P ∘ (dP − Δ).
+  func computeScoreGradients(_ block: Block<Element>, _ cut: BlockCut?)
+
+  /// dV += Pᵀ dO for a block, unless ``endKeys(_:)`` does it.
+  func accumulateValue(_ block: Block<Element>)
 
   /// dQ += dS K. `key`: the keys of the block.
   func accumulateQuery(_ block: Block<Element>, _ cut: BlockCut?, _ key: StridedMatrix<Element>)

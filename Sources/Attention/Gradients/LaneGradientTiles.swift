@@ -208,20 +208,25 @@ struct LaneGradientTiles<Element: AttentionElement>: GradientTiles {
     }
   }
 
-  func computeScoreGradients(_ block: Block<Element>, _ cut: BlockCut?, _ value: StridedMatrix<Element>) {
+  func computeWeightGradients(_ block: Block<Element>, _ cut: BlockCut?, _ value: StridedMatrix<Element>) {
     let panel = own.outputGradient + block.group.lowerBound * call.shape.valueDimension
     forEachSlice(of: block, cut) { slice in
-      let vectorCount = forward.vectorCount(slice.rows.count)
-      let target = scoreGradients(slice)
       call.kernels.multiply(
-        vectorCount: vectorCount, value.rows(slice.keys.counted(from: block.keys)),
-        panel + forward.lane(slice), bStride: paddedCount(block.group), into: target, stride: slice.keyStride,
-        rescale: nil)
-      call.kernels.scoreGradient(
-        vectorCount: vectorCount, keyCount: slice.keys.count, stride: slice.keyStride, weights: slice.scores,
-        delta: delta + slice.rows.lowerBound, lanes: target)
+        vectorCount: forward.vectorCount(slice.rows.count), value.rows(slice.keys.counted(from: block.keys)),
+        panel + forward.lane(slice), bStride: paddedCount(block.group), into: scoreGradients(slice),
+        stride: slice.keyStride, rescale: nil)
     }
   }
+
+  func computeScoreGradients(_ block: Block<Element>, _ cut: BlockCut?) {
+    forEachSlice(of: block, cut) { slice in
+      call.kernels.scoreGradient(
+        vectorCount: forward.vectorCount(slice.rows.count), keyCount: slice.keys.count, stride: slice.keyStride,
+        weights: slice.scores, delta: delta + slice.rows.lowerBound, lanes: scoreGradients(slice))
+    }
+  }
+
+  func accumulateValue(_: Block<Element>) {}
 
   private func forEachSlice(of block: Block<Element>, _ cut: BlockCut?, _ body: (Block<Element>) -> Void) {
     if let cut { cut.forEachSlice(of: block, body) } else { body(block) }

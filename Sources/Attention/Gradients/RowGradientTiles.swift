@@ -125,15 +125,22 @@ struct RowGradientTiles<Element: AttentionElement>: GradientTiles {
       block, tile, cut, maximum: memory.maximum, sum: memory.sum)
   }
 
-  func computeScoreGradients(_ block: Block<Element>, _: BlockCut?, _ value: StridedMatrix<Element>) {
-    let target = scoreGradients(block)
+  func computeWeightGradients(_ block: Block<Element>, _: BlockCut?, _ value: StridedMatrix<Element>) {
     multiply(
-      own.rows.outputGradient.rows(block.rows), value.transposed, .replacing, into: target, stride: block.rowStride)
+      own.rows.outputGradient.rows(block.rows), value.transposed, .replacing, into: scoreGradients(block),
+      stride: block.rowStride)
+  }
+
+  func computeScoreGradients(_ block: Block<Element>, _: BlockCut?) {
+    let target = scoreGradients(block)
     for row in 0..<block.rows.count {
       call.kernels.scoreGradient(
         block.keys.count, weights: block.scores + row * block.rowStride, delta: delta[block.rows.lowerBound + row],
         row: target + row * block.rowStride)
     }
+  }
+
+  func accumulateValue(_ block: Block<Element>) {
     // forward: O = P V  ⇒  dV += Pᵀ dO
     multiply(
       matrix(block, block.scores).transposed, own.rows.outputGradient.rows(block.rows), .accumulating,

@@ -15,6 +15,8 @@ final class AttentionCall<Element: AttentionElement>: @unchecked Sendable {
   let softcap: Element?
   /// `[H]`: one more logit in each head's denominator; nil: none.
   let sinks: UnsafePointer<Element>?
+  /// Nil: no weight is dropped.
+  let dropout: DropoutRule?
   let query: Operand
   let key: Operand
   let value: Operand
@@ -23,8 +25,8 @@ final class AttentionCall<Element: AttentionElement>: @unchecked Sendable {
 
   init(
     kernels: Kernels<Element>, shape: AttentionShape, plan: AttentionPlan, schedule: MaskSchedule<Element>,
-    scale: Element, softcap: Element?, sinks: UnsafePointer<Element>?, query: Operand, key: Operand, value: Operand,
-    outputs: AttentionOutputs<Element>?
+    scale: Element, softcap: Element?, sinks: UnsafePointer<Element>?, dropout: DropoutRule?, query: Operand,
+    key: Operand, value: Operand, outputs: AttentionOutputs<Element>?
   ) {
     self.kernels = kernels
     self.shape = shape
@@ -33,6 +35,7 @@ final class AttentionCall<Element: AttentionElement>: @unchecked Sendable {
     self.scale = scale
     self.softcap = softcap
     self.sinks = sinks
+    self.dropout = dropout
     self.query = query
     self.key = key
     self.value = value
@@ -43,8 +46,8 @@ final class AttentionCall<Element: AttentionElement>: @unchecked Sendable {
   convenience init(copying other: AttentionCall) {
     self.init(
       kernels: other.kernels, shape: other.shape, plan: other.plan, schedule: other.schedule, scale: other.scale,
-      softcap: other.softcap, sinks: other.sinks, query: other.query, key: other.key, value: other.value,
-      outputs: other.outputs)
+      softcap: other.softcap, sinks: other.sinks, dropout: other.dropout, query: other.query, key: other.key,
+      value: other.value, outputs: other.outputs)
   }
 
   /// The tile of queries with the number `index`.

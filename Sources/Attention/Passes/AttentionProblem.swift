@@ -35,6 +35,7 @@ package struct AttentionProblem<Element: AttentionElement> {
   private let scale: Element
   let softcap: Element?
   let sinks: Tensor<Element>?
+  private let dropout: DropoutRule?
   let layout: AttentionLayout
   let rank: Int
 
@@ -97,6 +98,14 @@ package struct AttentionProblem<Element: AttentionElement> {
     } else {
       sinks = nil
     }
+    if let dropout = options.dropout {
+      try requireArgument(
+        (0...1).contains(dropout.probability), AttentionShape.subject,
+        "a probability of dropout from 0 to 1 expected; got \(dropout.probability)")
+    }
+    dropout = options.dropout.flatMap {
+      $0.probability == 0 ? nil : DropoutRule(probability: $0.probability, seed: $0.seed)
+    }
     layout = options.layout
     self.rank = rank
     self.query = query
@@ -151,7 +160,7 @@ package struct AttentionProblem<Element: AttentionElement> {
   ) -> AttentionCall<Element> {
     AttentionCall(
       kernels: kernels, shape: shape, plan: plan, schedule: schedule, scale: scale, softcap: softcap,
-      sinks: sinks?.base, query: query.operand, key: key.operand, value: value.operand, outputs: outputs)
+      sinks: sinks?.base, dropout: dropout, query: query.operand, key: key.operand, value: value.operand, outputs: outputs)
   }
 
   // MARK: Running

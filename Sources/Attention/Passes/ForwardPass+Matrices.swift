@@ -36,7 +36,7 @@ extension ForwardPass {
     tiles.writeScores(block, tile)
   }
 
-  /// Writes the weights, if they are wanted: exp(score − maximum) / sum.
+  /// Writes the weights, if they are wanted: exp(score − maximum) / sum, after dropout.
   func writeWeights(_ tile: QueryTile, maximum: UnsafePointer<Element>, sum: UnsafePointer<Element>) {
     guard let weights = call.outputs?.weights else { return }
     writeScores(weights, tile)
@@ -56,6 +56,20 @@ extension ForwardPass {
       } else {
         _ = call.kernels.exponentialSum(keyCount, target, maximum[row], target)
         call.kernels.scale(keyCount, target, 1 / sum[row], target)
+      }
+      if let rule = call.dropout { dropOut(rule, target, batch: tile.batch, head: head, query: query) }
+    }
+  }
+
+  /// Dropout of the weights of one query.
+  private func dropOut(
+    _ rule: DropoutRule, _ weights: UnsafeMutablePointer<Element>, batch: Int, head: Int, query: Int
+  ) {
+    withUnsafePointer(to: Int32(head)) { head in
+      withUnsafePointer(to: Int32(query)) { query in
+        call.kernels.dropOut(
+          rule, batch: batch, rowCount: 1, heads: head, queries: query, keys: 0..<call.shape.keyCount, rows: weights,
+          stride: 0)
       }
     }
   }

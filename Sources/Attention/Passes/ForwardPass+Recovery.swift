@@ -47,6 +47,7 @@ extension ForwardPass {
     let forbidden = placesForbiddenByFunctions(block)
     tiles.softmax(block, tile, cut, maximum)
     if care.normalizesWeights { normalizeWeights(block) }
+    modifiers.dropOut(block.scores, of: block, tile)
     let finite = withoutHazards(value)
     tiles.accumulate(block, cut, StoredMatrix(finite))
     for index in 0..<value.rowCount where !call.isFinite(value.rows(index..<index + 1)) {

@@ -100,6 +100,7 @@ struct ForwardPass<Tiles: TilePrimitives>: ScorePass {
         }
         tiles.softmax(block, tile, cut, maximum)
         if care.normalizesWeights { normalizeWeights(block) }
+        if call.dropout != nil { modifiers.dropOut(block.scores, of: block, tile) }
         tiles.accumulate(block, cut, ownValue)
       }
     }

@@ -17,13 +17,18 @@ public struct AttentionOptions<Element: AttentionElement>: Sendable {
   /// The order of the operands' and the output's axes.
   public var layout: AttentionLayout
 
+  /// Dropout of the weights, for training. Nil: none.
+  public var dropout: AttentionDropout?
+
   /// Options with the given values, and defaults for all others.
   public init(
-    scale: Double? = nil, softcap: Double? = nil, sinks: Tensor<Element>? = nil, layout: AttentionLayout = .headsFirst
+    scale: Double? = nil, softcap: Double? = nil, sinks: Tensor<Element>? = nil,
+    layout: AttentionLayout = .headsFirst, dropout: AttentionDropout? = nil
   ) {
     self.scale = scale
     self.softcap = softcap
     self.sinks = sinks
     self.layout = layout
+    self.dropout = dropout
   }
 }

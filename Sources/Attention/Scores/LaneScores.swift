@@ -61,6 +61,17 @@ struct LaneScores<Element: AttentionElement>: ScoreLayout {
     }
   }
 
+  func dropOut(_ rule: DropoutRule, _ numbers: UnsafeMutablePointer<Element>, of block: Block<Element>, batch: Int) {
+    let vectorCount = vectorCount(block.rows)
+    for lane in block.rows.count..<vectorCount * laneCount {
+      memory.heads[lane] = 0
+      memory.queries[lane] = 0
+    }
+    call.kernels.dropOut(
+      rule, batch: batch, vectorCount: vectorCount, heads: memory.heads, queries: memory.queries, keys: block.keys,
+      lanes: numbers, stride: block.keyStride)
+  }
+
   func forEachLine(of block: Block<Element>, _ body: (_ offset: Int, _ count: Int) -> Void) {
     let count = vectorCount(block.rows) * laneCount
     for key in 0..<block.keys.count { body(key * block.keyStride, count) }

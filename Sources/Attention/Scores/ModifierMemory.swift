@@ -20,11 +20,12 @@ struct ModifierMemory<Element: AttentionElement> {
     var convertedCount = 0
     if call.query.half != nil { convertedCount = rowCapacity * call.shape.headDimension }
     if call.outputs?.output.half != nil { convertedCount = max(convertedCount, rowCapacity * call.shape.valueDimension) }
+    let functionCount = call.dropout != nil || call.schedule.terms?.functions.isEmpty == false ? rowCapacity : 0
+    heads = arrays.take(functionCount)
+    queries = arrays.take(functionCount)
     guard let terms = call.schedule.terms else {
       converted = arrays.take(convertedCount)
-      (flags, slope, position, heads, queries) = (
-        arrays.none(), arrays.none(), arrays.none(), arrays.none(), arrays.none()
-      )
+      (flags, slope, position) = (arrays.none(), arrays.none(), arrays.none())
       return
     }
     for bias in terms.biases {
@@ -35,8 +36,5 @@ struct ModifierMemory<Element: AttentionElement> {
     let distanceCount = terms.distances.isEmpty ? 0 : rowCapacity
     slope = arrays.take(distanceCount)
     position = arrays.take(distanceCount)
-    let functionCount = terms.functions.isEmpty ? 0 : rowCapacity
-    heads = arrays.take(functionCount)
-    queries = arrays.take(functionCount)
   }
 }

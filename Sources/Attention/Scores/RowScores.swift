@@ -57,6 +57,12 @@ struct RowScores<Element: AttentionElement>: ScoreLayout {
     }
   }
 
+  func dropOut(_ rule: DropoutRule, _ numbers: UnsafeMutablePointer<Element>, of block: Block<Element>, batch: Int) {
+    call.kernels.dropOut(
+      rule, batch: batch, rowCount: block.rows.count, heads: memory.heads, queries: memory.queries, keys: block.keys,
+      rows: numbers, stride: block.rowStride)
+  }
+
   func forEachLine(of block: Block<Element>, _ body: (_ offset: Int, _ count: Int) -> Void) {
     for row in 0..<block.rows.count { body(row * block.rowStride, block.keys.count) }
   }

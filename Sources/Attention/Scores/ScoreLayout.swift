@@ -29,6 +29,9 @@ protocol ScoreLayout {
   /// score ← −inf where a block mask does not attend.
   func hide(_ mask: BlockMask, in block: Block<Element>, _ tile: QueryTile)
 
+  /// Dropout of numbers that lie as the scores of a block do. ``ModifierMemory/heads`` and `queries` say where its rows are.
+  func dropOut(_ rule: DropoutRule, _ numbers: UnsafeMutablePointer<Element>, of block: Block<Element>, batch: Int)
+
   /// Calls `body` for the lines in which the scores of a block lie: the place of the line's first score, as an offset from
   /// `block.scores`, and the number of scores, which lie one after another.
   func forEachLine(of block: Block<Element>, _ body: (_ offset: Int, _ count: Int) -> Void)

@@ -86,15 +86,29 @@ struct ScoreModifiers<Layout: ScoreLayout> {
     }
   }
 
-  /// Some numbers of a block, which lie as its scores do, as functions of scores see them.
-  func view(
-    _ numbers: UnsafeMutablePointer<Element>, of block: Block<Element>, _ tile: QueryTile
-  ) -> AttentionScoreTile<Element> {
+  /// Stores the head and the query of each row of a block in ``ModifierMemory/heads`` and `queries`.
+  private func findPlaces(of block: Block<Element>, _ tile: QueryTile) {
     let memory = layout.memory
     tile.forEachRow(block.rows) { row, head, query in
       memory.heads[row - block.rows.lowerBound] = Int32(head)
       memory.queries[row - block.rows.lowerBound] = Int32(query)
     }
+  }
+
+  /// Dropout of numbers that lie as the scores of a block do: weights, or the gradients of dropped weights. Nothing happens if
+  /// the call has no dropout.
+  func dropOut(_ numbers: UnsafeMutablePointer<Element>, of block: Block<Element>, _ tile: QueryTile) {
+    guard let rule = call.dropout else { return }
+    findPlaces(of: block, tile)
+    layout.dropOut(rule, numbers, of: block, batch: tile.batch)
+  }
+
+  /// Some numbers of a block, which lie as its scores do, as functions of scores see them.
+  func view(
+    _ numbers: UnsafeMutablePointer<Element>, of block: Block<Element>, _ tile: QueryTile
+  ) -> AttentionScoreTile<Element> {
+    findPlaces(of: block, tile)
+    let memory = layout.memory
     return AttentionScoreTile(
       batch: tile.batch, keys: block.keys, rowCount: block.rows.count, scores: numbers, rowStride: block.rowStride,
       keyStride: block.keyStride, heads: memory.heads, queries: memory.queries)

@@ -186,6 +186,18 @@ typedef struct attn_distance {
   const void *slope, *position; // [row_count], or [lanes]
 } attn_distance;
 
+// Dropout of the weights of some rows, or of every lane of a panel:
+//   x ·= factor where a random number of 32 bits, which follows from the seed, the batch, and the weight's head, query and
+//   key, is at least `threshold`; else x ·= 0.
+typedef struct attn_dropout {
+  ptrdiff_t row_count, vector_count, key_count, stride; // rows, or vectors of lanes
+  void *x;
+  const int32_t *heads, *queries; // [row_count], or [lanes]
+  uint32_t batch, first_key, threshold;
+  uint64_t seed;
+  double factor;
+} attn_dropout;
+
 // Types of two bytes.
 typedef enum attn_half {
   attn_half_float16 = 0,  // binary16
@@ -219,6 +231,7 @@ typedef struct attn_row_kernels {
   void (*dot_rows)(const attn_row_product *);
   void (*accumulate_rows)(const attn_row_product *);
   void (*distance_rows)(const attn_distance *);
+  void (*dropout_rows)(const attn_dropout *);
 } attn_row_kernels;
 
 // Scores with a lane for each query, and products of matrices.
@@ -234,6 +247,7 @@ typedef struct attn_lane_kernels {
       ptrdiff_t vector_count, ptrdiff_t row_count, void *y, ptrdiff_t y_stride, const void *rescale, const void *x,
       ptrdiff_t x_stride);
   void (*distance_lanes)(const attn_distance *);
+  void (*dropout_lanes)(const attn_dropout *);
 } attn_lane_kernels;
 
 // What follows products in the layers of a model.

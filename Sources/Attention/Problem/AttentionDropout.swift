@@ -1,0 +1,19 @@
+/// Dropout of the weights of attention, for training.
+///
+/// After the softmax, each weight is set to 0 with a probability p; the others are multiplied by 1 / (1 − p). The log-sum-exp
+/// does not change.
+///
+/// Which weights are dropped follows only from the seed and from the weight's element of the batch, head, query and key. So the
+/// backward pass finds the same ones again, any number of threads gives the same bits, and nothing is stored. Each step of
+/// training needs another seed, and each layer too.
+public struct AttentionDropout: Sendable, Hashable {
+  /// p, from 0 to 1. It is rounded to a multiple of 2⁻³².
+  public var probability: Double
+  /// The seed of the random numbers.
+  public var seed: UInt64
+
+  public init(probability: Double, seed: UInt64) {
+    self.probability = probability
+    self.seed = seed
+  }
+}
