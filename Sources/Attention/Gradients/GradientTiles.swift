@@ -53,7 +53,7 @@ protocol GradientTiles: ScoreTiles {
 
   // MARK: Row by row
 
-  /// True if the queries and the gradients of the output are finite, and no log-sum-exp is NaN.
+  /// True if the queries and the gradients of the output are finite, and no log-sum-exp and no Δ is NaN.
   func isSafe(_ tile: QueryTile) -> Bool
   var logSumExp: UnsafeMutablePointer<Element> { get }
   var delta: UnsafeMutablePointer<Element> { get }

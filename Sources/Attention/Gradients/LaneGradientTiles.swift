@@ -345,7 +345,7 @@ struct LaneGradientTiles<Element: AttentionElement>: GradientTiles {
     let count = paddedCount(0..<tile.rowCount)
     return call.kernels.isFinite(count * call.shape.headDimension, forward.own.query)
       && call.kernels.isFinite(count * call.shape.valueDimension, own.outputGradient)
-      && !(0..<tile.rowCount).contains { logSumExp[$0].isNaN }
+      && !(0..<tile.rowCount).contains { logSumExp[$0].isNaN || delta[$0].isNaN }
   }
 
   var logSumExp: UnsafeMutablePointer<Element> { own.rows.logSumExp }

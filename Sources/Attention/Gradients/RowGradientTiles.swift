@@ -196,6 +196,7 @@ struct RowGradientTiles<Element: AttentionElement>: GradientTiles {
     (0..<tile.rowCount).allSatisfy { row in
       call.kernels.isFinite(call.shape.headDimension, query(ofRow: row))
         && call.kernels.isFinite(call.shape.valueDimension, outputGradient(ofRow: row)) && !logSumExp[row].isNaN
+        && !delta[row].isNaN
     }
   }
 

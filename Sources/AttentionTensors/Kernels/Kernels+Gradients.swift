@@ -33,7 +33,7 @@ extension Kernels {
     table.pointee.gradients.softcap_gradient(count, capped, cap._double, gradient)
   }
 
-  /// gradient[key, lane] ← weight·(gradient − delta[lane]), and 0 where the weight is 0.
+  /// gradient[key, lane] ← weight·(gradient − delta[lane]), and 0 where the weight is 0 unless delta is NaN.
   @_specialize(where Element == Float)
   @_specialize(where Element == Double)
   package func scoreGradient(
@@ -42,7 +42,7 @@ extension Kernels {
     table.pointee.gradients.score_gradient_lanes(vectorCount, keyCount, stride, weights, delta, gradient)
   }
 
-  /// gradient ← weight·(gradient − delta), and 0 where the weight is 0.
+  /// gradient ← weight·(gradient − delta), and 0 where the weight is 0 unless delta is NaN.
   @_specialize(where Element == Float)
   @_specialize(where Element == Double)
   package func scoreGradient(_ count: Int, weights: Pointer, delta: Element, row gradient: MutablePointer) {

@@ -269,8 +269,8 @@ typedef struct attn_gradient_kernels {
   double (*distance_sum)(ptrdiff_t count, const void *x, double position);
   // The gradient of softcap: gradient ·= 1 − (capped / cap)², where `capped` is softcap's result.
   void (*softcap_gradient)(ptrdiff_t count, const void *capped, double cap, void *gradient);
-  // The gradient of the softmax: gradient = weight·(gradient − delta), and 0 where the weight is 0. `delta` has an element
-  // for each lane, or is the one of a row.
+  // The gradient of the softmax: gradient = weight·(gradient − delta), and 0 where the weight is 0 unless delta is NaN.
+  // `delta` has an element for each lane, or is the one of a row.
   void (*score_gradient_lanes)(
       ptrdiff_t vector_count, ptrdiff_t key_count, ptrdiff_t stride, const void *weights, const void *delta,
       void *gradient);
