@@ -129,7 +129,8 @@ struct Bench: ParsableCommand {
     if isDecoding { request.rotation = request.rotationBeyond(machine.lastLevelCacheByteCount) }
     let workload = try Workload(request)
     let scoreCount = request.batch * request.heads * request.queries * request.keys
-    let hasUnfused = request.op == .sdpa && scoreCount <= UnfusedAttention<Float>.scoreLimit
+    let hasBaselines = request.op == .sdpa && request.pass == .forward
+    let hasUnfused = hasBaselines && scoreCount <= UnfusedAttention<Float>.scoreLimit
 
     // The first call of each side allocates what its later calls reuse.
     if hasUnfused { _ = try workload.seconds(.unfused, context, iterations: 1) }
@@ -159,7 +160,7 @@ struct Bench: ParsableCommand {
       row.shareOfBandwidth = row.readGBps! / median(readRates)
     }
     if hasUnfused { row.unfusedMilliseconds = median(unfused) * 1e3 }
-    if request.op == .sdpa { row.naiveMilliseconds = try naiveSeconds(request, workload) * 1e3 }
+    if hasBaselines { row.naiveMilliseconds = try naiveSeconds(request, workload) * 1e3 }
     return row
   }
 

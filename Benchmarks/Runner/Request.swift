@@ -149,7 +149,8 @@ struct Request: Decodable {
   func hasInputs(of other: Request) -> Bool {
     op == other.op && batch == other.batch && heads == other.heads && keyValueHeads == other.keyValueHeads
       && queries == other.queries && keys == other.keys && width == other.width && valueWidth == other.valueWidth
-      && dtype == other.dtype && mask == other.mask && cache == other.cache && window == other.window && pass == other.pass
+      && dtype == other.dtype && mask == other.mask && cache == other.cache && window == other.window
+      && pass == other.pass
       && seed == other.seed
       && transposed == other.transposed && rotation == other.rotation && fresh == other.fresh
   }

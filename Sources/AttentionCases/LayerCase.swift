@@ -9,7 +9,6 @@ package struct LayerCase: ConformanceCase {
   private let key: Tensor<Float>
   private let value: Tensor<Float>
   private let mask: AttentionMask
-  private let hasOutputGradient: Bool
 
   init(_ file: SafeTensorsFile) throws {
     guard let headCount = file.metadata["num_heads"].flatMap(Int.init), headCount > 0 else {
@@ -24,7 +23,6 @@ package struct LayerCase: ConformanceCase {
     for entry in file.entries where isPyTorch ? entry.name.hasPrefix(prefix) : entry.name.contains("_projection.") {
       tensors[entry.name] = try file.tensor(entry.name, convertingTo: Float.self)
     }
-    hasOutputGradient = file.entry("grad_output") != nil
     layer = try MultiHeadAttention(
       stateDictionary: tensors, prefix: prefix, headCount: headCount,
       addsZeroAttention: file.metadata["add_zero_attn"] == "true")
@@ -69,12 +67,6 @@ package struct LayerCase: ConformanceCase {
 
   package func forward(weights: MultiHeadWeights, context: AttentionContext) throws -> MultiHeadResult<Float> {
     try layer.forward(query: query, key: key, value: value, mask: mask, weights: weights, context: context)
-  }
-
-  package func computeGradients(context: AttentionContext) throws -> [String: Tensor<Float>] {
-    if !hasOutputGradient { return [:] }
-    throw AttentionError(
-      .unsupported, "grad_output", "gradients of layers are not supported (--forward leaves them out)")
   }
 
   package func compute(context: AttentionContext) throws -> [String: Tensor<Float>] {

@@ -19,7 +19,9 @@ struct DropoutTests {
 
   @Test(
     "results and gradients agree with the plain formula on every path",
-    arguments: [Scenario.Mask.none, .causal, .window, .keepingFirst, .documents, .blocks, .everything, .everythingElse],
+    arguments: [
+      Scenario.Mask.none, .causal, .window, .keepingFirst, .documents, .blocks, .everything, .everythingElse,
+    ],
     [0.1, 0.5])
   func agrees(mask: Scenario.Mask, probability: Double) throws {
     for (L, S) in [(33, 90), (70, 41), (2, 40), (1, 3)] {
@@ -41,7 +43,9 @@ struct DropoutTests {
     try scenario.check()
   }
 
-  @Test("a probability of 0 changes no bit, and a probability of 1 drops all weights", arguments: AttentionContext.everyPath)
+  @Test(
+    "a probability of 0 changes no bit, and a probability of 1 drops all weights", arguments: AttentionContext.everyPath
+  )
   func limits(context: AttentionContext) throws {
     var scenario = Scenario(B: 1, H: 2, Hk: 2, L: 40, S: 50, E: 16, Ev: 16, mask: .causal)
     let inputs = try Inputs<Float>(scenario.reference())

@@ -109,7 +109,8 @@ struct GradientTests {
     }
   }
 
-  @Test("of a sequence have the bits that they have alone, padded on either side, and packed; padding has gradients of 0")
+  @Test(
+    "of a sequence have the bits that they have alone, padded on either side, and packed; padding has gradients of 0")
   func batches() throws {
     let most = Self.lengths.max()!
     for context in AttentionContext.everyPath where context.resolvedAlgorithm == .packed {
@@ -125,7 +126,8 @@ struct GradientTests {
         let packed = try Sequence(joining: zip(Self.lengths, all).map { try Sequence($0, seed: $1) }, axis: 2)
           .gradients(.documents(offsets, right: isCausal ? 0 : nil), context)
         // Queries before the first token attend to nothing only if the mask is causal.
-        let left = try isCausal
+        let left =
+          try isCausal
           ? Sequence(
             joining: zip(Self.lengths, all).map { try Sequence($0, seed: $1, before: most - $0) }, axis: 0
           ).gradients(rule.combined(with: .leftPadding(Self.lengths.map { most - $0 })), context) : nil
@@ -244,8 +246,10 @@ struct GradientTests {
         }
       }
       try expectClose(
-        gradients({ try $0.permuted([0, 2, 1, 3]).contiguous() }, { try $0.permuted([0, 2, 1, 3]) }, .lengthFirst), "length first")
-      try expectClose(gradients({ try $0.permuted([0, 2, 1, 3]) }, { try $0.permuted([0, 2, 1, 3]) }, .lengthFirst), "strides")
+        gradients({ try $0.permuted([0, 2, 1, 3]).contiguous() }, { try $0.permuted([0, 2, 1, 3]) }, .lengthFirst),
+        "length first")
+      try expectClose(
+        gradients({ try $0.permuted([0, 2, 1, 3]) }, { try $0.permuted([0, 2, 1, 3]) }, .lengthFirst), "strides")
       try expectClose(gradients({ try $0.select(0, axis: 0) }, { $0 }), "rank 3")
       try expectClose(
         gradients({ try $0.transposed().contiguous().transposed() }, { $0 }), "columns that lie apart")

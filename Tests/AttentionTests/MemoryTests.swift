@@ -40,5 +40,38 @@ struct MemoryTests {
         }
       }
     }
+
+    @Test(
+      "peak memory of forward and backward is below operands, gradients and 64 MiB at 16384 × 16384 scores per head")
+    func gradients() async {
+      await #expect(processExitsWith: .success) {
+        let length = 16384
+        let shape = [1, 2, length, 64]
+        let before = processByteCount("VmHWM")
+        // All scores are equal, so row i of the output is the mean of the first i + 1 values.
+        let query = try Tensor<Float>(repeating: 0.1, shape: shape)
+        let key = try Tensor<Float>(repeating: 0.1, shape: shape)
+        let value = try Tensor<Float>(uniform: -1..<1, shape: shape, seed: 1)
+        let outputGradient = try Tensor<Float>(repeating: 1, shape: shape)
+        let context = AttentionContext(threadCount: 2)
+        let result = try scaledDotProductAttention(
+          query: query, key: key, value: value, mask: .causal, returning: .logSumExp, context: context)
+        let gradients = try scaledDotProductAttentionGradients(
+          query: query, key: key, value: value, mask: .causal, result: result, outputGradient: outputGradient,
+          context: context)
+        // Query, key, value, output and its gradient; three gradients.
+        let operands = 8 * 4 * shape.reduce(1, *)
+        let used = processByteCount("VmHWM") - before
+        print("peak memory \(used >> 20) MiB, of which \(operands >> 20) MiB are operands and gradients")
+        precondition(used < operands + 64 << 20)
+        // The gradient of value j is the sum of the weights that it has: 1 / (i + 1) for each query i from j on.
+        var sum = 0.0
+        for j in (0..<length).reversed() {
+          sum += 1 / Double(j + 1)
+          let got = Double(gradients.value[0, 1, j, 63])
+          precondition(abs(got - sum) <= 1e-5 * sum, "key \(j): \(sum) expected; got \(got)")
+        }
+      }
+    }
   #endif
 }

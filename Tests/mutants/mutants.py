@@ -18,6 +18,7 @@ STATE = "Sources/Attention/Partials/RowState.swift"
 LANES = "Sources/Attention/Tiles/LaneTiles.swift"
 INTERVALS = "Sources/Attention/Masks/KeyIntervalTable.swift"
 KERNELS = "Sources/CAttentionKernels/generic/"
+GRADIENTS = "Sources/Attention/Gradients/"
 INDEX = "Sources/AttentionModels/Search/EmbeddingIndex.swift"
 FILES = "Sources/AttentionFiles/"
 
@@ -31,8 +32,8 @@ MUTANTS = [
            "rowCount: rows.count - (MUTANT ? 1 : 0), columnCount: columnCount, x,",
            "LayoutTests"),
     mutant("last row of a tile not written", PASSES + "ForwardPass+Results.swift",
-           "    tile.forEachRow(0..<tile.rowCount) { row, head, query in\n      let target = outputs.outputRow(",
-           "    tile.forEachRow(0..<tile.rowCount - (MUTANT ? 1 : 0)) { row, head, query in\n      let target = outputs.outputRow(",
+           "    tile.forEachRow(0..<tile.rowCount) { row, head, query in\n      outputs.output.write(",
+           "    tile.forEachRow(0..<tile.rowCount - (MUTANT ? 1 : 0)) { row, head, query in\n      outputs.output.write(",
            "TileEdgeTests/agree|StorageTypeTests"),
     mutant("key between two tiles skipped", PASSES + "KeyTile.swift",
            "      position = end\n",
@@ -269,4 +270,37 @@ MUTANTS = [
     mutant("last query of a block lost", INDEX,
            "let range = first..<min(first + Self.queryBlockLength, queries.shape[0])",
            "let range = first..<min(first + Self.queryBlockLength - (MUTANT ? 1 : 0), queries.shape[0])", "EmbeddingIndexTests"),
+    # Gradients and dropout
+    mutant("gradient of the query without the scale", GRADIENTS + "LaneGradientTiles.swift",
+           "memory.factor.update(repeating: call.scale,", "memory.factor.update(repeating: MUTANT ? 1 : call.scale,", "GradientTests"),
+    mutant("gradient of the key without the scale", GRADIENTS + "BackwardPass.swift",
+           "call.kernels.scale(shape.headDimension, row, call.scale, row)",
+           "call.kernels.scale(shape.headDimension, row, MUTANT ? 1 : call.scale, row)", "GradientTests"),
+    mutant("gradients of weights not centred", KERNELS + "gradients.inc",
+           "(V){} : weight * (gradient - delta);", "(V){} : weight * (gradient - (MUTANT ? (V){} : delta));", "GradientTests"),
+    mutant("derivative of softcap left out", KERNELS + "gradients.inc",
+           "NAME(load)(gradient + i) * FMA(-t, t, (V)(T)1)", "NAME(load)(gradient + i) * FMA(MUTANT ? (V){} : -t, t, (V)(T)1)",
+           "GradientTests"),
+    mutant("last key of a region without a gradient", GRADIENTS + "LaneGradientTiles.swift",
+           "    add(first..<own.keys.upperBound)\n", "    add(first..<max(first, own.keys.upperBound - (MUTANT ? 1 : 0)))\n", "GradientTests"),
+    mutant("panels without keys not cleared", GRADIENTS + "LaneGradientTiles.swift",
+           "&& panel.keys.isEmpty && !panel.isCleared", "&& panel.keys.isEmpty && !panel.isCleared && !MUTANT", "GradientTests"),
+    mutant("sums of some regions forgotten", GRADIENTS + "BackwardPass+Workers.swift",
+           "        for step in 0..<steps {\n", "        for step in 0..<(MUTANT ? 1 : steps) {\n", "GradientTests"),
+    mutant("copies of biases' gradients not merged", GRADIENTS + "GradientCall.swift",
+           "    if isBroadcastOverKeys { return }\n", "    if isBroadcastOverKeys || MUTANT { return }\n", "GradientTests"),
+    mutant("all numbers taken for finite in the backward pass", GRADIENTS + "BackwardPass.swift",
+           "let isSafe = !call.schedule.isHiding ||", "let isSafe = MUTANT || !call.schedule.isHiding ||", "GradientTests"),
+    mutant("distance of slopes' gradients from the first key", GRADIENTS + "ScoreModifiers+Gradients.swift",
+           "batch: tile.batch) - keys.lowerBound\n", "batch: tile.batch) - (MUTANT ? 0 : keys.lowerBound)\n", "GradientTests"),
+    mutant("tiles of queries cut at other places than sequences", "Sources/Attention/Masks/SequencePlaces.swift",
+           "if let documents = table?.documentQueries { bounds += documents }",
+           "if let documents = table?.documentQueries, !MUTANT { bounds += documents }", "GradientTests"),
+    mutant("dropout the same for all heads", KERNELS + "dropout.inc",
+           "head[i] = (uint32_t)p->heads[v + i];", "head[i] = MUTANT ? 0 : (uint32_t)p->heads[v + i];", "DropoutTests"),
+    mutant("dropout from a multiple of four keys", KERNELS + "dropout.inc",
+           "for (uint32_t word = index % 4;", "for (uint32_t word = MUTANT ? 0 : index % 4;", "DropoutTests"),
+    mutant("dropped weights in the gradient of the values", GRADIENTS + "BackwardPass.swift",
+           "      modifiers.dropOut(block.scores, of: block, tile)\n",
+           "      if !MUTANT { modifiers.dropOut(block.scores, of: block, tile) }\n", "DropoutTests"),
 ]

@@ -34,7 +34,8 @@ extension AttentionProblem {
     let valueGradient = try gradient(StoredKey.self, of: value)
     func operand<Value: AttentionStorage>(_ tensor: Tensor<Value>) -> MutableOperand {
       MutableOperand(
-        base: tensor.mutableBase, dataType: Value._dataType, strides: layout.canonical(tensor.shape, tensor.strides)!.strides)
+        base: tensor.mutableBase, dataType: Value._dataType,
+        strides: layout.canonical(tensor.shape, tensor.strides)!.strides)
     }
     func readOperand(_ tensor: Tensor<Stored>) -> Operand {
       Operand(

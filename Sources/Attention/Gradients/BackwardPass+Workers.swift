@@ -67,7 +67,8 @@ extension BackwardPass {
 
   /// Computes some units. Each of them has memory for its sums, and for those of ``GradientSchedule/regionsPerStep`` regions.
   private static func runRegions(
-    _ gradients: GradientCall<Element>, _ units: [Int], _ allRegions: [[Range<Int>]], _ schedule: GradientSchedule<Element>,
+    _ gradients: GradientCall<Element>, _ units: [Int], _ allRegions: [[Range<Int>]],
+    _ schedule: GradientSchedule<Element>,
     _ workers: Workers, _ context: AttentionContext
   ) {
     let (tileCount, stepCount) = (gradients.mostTiles, schedule.regionsPerStep)

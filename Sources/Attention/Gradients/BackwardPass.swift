@@ -90,7 +90,8 @@ struct BackwardPass<Tiles: GradientTiles>: ScorePass {
       let row = tiles.keyGradient(key)
       call.kernels.scale(shape.headDimension, row, call.scale, row)
       gradients.key.write(
-        call.kernels, count: shape.headDimension, from: row, to: gradients.key.row(batch: batch, head: head, index: key))
+        call.kernels, count: shape.headDimension, from: row, to: gradients.key.row(batch: batch, head: head, index: key)
+      )
       gradients.value.write(
         call.kernels, count: shape.valueDimension, from: tiles.valueGradient(key),
         to: gradients.value.row(batch: batch, head: head, index: key))

@@ -67,7 +67,8 @@ struct LaneGradientTiles<Element: AttentionElement>: GradientTiles {
       querySums: arrays.take(rowCapacity * (shape.headDimension + gradients.rowSums.count)),
       keyGradient: arrays.take(keyCapacity * keyStride), valueGradient: arrays.take(keyCapacity * valueStride),
       keyStride: keyStride, valueStride: valueStride,
-      ones: arrays.take(call.kernels.productVectorCount * laneCount), panels: arrays.take(rowCapacity / laneCount), region: 0..<0,
+      ones: arrays.take(call.kernels.productVectorCount * laneCount), panels: arrays.take(rowCapacity / laneCount),
+      region: 0..<0,
       keys: 0..<0)
     if !isCounting {
       own.initialize(to: memory)
@@ -155,8 +156,9 @@ struct LaneGradientTiles<Element: AttentionElement>: GradientTiles {
     panel.pointee.keys =
       panel.pointee.keys.isEmpty
       ? block.keys
-      : min(panel.pointee.keys.lowerBound, block.keys.lowerBound)
-        ..< max(panel.pointee.keys.upperBound, block.keys.upperBound)
+      : min(
+        panel.pointee.keys.lowerBound, block.keys.lowerBound)..<max(
+          panel.pointee.keys.upperBound, block.keys.upperBound)
   }
 
   /// Sets P and dS of a panel to 0.

@@ -13,7 +13,7 @@ public import AttentionTensors
 /// outside these intervals are never computed, and keys outside the intervals of a tile's queries are never read. A query
 /// that may attend to nothing gets output 0. A masked key or value does not reach the result, even if it holds NaN.
 ///
-/// Scores are changed in this order: scale, softcap, ``scores(_:_:)``, ``alibi(slopes:alignment:)``, ``bias(_:)``, then
+/// Scores are changed in this order: scale, softcap, ``scores(_:_:derivative:)``, ``alibi(slopes:alignment:)``, ``bias(_:)``, then
 /// everything that forbids keys, then sinks and the softmax.
 public struct AttentionMask: Sendable {
   /// Where the diagonal lies if the numbers of queries and keys differ.

@@ -1,4 +1,4 @@
-/// Some scores of one call, to be changed by ``AttentionMask/scores(_:_:)``: queries of some heads by some keys.
+/// Some scores of one call, to be changed by ``AttentionMask/scores(_:_:derivative:)``: queries of some heads by some keys.
 ///
 /// A tile can be neither copied nor made by callers, so it does not outlive the function that it is given to.
 public struct AttentionScoreTile<Element: AttentionElement>: ~Copyable {
@@ -93,7 +93,7 @@ public struct AttentionScoreTile<Element: AttentionElement>: ~Copyable {
   }
 }
 
-/// The function given to ``AttentionMask/scores(_:_:)``, kept until the element type of the call is known.
+/// The function given to ``AttentionMask/scores(_:_:derivative:)``, kept until the element type of the call is known.
 struct AttentionScoreFunction<Element: AttentionElement>: Sendable {
   let body: @Sendable (inout AttentionScoreTile<Element>) -> Void
   /// Replaces the gradient of the function's results by the gradient of the scores; nil: the function has no derivative.

@@ -228,7 +228,9 @@ package struct AttentionPlan: CustomStringConvertible {
   var rowsPerTile: Int { headsPerTile * queryTileLength }
 
   /// How many of the threads are worth waking.
-  package func workerCount(threadCount: Int) -> Int { workerCount(threadCount: threadCount, taskCount: tileCount * splitsPerTile) }
+  package func workerCount(threadCount: Int) -> Int {
+    workerCount(threadCount: threadCount, taskCount: tileCount * splitsPerTile)
+  }
 
   /// How many of the threads are worth waking for a number of tasks.
   func workerCount(threadCount: Int, taskCount: Int) -> Int {

@@ -160,7 +160,8 @@ package struct AttentionProblem<Element: AttentionElement> {
   ) -> AttentionCall<Element> {
     AttentionCall(
       kernels: kernels, shape: shape, plan: plan, schedule: schedule, scale: scale, softcap: softcap,
-      sinks: sinks?.base, dropout: dropout, query: query.operand, key: key.operand, value: value.operand, outputs: outputs)
+      sinks: sinks?.base, dropout: dropout, query: query.operand, key: key.operand, value: value.operand,
+      outputs: outputs)
   }
 
   // MARK: Running

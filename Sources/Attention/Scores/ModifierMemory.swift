@@ -19,7 +19,9 @@ struct ModifierMemory<Element: AttentionElement> {
     rows = arrays.take(rowCapacity)
     var convertedCount = 0
     if call.query.half != nil { convertedCount = rowCapacity * call.shape.headDimension }
-    if call.outputs?.output.half != nil { convertedCount = max(convertedCount, rowCapacity * call.shape.valueDimension) }
+    if call.outputs?.output.half != nil {
+      convertedCount = max(convertedCount, rowCapacity * call.shape.valueDimension)
+    }
     let functionCount = call.dropout != nil || call.schedule.terms?.functions.isEmpty == false ? rowCapacity : 0
     heads = arrays.take(functionCount)
     queries = arrays.take(functionCount)
