@@ -12,6 +12,7 @@ public struct AttentionDropout: Sendable, Hashable {
   /// The seed of the random numbers.
   public var seed: UInt64
 
+  /// Dropout with a probability and a seed.
   public init(probability: Double, seed: UInt64) {
     self.probability = probability
     self.seed = seed
