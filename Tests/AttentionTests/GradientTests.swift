@@ -44,7 +44,8 @@ struct GradientTests {
     "have the same bits with any number of threads",
     arguments: [Scenario.Mask.none, .causal, .bias, .biasPerQuery, .everything, .documents, .keepingFirst])
   func threads(mask: Scenario.Mask) throws {
-    for (B, H, Hk) in [(1, 1, 1), (2, 4, 2), (3, 8, 8)] {
+    // One unit, a few, and more than there are threads.
+    for (B, H, Hk) in [(1, 1, 1), (2, 4, 2)] + (mask == .bias ? [(3, 8, 8)] : []) {
       var scenario = Scenario(B: B, H: H, Hk: Hk, L: 210, S: 530, E: 24, Ev: 16, mask: mask)
       scenario.hasSinks = true
       var generator = TestGenerator(seed: 5)
@@ -59,7 +60,7 @@ struct GradientTests {
           return all.flatMap { $0.array.map(Double.init) }
         }
         let one = try numbers(1)
-        for threadCount in [2, 5, 16] {
+        for threadCount in [2, 16] {
           let isSame = try sameBits(one, numbers(threadCount))
           #expect(isSame, "\(scenario), \(threadCount) threads, \(path.path)")
         }
