@@ -27,7 +27,7 @@ struct PanelEdge<Element: BLASElement> {
   ///
   /// - Parameters:
   ///   - rowCount: The number of rows of the product.
-  ///   - columnCount: How many of the ``stride`` computed columns are wanted, always the first ones.
+  ///   - columnCount: How many columns are written to C: the first ones of the ``stride`` columns that are computed.
   ///   - isAdded: Whether these columns are added to what C holds.
   ///   - c: The first of these columns in C.
   ///   - cStride: Elements from one row of C to the next.

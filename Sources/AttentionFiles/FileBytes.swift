@@ -105,7 +105,7 @@ package func splitLines(_ bytes: [UInt8], name: String, firstLine: Int = 1) thro
   return lines
 }
 
-/// The first bytes of a regular file, at most `count`; nil where there is none.
+/// The first bytes of a regular file, at most `count`. Nil if `path` is not a regular file or cannot be read.
 package func firstBytes(of path: String, count: Int) -> [UInt8]? {
   // Checked before opening: a pipe's writer would take this process for its reader, and die when the pipe is closed.
   var status = stat()

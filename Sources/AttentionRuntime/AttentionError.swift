@@ -35,7 +35,7 @@ public struct AttentionError: Error, Sendable, Hashable {
   /// What was expected, and what came instead.
   public let message: String
 
-  /// An error of this package; `subject` complains that `message`.
+  /// An error of this package. Its description is `subject`, a colon and `message`.
   public init(_ code: Code, _ subject: String, _ message: String) {
     self.code = code
     self.subject = subject

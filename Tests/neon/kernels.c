@@ -21,6 +21,19 @@ static double random_number(void) {
   return (double)(state >> 11) * 0x1p-53;
 }
 
+// The factor of dropout at one place, by Philox4x32-10 in plain C.
+static double kept(const attn_dropout *p, int32_t head, int32_t query, uint32_t key) {
+  uint32_t c[4] = {key / 4, (uint32_t)query, (uint32_t)head, p->batch};
+  uint32_t low = (uint32_t)p->seed, high = (uint32_t)(p->seed >> 32);
+  for (int round = 0; round < 10; round++, low += 0x9e3779b9, high += 0xbb67ae85) {
+    const uint64_t a = UINT64_C(0xd2511f53) * c[0], b = UINT64_C(0xcd9e8d57) * c[2];
+    const uint32_t next[4] = {
+        (uint32_t)(b >> 32) ^ c[1] ^ low, (uint32_t)b, (uint32_t)(a >> 32) ^ c[3] ^ high, (uint32_t)a};
+    memcpy(c, next, sizeof c);
+  }
+  return c[key % 4] >= p->threshold ? p->factor : 0;
+}
+
 // Defines the checks of the kernels for one element type: they compare with plain code. In check_tiles, the lane
 // kernels together compute the attention of a panel. The kernel for few rows is compared with the lane kernels.
 #define DEFINE_CHECKS(T, TYPE, LOWEST, EXACT_EXP2, NEXT, TOLERANCE)                                                \
@@ -228,6 +241,76 @@ static double random_number(void) {
       }                                                                                                            \
     }                                                                                                              \
     expect(worst_norm <= 4 * TOLERANCE, name, #T ": layer norms", worst_norm);                                     \
+  }  \
+                                                                                                                   \
+  static void check_gradients_##T(const attn_kernels *kernels, const char *name) {                                 \
+    enum { lanes_most = 16, keys = 37, count = lanes_most * keys };                                                \
+    T w[count], g[count], got[count], delta[lanes_most];                                                           \
+    for (int i = 0; i < count; i++) {                                                                              \
+      w[i] = i % 5 ? (T)random_number() : 0;                                                                       \
+      g[i] = i % 7 ? (T)(2 * random_number() - 1) : NAN;                                                           \
+    }                                                                                                              \
+    for (int i = 0; i < lanes_most; i++) delta[i] = (T)random_number();                                            \
+    const int lanes = (int)kernels->lanes.lane_count;                                                              \
+    int wrong = 0;                                                                                                 \
+    memcpy(got, g, sizeof g);                                                                                      \
+    kernels->gradients.score_gradient_lanes(1, keys, lanes, w, delta, got);                                        \
+    for (int i = 0; i < lanes * keys; i++) {                                                                       \
+      T exact = w[i] == 0 ? 0 : w[i] * (g[i] - delta[i % lanes]);                                                  \
+      if (exact != exact ? got[i] == got[i] : got[i] != exact) wrong++;                                            \
+    }                                                                                                              \
+    for (int n = 0; n <= keys; n++) {                                                                              \
+      memcpy(got, g, sizeof g);                                                                                    \
+      kernels->gradients.score_gradient_row(n, w, (double)delta[0], got);                                          \
+      for (int i = 0; i < n; i++) {                                                                                \
+        T exact = w[i] == 0 ? 0 : w[i] * (g[i] - delta[0]);                                                        \
+        if (exact != exact ? got[i] == got[i] : got[i] != exact) wrong++;                                          \
+      }                                                                                                            \
+      if (memcmp(got + n, g + n, sizeof g - (size_t)n * sizeof(T))) wrong++;                                       \
+    }                                                                                                              \
+    expect(wrong == 0, name, #T ": gradients of scores, wrong numbers", wrong);                                    \
+    double worst = 0;                                                                                              \
+    for (int n = 0; n <= keys; n++) {                                                                              \
+      double sum = 0, dot = 0, distances = 0;                                                                      \
+      T total[keys], capped[keys];                                                                                 \
+      for (int i = 0; i < n; i++) {                                                                                \
+        sum += (double)w[i];                                                                                       \
+        dot += (double)w[i] * (double)w[i + 1];                                                                    \
+        distances += (double)w[i] * fabs(5.0 - i);                                                                 \
+        total[i] = w[i + 1];                                                                                       \
+        capped[i] = w[i + 1];                                                                                      \
+      }                                                                                                            \
+      kernels->gradients.add(n, w, total);                                                                         \
+      kernels->gradients.softcap_gradient(n, w, 2, capped);                                                        \
+      double errors[3] = {                                                                                         \
+          kernels->gradients.sum(n, w) - sum, kernels->gradients.dot(n, w, w + 1) - dot,                           \
+          (kernels->gradients.distance_sum(n, w, 5) - distances) / keys};                                          \
+      for (int i = 0; i < 3; i++)                                                                                  \
+        if (!(fabs(errors[i]) <= worst)) worst = fabs(errors[i]);                                                  \
+      for (int i = 0; i < n; i++) {                                                                                \
+        double t = (double)w[i] / 2, error = fabs((double)capped[i] - (double)w[i + 1] * (1 - t * t));             \
+        if (!(error <= worst)) worst = error;                                                                      \
+        if (total[i] != (T)(w[i] + w[i + 1])) worst = INFINITY;                                                    \
+      }                                                                                                            \
+    }                                                                                                              \
+    expect(worst <= 20 * TOLERANCE, name, #T ": sums of gradients", worst);                                        \
+    wrong = 0;                                                                                                     \
+    const int32_t heads[lanes_most] = {3, 1, 4, 1, 5, 9, 2, 6, 5, 3, 5, 8, 9, 7, 9, 3};                            \
+    const int32_t queries[lanes_most] = {2, 7, 1, 8, 2, 8, 1, 8, 2, 8, 4, 5, 9, 0, 4, 5};                          \
+    for (int i = 0; i < count; i++) got[i] = 1;                                                                    \
+    attn_dropout dropout = {                                                                                       \
+        .vector_count = 1, .key_count = keys, .stride = lanes, .x = got, .heads = heads, .queries = queries, .batch = 6,\
+        .first_key = 2, .threshold = 1u << 30, .seed = UINT64_C(0x123456789abcdef0), .factor = 1.5};               \
+    kernels->lanes.dropout_lanes(&dropout);                                                                        \
+    for (int i = 0; i < lanes * keys; i++)                                                                         \
+      if (got[i] != (T)kept(&dropout, heads[i % lanes], queries[i % lanes], 2 + (uint32_t)(i / lanes))) wrong++;   \
+    for (int i = 0; i < count; i++) got[i] = 1;                                                                    \
+    dropout.row_count = lanes_most;                                                                                \
+    dropout.stride = keys;                                                                                         \
+    kernels->rows.dropout_rows(&dropout);                                                                          \
+    for (int i = 0; i < count; i++)                                                                                \
+      if (got[i] != (T)kept(&dropout, heads[i / keys], queries[i / keys], 2 + (uint32_t)(i % keys))) wrong++;      \
+    expect(wrong == 0, name, #T ": dropout, wrong places", wrong);                                                 \
   }                                                                                                                \
                                                                                                                    \
   static void check_##T(attn_isa isa, const char *name) {                                                          \
@@ -237,6 +320,7 @@ static double random_number(void) {
     check_tiles_##T(kernels, name);                                                                                \
     check_scores_##T(kernels, name);                                                                                \
     check_layers_##T(kernels, name);                                                                               \
+    check_gradients_##T(kernels, name);                                                                            \
   }
 
 DEFINE_CHECKS(float, attn_type_f32, -125.5, exp2, nextafterf, 1e-6)

@@ -55,7 +55,7 @@ final class GradientCall<Element: AttentionElement>: @unchecked Sendable {
   /// The most tiles of queries that a unit has.
   var mostTiles: Int { call.shape.groupSize * (queryRanges.map(\.count).max() ?? 0) }
 
-  /// A tile of queries of a unit: some queries of one head, head after head.
+  /// A tile of queries of a unit: some queries of one head. The tiles are numbered head by head.
   func tile(unit: Int, index: Int) -> QueryTile {
     let batch = batch(ofUnit: unit)
     let (head, range) = index.quotientAndRemainder(dividingBy: queryRanges[batch].count)

@@ -212,7 +212,7 @@ public struct MultiHeadAttention<Element: AttentionElement>: Sendable {
   /// The key that the layer adds, `[Hk·E]`.
   let biasKey: Tensor<Element>?
   let biasValue: Tensor<Element>?
-  /// The norm of each head's rows, `[E]`.
+  /// The RMS norm that is applied to the query rows of each head. Its weight is `[E]`.
   let queryNorm: RMSNorm<Element>?
   let keyNorm: RMSNorm<Element>?
   /// The sink's logit of each head, `[H]`.

@@ -44,7 +44,7 @@ struct KeyIntervals {
   /// True if elements of the batch differ.
   var differsByBatch: Bool { batchStride != 0 }
 
-  /// True if some query may not have all of the keys.
+  /// False if every query has the interval `whole`. True if each interval is read from `bounds` and can leave keys out.
   var isStructured: Bool { bounds != nil }
 
   subscript(batch: Int, query: Int) -> Range<Int> {

@@ -95,7 +95,8 @@ extension ForwardPass {
     }
   }
 
-  /// Sets the factors of the rows that were computed from normalised weights. Their result is half of the mean.
+  /// Finishes the rows that were computed from normalised weights. Their results are half of the weighted mean, so the
+  /// factor of each row is set to 2. Finite results are limited, so that twice a result does not overflow.
   func finishNormalizedRows(_ tile: QueryTile) {
     let memory = tiles.memory
     forEachResult(tile) { row, result, stride in

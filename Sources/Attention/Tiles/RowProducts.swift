@@ -7,7 +7,7 @@ internal import AttentionTensors
 protocol RowProducts {
   associatedtype Element: AttentionElement
 
-  /// True if the products read a matrix of keys or values where it lies.
+  /// True if the products can read this matrix of keys or values in place, so that it need not be copied.
   static func reads(_ matrix: StridedMatrix<Element>) -> Bool
 
   /// True if the products read two-byte keys and values where they lie.

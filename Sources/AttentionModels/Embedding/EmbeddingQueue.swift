@@ -57,7 +57,7 @@ final class EmbeddingJob: @unchecked Sendable {
   }
 }
 
-/// The queue of a thread that embeds the texts of callers, several callers' in one batch.
+/// The queue of a thread that embeds the texts of callers. One batch can hold texts of several callers.
 final class EmbeddingQueue: @unchecked Sendable {
   // Sendable: `incoming`, `waitingCount` and `isStopped` are used under `condition`; `active` and `deadline` only by the thread.
   private let options: TextEmbedder.Options

@@ -9,8 +9,9 @@ internal import Synchronization
 ///     let vectors = try encoder.embed(["A man is eating.", "Someone has lunch."])   // [2, 384]
 ///
 /// This type is for programs that compute on their own threads; servers use ``TextEmbedder``. Texts are sorted by length and
-/// packed without padding. A text has the same bits alone and together with others, with any number of threads (nearly the same
-/// with OpenBLAS's products). Safe to call from several threads at once.
+/// packed without padding. The vector of a text has the same bits whether the text is embedded alone or with others,
+/// and with any number of threads (with OpenBLAS's products, nearly the same bits).
+/// Safe to call from several threads at once.
 public struct SentenceEncoder: Sendable {
   /// Turns text into tokens.
   public let tokenizer: WordPieceTokenizer
