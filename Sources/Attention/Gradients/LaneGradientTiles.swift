@@ -34,6 +34,14 @@ struct LaneGradientTiles<Element: AttentionElement>: GradientTiles {
     let panels: UnsafeMutablePointer<Panel>
     var region: Range<Int>
     var keys: Range<Int>
+    /// The keys and values that the products have read last, which the next tile of queries mostly reads again.
+    var key: Stored?
+    var value: Stored?
+  }
+
+  private struct Stored {
+    let keys: Range<Int>
+    let matrix: StoredMatrix<Element>
   }
 
   /// What blocks of a panel have been computed for the current keys.
@@ -98,14 +106,16 @@ struct LaneGradientTiles<Element: AttentionElement>: GradientTiles {
   }
 
   func begin(_ tile: QueryTile) {
-    forward.begin(tile)
     ownMemory.pointee.rows.read(tile, gradients)
+    // From these rows, so that elements of two bytes are converted only once.
+    for row in 0..<tile.rowCount { memory.modifiers.rows[row] = UnsafeRawPointer(query(ofRow: row)) }
+    forward.packQueries(tile, columnStride: 1)
     let columnCount = call.shape.valueDimension
-    let stride = scores.gatherRows(gradients.outputGradient, tile, 0..<tile.rowCount, from: 0, count: columnCount)
+    for row in 0..<tile.rowCount { memory.modifiers.rows[row] = UnsafeRawPointer(outputGradient(ofRow: row)) }
     forward.forEachGroup(tile) { panel in
       call.kernels.pack(
         .scaled(by: 1), rowCount: panel.count, columnCount: columnCount,
-        rows: memory.modifiers.rows + panel.lowerBound, columnStride: stride,
+        rows: memory.modifiers.rows + panel.lowerBound, columnStride: 1,
         into: own.outputGradient + panel.lowerBound * columnCount, stride: paddedCount(panel))
     }
     // Lanes after the last row get weights of 0.
@@ -120,6 +130,8 @@ struct LaneGradientTiles<Element: AttentionElement>: GradientTiles {
 
   func beginRegion(_ keys: Range<Int>) {
     ownMemory.pointee.region = keys
+    ownMemory.pointee.key = nil
+    ownMemory.pointee.value = nil
     own.keyGradient.update(repeating: 0, count: keys.count * own.keyStride)
     own.valueGradient.update(repeating: 0, count: keys.count * own.valueStride)
   }
@@ -132,11 +144,30 @@ struct LaneGradientTiles<Element: AttentionElement>: GradientTiles {
   }
 
   func keys(_ tile: QueryTile, _ keys: Range<Int>, _ set: IntervalSet) -> StoredMatrix<Element> {
-    forward.keys(tile, keys, set)
+    stored(\.key, keys, set) { forward.keys(tile, keys, set) }
   }
 
   func values(_ tile: QueryTile, _ keys: Range<Int>, _ set: IntervalSet, isNative: Bool) -> StoredMatrix<Element> {
-    forward.values(tile, keys, set, isNative: isNative)
+    stored(\.value, keys, set) { forward.values(tile, keys, set, isNative: isNative) }
+  }
+
+  /// The matrix of some keys of the region, which `make` packs only if the last one does not hold these keys. Keys of blocks that
+  /// no row attends to are not packed, so with block masks every tile of queries packs its own.
+  private func stored(
+    _ last: WritableKeyPath<Memory, Stored?>, _ keys: Range<Int>, _ set: IntervalSet,
+    _ make: () -> StoredMatrix<Element>
+  ) -> StoredMatrix<Element> {
+    if !call.schedule.blocks(in: set).isEmpty {
+      // The memory of the last matrix is overwritten.
+      ownMemory.pointee[keyPath: last] = nil
+      return make()
+    }
+    if let known = ownMemory.pointee[keyPath: last], known.keys.contains(keys) {
+      return known.matrix.rows(keys.counted(from: known.keys))
+    }
+    let matrix = make()
+    ownMemory.pointee[keyPath: last] = Stored(keys: keys, matrix: matrix)
+    return matrix
   }
 
   // MARK: Scores

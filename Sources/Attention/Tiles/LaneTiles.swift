@@ -87,14 +87,26 @@ struct LaneTiles<Element: AttentionElement>: TilePrimitives {
   }
 
   func begin(_ tile: QueryTile) {
+    clear(tile)
+    packQueries(
+      tile,
+      columnStride: scores.gatherRows(
+        call.query, tile, 0..<tile.rowCount, from: 0, count: call.shape.headDimension))
+  }
+
+  /// Discards the result of the previous tile, and sets what belongs to lanes after the last row.
+  private func clear(_ tile: QueryTile) {
     own.isStarted.update(repeating: false, count: vectorCount(tile.rowCount))
     for lane in tile.rowCount..<paddedCount(0..<tile.rowCount) {
       memory.maximum[lane] = -.infinity
       memory.sum[lane] = 0
       memory.factor[lane] = 0
     }
+  }
+
+  /// Packs the queries to which ``ModifierMemory/rows`` points, multiplied by the scale.
+  func packQueries(_ tile: QueryTile, columnStride stride: Int) {
     let columnCount = call.shape.headDimension
-    let stride = scores.gatherRows(call.query, tile, 0..<tile.rowCount, from: 0, count: columnCount)
     forEachGroup(tile) { panel in
       call.kernels.pack(
         .scaled(by: call.scale._double), rowCount: panel.count, columnCount: columnCount,
