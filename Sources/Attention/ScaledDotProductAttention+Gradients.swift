@@ -23,13 +23,14 @@ public import AttentionTensors
 ///   - context: Threads, instruction set, algorithm. They may differ from those of the forward call.
 /// - Returns: The gradients, contiguous, of the shapes and types of what they belong to. A query that attends to nothing has
 ///   the gradient 0, and so have keys and values that no query attends to. A masked NaN has no effect.
-/// - Throws: `AttentionError` if shapes disagree, if the result has no log-sum-exp, or if a function of scores has no
-///   derivative.
+/// - Throws: `AttentionError` if shapes or layouts disagree, if the result has no log-sum-exp, if a function of scores has no
+///   derivative or is not the only one, if gradients of sinks are asked for and there are none, or if memory runs out.
 ///
 /// Every rule of ``AttentionMask``, the scale, softcap and sinks have exact gradients. The weights are recomputed from the
 /// log-sum-exp, a block at a time, so memory stays O(L).
 ///
-/// Accuracy: the largest error against Double is at most twice that of the plain formula's gradients in the same type. Two-byte
+/// Accuracy: the largest error against Double is at most twice that of the plain formula's gradients in the same type, plus
+/// what the rounding of the log-sum-exp adds: half a unit in its last place, as a share of each weight. Two-byte
 /// types are computed in Float, and each gradient is rounded once.
 ///
 /// Cost: 2.5 times the operations of the forward call: five products instead of two. Blocks that the mask hides cost nothing.

@@ -121,7 +121,7 @@ public struct MaskPart {
             }
           } derivative: { scores, gradient in
             for row in 0..<gradient.rowCount {
-              for key in gradient.keys where gradient[row, key] != 0 {
+              for key in gradient.keys {
                 let divisor = 1 + abs(scores[row, key]) / 16
                 gradient[row, key] /= divisor * divisor
               }

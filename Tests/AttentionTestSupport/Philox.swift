@@ -14,10 +14,11 @@ public enum Philox {
 
   /// The factor of the weight of query i of head h for key j: 1 / (1 − p) if it is kept, 0 if it is dropped with probability p.
   public static func factor(probability: Double, seed: UInt64, b: Int, h: Int, i: Int, j: Int) -> Double {
-    if probability == 1 { return 0 }
+    let dropped = (probability * 0x1p32).rounded()
+    if dropped == 0x1p32 { return 0 }
     let numbers = numbers(
       [UInt32(j / 4), UInt32(i), UInt32(h), UInt32(b)],
       key: [UInt32(truncatingIfNeeded: seed), UInt32(truncatingIfNeeded: seed >> 32)])
-    return Double(numbers[j % 4]) < (probability * 0x1p32).rounded(.down) ? 0 : 1 / (1 - probability)
+    return Double(numbers[j % 4]) < dropped ? 0 : 0x1p32 / (0x1p32 - dropped)
   }
 }

@@ -183,15 +183,18 @@ struct GradientTests {
 
   // MARK: Types, layouts and extents
 
-  @Test("of two-byte types are those of Float, rounded once", arguments: [Scenario.Mask.none, .causal, .everything])
-  func halves(mask: Scenario.Mask) throws {
+  @Test(
+    "of two-byte types are those of Float, rounded once", arguments: [Scenario.Mask.none, .causal, .everything],
+    [(24, 17), (8, 40)])
+  func halves(mask: Scenario.Mask, dimensions: (E: Int, Ev: Int)) throws {
+    let (E, Ev) = dimensions
     func check<Stored: AttentionStorage>(_: Stored.Type) throws where Stored.Arithmetic == Float {
-      let scenario = Scenario(B: 2, H: 4, Hk: 2, L: 70, S: 90, E: 24, Ev: 17, mask: mask)
+      let scenario = Scenario(B: 2, H: 4, Hk: 2, L: 70, S: 90, E: E, Ev: Ev, mask: mask)
       let inputs = try Inputs<Float>(scenario.reference())
       func stored(_ x: Tensor<Float>) throws -> Tensor<Stored> { try Tensor(converting: x) }
       func float(_ x: Tensor<Stored>) throws -> Tensor<Float> { try Tensor(converting: x) }
       let (query, key, value) = (try stored(inputs.query), try stored(inputs.key), try stored(inputs.value))
-      let outputGradient = try stored(Tensor<Float>(uniform: -1..<1, shape: [2, 4, 70, 17], seed: 9))
+      let outputGradient = try stored(Tensor<Float>(uniform: -1..<1, shape: [2, 4, 70, Ev], seed: 9))
       let mask = try scenario.libraryMask(Float.self)
       for context in AttentionContext.everyPath {
         let result = try scaledDotProductAttention(
@@ -254,6 +257,24 @@ struct GradientTests {
       try expectClose(gradients({ try $0.select(0, axis: 0) }, { $0 }), "rank 3")
       try expectClose(
         gradients({ try $0.transposed().contiguous().transposed() }, { $0 }), "columns that lie apart")
+    }
+  }
+
+  @Test("of a sink of +inf, which takes all the weight, and of what has no weight beside it are 0")
+  func infiniteSink() throws {
+    let x = try Tensor<Float>(uniform: -1..<1, shape: [1, 2, 60, 8], seed: 1)
+    let options = AttentionOptions<Float>(sinks: try Tensor([Float.infinity, -.infinity], shape: [2]))
+    for context in AttentionContext.everyPath {
+      let result = try scaledDotProductAttention(
+        query: x, key: x, value: x, options: options, returning: .logSumExp, context: context)
+      let own = try scaledDotProductAttentionGradients(
+        query: x, key: x, value: x, options: options, result: result, outputGradient: x, returning: .sinks,
+        context: context)
+      #expect(try own.sinks.array == [0, 0], "\(context.path)")
+      for gradient in [own.query, own.key, own.value] {
+        #expect(try gradient.select(1, axis: 1).array.contains { $0 != 0 })
+        #expect(try gradient.select(0, axis: 1).array.allSatisfy { $0 == 0 }, "\(context.path)")
+      }
     }
   }
 

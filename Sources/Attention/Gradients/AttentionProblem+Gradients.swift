@@ -72,23 +72,32 @@ extension AttentionProblem {
         logSumExp: logSumExp.base, delta: delta.mutableBase, query: operand(queryGradient), key: operand(keyGradient),
         value: operand(valueGradient), biases: biases, copyCount: copyCount, rowSums: rowSums)
       try withExtendedLifetime((self, result, outputGradient, logSumExp, delta, copies, sums)) {
-        switch plan.tiles {
-        case .openBLAS: try BackwardPass<RowGradientTiles<Element>>.run(gradients, context: context)
-        case .lanes, .fewRows: try BackwardPass<LaneGradientTiles<Element>>.run(gradients, context: context)
-        }
+        try run(gradients, context: context)
       }
     }
+    for (sum, index) in rowBiases.enumerated() { addRowSums(sums, sum, to: biases[index], context) }
     return AttentionGradients(
       query: queryGradient, key: keyGradient, value: valueGradient,
       extras: .init(
         biases: extras.contains(.biases)
-          ? try zip(copies, biasShapes).enumerated().map { index, pair in
-            if let sum = rowBiases.firstIndex(of: index) { addRowSums(sums, sum, to: biases[index]) }
-            return try pair.0.select(0, axis: 0).reshaped(pair.1)
+          ? try zip(copies, biasShapes).map { copies, biasShape in
+            // A view of the first of several copies would keep the memory of all.
+            let first = try copies.select(0, axis: 0).reshaped(biasShape)
+            return copies.shape[0] > 1 ? try first.copied() : first
           } : nil,
         alibiSlopes: extras.contains(.alibiSlopes)
-          ? try (0..<distanceCount).map { try slopeGradient(sums, rowBiases.count + $0) } : nil,
-        sinks: extras.contains(.sinks) ? try sinkGradient(logSumExp, delta) : nil))
+          ? try (0..<distanceCount).map { try slopeGradient(sums, rowBiases.count + $0, context) } : nil,
+        sinks: extras.contains(.sinks) ? try sinkGradient(logSumExp, delta, context) : nil))
+  }
+
+  /// Runs the backward pass. Specialised here for types of two bytes too, which are computed in Float.
+  @_specialize(where Element == Float)
+  @_specialize(where Element == Double)
+  private func run(_ gradients: GradientCall<Element>, context: AttentionContext) throws {
+    switch gradients.call.plan.tiles {
+    case .openBLAS: try BackwardPass<RowGradientTiles<Element>>.run(gradients, context: context)
+    case .lanes, .fewRows: try BackwardPass<LaneGradientTiles<Element>>.run(gradients, context: context)
+    }
   }
 
   /// The log-sum-exp of a result of this call, contiguous.
@@ -116,54 +125,78 @@ extension AttentionProblem {
   // MARK: Sums of rows
 
   /// forward: S = x + bias  ⇒  dbias[b, h, i, 0] += Σⱼ dS[b, h, i, j]
-  private func addRowSums(_ sums: Tensor<Element>, _ index: Int, to bias: BiasGradient<Element>) {
-    forEachRow(of: sums, index) { batch, head, query, sum in
-      bias.row(batch: batch, head: head, query: query).pointee += sum
+  private func addRowSums(
+    _ sums: Tensor<Element>, _ index: Int, to bias: BiasGradient<Element>, _ context: AttentionContext
+  ) {
+    let bias = UncheckedSendable(bias)
+    // One task, because rows may share an element.
+    context.parallelFor(count: 1, nanosecondsPerItem: .infinity) { _, _ in
+      for batch in 0..<shape.batchCount {
+        for head in 0..<shape.headCount {
+          forEachRow(batch: batch, head: head) { row, query in
+            bias.value.row(batch: batch, head: head, query: query).pointee += self.sum(sums, index, row: row)
+          }
+        }
+      }
     }
   }
 
   /// forward: S = x − slope·distance  ⇒  dslope[h] = −Σ dS·distance
-  private func slopeGradient(_ sums: Tensor<Element>, _ index: Int) throws -> Tensor<Element> {
-    let result = try Tensor<Element>(repeating: 0, shape: [shape.headCount])
-    forEachRow(of: sums, index) { _, head, _, sum in result.mutableBase[head] -= sum }
-    return result
+  private func slopeGradient(
+    _ sums: Tensor<Element>, _ index: Int, _ context: AttentionContext
+  ) throws -> Tensor<Element> {
+    try headGradient(context) { _, _, row in -sum(sums, index, row: row)._double }
   }
 
   /// forward: the sink takes the weight p = exp(sink − log-sum-exp), and has no value  ⇒  dsink[h] = −Σ p·Δ
-  private func sinkGradient(_ logSumExp: Tensor<Element>, _ delta: Tensor<Element>) throws -> Tensor<Element> {
+  private func sinkGradient(
+    _ logSumExp: Tensor<Element>, _ delta: Tensor<Element>, _ context: AttentionContext
+  ) throws -> Tensor<Element> {
+    let sinks = sinks!
+    return try headGradient(context) { batch, head, row in
+      let (sink, total, delta) = (sinks.base[head], logSumExp.base[row], delta.base[row])
+      if sink == -.infinity { return 0 }
+      // A query that attends to nothing has the output 0 whatever its sink, also if its gradient is NaN.
+      if delta.isNaN && total == sink {
+        let query = row % shape.queryCount
+        let attends = (0..<shape.keyCount).contains {
+          schedule.attends(batch: batch, head: head, query: query, key: $0)
+        }
+        if !attends { return 0 }
+      }
+      // Compared before it is subtracted, because ∞ − ∞ is NaN.
+      let share = total == sink ? 1 : (sink - total)._double.exponential
+      return -share * delta._double
+    }
+  }
+
+  private func sum(_ sums: Tensor<Element>, _ index: Int, row: Int) -> Element {
+    sums.base[index * shape.batchCount * shape.headCount * shape.queryCount + row]
+  }
+
+  /// `[H]`: the sum of `term` over all queries of a head, in Double.
+  private func headGradient(
+    _ context: AttentionContext, _ term: (_ batch: Int, _ head: Int, _ row: Int) -> Double
+  ) throws -> Tensor<Element> {
     let result = try Tensor<Element>(repeating: 0, shape: [shape.headCount])
-    for batch in 0..<shape.batchCount {
-      for head in 0..<shape.headCount {
-        let sink = sinks!.base[head]
-        for query in 0..<shape.queryCount {
-          let row = shape.row(batch: batch, head: head, query: query)
-          if sink == -.infinity { continue }
-          // A query that attends to nothing has the output 0 whatever its sink, also if its gradient is NaN.
-          if delta.base[row].isNaN && logSumExp.base[row] == sink
-            && !(0..<shape.keyCount).contains(where: {
-              schedule.attends(batch: batch, head: head, query: query, key: $0)
-            })
-          {
-            continue
+    let target = UncheckedSendable(result.mutableBase)
+    let nanoseconds = 5 * Double(shape.batchCount) * Double(shape.queryCount)
+    withoutActuallyEscaping(term) { term in
+      let term = UncheckedSendable(term)
+      context.parallelFor(count: shape.headCount, nanosecondsPerItem: nanoseconds) { heads, _ in
+        for head in heads {
+          var sum = 0.0
+          for batch in 0..<shape.batchCount {
+            forEachRow(batch: batch, head: head) { row, _ in sum += term.value(batch, head, row) }
           }
-          let share = Element(_nearest: (sink - logSumExp.base[row])._double.exponential)
-          result.mutableBase[head] -= share * delta.base[row]
+          target.value[head] = Element(_nearest: sum)
         }
       }
     }
     return result
   }
 
-  private func forEachRow(
-    of sums: Tensor<Element>, _ index: Int, _ body: (_ batch: Int, _ head: Int, _ query: Int, _ sum: Element) -> Void
-  ) {
-    let first = sums.base + index * shape.batchCount * shape.headCount * shape.queryCount
-    for batch in 0..<shape.batchCount {
-      for head in 0..<shape.headCount {
-        for query in 0..<shape.queryCount {
-          body(batch, head, query, first[shape.row(batch: batch, head: head, query: query)])
-        }
-      }
-    }
+  private func forEachRow(batch: Int, head: Int, _ body: (_ row: Int, _ query: Int) -> Void) {
+    for query in 0..<shape.queryCount { body(shape.row(batch: batch, head: head, query: query), query) }
   }
 }

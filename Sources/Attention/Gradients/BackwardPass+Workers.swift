@@ -10,12 +10,16 @@ extension BackwardPass {
   static func run(_ gradients: GradientCall<Element>, context: AttentionContext) throws {
     computeDelta(gradients, context)
     let regions = (0..<gradients.call.shape.batchCount).map { gradients.keyRegions(batch: $0) }
-    let schedule = GradientSchedule(gradients, regions: regions, threadCount: context.threadCount)
+    var counter = ScratchArrays(base: nil)
+    let querySumCount = BackwardPass(gradients, &counter).tiles.querySumCount
+    let schedule = GradientSchedule(
+      gradients, regions: regions, threadCount: context.threadCount,
+      unitByteCount: gradients.mostTiles * querySumCount * MemoryLayout<Element>.stride)
     try withWorkers(gradients, schedule, context) { workers in
       if !schedule.sharesUnits { return runUnits(gradients, regions, workers, context) }
       for round in schedule.rounds { runRegions(gradients, round, regions, schedule, workers, context) }
     }
-    for bias in gradients.biases { bias?.merge(copyCount: schedule.copyCount, gradients.call.kernels) }
+    for bias in gradients.biases { bias.merge(copyCount: schedule.copyCount, gradients.call.kernels, context) }
   }
 
   /// Δ = rowsum(dO ∘ O) of every query.
@@ -78,6 +82,10 @@ extension BackwardPass {
     func sums(_ slot: Int, _ step: Int) -> UnsafeMutablePointer<Element> {
       workers.shared + (slot * (stepCount + 1) + step) * blockCount
     }
+    /// Whether a region has added something to the sums of a tile.
+    func hasSums(_ slot: Int, _ step: Int, tile: Int) -> UnsafeMutablePointer<Bool> {
+      workers.flags + (slot * (stepCount + 1) + step) * tileCount + tile
+    }
     let most = units.map { regions(of: $0).count }.max() ?? 0
     for slot in units.indices { sums(slot, 0).update(repeating: 0, count: blockCount) }
     for first in stride(from: 0, to: most, by: stepCount) {
@@ -86,19 +94,19 @@ extension BackwardPass {
         let (step, slot) = task.quotientAndRemainder(dividingBy: units.count)
         let own = regions(of: units[slot])
         let target = sums(slot, 1 + step)
-        target.update(repeating: 0, count: blockCount)
+        hasSums(slot, 1 + step, tile: 0).update(repeating: false, count: tileCount)
         if first + step >= own.count { return }
         Tiles.onWorker {
           let pass = workers.pass(worker)
           pass.differentiate(unit: units[slot], own[first + step], copy: schedule.copy(ofUnit: units[slot])) {
             (target + $0 * count).update(from: $1, count: count)
+            hasSums(slot, 1 + step, tile: $0).pointee = true
           }
         }
       }
-      // Sums to which a region has added nothing are 0.
       context.execute(taskCount: units.count * tileCount, threadCount: workers.count) { task, _ in
         let (slot, tile) = task.quotientAndRemainder(dividingBy: tileCount)
-        for step in 0..<steps {
+        for step in 0..<steps where hasSums(slot, 1 + step, tile: tile).pointee {
           gradients.call.kernels.add(count, sums(slot, 1 + step) + tile * count, to: sums(slot, 0) + tile * count)
         }
       }
@@ -133,6 +141,11 @@ extension BackwardPass {
 
     /// The memory that all workers share.
     var shared: UnsafeMutablePointer<Element> { (memory + count * byteCount).assumingMemoryBound(to: Element.self) }
+    fileprivate let sharedByteCount: Int
+    /// The flags of the sums in the shared memory.
+    var flags: UnsafeMutablePointer<Bool> {
+      (memory + count * byteCount + sharedByteCount).assumingMemoryBound(to: Bool.self)
+    }
   }
 
   private static func withWorkers(
@@ -148,12 +161,13 @@ extension BackwardPass {
     var own = ScratchArrays(base: nil)
     let _: UnsafeMutablePointer<Element> = own.take(schedule.sharesUnits ? 0 : unitCount)
     let byteCount = passByteCount + own.byteCount
-    let sharedCount = schedule.sharesUnits ? schedule.slotCount * (schedule.regionsPerStep + 1) * unitCount : 0
-    try withScratch(byteCount: count * byteCount + sharedCount * MemoryLayout<Element>.stride) { memory in
+    let blockCount = schedule.sharesUnits ? schedule.slotCount * (schedule.regionsPerStep + 1) : 0
+    let sharedByteCount = blockCount * unitCount * MemoryLayout<Element>.stride
+    try withScratch(byteCount: count * byteCount + sharedByteCount + blockCount * gradients.mostTiles) { memory in
       body(
         Workers(
           count: count, gradients: gradients, memory: memory, byteCount: byteCount, passByteCount: passByteCount,
-          querySumCount: querySumCount))
+          querySumCount: querySumCount, sharedByteCount: sharedByteCount))
     }
   }
 }
@@ -176,31 +190,40 @@ struct GradientSchedule<Element: AttentionElement> {
   /// Tasks that are wanted where units share the gradient of a bias. The number may not depend on the threads.
   private static var tasksOfSharedBias: Int { 16 }
 
-  init(_ gradients: GradientCall<Element>, regions: [[Range<Int>]], threadCount: Int) {
+  /// The most bytes for the sums of units and regions that are not merged yet, beyond those of one region of one unit.
+  private static var byteLimit: Int { 32 << 20 }
+
+  /// `unitByteCount`: the bytes of the sums of dQ of one unit.
+  init(_ gradients: GradientCall<Element>, regions: [[Range<Int>]], threadCount: Int, unitByteCount: Int) {
     let unitCount = gradients.unitCount
     let regionCount = max(1, regions.map(\.count).max() ?? 0)
     copyCount = gradients.copyCount
     let unitsPerCopy = unitCount.dividedRoundingUp(by: copyCount)
     self.unitsPerCopy = unitsPerCopy
-    let isShared = gradients.biases.contains { $0?.isShared(by: gradients.call.shape) == true }
+    let isShared = gradients.biases.contains { $0.isShared(by: gradients.call.shape) }
     let wanted = Self.tasksPerThread * threadCount
     sharesUnits = isShared || (unitCount < wanted && regionCount > 1 && threadCount > 1)
+    // A unit needs its own sums and those of at least one region.
+    let slotLimit = max(1, Self.byteLimit / max(1, 2 * unitByteCount))
+    func cut(_ units: [Int]) -> [[Int]] {
+      stride(from: 0, to: units.count, by: slotLimit).map { Array(units[$0..<min($0 + slotLimit, units.count)]) }
+    }
     if isShared {
       // Each round has one unit of each copy, so no two of its tasks add to the same elements.
-      rounds = (0..<unitsPerCopy).map { round in
-        Array(stride(from: round, to: unitCount, by: unitsPerCopy))
-      }
+      rounds = (0..<unitsPerCopy).flatMap { round in cut(Array(stride(from: round, to: unitCount, by: unitsPerCopy))) }
     } else {
-      rounds = [Array(0..<unitCount)]
+      rounds = cut(Array(0..<unitCount))
     }
-    regionsPerStep = min(regionCount, max(1, wanted / max(1, rounds[0].count)))
+    let slotCount = rounds.map(\.count).max() ?? 1
+    let most = Self.byteLimit / max(1, slotCount * unitByteCount) - 1
+    regionsPerStep = max(1, min(regionCount, wanted.dividedRoundingUp(by: max(1, slotCount)), most))
   }
 
   /// How many copies of the gradients of biases units add to, so that enough units can be computed at once.
   static func copyCount(
-    _ biases: [BiasGradient<Element>?], unitCount: Int, regionCount: Int, _ shape: AttentionShape
+    _ biases: [BiasGradient<Element>], unitCount: Int, regionCount: Int, _ shape: AttentionShape
   ) -> Int {
-    if !biases.contains(where: { $0?.isShared(by: shape) == true }) { return 1 }
+    if !biases.contains(where: { $0.isShared(by: shape) }) { return 1 }
     return max(1, min(unitCount, tasksOfSharedBias / regionCount))
   }
 

@@ -98,8 +98,7 @@ struct BackwardPass<Tiles: GradientTiles>: ScorePass {
     }
   }
 
-  /// Writes the gradients of the queries of a unit, and the sums of their rows. `sums` has ``GradientTiles/querySumCount``
-  /// elements for each tile.
+  /// Writes the gradients of the queries of a tile, and the sums of its rows. `sums` has ``GradientTiles/querySumCount`` elements.
   func finish(unit: Int, index: Int, _ sums: UnsafeMutablePointer<Element>) {
     let (shape, tile) = (call.shape, gradients.tile(unit: unit, index: index))
     if tile.rowCount > 0 { tiles.writeQuery(tile, sums) }

@@ -16,8 +16,8 @@ final class GradientCall<Element: AttentionElement>: @unchecked Sendable {
   let query: MutableOperand
   let key: MutableOperand
   let value: MutableOperand
-  /// The gradients of the mask's biases, in their order; nil: not wanted.
-  let biases: [BiasGradient<Element>?]
+  /// The gradients of the mask's biases, in their order; empty if they are not wanted.
+  let biases: [BiasGradient<Element>]
   /// Copies of these gradients.
   let copyCount: Int
   /// The queries of the tiles of one head, for each element of the batch.
@@ -28,7 +28,7 @@ final class GradientCall<Element: AttentionElement>: @unchecked Sendable {
   init(
     call: AttentionCall<Element>, outputGradient: Operand, output: Operand, logSumExp: UnsafePointer<Element>,
     delta: UnsafeMutablePointer<Element>, query: MutableOperand, key: MutableOperand, value: MutableOperand,
-    biases: [BiasGradient<Element>?], copyCount: Int, rowSums: RowSums<Element>
+    biases: [BiasGradient<Element>], copyCount: Int, rowSums: RowSums<Element>
   ) {
     self.call = call
     self.outputGradient = outputGradient
@@ -123,9 +123,15 @@ struct BiasGradient<Element: AttentionElement> {
   }
 
   /// Adds the copies after the first one to it. A gradient that is made of row sums has only one.
-  func merge(copyCount: Int, _ kernels: Kernels<Element>) {
-    if isBroadcastOverKeys { return }
-    for copy in 1..<max(copyCount, 1) { kernels.add(count, base + copy * count, to: base) }
+  func merge(copyCount: Int, _ kernels: Kernels<Element>, _ context: AttentionContext) {
+    if isBroadcastOverKeys || copyCount == 1 { return }
+    let base = UncheckedSendable(base)
+    context.parallelFor(count: count, nanosecondsPerItem: 0.3 * Double(copyCount)) { elements, _ in
+      for copy in 1..<copyCount {
+        kernels.add(
+          elements.count, base.value + copy * count + elements.lowerBound, to: base.value + elements.lowerBound)
+      }
+    }
   }
 }
 

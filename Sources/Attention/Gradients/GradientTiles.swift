@@ -34,10 +34,10 @@ protocol GradientTiles: ScoreTiles {
   /// dV += Pᵀ dO for a block, unless ``endKeys(_:)`` does it.
   func accumulateValue(_ block: Block<Element>)
 
-  /// dQ += dS K. `key`: the keys of the block.
+  /// dQ += dS K, and dK += dSᵀ Q unless ``endKeys(_:)`` does it. `key`: the keys of the block.
   func accumulateQuery(_ block: Block<Element>, _ cut: BlockCut?, _ key: StridedMatrix<Element>)
 
-  /// dV += Pᵀ dO and dK += dSᵀ Q, over all blocks since ``beginKeys(_:)``.
+  /// dV += Pᵀ dO and dK += dSᵀ Q over all blocks since ``beginKeys(_:)``, unless they were added block by block.
   func endKeys(_ tile: QueryTile)
 
   /// The sums of the tile over the keys of the region: dQ, then a number for each row and each of ``RowSums``, in an order that
@@ -111,7 +111,8 @@ struct GradientRows<Element: AttentionElement> {
     packedAt pack: UnsafeMutablePointer<Element>
   ) -> StridedMatrix<Element> {
     let first = operand.row(batch: tile.batch, head: tile.heads.lowerBound, index: tile.queries.lowerBound)
-    if operand.half == nil, operand.columnStride == 1, operand.lengthStride >= columnCount, columnCount > 0,
+    if operand.half == nil, operand.columnStride == 1, operand.lengthStride >= columnCount,
+      operand.lengthStride <= Int(Int32.max), columnCount > 0,
       columnCount % laneCount == 0
     {
       return StridedMatrix(

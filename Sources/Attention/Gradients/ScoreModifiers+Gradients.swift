@@ -11,24 +11,32 @@ extension ScoreModifiers {
     rowSum: (_ index: Int) -> UnsafeMutablePointer<Element>
   ) {
     if let terms = terms(block) {
-      if wanted.rowSums.count > 0 || wanted.biases.contains(where: { $0?.isBroadcastOverKeys == false }) {
+      if wanted.rowSums.count > 0 || wanted.biases.contains(where: { !$0.isBroadcastOverKeys }) {
         addRows(block, tile, gradients, wanted, terms, copy: copy, memory, rowSum: rowSum)
       }
-      if let derivative = terms.functions.first?.derivative, let scores = block.cappedScores {
-        let inputs = view(scores, of: block, tile)
-        var results = view(gradients, of: block, tile)
-        derivative(inputs, &results)
+      if let derivative = terms.functions.first?.derivative {
+        forEachSlice(of: block, cut) { slice in
+          guard let scores = slice.cappedScores else { return }
+          let place = block.place(row: slice.rows.lowerBound, key: slice.keys.lowerBound)
+          let inputs = view(scores, of: slice, tile)
+          var results = view(gradients + place, of: slice, tile)
+          derivative(inputs, &results)
+        }
       }
     }
     // forward: S = cap·tanh(x / cap)  ⇒  dx = dS·(1 − (S / cap)²)
     guard let cap = layout.call.softcap, let capped = block.cappedScores else { return }
-    func differentiate(_ slice: Block<Element>) {
+    forEachSlice(of: block, cut) { slice in
       let first = block.place(row: slice.rows.lowerBound, key: slice.keys.lowerBound)
       layout.forEachLine(of: slice) {
         layout.call.kernels.softcapGradient($1, capped + first + $0, cap, gradients + first + $0)
       }
     }
-    if let cut { cut.forEachSlice(of: block, differentiate) } else { differentiate(block) }
+  }
+
+  /// Calls `body` for the slices of a block whose scores were computed at once; elsewhere its memory may hold anything.
+  private func forEachSlice(of block: Block<Element>, _ cut: BlockCut?, _ body: (Block<Element>) -> Void) {
+    if let cut { cut.forEachSlice(of: block, body) } else { body(block) }
   }
 
   private func addRows(
@@ -39,8 +47,7 @@ extension ScoreModifiers {
     let kernels = layout.call.kernels
     layout.forEachRow(of: block, tile, gradients, memory) { row, head, query, keys, numbers in
       // forward: S = x + bias  ⇒  dbias += dS
-      for bias in wanted.biases {
-        guard let bias, !bias.isBroadcastOverKeys else { continue }
+      for bias in wanted.biases where !bias.isBroadcastOverKeys {
         let target = bias.row(batch: tile.batch, head: head, query: query, copy: copy)
         kernels.add(keys.count, numbers, to: target + keys.lowerBound)
       }

@@ -69,7 +69,8 @@ struct SequencePlaces {
       return documents[documents.count - 1]..<trailing.lowerBound
     }
     let document = documents[own]..<documents[own + 1]
-    return document.contains(first) && key >= first ? first..<document.upperBound : document
+    if !document.contains(first) { return document }
+    return key < first ? document.lowerBound..<first : first..<document.upperBound
   }
 
   /// The queries of each sequence of an element of the batch, in order; together they are all queries.

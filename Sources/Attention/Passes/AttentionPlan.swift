@@ -199,7 +199,11 @@ package struct AttentionPlan: CustomStringConvertible {
     batches = nil
     blockLength = tuning.blockLength
     headsPerTile = 1
-    queryTileLength = max(1, min(shape.queryCount, tuning.gradientRowTarget))
+    // No longer than the longest sequence, because every tile takes the memory of a whole one.
+    let longest = (0..<shape.batchCount).reduce(0) { longest, batch in
+      schedule.sequences.sequencesOfQueries(batch: batch, shape: shape).reduce(longest) { max($0, $1.count) }
+    }
+    queryTileLength = max(1, min(longest, tuning.gradientRowTarget))
     keyTileLength = tuning.gradientKeyTileLength
     farRowByteCount = queryTileLength < tuning.leastPackedRowCount ? .max : tuning.farRowByteCount
     queryTileCount = max(1, shape.queryCount.dividedRoundingUp(by: queryTileLength))

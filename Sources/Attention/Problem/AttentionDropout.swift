@@ -6,6 +6,9 @@
 /// Which weights are dropped follows only from the seed and from the weight's element of the batch, head, query and key. So the
 /// backward pass finds the same ones again, any number of threads gives the same bits, and nothing is stored. Each step of
 /// training needs another seed, and each layer too.
+///
+/// The element of the batch, the query and the key are counted from the start of the call, so with dropout the results of a
+/// sequence depend on its place in the batch or in a packed row.
 public struct AttentionDropout: Sendable, Hashable {
   /// p, from 0 to 1. It is rounded to a multiple of 2⁻³².
   public var probability: Double

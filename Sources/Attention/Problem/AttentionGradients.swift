@@ -6,8 +6,8 @@ public struct AttentionGradientExtras: OptionSet, Sendable {
   public let rawValue: Int
   public init(rawValue: Int) { self.rawValue = rawValue }
 
-  /// The gradients of the mask's biases. Each costs as much memory as the bias, and the time to add the gradients of the
-  /// scores up.
+  /// The gradients of the mask's biases. Each costs the time to add the gradients of the scores up, and the memory of a bias of
+  /// its shape: during the call up to 16 times, if heads or elements of the batch share the bias and there are few keys.
   public static let biases = AttentionGradientExtras(rawValue: 1)
   /// The gradients of the slopes of ``AttentionMask/alibi(slopes:alignment:)``.
   public static let alibiSlopes = AttentionGradientExtras(rawValue: 2)

@@ -7,7 +7,7 @@ public struct AttentionExtras: OptionSet, Sendable {
 
   /// The natural logarithm of every softmax's denominator. Costs nothing.
   public static let logSumExp = AttentionExtras(rawValue: 1)
-  /// The softmax itself. Costs `L × S` memory, and the time to compute the scores once more.
+  /// The softmax itself, after dropout. Costs `L × S` memory, and the time to compute the scores once more.
   public static let weights = AttentionExtras(rawValue: 2)
   /// `scale · Q Kᵀ`, including masked keys. Costs `L × S` memory and another product.
   public static let rawScores = AttentionExtras(rawValue: 4)
@@ -56,7 +56,7 @@ public struct AttentionResult<Element: AttentionStorage>: Sendable {
     get throws(AttentionError) { try requested(extras.logSumExp, "logSumExp") }
   }
 
-  /// `[B, H, L, S]`. Rows sum to 1, or to 1 minus a sink's share. Rows are 0 for a query that attends to nothing.
+  /// `[B, H, L, S]`. Without dropout, rows sum to 1, or to 1 minus a sink's share. Rows are 0 for a query that attends to nothing.
   public var weights: Tensor<Element.Arithmetic> {
     get throws(AttentionError) { try requested(extras.weights, "weights") }
   }

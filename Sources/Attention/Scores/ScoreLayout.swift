@@ -39,7 +39,7 @@ protocol ScoreLayout {
   /// Calls `body` for every row of a block with its head, its query, the keys of its interval, and the numbers that
   /// `numbers`, which lie as the scores do, holds for these keys, one after another.
   ///
-  /// `rows`: memory for ``GradientMemory/rows``.
+  /// `memory`: where rows are written if `numbers` does not hold them one after another.
   func forEachRow(
     of block: Block<Element>, _ tile: QueryTile, _ numbers: UnsafeMutablePointer<Element>,
     _ memory: GradientMemory<Element>,

@@ -11,8 +11,9 @@ package struct DropoutRule: Sendable {
   /// `probability`, from 0 to 1, is rounded to a multiple of 2⁻³².
   package init(probability: Double, seed: UInt64) {
     self.seed = seed
-    threshold = UInt32(min(probability * 0x1p32, 0x1p32 - 1))
-    factor = probability == 1 ? 0 : 1 / (1 - probability)
+    let dropped = (probability * 0x1p32).rounded()
+    threshold = UInt32(min(dropped, 0x1p32 - 1))
+    factor = dropped == 0x1p32 ? 0 : 0x1p32 / (0x1p32 - dropped)
   }
 }
 
