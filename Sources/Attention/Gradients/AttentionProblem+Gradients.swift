@@ -54,9 +54,8 @@ extension AttentionProblem {
     let probes = wide.map { BiasGradient(delta.mutableBase, shape: $0) }
     let regionCount = max(1, shape.keyCount.dividedRoundingUp(by: plan.keyTileLength))
     let unitCount = shape.batchCount * shape.keyValueHeadCount
-    let copyCount = max(
-      1,
-      GradientSchedule<Element>.copyCount(probes, unitCount: unitCount, regionCount: regionCount, shape))
+    let copyCount = GradientSchedule.copyCount(
+      sharesBiases: probes.contains { $0.isShared(by: shape) }, unitCount: unitCount, regionCount: regionCount)
     let copies = try zip(biasShapes, probes).map { biasShape, probe in
       try Tensor<Element>(repeating: 0, shape: (probe.isBroadcastOverKeys ? [1] : [copyCount]) + biasShape)
     }
@@ -156,7 +155,7 @@ extension AttentionProblem {
     return try headGradient(context) { batch, head, row in
       let (sink, total, delta) = (sinks.base[head], logSumExp.base[row], delta.base[row])
       if sink == -.infinity { return 0 }
-      // A query that attends to nothing has the output 0 whatever its sink, also if its gradient is NaN.
+      // The output of a query that attends to nothing is 0 for every sink, so it adds nothing, even if dO is NaN.
       if delta.isNaN && total == sink {
         let query = row % shape.queryCount
         let attends = (0..<shape.keyCount).contains {

@@ -13,7 +13,9 @@ extension BackwardPass {
     var counter = ScratchArrays(base: nil)
     let querySumCount = BackwardPass(gradients, &counter).tiles.querySumCount
     let schedule = GradientSchedule(
-      gradients, regions: regions, threadCount: context.threadCount,
+      unitCount: gradients.unitCount, regionCount: regions.map(\.count).max() ?? 0, copyCount: gradients.copyCount,
+      sharesBiases: gradients.biases.contains { $0.isShared(by: gradients.call.shape) },
+      threadCount: context.threadCount,
       unitByteCount: gradients.mostTiles * querySumCount * MemoryLayout<Element>.stride)
     try withWorkers(gradients, schedule, context) { workers in
       if !schedule.sharesUnits { return runUnits(gradients, regions, workers, context) }
@@ -72,7 +74,7 @@ extension BackwardPass {
   /// Computes some units. Each of them has memory for its sums, and for those of ``GradientSchedule/regionsPerStep`` regions.
   private static func runRegions(
     _ gradients: GradientCall<Element>, _ units: [Int], _ allRegions: [[Range<Int>]],
-    _ schedule: GradientSchedule<Element>,
+    _ schedule: GradientSchedule,
     _ workers: Workers, _ context: AttentionContext
   ) {
     let (tileCount, stepCount) = (gradients.mostTiles, schedule.regionsPerStep)
@@ -149,7 +151,7 @@ extension BackwardPass {
   }
 
   private static func withWorkers(
-    _ gradients: GradientCall<Element>, _ schedule: GradientSchedule<Element>, _ context: AttentionContext,
+    _ gradients: GradientCall<Element>, _ schedule: GradientSchedule, _ context: AttentionContext,
     _ body: (Workers) -> Void
   ) throws {
     let count = gradients.call.plan.workerCount(threadCount: context.threadCount, taskCount: schedule.taskCount)
@@ -170,67 +172,4 @@ extension BackwardPass {
           querySumCount: querySumCount, sharedByteCount: sharedByteCount))
     }
   }
-}
-
-/// In which order the units of a backward pass are computed. The bits of the gradients do not depend on it, except those of
-/// biases that units share; these depend only on shapes.
-struct GradientSchedule<Element: AttentionElement> {
-  /// True if several tasks share a unit, each with a region of keys.
-  let sharesUnits: Bool
-  /// Units that are computed at once, one round after another.
-  let rounds: [[Int]]
-  /// Regions of each of these units that are computed at once.
-  let regionsPerStep: Int
-  /// Copies of the gradients of biases.
-  let copyCount: Int
-  private let unitsPerCopy: Int
-
-  /// Tasks that are wanted for each thread.
-  private static var tasksPerThread: Int { 4 }
-  /// Tasks that are wanted where units share the gradient of a bias. The number may not depend on the threads.
-  private static var tasksOfSharedBias: Int { 16 }
-
-  /// The most bytes for the sums of units and regions that are not merged yet, beyond those of one region of one unit.
-  private static var byteLimit: Int { 32 << 20 }
-
-  /// `unitByteCount`: the bytes of the sums of dQ of one unit.
-  init(_ gradients: GradientCall<Element>, regions: [[Range<Int>]], threadCount: Int, unitByteCount: Int) {
-    let unitCount = gradients.unitCount
-    let regionCount = max(1, regions.map(\.count).max() ?? 0)
-    copyCount = gradients.copyCount
-    let unitsPerCopy = unitCount.dividedRoundingUp(by: copyCount)
-    self.unitsPerCopy = unitsPerCopy
-    let isShared = gradients.biases.contains { $0.isShared(by: gradients.call.shape) }
-    let wanted = Self.tasksPerThread * threadCount
-    sharesUnits = isShared || (unitCount < wanted && regionCount > 1 && threadCount > 1)
-    // A unit needs its own sums and those of at least one region.
-    let slotLimit = max(1, Self.byteLimit / max(1, 2 * unitByteCount))
-    func cut(_ units: [Int]) -> [[Int]] {
-      stride(from: 0, to: units.count, by: slotLimit).map { Array(units[$0..<min($0 + slotLimit, units.count)]) }
-    }
-    if isShared {
-      // Each round has one unit of each copy, so no two of its tasks add to the same elements.
-      rounds = (0..<unitsPerCopy).flatMap { round in cut(Array(stride(from: round, to: unitCount, by: unitsPerCopy))) }
-    } else {
-      rounds = cut(Array(0..<unitCount))
-    }
-    let slotCount = rounds.map(\.count).max() ?? 1
-    let most = Self.byteLimit / max(1, slotCount * unitByteCount) - 1
-    regionsPerStep = max(1, min(regionCount, wanted.dividedRoundingUp(by: max(1, slotCount)), most))
-  }
-
-  /// How many copies of the gradients of biases units add to, so that enough units can be computed at once.
-  static func copyCount(
-    _ biases: [BiasGradient<Element>], unitCount: Int, regionCount: Int, _ shape: AttentionShape
-  ) -> Int {
-    if !biases.contains(where: { $0.isShared(by: shape) }) { return 1 }
-    return max(1, min(unitCount, tasksOfSharedBias / regionCount))
-  }
-
-  func copy(ofUnit unit: Int) -> Int { unit / unitsPerCopy }
-
-  /// The most units that are computed at once.
-  var slotCount: Int { rounds.map(\.count).max() ?? 0 }
-
-  var taskCount: Int { slotCount * (sharesUnits ? regionsPerStep : 1) }
 }

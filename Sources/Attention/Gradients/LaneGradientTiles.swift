@@ -277,7 +277,7 @@ struct LaneGradientTiles<Element: AttentionElement>: GradientTiles {
     }
   }
 
-  /// Keys whose gradients are summed at once: over the same rows.
+  /// The number of keys for which the rows to sum over are determined together.
   private static var keyStep: Int { 32 }
 
   func endKeys(_ tile: QueryTile) {
@@ -300,8 +300,8 @@ struct LaneGradientTiles<Element: AttentionElement>: GradientTiles {
     add(first..<own.keys.upperBound)
   }
 
-  /// The rows from the first panel to the last one that has blocks with some of these keys. P and dS of the panels in between are
-  /// made 0 where they have none.
+  /// The rows of a tile whose blocks hold some of these keys: from the first such panel to the last one. A panel between them may
+  /// have no blocks. Its P and dS are then set to 0, so that it adds nothing.
   private func rowsOfBlocks(with keys: Range<Int>, _ tile: QueryTile) -> Range<Int> {
     var rows = 0..<0
     forward.forEachGroup(tile) { group in
