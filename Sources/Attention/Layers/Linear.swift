@@ -11,13 +11,13 @@ public import AttentionTensors
 /// threads at once.
 public struct Linear<Element: AttentionElement>: Sendable {
   /// W, `[out, in]`; any strides.
-  public let weight: Tensor<Element>
+  public internal(set) var weight: Tensor<Element>
   /// b, `[out]`. Nil: none.
-  public let bias: Tensor<Element>?
+  public internal(set) var bias: Tensor<Element>?
   /// The activation f.
   public let activation: Activation
   /// The packed weight of each instruction set.
-  private let packed: [Once<PackedWeight<Element>>]
+  private var packed: [Once<PackedWeight<Element>>]
 
   /// A layer with this weight, bias and activation. The tensors are not copied before the layer is used.
   ///
@@ -36,8 +36,13 @@ public struct Linear<Element: AttentionElement>: Sendable {
     self.weight = weight
     self.bias = bias
     self.activation = activation
-    packed = InstructionSet.allCases.map { _ in Once() }
+    packed = Self.nothingPacked
   }
+
+  private static var nothingPacked: [Once<PackedWeight<Element>>] { InstructionSet.allCases.map { _ in Once() } }
+
+  /// The weight has changed: it is packed anew when it is needed.
+  mutating func forgetPacking() { packed = Self.nothingPacked }
 
   /// The number of elements in a row of x.
   public var inputDimension: Int { weight.shape[1] }
@@ -52,11 +57,24 @@ public struct Linear<Element: AttentionElement>: Sendable {
   /// - Returns: `[…, out]`, contiguous.
   /// - Throws: `AttentionError` if x has rows of another length, or memory runs out.
   public func callAsFunction(_ x: Tensor<Element>, context: AttentionContext = .default) throws -> Tensor<Element> {
+    try output(x, activation, context)
+  }
+
+  /// x·Wᵀ + b, without the activation.
+  func product(_ x: Tensor<Element>, context: AttentionContext) throws -> Tensor<Element> {
+    try output(x, .none, context)
+  }
+
+  private func output(
+    _ x: Tensor<Element>, _ activation: Activation, _ context: AttentionContext
+  ) throws -> Tensor<Element> {
     try requireShape(
       x.shape.last == inputDimension, "Linear", "an x [..., \(inputDimension)] expected; got \(x.shape)")
-    if x.rank == 1 { return try self(x.reshaped([1, inputDimension]), context: context).reshaped([outputDimension]) }
+    if x.rank == 1 {
+      return try output(x.reshaped([1, inputDimension]), activation, context).reshaped([outputDimension])
+    }
     var result = try Tensor<Element>(uninitializedShape: x.shape.dropLast() + [outputDimension])
-    try result.withMutableView { try apply(to: x, into: &$0, context: context) }
+    try result.withMutableView { try apply(to: x, into: &$0, activation, context: context) }
     return result
   }
 
@@ -73,10 +91,17 @@ public struct Linear<Element: AttentionElement>: Sendable {
   }
 
   /// ``callAsFunction(_:context:)`` for rank 2 or more, into an existing view `[…, out]` with a contiguous last axis.
-  @_specialize(where Element == Float)
-  @_specialize(where Element == Double)
   package func apply(
     to x: Tensor<Element>, into result: inout MutableTensorView<Element>, context: AttentionContext
+  ) throws {
+    try apply(to: x, into: &result, activation, context: context)
+  }
+
+  @_specialize(where Element == Float)
+  @_specialize(where Element == Double)
+  private func apply(
+    to x: Tensor<Element>, into result: inout MutableTensorView<Element>, _ activation: Activation,
+    context: AttentionContext
   ) throws {
     if let error = context.environmentError { throw error }
     let kernels = try context.kernels(for: Element.self)
@@ -88,7 +113,7 @@ public struct Linear<Element: AttentionElement>: Sendable {
       if let bias { try result.copy(from: bias) }
       try matmul(
         x, weight.transposed(), bias == nil ? .replacing : .accumulating, into: &result, context: context)
-      return activate(&result, kernels)
+      return activate(&result, activation, kernels)
     }
     let weight = try packedWeight(kernels)
     let a = StridedMatrix(
@@ -123,7 +148,9 @@ public struct Linear<Element: AttentionElement>: Sendable {
     return (count, stride ?? shape[shape.count - 1])
   }
 
-  private func activate(_ view: inout MutableTensorView<Element>, _ kernels: Kernels<Element>) {
+  private func activate(
+    _ view: inout MutableTensorView<Element>, _ activation: Activation, _ kernels: Kernels<Element>
+  ) {
     if activation == .none { return }
     let base = view.base
     let count = outputDimension

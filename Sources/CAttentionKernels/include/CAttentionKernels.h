@@ -129,6 +129,22 @@ typedef struct attn_norm {
   ptrdiff_t y_stride;
 } attn_norm;
 
+// The backward pass of attn_norm. `gradient` is that of y on entry and that of z = x + residual on return. The gradients of
+// weight and bias are added to what is there; NULL: they are not wanted.
+typedef struct attn_norm_gradient {
+  ptrdiff_t row_count, column_count;
+  bool is_centred; // true: layer norm; false: RMS norm
+  const void *x;
+  ptrdiff_t x_stride;
+  const void *_Nullable residual; // NULL: none
+  ptrdiff_t residual_stride;
+  const void *weight; // [column_count]
+  double epsilon;
+  void *gradient;
+  ptrdiff_t gradient_stride;
+  void *_Nullable weight_gradient, *_Nullable bias_gradient; // [column_count]
+} attn_norm_gradient;
+
 // One product of a few rows:
 //   dot_rows:         scores[row_count, key_count] = factor · rows[row_count, column_count]·key[key_count, column_count]ᵀ,
 //   accumulate_rows:  rows[row_count, column_count] += scores[row_count, key_count]·key[key_count, column_count],
@@ -255,6 +271,11 @@ typedef struct attn_layer_kernels {
   // x = f(x).
   void (*activate)(attn_activation, ptrdiff_t count, void *x);
   void (*norm)(const attn_norm *);
+  // gradient ·= f'(x).
+  void (*activation_gradient)(attn_activation, ptrdiff_t count, const void *x, void *gradient);
+  void (*norm_gradient)(const attn_norm_gradient *);
+  // y[column] += Σ x[row, column]. Rows are added in order.
+  void (*add_rows)(ptrdiff_t row_count, ptrdiff_t column_count, const void *x, ptrdiff_t stride, void *y);
 } attn_layer_kernels;
 
 // Steps of the backward pass between its products.
