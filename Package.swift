@@ -8,7 +8,7 @@ let swiftSettings: [SwiftSetting] = [
   .enableUpcomingFeature("MemberImportVisibility"),
 ]
 
-// A debug build on Linux leaves calls of libm in the C kernels.
+// The C kernels link libm on Linux, because a debug build leaves calls of libm in them.
 let mathLibrary: [LinkerSetting] = [.linkedLibrary("m", .when(platforms: [.linux]))]
 
 let package = Package(
@@ -34,10 +34,11 @@ let package = Package(
     .systemLibrary(
       name: "CLAPACKE", pkgConfig: "lapacke", providers: [.apt(["liblapacke-dev"]), .brew(["lapack"])]),
     .target(name: "COpenBLASStartup"),
-    // Bodies that each instruction set includes are no sources of their own.
+    // The excluded files are bodies that the sources of the instruction sets include. They are not compiled by
+    // themselves.
     .target(name: "CAttentionKernels", exclude: ["generic", "x86/block.inc"], linkerSettings: mathLibrary),
 
-    // MARK: The library; imports run downwards to upwards only
+    // MARK: The library; each target imports only targets above it
     .target(name: "CLibrary", swiftSettings: swiftSettings),
     .target(name: "AttentionRuntime", dependencies: ["CAttentionKernels", "CLibrary"], swiftSettings: swiftSettings),
     .target(
@@ -69,7 +70,8 @@ let package = Package(
         "AttentionTensors", .product(name: "ArgumentParser", package: "swift-argument-parser"),
       ],
       resources: [.embedInCode("Maps/map.html")], swiftSettings: swiftSettings),
-    // Here and not in the nested package, because it uses `package` symbols.
+    // `attention-runner` and its C code are in this package and not in Benchmarks/Package.swift, because the runner
+    // uses `package` symbols of the library.
     .target(name: "CMachinePeaks", path: "Benchmarks/CMachinePeaks"),
     .executableTarget(
       name: "attention-runner",
@@ -134,12 +136,12 @@ let package = Package(
   cLanguageStandard: .c11
 )
 
-// Documentation is built with `make docs`; who uses the package does not resolve the plugin.
+// `make docs` builds the documentation and sets this variable. Users of the package do not resolve the plugin.
 if Context.environment["ATTENTION_DOCC"] != nil {
   package.dependencies.append(.package(url: "https://github.com/swiftlang/swift-docc-plugin", from: "1.4.0"))
 }
 
-// Fuzzers get their `main` from libFuzzer: `make fuzz`.
+// `make fuzz` builds these fuzzers. Their `main` is in libFuzzer.
 if Context.environment["ATTENTION_FUZZ"] != nil {
   package.targets += ["Attention", "SafeTensors"].map { name in
     .executableTarget(

@@ -1,5 +1,5 @@
 // swift-tools-version: 6.1
-// A package of its own, so that who uses the library does not resolve what measures it.
+// This is a separate package, so that users of the library do not resolve the dependencies of its benchmarks.
 import PackageDescription
 
 let package = Package(
@@ -7,7 +7,8 @@ let package = Package(
   platforms: [.macOS(.v15)],
   dependencies: [
     .package(name: "swift-attention", path: ".."),
-    // Its own counting of allocations needs more packages; the counter below needs none.
+    // The traits are off, because this package needs more packages to count allocations itself. CAllocationCounter,
+    // below, needs none.
     .package(url: "https://github.com/ordo-one/benchmark", from: "1.38.1", traits: []),
   ],
   targets: [

@@ -1,7 +1,7 @@
 // swift-tools-version: 6.2
 import PackageDescription
 
-// A package that depends on swift-attention as a user's does.
+// A package that depends on swift-attention in the same way as a user's package.
 let package = Package(
   name: "attention-examples",
   platforms: [.macOS(.v15)],

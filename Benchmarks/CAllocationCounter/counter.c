@@ -1,8 +1,8 @@
-// Counts allocations by standing before the C library's functions of the same names.
+// Counts allocations. The functions below replace the C library's functions of the same names.
 
 #include "CAllocationCounter.h"
 
-// Defines __GLIBC__ too.
+// On systems with glibc, <stdlib.h> also defines __GLIBC__.
 #include <stddef.h>
 #include <stdlib.h>
 

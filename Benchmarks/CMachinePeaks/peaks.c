@@ -1,4 +1,4 @@
-// What this machine could do at most: the yardstick beside every figure.
+// Measures the peak rates of this machine, to which the measured rates of the library are compared.
 
 #include "CMachinePeaks.h"
 
@@ -6,8 +6,8 @@
 #include <immintrin.h>
 #endif
 
-// Twelve chains hide the latency of an FMA on two ports. Inline assembly where the compiler would
-// otherwise fold the loop; plain vectors elsewhere.
+// Twelve independent chains hide the latency of an FMA on two ports. On x86 and Arm, inline assembly keeps the compiler
+// from folding the loop. Other CPUs use plain vectors.
 #define CHAINS 12
 
 #define DEFINE_FMA(SUFFIX, TARGET, BYTES, INSTRUCTION)                                               \
@@ -54,8 +54,8 @@ double peaks_run_fma(int million_rounds) {
 #endif
 }
 
-// Four places at once: a single stream does not keep the memory busy. Four sums, so that reading and not adding takes
-// the time.
+// The loop reads at four places at once, because a single stream does not keep the memory busy. It adds to four sums,
+// so that the reads take the time and not the additions.
 #define DEFINE_READ(SUFFIX, TARGET, BYTES)                                                          \
   TARGET static float read_##SUFFIX(const float *x, size_t count) {                                 \
     typedef float vector __attribute__((ext_vector_type(BYTES / 4), aligned(4)));                   \

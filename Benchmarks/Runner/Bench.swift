@@ -33,7 +33,7 @@ struct Bench: ParsableCommand {
     let name: String
     let about: String
     let request: Request?
-    /// The reason why the runner cannot measure it.
+    /// The reason why the runner cannot measure the workload; nil if it can.
     let refusal: String?
     /// True if the workload compares this library with itself on a changed request; such workloads are left out here.
     let isOwn: Bool
@@ -132,15 +132,16 @@ struct Bench: ParsableCommand {
     let hasBaselines = request.op == .sdpa && request.pass == .forward
     let hasUnfused = hasBaselines && scoreCount <= UnfusedAttention<Float>.scoreLimit
 
-    // The first call of each side allocates what its later calls reuse.
+    // The first call of each implementation allocates memory that its later calls reuse.
     if hasUnfused { _ = try workload.seconds(.unfused, context, iterations: 1) }
-    // A round is long enough to be timed, and short enough for the sides to take turns often.
+    // A round is long enough to be timed, and short enough for the implementations to take turns often.
     let once = median(try workload.seconds(.library(nil), context, iterations: 3))
     let iterations = max(request.rotation, 3, min(200, Int(0.05 / once)))
     var ours: [Double] = []
     var unfused: [Double] = []
     var readRates: [Double] = []
-    /// The median time of several calls. A first call is left out, because the cache then still holds the other side's data.
+    /// The median time of several calls. The first call is left out, because the CPU's cache may then still hold the
+    /// data of the other implementation.
     func round(_ algorithm: Request.Algorithm) throws -> Double {
       Thread.sleep(forTimeInterval: 0.02)
       return median(Array(try workload.seconds(algorithm, context, iterations: iterations + 1).dropFirst()))
@@ -153,7 +154,7 @@ struct Bench: ParsableCommand {
     let seconds = median(ours)
     row.milliseconds = seconds * 1e3
     row.gflops = workload.operationCount / seconds * 1e-9
-    // A vector holds half as many Doubles.
+    // A vector holds half as many Doubles as Floats, so the peak for Double is half as high.
     row.shareOfPeak = row.gflops! / (machine.fmaPeakAllGflops / (request.dtype == .f64 ? 2 : 1))
     if isDecoding {
       row.readGBps = Double(workload.keyValueByteCount) / seconds * 1e-9
@@ -220,13 +221,14 @@ struct Bench: ParsableCommand {
 }
 
 extension Request {
-  /// The number of pairs of key and value that together exceed a cache of `byteCount`.
+  /// The number of pairs of a key and a value tensor that together exceed a cache of `byteCount` bytes.
   func rotationBeyond(_ byteCount: Int) -> Int {
     let pair = 4 * batch * keyValueHeads * keys * (width + valueWidth)
     return byteCount / max(pair, 1) + 2
   }
 
-  /// The same request with fewer heads, queries and keys.
+  /// The same request with fewer elements of the batch, heads, queries and keys, so that it takes at most
+  /// `operationLimit` operations.
   func part(operationLimit: Double) -> Request {
     var part = self
     func operations() -> Double {

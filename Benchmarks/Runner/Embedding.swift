@@ -9,9 +9,10 @@ struct EmbeddingRequest: Decodable {
   let model: String
   /// The path of a text file with one sentence a line.
   let file: String
-  /// Every how many lines one is taken; 1: all lines.
+  /// If this is n, only every n-th line that is not empty is used; nil or 1: all of them.
   let every: Int?
-  /// Whether a call embeds one sentence, each call the next one, instead of all sentences.
+  /// If true, each call embeds one sentence, and the next call the next sentence. Otherwise, each call embeds all
+  /// sentences.
   let single: Bool?
   let threads: Int?
   let iterations: Int?
@@ -23,7 +24,7 @@ struct EmbeddingAnswer: Encodable {
   let gflops: Double
   let sentences: Int
   let tokens: Int
-  /// The vectors of the first sentences, for comparison.
+  /// The vectors of the first eight sentences, to be compared with those of another program.
   let vectors: [[Float]]
 }
 

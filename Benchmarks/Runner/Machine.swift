@@ -11,13 +11,14 @@ struct Machine: Encodable {
   let fmaPeakGflops: Double
   /// The FMA peak of all threads at once, even if there are fewer CPUs than threads.
   let fmaPeakAllGflops: Double
-  /// Nil: the machine has no matrix unit, or it is not used.
+  /// The peak of a matrix unit. It is always nil, because the runner does not measure one.
   let amxPeakGflops: Double?
   let sgemmGflops: Double
   let sgemmShareOfPeak: Double
   let readRamGBps: Double
   let readRamThreads: Int
-  /// The size of the last-level cache: the larger of the reported size of this CPU's share and the reported size of the whole.
+  /// The size of the last-level cache: the larger of two reported sizes, that of CPU 0's share and that of the whole
+  /// cache.
   let lastLevelCacheByteCount: Int
   let openblasCore: String
   let openblasVersion: String
@@ -32,7 +33,8 @@ struct Machine: Encodable {
       openblasCore = "openblas_core", openblasVersion = "openblas_version", isa, threads
   }
 
-  /// Rounds, in which peak and sgemm take turns. The best of each counts, because other load on a shared machine only slows it.
+  /// The number of rounds. In each round, the peaks and sgemm are measured in turn. The best result of each counts,
+  /// because other load on a shared machine can only slow it.
   private static let rounds = 15
 
   static func measure(threads: Int?) throws -> Machine {
@@ -85,11 +87,13 @@ struct Machine: Encodable {
     }
   }
 
-  /// The rate in GB/s at which all threads of `context` read some buffers, one after another; the best of several times.
+  /// The rate in GB/s at which all threads of `context` read `buffers`, one buffer after another. The best of `times`
+  /// runs counts.
   static func readRate(
     _ buffers: [UnsafeRawBufferPointer], _ context: AttentionContext, times: Int = 5
   ) -> Double {
-    // Enough pieces to share. Their length is not a power of two: addresses at such distances share sets of the cache.
+    // 63 pieces are enough for the threads to share. The length of a piece is not a power of two, because addresses
+    // whose distance is a power of two share sets of the cache.
     let taskCount = 63
     let shared = UncheckedSendable(buffers)
     let best = (0..<times).map { _ in
@@ -98,7 +102,8 @@ struct Machine: Encodable {
           context.execute(taskCount: taskCount, threadCount: context.threadCount) { task, _ in
             let floats = shared.value[index].assumingMemoryBound(to: Float.self)
             let length = floats.count / taskCount
-            // NaN compares as false too. The comparison only makes the sum necessary, so that the compiler keeps the reading.
+            // The comparison uses the sum, so that the compiler keeps the reads. If the sum is NaN, the comparison is
+            // false.
             if peaks_read(floats.baseAddress! + task * length, length) == .infinity { fatalError("infinite operands") }
           }
         }
@@ -115,7 +120,7 @@ struct Machine: Encodable {
     #else
       let whole = 0
     #endif
-    // If neither size is reported, a size that is larger than most caches.
+    // If neither size is reported, 64 MiB are assumed, which is more than most caches have.
     return max(share, whole) > 0 ? max(share, whole) : 64 << 20
   }
 

@@ -1,7 +1,7 @@
 import Attention
 import AttentionTensors
 
-/// One line of input. Fields that are left out have the defaults in `init(from:)`.
+/// One request: a line of input with a JSON object. Fields that are left out have the defaults in `init(from:)`.
 struct Request: Decodable {
   enum Operation: String, Decodable { case sdpa, mha, gemm, batchedGEMM = "batched_gemm", softmax, machine }
   enum DType: String, Decodable { case f32, f64, f16, bf16 }
@@ -22,7 +22,7 @@ struct Request: Decodable {
   }
 
   let op: Operation
-  /// B. It is 1 for `gemm`; for `softmax` there are batch × queries rows.
+  /// The batch size B. `gemm` ignores it. `softmax` has batch × heads × queries rows.
   var batch: Int
   var heads: Int
   var keyValueHeads: Int
@@ -33,11 +33,13 @@ struct Request: Decodable {
   let dtype: DType
   let mask: Mask
   let cache: Cache?
-  /// The number of keys to the left of the diagonal, under a causal mask.
+  /// The number of keys to the left of the diagonal that a query may attend to, in addition to the rule of `mask`; nil:
+  /// no limit.
   var window: Int?
   let pass: Pass
   var algorithm: Algorithm
-  /// The number of pairs of key and value that calls use in turn, so that no pair is still in the CPU's cache at its next turn.
+  /// The number of pairs of a key and a value tensor that calls use in turn, so that a pair is no longer in the CPU's
+  /// cache when its turn comes again.
   var rotation: Int
   /// Whether each call writes into a new tensor instead of an existing one.
   let fresh: Bool
@@ -48,7 +50,8 @@ struct Request: Decodable {
   let transposed: Bool
   /// Whether the result is also compared with the same call in Double.
   var error: Bool
-  /// The path for the inputs and the last call's output, as safetensors, so that the other side can read and compare them.
+  /// The path of a safetensors file for the inputs and the last call's output, so that another program can read and
+  /// compare them.
   let save: String?
 
   private enum CodingKeys: String, CodingKey {
@@ -84,7 +87,7 @@ struct Request: Decodable {
     error = try field(.error, false)
     save = try fields.decodeIfPresent(String.self, forKey: .save)
     func check(_ key: CodingKeys, _ value: Int, from least: Int) throws {
-      // With this limit the product of any three is an Int.
+      // With this limit, the product of any three of these numbers fits in an Int.
       let most = 1 << 20
       guard value >= least, value <= most else {
         throw AttentionError(
@@ -156,7 +159,7 @@ struct Request: Decodable {
   }
 }
 
-/// One line of output.
+/// The answer to a request: a line of output with a JSON object.
 struct Answer: Encodable {
   let seconds: [Double]
   /// The operations of one call, counted as in the literature.
@@ -166,9 +169,10 @@ struct Answer: Encodable {
   let algorithm: String
   let isa: String
   let checksum: Double
-  /// The rate at which calls read keys and values that are not in the CPU's cache; nil unless calls rotate.
+  /// The rate at which calls read keys and values that are not in the CPU's cache; nil if the request's rotation is 1.
   let readGBps: Double?
-  /// The rate at which threads that do nothing else read the same memory, in turn with the calls; nil unless calls rotate.
+  /// The rate at which threads that do nothing else read the same memory, in turn with the calls; nil if the request's
+  /// rotation is 1.
   let readLimitGBps: Double?
   /// The largest absolute difference from the same call in Double; nil unless it was requested.
   let maxError: Double?

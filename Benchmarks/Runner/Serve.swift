@@ -16,7 +16,8 @@ struct Serve: ParsableCommand {
   private struct Operation: Decodable { let op: String }
 
   func run() throws {
-    // Requests for the same inputs share them. So in alternation only the call is measured, not the filling of the inputs.
+    // Successive requests for the same inputs share them, so that the inputs are not made again if two programs take
+    // turns.
     var workloads = WorkloadCache()
     var embedding: EmbeddingWorkload?
     while let line = readLine() {
@@ -46,7 +47,7 @@ struct Serve: ParsableCommand {
     encoder.nonConformingFloatEncodingStrategy = .convertToString(
       positiveInfinity: "inf", negativeInfinity: "-inf", nan: "nan")
     let line = (try? encoder.encode(value)) ?? Data("{\"error\":\"the answer could not be encoded\"}".utf8)
-    // Written without a buffer: an answer must not wait for the next one.
+    // The answer is written without a buffer, so that it does not wait for the next answer.
     do { try FileHandle.standardOutput.write(contentsOf: line + Data("\n".utf8)) } catch {
       throw AttentionError(.inputOutput, "standard output", "an answer could not be written")
     }

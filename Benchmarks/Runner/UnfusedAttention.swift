@@ -2,8 +2,8 @@ import Attention
 import AttentionBLAS
 import AttentionTensors
 
-/// Attention without fusion: one GEMM computes the whole matrix of scores, the softmax changes its rows in place, and another
-/// GEMM reads the whole matrix. It is as fast as possible here: it uses the same products, kernels and threads.
+/// Attention without fusion: one GEMM computes the whole matrix of scores, the softmax changes its rows in place, and
+/// another GEMM reads the whole matrix. The products, softmax kernels and threads are the same as in fused attention.
 final class UnfusedAttention<Element: AttentionElement> {
   /// The largest number of scores; larger problems are not measured.
   static var scoreLimit: Int { 1 << 28 }
@@ -40,14 +40,15 @@ final class UnfusedAttention<Element: AttentionElement> {
     try normalise(context)
     let value = try split(value, 1)
     let scores = scores
-    // The output as a tensor with the axis of groups, in the output's own memory layout.
+    // `result` is the output with an axis of groups, in the output's memory. `output` is emptied, so that the memory
+    // has one owner and the product is written in place.
     var result = try split(output, grouped[2])
     output = try Tensor(repeating: 0, shape: [0])
     try result.withMutableView { try matmul(scores, value, .replacing, into: &$0, context: context) }
     output = try result.reshaped([grouped[0], grouped[1] * grouped[2]] + result.shape.suffix(2))
   }
 
-  /// Bias, mask and softmax of every row.
+  /// Applies the bias, the mask and the softmax to every row of the scores.
   private func normalise(_ context: AttentionContext) throws {
     let kernels = try context.kernels(for: Element.self)
     let (queryCount, keyCount) = (scores.shape[3], scores.shape[4])

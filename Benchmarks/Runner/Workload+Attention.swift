@@ -9,7 +9,8 @@ extension Workload {
     typealias Element = Stored.Arithmetic
     let (batch, heads, keyValueHeads) = (request.batch, request.heads, request.keyValueHeads)
     let query: Tensor<Stored> = try random([batch, heads, request.queries, request.width], request, 1)
-    // Each further pair is a copy with its own memory: for the CPU's cache it does not matter that the numbers are the same.
+    // Calls use pairs of a key and a value tensor in turn. Each further pair is a copy with its own memory. For the
+    // CPU's cache, it does not matter that the numbers are the same.
     let key: Tensor<Stored> = try random([batch, keyValueHeads, request.keys, request.width], request, 2)
     let value: Tensor<Stored> = try random([batch, keyValueHeads, request.keys, request.valueWidth], request, 3)
     let pairs = try (0..<request.rotation).map { $0 == 0 ? (key, value) : (try key.copied(), try value.copied()) }
@@ -137,7 +138,7 @@ struct RequestedMask<Element: AttentionElement> {
       }
     case .causal, .causalTopLeft: mask = .causal(alignment)
     case .boolean:
-      // One key in ten is masked.
+      // Each pair of a query and a key is masked with probability 0.1.
       var generator = SeededGenerator(seed: request.seed &+ 77)
       let attends = (0..<request.queries * request.keys).map { _ in generator.nextUnit() >= 0.1 }
       self.attends = try Tensor(attends, shape: [1, 1, request.queries, request.keys])

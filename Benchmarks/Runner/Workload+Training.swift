@@ -5,8 +5,8 @@ import AttentionTensors
 extension Workload {
   /// A step of training: the forward pass and the gradients of query, key, value and, if the mask has one, of the bias.
   ///
-  /// The result is all gradients one after another. Operations are counted as 3.5 times those of the forward pass: it has two
-  /// products, the backward pass has five.
+  /// The result is all gradients one after another. The operations count as 3.5 times those of the forward pass,
+  /// because the forward pass has two products and the backward pass has five.
   static func training<Stored: AttentionStorage>(_ request: Request, _: Stored.Type) throws -> Workload {
     typealias Element = Stored.Arithmetic
     let (batch, heads, keyValueHeads) = (request.batch, request.heads, request.keyValueHeads)

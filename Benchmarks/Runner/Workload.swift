@@ -7,7 +7,8 @@ import AttentionTensors
 struct Workload {
   /// Makes one call and keeps its result.
   let call: (Request.Algorithm, AttentionContext) throws -> Void
-  /// The operations of one call, counted as in the literature: half of them under a causal mask.
+  /// The operations of one call, counted as in the literature: under a causal mask with as many queries as keys, half
+  /// of all scores count.
   let operationCount: Double
   /// The bytes of key and value that one call reads.
   var keyValueByteCount = 0
@@ -15,7 +16,8 @@ struct Workload {
   var readRate: (AttentionContext) -> Double = { _ in .nan }
   /// The sum of the elements of the last call's result: equal inputs give equal sums.
   let checksum: () throws -> Double
-  /// The largest difference between the last call's result and the same in Double; nil if there is nothing to compare with.
+  /// The largest difference between the last call's result and the result in Double; nil if there is nothing to compare
+  /// with.
   let maxError: (() throws -> Double)?
   /// The inputs by name and the last call's output, for writing to a file.
   let tensors: () throws -> SafeTensorsWriter
@@ -135,7 +137,8 @@ final class Slot<Element: AttentionStorage> {
     try tensor.withUnsafeBufferPointer { $0.reduce(0) { $0 + $1._double } }
   }
 
-  /// A function that compares with the result of `reference`; nil for Double, because there is nothing more exact to compare with.
+  /// A function that gives the largest difference from the result of `reference`; nil for Double, because there is
+  /// nothing more exact to compare with.
   func comparison(with reference: @escaping () throws -> Tensor<Double>) -> (() throws -> Double)? {
     if Element.self == Double.self { return nil }
     return {
@@ -147,7 +150,8 @@ final class Slot<Element: AttentionStorage> {
   }
 }
 
-/// Random numbers, uniform on [−1, 1), which Float holds exactly whatever the element type.
+/// Random numbers, uniform on [−1, 1). They are made as Floats and then converted, so that all element types get the
+/// same numbers, apart from rounding.
 func random<Element: AttentionStorage>(_ shape: [Int], _ request: Request, _ index: UInt64) throws -> Tensor<Element> {
   let numbers = try Tensor<Float>(uniform: -1..<1, shape: shape, seed: request.seed &* 1000 &+ index)
   return try numbers as? Tensor<Element> ?? Tensor(converting: numbers)

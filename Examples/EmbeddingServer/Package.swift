@@ -1,7 +1,7 @@
 // swift-tools-version: 6.2
 import PackageDescription
 
-// A package of its own, so that only who wants the server fetches what a web server needs.
+// This is a separate package, so that only users who want the server fetch the packages that a web server needs.
 let package = Package(
   name: "embedding-server",
   platforms: [.macOS(.v15)],

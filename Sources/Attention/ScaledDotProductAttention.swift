@@ -4,29 +4,32 @@ public import AttentionTensors
 ///
 /// `B` batch, `H` query heads, `Hk` key/value heads, `L` queries, `S` keys, `E` head dimension of query and key,
 /// `Ev` value dimension. The computation is exact and takes O(L) memory besides the results. Tensors of rank 3 leave out
-/// the batch, those of rank 2 the heads too. Strides are free, and no operand is copied to suit a layout.
+/// the batch, those of rank 2 the heads too. Operands may have any strides, and none is copied to suit a layout.
 ///
 /// - Parameters:
 ///   - query: `[B, H, L, E]`, of Float, Double, Float16 or `BFloat16`.
-///   - key: `[B, Hk, S, E]`; H is a multiple of Hk, and query head h reads head h / (H / Hk). Its type may differ from the
-///     query's, if attention computes both in the same type: Float for all but Double.
+///   - key: `[B, Hk, S, E]`; H is a multiple of Hk, and query head h reads key/value head h / (H / Hk). The type of the
+///     key may differ from the query's if attention computes both in the same type: Double for Double, Float for all
+///     others.
 ///   - value: `[B, Hk, S, Ev]`, of the key's type.
 ///   - mask: Which keys each query may attend to, and what is added to the scores.
-///   - options: Scale, softcap, sinks and layout; by default a scale of 1/√E and heads first.
+///   - options: Scale, softcap, sinks, layout and dropout; by default a scale of 1/√E, heads first, and none of the
+///     others.
 ///   - context: Threads, instruction set, algorithm.
 /// - Returns: `[B, H, L, Ev]`, in the query's layout, rank and type, contiguous. A query that may attend to nothing gets 0.
 ///   A NaN that a query attends to gives NaN; a masked NaN has no effect.
 /// - Throws: `AttentionError` if shapes disagree, or if the context asks for something that this machine does not have.
 ///
-/// Accuracy: the largest error against Double is at most twice that of the plain formula in the same type, plus 1e-6 (Double
-/// 1e-14) of the result's size. Two-byte types are converted a tile at a time, the computation is in Float, and results are
-/// rounded once.
+/// Accuracy: the largest error against Double is at most twice that of the plain formula in the same type, plus 1e-6
+/// (Double: 1e-14) times the largest magnitude in the result. Two-byte types are converted a tile at a time, the
+/// computation is in Float, and results are rounded once.
 ///
-/// Cost: 2·B·H·L·S·(E + Ev) operations, half of them under a causal mask.
+/// Cost: 2·B·H·L·S·(E + Ev) operations, and about half of them under a causal mask with L = S.
 ///
-/// The same inputs give the same bits on the same kernels, with any number of threads. Also, a sequence has the same bits as
-/// in a call of its own, whatever else is in the batch or packed next to it; this does not hold with OpenBLAS's products or
-/// with a ``BlockMask``.
+/// The same inputs give the same bits on the same kernels, with any number of threads. Also, a sequence has the same
+/// bits as if it were the only one in the call, whatever else is in the batch or packed next to it. This need not hold
+/// with OpenBLAS's products, with a ``BlockMask``, with dropout, or for a sequence of few queries that is packed as a
+/// document or padded without ``AttentionMask/queryLengths(_:)``.
 ///
 /// Source: Vaswani et al. 2017 (arXiv:1706.03762), equation 1; Dao et al. 2022 (arXiv:2205.14135); softcap: Gemma Team
 /// 2024 (arXiv:2408.00118), §2; sinks: Miller 2023, "Attention is off by one", and gpt-oss.
@@ -57,11 +60,12 @@ public func scaledDotProductAttention<Element: AttentionStorage, KeyElement: Att
   return try problem.result(Element.self, returning: extras, context: context)
 }
 
-/// ``scaledDotProductAttention(query:key:value:mask:options:context:)`` into an existing tensor. Nothing is allocated for the
-/// result, unless another tensor shares its memory.
+/// ``scaledDotProductAttention(query:key:value:mask:options:context:)`` into an existing tensor. Nothing is allocated
+/// for the result, unless the tensor is mapped or broadcast, or another tensor shares its memory: then it gets new
+/// memory first.
 ///
-/// `output` is `[B, H, L, Ev]`, in the query's layout and rank; any strides. Its old contents are not read. A tensor that is
-/// mapped, broadcast or of another shape is an error. All other parameters are the same.
+/// `output` is `[B, H, L, Ev]`, in the query's layout and rank; any strides. Its old contents do not matter. A tensor
+/// of another shape is an error. All other parameters are the same.
 @_specialize(where Element == Float, KeyElement == Float)
 @_specialize(where Element == Double, KeyElement == Double)
 public func scaledDotProductAttention<Element: AttentionStorage, KeyElement: AttentionStorage>(

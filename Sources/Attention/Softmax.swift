@@ -5,13 +5,15 @@ public import AttentionTensors
 /// - Parameters:
 ///   - x: `[…, n]`; any strides.
 ///   - context: Threads, instruction set.
-/// - Returns: The same shape; rows sum to 1. A row of only −inf gives 0. A row that holds NaN or +inf gives NaN.
+/// - Returns: A tensor of x's shape, contiguous. Rows sum to 1. A row of only −inf gives 0. A row that holds NaN or
+///   +inf gives NaN.
 /// - Throws: `AttentionError` for a scalar, or if the context asks for something that this machine does not have.
 ///
-/// Accuracy: the error of each exponential is at most 2 + 1.25·|xᵢ − max x| ULP. 2^x itself is within 1.5 ULP;
-/// the rest of the error comes from its argument, which is rounded once more. The test SoftmaxTests.smallExponentials checks
-/// this bound, plus two ULP for the two divisions in the test. Exponentials up to 2^−125.5 (Double: 2^−1021.5) times the
-/// row's largest exponential are 0.
+/// Accuracy: the error of each exponential is at most 2 + 1.25·|xᵢ − max x| ULP. An exponential is computed as 2^t with
+/// t = (xᵢ − max x)·log₂ e. The computation of 2^t has an error of at most 1.5 ULP; the rest comes from t, because the
+/// difference and log₂ e are rounded. The test SoftmaxTests.smallExponentials checks this bound, plus two ULP for the
+/// two divisions in the test. The row's largest exponential is 1. Exponentials up to 2^−126 (Double: 2^−1022) are 0,
+/// and with some instruction sets those up to 2^−125.5 (Double: 2^−1021.5).
 ///
 /// Source: Milakov and Gimelshein 2018 (arXiv:1805.02867), Algorithm 2.
 @_specialize(where Element == Float)
@@ -84,7 +86,7 @@ private func runRows<Element: AttentionElement>(
   let count = x.shape[x.rank - 1]
   let rowCount = x.shape.dropLast().reduce(1, *)
   if rowCount == 0 { return }
-  // 0.25 ns an element.
+  // An estimate that sets the size of tasks: one thread takes 0.25 ns for each element.
   let loop = ParallelLoop(itemCount: rowCount, nanosecondsPerItem: 0.25 * Double(count), context: context)
   let (byteCount, overflow) = scratchCount.multipliedReportingOverflow(
     by: MemoryLayout<Element>.stride * loop.workerCount)

@@ -32,7 +32,7 @@ package func openCase(_ file: SafeTensorsFile) throws -> any ConformanceCase {
 /// The comparison of one result with the expected one.
 package struct Comparison: Encodable {
   package let name: String
-  /// Infinite if an infinity or NaN does not match.
+  /// The largest error; infinite if an infinity does not match or an element is NaN.
   package let error: Double
   package let tolerance: Double
 
@@ -67,8 +67,8 @@ extension ConformanceCase {
   }
 }
 
-/// The largest error as a share of what is allowed: the absolute difference, and the difference allowed there. Infinities must
-/// match exactly; a NaN matches nothing.
+/// The error of the element whose error is the largest share of what is allowed, and the error allowed in this element.
+/// Infinities must match exactly; a NaN matches nothing.
 func worstError(
   _ result: Tensor<Float>, _ expected: Tensor<Float>, _ tolerance: Tolerance, _ name: String
 ) throws -> (error: Double, allowed: Double) {

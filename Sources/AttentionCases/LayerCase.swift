@@ -1,8 +1,10 @@
 package import Attention
 internal import AttentionFiles
 
-/// A stored multi-head attention with its inputs. The weights are PyTorch's state dictionary under `state.`, or one
-/// `…_projection` for each of query, key, value and output; with the latter there is one `input`.
+/// A stored multi-head attention with its inputs.
+///
+/// The weights are PyTorch's state dictionary, with names that begin with `state.`, or one `…_projection` each for
+/// query, key, value and output. If there is one tensor `input`, it is query, key and value.
 package struct LayerCase: ConformanceCase {
   package let layer: MultiHeadAttention<Float>
   package let query: Tensor<Float>
@@ -34,7 +36,8 @@ package struct LayerCase: ConformanceCase {
       value = query
     } else {
       query = try input("query")
-      // Equal inputs are stored separately. If they are the same tensor here, the layer can share their product.
+      // A file stores equal inputs separately. If they become one tensor here, the layer can compute their projections
+      // in one product.
       func same(_ name: String, as other: Tensor<Float>) throws -> Tensor<Float> {
         let tensor = try input(name)
         return tensor == other ? other : tensor

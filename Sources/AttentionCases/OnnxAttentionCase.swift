@@ -3,9 +3,9 @@ internal import AttentionFiles
 
 /// A case of the ONNX operator Attention, opsets 23 to 25: inputs are `in.Q` and so on, attributes are `attr.NAME`.
 ///
-/// The operator differs from this library. Without a cache its causal mask is top-left; with a cache the mask is shifted by the
-/// past or by the valid keys. If a mask is shorter than the keys, the remaining keys are forbidden. Operands of rank 3 hold
-/// their heads side by side.
+/// The operator differs from this library. Without a cache its causal mask is top-left. With a cache the mask is
+/// shifted by the number of past keys, or by the number of valid keys minus the number of queries. If a mask is shorter
+/// than the keys, the remaining keys are forbidden. Operands of rank 3 hold their heads side by side.
 struct OnnxAttentionCase<Stored: AttentionStorage>: ConformanceCase {
   private let query: Tensor<Stored>
   private let key: Tensor<Stored>
@@ -216,7 +216,7 @@ private func requireRank4(_ file: SafeTensorsFile, _ shapes: [Int]...) throws {
   }
 }
 
-/// The concatenation of both along the length axis of `[B, H, L, E]`.
+/// The concatenation of `a` and `b` along the length axis of `[B, H, L, E]`.
 private func concatenated<Element: TensorElement>(_ a: Tensor<Element>, _ b: Tensor<Element>) throws -> Tensor<Element>
 {
   try requireShape(

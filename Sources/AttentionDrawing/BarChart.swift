@@ -1,4 +1,5 @@
-/// Bars that begin at one line, in groups: one group for each measured thing, one bar for each way to do it.
+/// A chart of horizontal bars that begin at a common line: a group of bars for each thing that is measured, and in it a
+/// bar for each way to do that thing.
 package struct BarChart: Decodable {
   package struct Group: Decodable {
     package let label: String

@@ -37,7 +37,8 @@ package struct HeatMapPicture {
         let x = left + cell * Double(column)
         let hint = "\(token) → \(columns[column]): \(threeDigits(weight))"
         document.box(x: x + 1, y: y + 1, width: cell - 2, height: cell - 2, class: "cellframe", radius: 3)
-        // The square root of the share: otherwise one large weight would hide all others.
+        // The opacity is the square root of the weight's share of the largest weight: otherwise one large weight would
+        // hide all others.
         let share = weight.isFinite ? Double(max(0, weight / most)).squareRoot() : 0
         document.box(
           x: x + 1, y: y + 1, width: cell - 2, height: cell - 2, class: "ink", opacity: share, radius: 3, hint: hint)

@@ -53,7 +53,8 @@ package struct SVGDocument {
     """
   }
 
-  /// The colours; colour-blind readers can tell them apart too, on the light and on the dark background.
+  /// The fonts and colours. Colour-blind readers can tell the colours apart too, on the light and on the dark
+  /// background.
   private static let style = """
     text{font:13px system-ui,-apple-system,"Segoe UI",Roboto,sans-serif}\
     .title{font-size:17px;font-weight:600}.small{font-size:11px}\

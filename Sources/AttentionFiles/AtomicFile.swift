@@ -2,11 +2,12 @@ internal import AttentionTensors
 
 internal import CLibrary
 
-/// Writes a file so that its name always stands for the old content or for the whole new content. It writes a temporary
-/// file beside it, syncs that file, then renames it over the old one.
+/// Replaces a file as a whole: `path` holds either the old content or the whole new content, never a part of it.
 ///
-/// A symbolic link is followed, and the file's permissions are kept. Anything but a regular file is refused.
-/// - Throws: What `body` throws, and `AttentionError`; the temporary file is removed then.
+/// `body` calls `append` with the bytes, which go to a temporary file in the same folder. That file is synced and then
+/// renamed to `path`. A symbolic link is followed, and the permissions of an old file are kept. If there is anything
+/// but a regular file at `path`, it is refused.
+/// - Throws: Any error of `body`; `AttentionError` if the file cannot be written. The temporary file is then removed.
 package func writeAtomically(
   to path: String, _ body: (_ append: (UnsafeRawBufferPointer) throws -> Void) throws -> Void
 ) throws {
@@ -43,7 +44,8 @@ package func writeAtomically(
     unlink(temporary)
     throw error
   }
-  // The rename is durable after the folder is synced. On a file system that cannot sync folders only this is lost.
+  // Syncing the folder makes the rename durable. Errors are ignored: on a file system that cannot sync folders, only
+  // this durability is lost.
   let folderDescriptor = open(folder, O_RDONLY | O_CLOEXEC)
   if folderDescriptor >= 0 {
     fsync(folderDescriptor)
@@ -64,7 +66,7 @@ private func writeAll(_ bytes: UnsafeRawBufferPointer, to descriptor: CInt, _ pa
   }
 }
 
-/// `write`, but a file beyond the process's size limit is an error, EFBIG, and not a signal that ends the process.
+/// Calls `write`. Beyond the process's limit of file size, it fails with EFBIG; no signal ends the process.
 private func writeWithoutSignal(_ descriptor: CInt, _ bytes: UnsafeRawPointer, _ byteCount: Int) -> Int {
   var signals = sigset_t()
   var before = sigset_t()
@@ -74,7 +76,7 @@ private func writeWithoutSignal(_ descriptor: CInt, _ bytes: UnsafeRawPointer, _
   let count = write(descriptor, bytes, byteCount)
   let error = errno
   if count < 0 && error == EFBIG {
-    // The signal is pending for this thread. It is taken here, so it is not delivered when the old mask is set again.
+    // If `write` has left SIGXFSZ pending, it is taken here, so that it is not delivered when the old mask is set.
     var pending = sigset_t()
     sigpending(&pending)
     var signal: CInt = 0

@@ -2,7 +2,7 @@ package import AttentionTensors
 
 internal import CLibrary
 
-/// The bytes of a file: mapped into memory, or read into memory of our own.
+/// The bytes of a file, mapped into memory or copied into memory that this object allocates.
 final class FileBytes: @unchecked Sendable {
   // Sendable: nothing changes after init.
   let bytes: UnsafeRawBufferPointer
@@ -44,7 +44,7 @@ final class FileBytes: @unchecked Sendable {
     bytes = UnsafeRawBufferPointer(start: base, count: count)
   }
 
-  /// A copy of `source`, aligned as mapped bytes are.
+  /// A copy of `source` at an address that is a multiple of `TensorStorage.alignment`.
   init(copying source: UnsafeRawBufferPointer, name: String) throws(AttentionError) {
     let base = try Self.allocate(source.count, name)
     UnsafeMutableRawBufferPointer(start: base, count: source.count).copyMemory(from: source)
@@ -66,22 +66,22 @@ final class FileBytes: @unchecked Sendable {
   }
 }
 
-/// The most bytes that one call reads or writes: more than 2 GiB fails on macOS.
+/// The largest number of bytes that one call reads or writes. On macOS, a call for 2 GiB or more fails.
 let transferLimit = 1 << 30
 
-/// Throws unless the system sees the whole of `path`. For the system, a path ends at a NUL.
+/// Throws if `path` is empty or contains a NUL, at which it would end for the operating system.
 func requirePath(_ path: String) throws(AttentionError) {
   try requireArgument(
     !path.isEmpty && !path.utf8.contains(0), "path",
     "a path that is not empty and holds no NUL expected; got \"\(path)\"")
 }
 
-/// The last error of the operating system, in the name of a file.
+/// An error about the file at `path`: `what`, followed by the text of the operating system's last error (`errno`).
 func systemError(_ path: String, _ what: String) -> AttentionError {
   AttentionError(.inputOutput, path, "\(what): \(String(cString: strerror(errno)))")
 }
 
-/// What a file often is instead after a download, as a text for people; nil if the bytes are nothing of that kind.
+/// Describes what a download has often left instead of the file: a git-lfs pointer or a page of HTML. Nil: neither.
 package func whatElse(_ bytes: UnsafeRawBufferPointer) -> String? {
   let start = String(decoding: bytes.prefix(64).drop { $0 <= 0x20 }, as: UTF8.self).lowercased()
   if start.hasPrefix("version https://git-lfs") { return "a git-lfs pointer to it: fetch it with git lfs pull" }
@@ -89,7 +89,7 @@ package func whatElse(_ bytes: UnsafeRawBufferPointer) -> String? {
   return nil
 }
 
-/// The lines of a text, without their ends.
+/// The lines of a text, without their line breaks (LF or CR LF).
 /// - Throws: `AttentionError` where a line is not UTF-8.
 package func splitLines(_ bytes: [UInt8], name: String, firstLine: Int = 1) throws(AttentionError) -> [String] {
   var lines: [String] = []
@@ -107,7 +107,8 @@ package func splitLines(_ bytes: [UInt8], name: String, firstLine: Int = 1) thro
 
 /// The first bytes of a regular file, at most `count`. Nil if `path` is not a regular file or cannot be read.
 package func firstBytes(of path: String, count: Int) -> [UInt8]? {
-  // Checked before opening: a pipe's writer would take this process for its reader, and die when the pipe is closed.
+  // The kind of file is checked before the file is opened. If this process opened a pipe, the pipe's writer would take
+  // it for the reader, and would die when the pipe is closed.
   var status = stat()
   guard stat(path, &status) == 0, status.st_mode & S_IFMT == S_IFREG else { return nil }
   let descriptor = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK)

@@ -5,29 +5,34 @@ public import AttentionTensors
 ///     let file = try SafeTensorsFile(contentsOf: "model.safetensors")
 ///     let weight = try file.tensor("encoder.weight", as: Float.self)
 ///
-/// Opening reads and checks the header: types, shapes, ranges without gap or overlap, no name twice (including names
-/// that Unicode counts as equal). If the header is wrong, the error names the tensor and its bytes.
+/// Opening reads the header and checks it: types and shapes are valid, byte ranges have neither gaps nor overlaps, and
+/// no name occurs twice (names that Unicode counts as equal are one name). An error about a tensor's type, shape or
+/// range names the tensor and its bytes.
 public struct SafeTensorsFile: Sendable {
-  /// How the data come into memory.
+  /// How the bytes of a file get into memory.
   public enum Loading: Sendable, Hashable {
-    /// Mapped: tensors are views of the file, read page by page when they are first used. The file must not be changed or
-    /// cut short meanwhile: reading a page that is gone kills the process.
+    /// The file is mapped: tensors are views of it, and each page is read when it is first used.
+    ///
+    /// The file must not be changed or cut short while it is open or a tensor of it exists: reading a page that no
+    /// longer exists kills the process.
     case mapped
-    /// Read as a whole: safe where the file may change meanwhile.
+    /// The file is read as a whole when it is opened, and may be changed afterwards. If it is cut short while it is
+    /// read, opening throws.
     case copied
   }
 
-  /// The path of the file; for bytes in memory, the name that errors give.
+  /// The path of the file; for bytes in memory, the name by which errors call them.
   public let path: String
-  /// `__metadata__`.
+  /// The strings that the header holds under `__metadata__`.
   public let metadata: [String: String]
-  /// The tensors in the order of their bytes.
+  /// The descriptions of the tensors, in the order of their bytes in the file.
   public let entries: [SafeTensorsEntry]
   private let index: [String: Int]
   private let bytes: FileBytes
   private let dataOffset: Int
 
-  /// - Throws: `AttentionError` where the file cannot be read or contradicts its format.
+  /// Opens the file at `path`.
+  /// - Throws: `AttentionError` if the file cannot be read or contradicts its format.
   public init(contentsOf path: String, loading: Loading = .mapped) throws(AttentionError) {
     try self.init(FileBytes(path: path, isMapped: loading == .mapped), path: path)
   }
@@ -55,8 +60,10 @@ public struct SafeTensorsFile: Sendable {
   /// The description of a tensor; nil where there is none of that name.
   public func entry(_ name: String) -> SafeTensorsEntry? { index[name].map { entries[$0] } }
 
-  /// A tensor of exactly the stored type: a view of the file if its bytes are aligned, else a copy.
-  /// - Throws: `AttentionError` where there is no tensor of that name, or it has another type.
+  /// The tensor of this name, in the type in which it is stored.
+  ///
+  /// It is a view of the file if its bytes are aligned, else a copy. Booleans are checked and always copied.
+  /// - Throws: `AttentionError` if there is no tensor of this name, it has another type, or a boolean is not 0 or 1.
   public func tensor<Element: TensorElement>(
     _ name: String, as _: Element.Type = Element.self
   ) throws -> Tensor<Element> {
@@ -84,8 +91,10 @@ public struct SafeTensorsFile: Sendable {
       strides: rowMajorStrides(of: entry.shape))
   }
 
-  /// A tensor of numbers, converted to another type of number and rounded to nearest; not copied if it has that type.
-  /// - Throws: `AttentionError` where there is no tensor of that name, or it does not hold real numbers.
+  /// The tensor of this name, converted to another type of number and rounded to nearest.
+  ///
+  /// If it is stored in that type, the result is that of ``tensor(_:as:)``.
+  /// - Throws: `AttentionError` if there is no tensor of this name, or it does not hold real numbers.
   public func tensor<Element: RealTensorElement>(
     _ name: String, convertingTo _: Element.Type
   ) throws -> Tensor<Element> {

@@ -2,28 +2,28 @@ public import AttentionTensors
 
 /// One tensor as a safetensors header describes it.
 public struct SafeTensorsEntry: Sendable, Hashable {
-  /// What the header calls it.
+  /// The name of the tensor in the header.
   public let name: String
   /// The type of its elements.
   public let dataType: DataType
-  /// The extent of each axis; row-major.
+  /// The extent of each axis. The elements are in row-major order.
   public let shape: [Int]
-  /// Its bytes, counted from the end of the header.
+  /// The range of the tensor's bytes, counted from the end of the header.
   public let byteRange: Range<Int>
 }
 
-/// The header of a safetensors file, checked: it is consistent in itself, and agrees with `dataByteCount` bytes of data.
+/// The header of a safetensors file, after a check: it is consistent in itself, and agrees with the size of the file.
 ///
 /// Format: the length N of the header as 8 bytes little-endian, N bytes of JSON that begin with `{`, then the data. The
 /// tensors' ranges cover the data without gap or overlap. Source: huggingface/safetensors, README "Format".
 struct SafeTensorsHeader {
-  /// As in the reference implementation, which takes a longer header for an attack.
+  /// The largest number of bytes of a header, as in the reference implementation. Longer headers are taken for attacks.
   static let byteLimit = 100_000_000
   /// The most axes of a tensor; no real tensor has so many.
   static let rankLimit = 64
 
   let metadata: [String: String]
-  /// In the order of their bytes.
+  /// The tensors, in the order of their bytes.
   let entries: [SafeTensorsEntry]
   /// Where the data begin in the file.
   let dataOffset: Int

@@ -1,9 +1,9 @@
 internal import AttentionTensors
 
-/// Parses the JSON of a safetensors header and nothing else: one object of objects, no deeper.
+/// Parses the JSON of a safetensors header: one object, whose members are objects. It accepts no other JSON.
 ///
-/// General parsers keep the last of two equal names, and follow any depth. Here both are errors. Nothing recurses, so no
-/// header exhausts the stack.
+/// A general parser keeps the last of two members of the same name, and accepts any depth. Here a repeated name and a
+/// deeper value are errors. Nothing recurses, so no header exhausts the stack.
 struct SafeTensorsHeaderParser {
   struct RawTensor {
     var name: String

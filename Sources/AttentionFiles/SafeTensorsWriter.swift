@@ -17,7 +17,7 @@ public struct SafeTensorsWriter: Sendable {
     var withBytes: @Sendable ((UnsafeRawBufferPointer) throws -> Void) throws -> Void
   }
 
-  /// `__metadata__`.
+  /// The strings that the file holds under `__metadata__`.
   public var metadata: [String: String] = [:]
   private var entries: [Entry] = []
   private var names: Set<String> = []
@@ -26,8 +26,8 @@ public struct SafeTensorsWriter: Sendable {
   /// An empty writer.
   public init() {}
 
-  /// Adds a tensor of any strides. Its elements are only copied when they are written.
-  /// - Throws: `AttentionError` where the name is taken or reserved.
+  /// Adds a tensor of any strides. Its elements are not copied before they are written.
+  /// - Throws: `AttentionError` if the name is taken or reserved, or the tensor is too large for a file.
   public mutating func add<Element: TensorElement>(_ name: String, _ tensor: Tensor<Element>) throws(AttentionError) {
     let (byteCount, overflow) = try elementCount(of: tensor.shape)
       .multipliedReportingOverflow(by: MemoryLayout<Element>.stride)
@@ -38,7 +38,7 @@ public struct SafeTensorsWriter: Sendable {
         withBytes: { body in try tensor.withUnsafeBufferPointer { try body(UnsafeRawBufferPointer($0)) } }))
   }
 
-  /// Adds a tensor of any type of the format by its bytes.
+  /// Adds a tensor, given as bytes, of any type that the format has.
   /// - Throws: `AttentionError` where the name is taken or reserved, or the number of bytes does not fit the shape.
   public mutating func add(_ name: String, dataType: DataType, shape: [Int], bytes: [UInt8]) throws(AttentionError) {
     let (bitCount, overflow) = try elementCount(of: shape).multipliedReportingOverflow(by: dataType.bitCount)
@@ -63,8 +63,9 @@ public struct SafeTensorsWriter: Sendable {
     totalByteCount = total
   }
 
-  /// Writes the file: writes a temporary file beside it, syncs that file, and renames it to `path`.
-  /// - Throws: `AttentionError` where the system refuses; `path` is then unchanged.
+  /// Writes the file: writes a temporary file in the same folder, syncs it, and renames it to `path`.
+  /// - Throws: `AttentionError` if the file cannot be written, or if the header would be longer than the format allows.
+  ///   `path` is then unchanged.
   public func write(to path: String) throws {
     try writeAtomically(to: path, emit)
   }
@@ -78,7 +79,8 @@ public struct SafeTensorsWriter: Sendable {
   }
 
   private func emit(_ append: (UnsafeRawBufferPointer) throws -> Void) throws {
-    // Widest types first, so that every tensor is aligned to its type; then by name.
+    // The widest types come first, so that every tensor is aligned to its type. Tensors of one width are ordered by
+    // name.
     let ordered = entries.sorted {
       ($1.dataType.bitCount, $0.name) < ($0.dataType.bitCount, $1.name)
     }
@@ -107,7 +109,8 @@ public struct SafeTensorsWriter: Sendable {
       offset += entry.byteCount
     }
     var bytes = Array("{\(members.joined(separator: ","))}".utf8)
-    // Blanks at the end are allowed. With them, mapped data begin at a cache line.
+    // The format allows blanks at the end of the header. They are added so that the data of a mapped file begin at a
+    // cache line.
     while (8 + bytes.count) % TensorStorage.alignment != 0 { bytes.append(UInt8(ascii: " ")) }
     return bytes
   }

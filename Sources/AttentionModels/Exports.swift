@@ -1,2 +1,2 @@
-// A file that imports AttentionModels also has tensors and errors.
+// A file that imports AttentionModels also gets the declarations of tensors and errors.
 @_exported public import AttentionTensors

@@ -9,26 +9,26 @@ public import AttentionTensors
 /// `fanOut` is `out` times these extents. An initializer has PyTorch's distribution but not its numbers: the generators
 /// differ.
 public struct Initializer: Sendable, Hashable {
-  /// The width of a layer that sets the spread: `fanIn` or `fanOut`.
+  /// The number of a layer's inputs or outputs, `fanIn` or `fanOut`, that determines the spread.
   public enum Fan: Sendable, Hashable {
-    /// Keeps the size of the signal on its way forward.
+    /// `fanIn`: the size of signals stays the same from layer to layer in the forward pass.
     case `in`
-    /// Keeps the size of the gradient on its way back.
+    /// `fanOut`: the size of gradients stays the same from layer to layer in the backward pass.
     case out
   }
 
   /// The function that follows the weights. It determines a factor of the spread, the `gain`.
   public enum Nonlinearity: Sendable, Hashable {
-    /// None, or a sigmoid: 1.
+    /// No function, or a sigmoid. The gain is 1.
     case linear
-    /// 5/3.
+    /// tanh. The gain is 5/3.
     case tanh
-    /// √2.
+    /// The rectifier max(0, x). The gain is √2.
     case relu
-    /// √(2 / (1 + slope²)).
+    /// The leaky rectifier, which multiplies negative numbers by `slope`. The gain is √(2 / (1 + slope²)).
     case leakyReLU(slope: Double)
 
-    /// The factor; `nn.init.calculate_gain` of PyTorch.
+    /// The gain of this function, as `nn.init.calculate_gain` of PyTorch gives it.
     public var gain: Double {
       switch self {
       case .linear: 1
@@ -68,9 +68,11 @@ public struct Initializer: Sendable, Hashable {
     Initializer(rule: .kaimingNormal(fan), gain: nonlinearity.gain)
   }
 
-  /// gain times a random matrix with orthonormal columns, or orthonormal rows if it has fewer rows than columns. Such matrices
-  /// are drawn uniformly. Axes after the first count as one. LAPACK's QR factorisation computes the matrix; Wᵀ·W (W·Wᵀ for
-  /// orthonormal rows) is gain² times the identity within some n ULP.
+  /// A random matrix with orthonormal columns, or orthonormal rows if it has fewer rows than columns, times `gain`.
+  ///
+  /// All such matrices are equally likely. Axes after the first count as one. LAPACK's QR factorisation computes the
+  /// matrix W. Up to rounding, Wᵀ·W (W·Wᵀ for orthonormal rows) is gain² times the identity: in the tests, which go up
+  /// to 97 × 128, within 1e-13 (Double) and 2e-6 (Float) for gain 1.
   /// Source: Saxe et al. 2013 (arXiv:1312.6120), §3; Mezzadri 2007 (arXiv:math-ph/0609050).
   public static func orthogonal(gain: Double = 1) -> Initializer { Initializer(rule: .orthogonal, gain: gain) }
 
@@ -80,12 +82,13 @@ public struct Initializer: Sendable, Hashable {
     try requireArgument(
       gain.isFinite && gain >= 0, "Initializer", "a finite gain from 0 expected; got \(gain)")
     _ = try elementCount(of: shape)
-    // In floating point: the axes of an empty tensor may be arbitrarily long.
+    // The product is a Double: in an empty tensor, the other axes may be so long that an Int overflows.
     let receptiveField = shape.dropFirst(2).reduce(1) { $0 * Double($1) }
     let fanIn = Double(shape[1]) * receptiveField
     let fanOut = Double(shape[0]) * receptiveField
     func extent(_ fan: Fan) -> Double { fan == .in ? fanIn : fanOut }
-    // √12: the width of a uniform distribution relative to its deviation. This width is the largest number that occurs here.
+    // A uniform distribution is √12 times as wide as its deviation, which is at most `gain` here. The check makes sure
+    // that `Element` can hold this width.
     try requireArgument(
       Element(_nearest: gain * (12.0).squareRoot()).isFinite, "Initializer",
       "a gain whose weights \(Element.self) holds expected; got \(gain)")
@@ -104,7 +107,7 @@ public struct Initializer: Sendable, Hashable {
     deviation: Double, _ shape: [Int], _ seed: UInt64
   ) throws -> Tensor<Element> {
     if shape.contains(0) { return try Tensor(repeating: Element(_nearest: 0), shape: shape) }
-    // Uniform on ±b has deviation b/√3.
+    // A uniform distribution on ±b has the deviation b/√3.
     let bound = gain * deviation * 3.0.squareRoot()
     return try Tensor(uniform: -bound..<bound, shape: shape, seed: seed)
   }
@@ -119,7 +122,7 @@ public struct Initializer: Sendable, Hashable {
     try columns.withMutableView { view in
       for i in 0..<count { view.base[i] *= Element(gain) }
     }
-    // In memory this is [fewer, more]: the rows of a wide matrix, the columns of a tall one.
+    // In memory, `columns` is [fewer, more]: its rows are the rows of a wide matrix or the columns of a tall one.
     return try (rowCount > columnCount ? columns.transposed() : columns).contiguous().reshaped(shape)
   }
 }
@@ -128,8 +131,8 @@ extension Tensor where Element: LAPACKElement {
   /// Random weights; the same ones for the same seed.
   ///
   /// - Parameters:
-  ///   - initializer: Their distribution.
-  ///   - shape: `[out, in]`, or `[out, in, …]`. Where an extent is 0 there is nothing to draw.
+  ///   - initializer: The distribution of the weights.
+  ///   - shape: `[out, in]`, or `[out, in, …]`. If an extent is 0, the tensor is empty.
   ///   - seed: The same seed gives the same numbers on every machine: the uniform ones exactly, all others up to rounding.
   /// - Throws: `AttentionError` for fewer than two axes, a gain that is negative or not finite, an impossible
   ///   shape, or too little memory.

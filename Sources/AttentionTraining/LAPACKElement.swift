@@ -1,14 +1,15 @@
 public import AttentionBLAS
 internal import CLAPACKE
 
-/// A type of number that LAPACK factorises: Float and Double. Not for other types to adopt.
+/// A type of number whose matrices LAPACK factorises: Float or Double. Other types must not conform.
 public protocol LAPACKElement: BLASElement {
-  /// A = Q·R for a column-major `m × n` matrix, m ≥ n. R and the reflections that make up Q replace A.
-  /// Returns LAPACKE's status. Not API.
+  /// Factorises a column-major `m × n` matrix A = Q·R with m ≥ n, where m is `rowCount` and n is `columnCount`.
+  ///
+  /// R and the reflections that make up Q replace A. Returns LAPACKE's status. Not part of the API.
   static func _geqrf(
     rowCount: Int, columnCount: Int, _ a: UnsafeMutablePointer<Self>, _ reflectors: UnsafeMutablePointer<Self>
   ) -> Int
-  /// Replaces the reflections by the first n columns of Q. Returns LAPACKE's status. Not API.
+  /// Replaces the reflections by the first `columnCount` columns of Q. Returns LAPACKE's status. Not part of the API.
   static func _orgqr(
     rowCount: Int, columnCount: Int, _ a: UnsafeMutablePointer<Self>, _ reflectors: UnsafePointer<Self>
   ) -> Int

@@ -1,10 +1,11 @@
 internal import AttentionBLAS
 internal import AttentionTensors
 
-/// A matrix with orthonormal columns, drawn uniformly: `m × n`, m ≥ n, column-major, in `n × m` row-major memory.
+/// A random `m × n` matrix with orthonormal columns, m ≥ n, column-major: the tensor is `[n, m]` in row-major order.
 ///
-/// Q of the QR factorisation of a matrix of independent normal numbers, each column multiplied by the sign of
-/// R's diagonal. Without the signs Q would depend on how LAPACK chooses them and would not be uniform (Haar).
+/// All such matrices are equally likely. The matrix is the Q of the QR factorisation of a matrix of independent normal
+/// numbers, with each column multiplied by the sign of its element on R's diagonal. Without the signs, Q would depend
+/// on how LAPACK chooses them and would not be uniform (Haar).
 /// Source: Mezzadri 2007 (arXiv:math-ph/0609050), §5.
 func orthonormalColumns<Element: LAPACKElement>(
   rowCount: Int, columnCount: Int, seed: UInt64

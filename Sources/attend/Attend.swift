@@ -16,7 +16,8 @@ struct Attend: ParsableCommand {
 
   static func main() {
     Terminal.openClosedStreams()
-    // A write beyond the limit of file size must fail with an error that is reported; the signal would end the process.
+    // SIGXFSZ is ignored: a write beyond the limit of file size must fail with an error that is reported, and the
+    // signal would end the process instead.
     signal(SIGXFSZ, SIG_IGN)
     do {
       var command = try parseAsRoot(TextArgument.marked(Array(CommandLine.arguments.dropFirst())))

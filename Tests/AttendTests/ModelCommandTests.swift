@@ -269,7 +269,8 @@ struct ModelCommandTests {
     let map = try Command("attend", ["map", "--model", folder("wide"), "--no-color", "愛 man 愛"])
     #expect(map.status == 0, "\(map.errors)")
     func width(_ text: some StringProtocol) -> Int { text.reduce(0) { $0 + ($1 == "愛" ? 2 : 1) } }
-    // The labels of the columns stand below the title, written downwards. Each letter is two terminal columns wide.
+    // The labels of the columns stand below the title, written downwards. Each letter takes two terminal columns,
+    // whether it is one or two columns wide.
     let head = map.lines.dropFirst().prefix { !$0.contains("→") && !$0.contains("[CLS]") }
     #expect(head.count == 5 && Set(head.map(width)) == [7 + 2 * 5], "\(map.output)")
     let rows = map.lines.filter { $0.hasPrefix("   愛  ") }

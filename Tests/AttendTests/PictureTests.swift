@@ -42,7 +42,8 @@ struct PictureTests {
     #expect(command.status == 0, "\(command.errors)")
     #expect(command.output.contains("written to \(folder("map.svg"))"))
     let elements = try elements(String(contentsOfFile: folder("map.svg"), encoding: .utf8))
-    // A frame and a weight for each of 8 × 8 pairs of words, 40 steps of the legend, and the background.
+    // The rectangles are a frame and a weight for each of 8 × 8 pairs of tokens, 40 steps of the legend, and the
+    // background.
     #expect(elements.counts["rect"] == 2 * 64 + 40 + 1)
     #expect(elements.text.contains("attention → "))
     #expect(elements.text.contains("Head 2 of 0 to 11"))

@@ -51,7 +51,7 @@
           let found = try content(of: path)
           precondition(found.map { [1, 2, 3].contains($0) } == true, "an incomplete file is under the name")
         }
-        // Otherwise no process was killed in the middle of a write, and this test shows nothing.
+        // If no temporary file was left, no process was killed in the middle of a write, and this test shows nothing.
         let partCount = try folder.fileNames.count { $0.hasSuffix(".partial") }
         print("\(partCount) of 60 kills left a temporary file")
         precondition(partCount > 0)

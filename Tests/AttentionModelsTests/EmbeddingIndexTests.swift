@@ -69,7 +69,7 @@ struct EmbeddingIndexTests {
   @Test("texts are compared by the cosine, normalised or not, unless the model's settings ask for the product")
   func similarity() throws {
     var generator = TestGenerator(seed: 11)
-    // More than one block of texts.
+    // The texts of the index are more than one block.
     let (texts, queries) = (generator.texts(Self.manyCount), generator.texts(5))
     let expected = try EmbeddingIndex(texts: texts, encoder: model).search(model.embed(queries), limit: 20)
     for name in [nil, "cosine"] as [String?] {
@@ -272,8 +272,8 @@ struct EmbeddingIndexTests {
     #expect(!EmbeddingIndex.isIndex(path: path))
     try index.write(to: path)
     #expect(EmbeddingIndex.isIndex(path: path))
-    // Any file that begins as an index does counts as an index; the error of opening it then says what is wrong. A text
-    // file does not count as an index.
+    // A file counts as an index if it begins in the same way as an index. The error of opening it then says what is
+    // wrong. A text file does not count as an index.
     #expect(EmbeddingIndex.isIndex(path: Fixture.tinyReference))
     #expect(!EmbeddingIndex.isIndex(path: Fixture.tiny + "/vocab.txt"))
     let read = try EmbeddingIndex(contentsOf: path)

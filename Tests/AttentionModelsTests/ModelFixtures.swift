@@ -15,12 +15,13 @@ enum Fixture {
   static let miniLMReference = folder + "/minilm/reference.safetensors"
 }
 
-/// A copy of the tiny model whose files a test changes; gone when the test is done.
+/// A copy of the tiny model, whose files a test may change. It is deleted when this object is released.
 final class ModelCopy: Sendable {
   private let folder: TemporaryFolder
   let path: String
 
-  /// The tiny model, with the files of the folder `other` laid over its own.
+  /// Copies the tiny model and then, if `other` is given, the files of the folder `other`, which replace files of the
+  /// same name.
   init(laying other: String? = nil) throws {
     folder = try TemporaryFolder()
     path = folder.path
@@ -49,7 +50,7 @@ final class ModelCopy: Sendable {
     for name in names { try FileManager.default.removeItem(atPath: self(name)) }
   }
 
-  /// Sets a member of a JSON file to what `json` says; nil: leaves it out.
+  /// Sets a member of a JSON file to the value `json`, or removes the member if `json` is nil.
   func set(_ key: String, to json: String?, in name: String = "config.json") throws {
     var members = try #require(JSONSerialization.jsonObject(with: read(name)) as? [String: Any])
     members[key] = nil
@@ -128,9 +129,11 @@ func expectError(
   return error
 }
 
-/// What differs between two results of one input in different company; nil if nothing does.
+/// Describes how two results for one input differ, one of them computed with other inputs in the same call; nil if they
+/// agree.
 ///
-/// Kernels of this package give the same bits. OpenBLAS has others for few rows than for many, which sum in another order.
+/// With the package's own kernels, the bits must be equal. With OpenBLAS, the results may differ by rounding errors,
+/// because it sums in another order for few rows than for many.
 func companyMismatch(_ actual: [Float], _ expected: [Float], _ context: AttentionContext) -> String? {
   if context.resolvedAlgorithm == .openBLAS {
     return mismatch(actual, expected.map(Double.init), tolerance: 1e-5, context.path)
@@ -162,7 +165,8 @@ extension TestGenerator {
     (0..<count).map { _ in text(wordCount: wordCount) }
   }
 
-  /// Any scalar, assigned or not; half of them below U+3000, where letters and marks are.
+  /// A random Unicode scalar, assigned or not. At least half of the scalars are below U+3000, where most letters and
+  /// marks are.
   mutating func scalar() -> Unicode.Scalar {
     while true {
       let limit: UInt32 = Bool.random(using: &self) ? 0x3000 : 0x11_0000

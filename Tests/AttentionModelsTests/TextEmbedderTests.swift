@@ -90,7 +90,8 @@ struct TextEmbedderTests {
     }
     try await Task.sleep(for: .milliseconds(50))
     #expect(gate.passedCount == 0)
-    // With so many tokens, the batch waits no longer. Repeated in case the small request comes too late for a batch.
+    // With so many tokens, the batch waits no longer. The request is repeated, because the small request may arrive too
+    // late for the first batch.
     let many = Array(repeating: "a good letter", count: 100)
     repeat {
       let vectors = try await embedder.embed(many)

@@ -225,15 +225,15 @@ public struct FuzzedAttention: CustomStringConvertible {
 }
 
 extension FuzzedAttention {
-  /// What differs between gradients and those of the reference. `score`: the size of scores.
+  /// Describes how `gradients` differ from those of the reference; nil if they do not. `score` is the size of scores.
   private func mismatch<Element: AttentionElement>(
     _ gradients: AttentionGradients<Element, Element>, score: Double
   ) throws -> String? {
     let exact = reference.gradients(of: outputGradient)
     let plain = reference.gradients(of: outputGradient, in: Element.self)
     func largest(_ numbers: [Double]) -> Double { numbers.reduce(1) { $1.isFinite ? max($0, abs($1)) : $0 } }
-    // A weight errs by as many units in its last place as its score is large. Its error is multiplied by that of dP − Δ,
-    // whose terms are products of dO and V. Sums of many terms err more.
+    // The error of a weight, in units in the last place, is about as large as its score. In the gradients, this error
+    // is multiplied by dP − Δ, whose terms are products of dO and V. Sums of many terms have larger errors.
     let p = reference
     let scale = abs(p.scale ?? 1 / Double(max(p.E, 1)).squareRoot())
     let size = largest(p.value) * Double(max(p.Ev, 1)) * max(1, scale * max(largest(p.query), largest(p.key)))

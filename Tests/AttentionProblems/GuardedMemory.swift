@@ -43,8 +43,8 @@ public final class GuardedMemory {
 }
 
 extension Tensor {
-  /// A contiguous copy of the tensor between pages that may not be touched. The whole pages within the element ranges `hidden`
-  /// may not be touched either. The number of these hidden pages is added to `hiddenPageCount`.
+  /// A contiguous copy of the tensor between pages that may not be touched. The whole pages within the element ranges
+  /// `hidden` may not be touched either. The number of these hidden pages is added to `hiddenPageCount`.
   public func guarded(
     _ side: GuardedMemory.Side, hiding hidden: [Range<Int>] = [], hiddenPageCount: inout Int
   ) throws -> Tensor {

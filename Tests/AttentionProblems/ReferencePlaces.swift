@@ -1,7 +1,7 @@
 public import Attention
 
-/// The keys at which queries stand and at which sequences begin, for the reference. The parts of one mask share it,
-/// because documents and paddings change what the other parts mean.
+/// The keys at which queries stand and at which sequences begin, for the reference. All parts of one mask share one
+/// object of this class, because documents and paddings change what the other parts mean.
 ///
 /// It is a class, because a part may be made before the documents and paddings are known. The part reads them later.
 public final class ReferencePlaces {

@@ -69,8 +69,8 @@ struct ActivationKernelTests {
             let variance = sum.reduce(0) { $0 + ($1 - mean) * ($1 - mean) } / Double(width)
             let factor = 1 / (variance + 1e-3).squareRoot()
             let want = (0..<width).map { (sum[$0] - mean) * factor * weight[$0] + (hasBias ? bias[$0] : 0) }
-            // The rounding error of the mean, divided by the standard deviation, times the largest weight; and the last
-            // rounding errors.
+            // The tolerance is the rounding error of the mean, divided by the standard deviation, times the largest
+            // weight; and the last rounding errors.
             let rounding = Double(Element(31).ulp) / (variance + 1e-3).squareRoot() * 2
             let tolerance = 6 * rounding + 4 * Double(Element.ulpOfOne) * want.map(\.magnitude).max()!
             let got = Array(y[row * stride..<row * stride + width])

@@ -1,4 +1,5 @@
-/// Philox4x32-10, a counter-based generator of random numbers: Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3".
+/// Philox4x32-10, a counter-based generator of random numbers: Salmon et al. 2011, "Parallel random numbers: as easy as
+/// 1, 2, 3".
 public enum Philox {
   /// The four random numbers of a counter.
   public static func numbers(_ counter: [UInt32], key: [UInt32]) -> [UInt32] {
@@ -12,7 +13,8 @@ public enum Philox {
     return c
   }
 
-  /// The factor of the weight of query i of head h for key j: 1 / (1 − p) if it is kept, 0 if it is dropped with probability p.
+  /// The factor of the weight of query i of head h for key j, in element b of the batch: 1 / (1 − p) if the weight is
+  /// kept, 0 if it is dropped, which happens with probability p.
   public static func factor(probability: Double, seed: UInt64, b: Int, h: Int, i: Int, j: Int) -> Double {
     let dropped = (probability * 0x1p32).rounded()
     if dropped == 0x1p32 { return 0 }

@@ -1,24 +1,25 @@
 import CLibrary
 
 extension ReferenceAttention {
-  /// The gradients of a problem, row-major as its operands.
+  /// The gradients of a problem, in row-major order. The gradients of the operands have the operands' shapes.
   public struct Gradients<Number> {
     public var query: [Number] = []
     public var key: [Number] = []
     public var value: [Number] = []
-    /// `[B, H, L, S]`: the gradients of the scores that the softmax takes. The gradient of a bias is their sum over the axes along
-    /// which the bias is broadcast.
+    /// The gradients of the scores that the softmax takes, `[B, H, L, S]`. The gradient of a bias is their sum over the
+    /// axes along which the bias is broadcast.
     public var scores: [Number] = []
-    /// `[H]`.
+    /// The gradients of the sinks, `[H]`; zeros if there are no sinks.
     public var sinks: [Number] = []
   }
 
-  /// The gradients of a loss with respect to the operands. `outputGradient`, `[B, H, L, Ev]`, is the loss's gradient with
-  /// respect to the output.
+  /// The gradients of a loss with respect to the operands, by the plain formula, one number after another.
   ///
-  /// By the plain formula in `Number`, one number after another: dP = dO Vᵀ, dS = P ∘ (dP − Σ P ∘ dP), and the derivatives of what
-  /// is done to scores, in reverse order. In Double it is the definition; in Float it tells how far the plain formula may be off.
-  /// Masked keys are left out, not multiplied by 0.
+  /// `outputGradient`, dO, has the shape `[B, H, L, Ev]` and is the gradient of the loss with respect to the output.
+  /// With the weights P, the formula is dP = dO Vᵀ and dS = P ∘ (dP − Σ P ∘ dP). The derivatives of the functions that
+  /// are applied to scores follow in reverse order. Products and sums are computed in `Number`. The gradients in Double
+  /// are the reference; those in Float show how large the error of the plain formula is. Masked keys are left out, not
+  /// multiplied by 0.
   @_specialize(where Number == Float)
   @_specialize(where Number == Double)
   public func gradients<Number: BinaryFloatingPoint>(

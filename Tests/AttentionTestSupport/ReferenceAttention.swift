@@ -18,19 +18,20 @@ public struct ReferenceAttention {
   public var key: [Double] = []
   public var value: [Double] = []
   public var scale: Double?
-  /// Whether query i of head h may attend to key j; (b, h, i, j).
+  /// Whether query i of head h may attend to key j. The arguments are (b, h, i, j); b is the element of the batch.
   public var attends: (Int, Int, Int, Int) -> Bool = { _, _, _, _ in true }
   /// Replaces each score by softcap·tanh(score / softcap); nil: scores are not capped.
   public var softcap: Double?
-  /// Gives the score that replaces a score after the softcap; (score, b, h, i, j).
+  /// The score that replaces the given score after the softcap. The arguments are (score, b, h, i, j).
   public var score: (Double, Int, Int, Int, Int) -> Double = { score, _, _, _, _ in score }
-  /// The derivative of ``score`` with respect to the score.
+  /// The derivative of ``score`` with respect to the score. The arguments are (score, b, h, i, j).
   public var scoreDerivative: (Double, Int, Int, Int, Int) -> Double = { _, _, _, _, _ in 1 }
-  /// What the weight of query i of head h for key j is multiplied by after the softmax; (b, h, i, j).
+  /// The factor by which the weight of query i of head h for key j is multiplied after the softmax. The arguments are
+  /// (b, h, i, j).
   public var dropout: (Int, Int, Int, Int) -> Double = { _, _, _, _ in 1 }
   /// One more logit for each head.
   public var sinks: [Double]?
-  /// Added to the score; −inf forbids the key; (b, h, i, j).
+  /// The number that is added to the score; −inf forbids the key. The arguments are (b, h, i, j).
   public var bias: (Int, Int, Int, Int) -> Double = { _, _, _, _ in 0 }
 
   public init() {}

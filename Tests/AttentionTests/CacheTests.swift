@@ -238,7 +238,8 @@ struct CacheTests {
     #expect(
       loaded.retention == cache.retention && loaded.placement == cache.placement && loaded.lengths == [100, 70]
         && loaded.storedCounts == cache.storedCounts)
-    // All tokens in one call. The loaded cache has had no `append`, so the queries are those of its last 30 tokens.
+    // This cache gets all its tokens in one call. The loaded cache has had no `append`, so the queries are those of its
+    // last 30 tokens.
     if kind == .growing {
       let whole = try KeyValueCache<BFloat16>(batchCount: 2, headCount: 2, headDimension: 16, valueDimension: 9)
       let first = try tokens.slice(0..<30)

@@ -7,7 +7,7 @@ import Testing
 struct FeedForwardTests {
   private static let (d, inner) = (12, 29)
 
-  /// f(x·Wᵀ + b), in Double.
+  /// The formula f(x·Wᵀ + b) of a linear layer with the activation f, in Double.
   private func linear(_ x: [Double], _ weight: Tensor<Double>, _ bias: Tensor<Double>, _ activation: Activation)
     -> [Double]
   {

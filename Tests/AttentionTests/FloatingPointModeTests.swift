@@ -12,7 +12,7 @@ struct FloatingPointModeTests {
     fegetenv(&before)
     var inside = before
     #if arch(x86_64)
-      // FTZ and DAZ.
+      // The bits FTZ and DAZ of MXCSR.
       inside.__mxcsr |= 0x8040
     #elseif arch(arm64)
       inside.__fpcr |= 1 << 24

@@ -44,7 +44,8 @@ struct GradientTests {
     "have the same bits with any number of threads",
     arguments: [Scenario.Mask.none, .causal, .bias, .biasPerQuery, .everything, .documents, .keepingFirst])
   func threads(mask: Scenario.Mask) throws {
-    // One unit, a few, and more than there are threads.
+    // A unit is a key/value head of an element of the batch. There are 1 and 4 units and, for the bias, also 24, which
+    // is more than the 16 threads.
     for (B, H, Hk) in [(1, 1, 1), (2, 4, 2)] + (mask == .bias ? [(3, 8, 8)] : []) {
       var scenario = Scenario(B: B, H: H, Hk: Hk, L: 210, S: 530, E: 24, Ev: 16, mask: mask)
       scenario.hasSinks = true
@@ -68,7 +69,7 @@ struct GradientTests {
     }
   }
 
-  /// The sequences of a batch: how many tokens each has.
+  /// The number of tokens of each sequence of a batch.
   private static let lengths = [1, 300, 37, 3, 530, 129, 16]
 
   private struct Sequence {
@@ -161,7 +162,7 @@ struct GradientTests {
     var problem = scenario.reference()
     var generator = TestGenerator(seed: 3)
     let outputGradient = generator.numbers(2 * 2 * 70 * 8)
-    // The last key of the first element of the batch, the first key of the second one, and a query.
+    // The last key of the first element of the batch, the first value of the second element, and one query become NaN.
     for column in 0..<8 {
       problem.key[89 * 8 + column] = .nan
       problem.value[90 * 8 + column] = .nan

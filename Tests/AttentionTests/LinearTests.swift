@@ -11,7 +11,7 @@ struct LinearTests {
     try Tensor(numbers.map { Element($0) }, shape: shape)
   }
 
-  /// The formula f(x·Wᵀ + b) in Double, for `x` of shape `[rows, input]`.
+  /// The formula f(x·Wᵀ + b) with the activation f, in Double, for `x` of shape `[rows, input]`.
   private func reference(
     _ x: [Double], _ weight: [Double], _ bias: [Double]?, _ activation: Activation, rows: Int, input: Int, output: Int
   ) -> [Double] {
@@ -63,7 +63,8 @@ struct LinearTests {
   @Test("batches, vectors and views of any strides give the same results; the number of threads changes no bit")
   func layouts() throws {
     try layouts(inputCount: 70)
-    // Large enough to be cut into parts. The cut must not depend on the number of threads, because it changes the bits.
+    // This product is large enough to be cut into parts. The cut must not depend on the number of threads, because it
+    // changes the bits.
     try layouts(inputCount: 1500)
   }
 

@@ -17,7 +17,8 @@ struct MemoryTests {
         let length = 16384
         let shape = [1, 8, length, 64]
         let before = processByteCount("VmHWM")
-        // All scores are equal, so row i is the mean of the first i + 1 values, which grow by 1 from key to key.
+        // All scores are equal, so row i of the output is the mean of the first i + 1 values, which grow by 1 from key
+        // to key.
         let query = try Tensor<Float>(repeating: 0.1, shape: shape)
         let key = try Tensor<Float>(repeating: 0.1, shape: shape)
         let value = try Tensor<Float>(shape: shape) { target in
@@ -59,7 +60,8 @@ struct MemoryTests {
         let gradients = try scaledDotProductAttentionGradients(
           query: query, key: key, value: value, mask: .causal, result: result, outputGradient: outputGradient,
           context: context)
-        // Query, key, value, output and its gradient; three gradients.
+        // There are eight tensors: query, key, value, output, the gradient of the output, and the three gradients of
+        // the call.
         let operands = 8 * 4 * shape.reduce(1, *)
         let used = processByteCount("VmHWM") - before
         print("peak memory \(used >> 20) MiB, of which \(operands >> 20) MiB are operands and gradients")

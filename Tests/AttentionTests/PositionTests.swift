@@ -6,7 +6,7 @@ import Testing
 
 @Suite("Positions")
 struct PositionTests {
-  /// One row, rotated as the formula says.
+  /// One row, rotated by the formula of rotary position embeddings, in Double.
   private func turned(_ row: [Double], position: Int, width: Int, base: Double, _ pairing: RotaryEmbedding.Pairing)
     -> [Double]
   {

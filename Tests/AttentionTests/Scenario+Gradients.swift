@@ -14,7 +14,7 @@ extension Scenario {
     try check(problem, outputGradient, exact, Double.self, contexts)
   }
 
-  /// The library's gradients: all that this problem has.
+  /// All gradients that the library computes for this problem.
   func gradients<Element: AttentionElement>(
     _ inputs: Inputs<Element>, _ outputGradient: [Double], _ context: AttentionContext
   ) throws -> AttentionGradients<Element, Element> {
@@ -33,8 +33,9 @@ extension Scenario {
   ) throws {
     let plain = problem.gradients(of: outputGradient, in: Element.self)
     let inputs = try Inputs<Element>(problem)
-    // The plain formula is exact by luck where a row attends to one key: it subtracts a number from itself. We subtract the sum
-    // of dO·O from the sum of dO·V. Each differs from the exact sum by some units in the last place of its terms.
+    // In a row that attends to one key, the plain formula has no error by luck, because it subtracts a number from
+    // itself. The library subtracts the sum of dO·O from the sum of dO·V. Each of these sums differs from the exact sum
+    // by some units in the last place of its terms.
     let slack =
       4 * Double(Element.ulpOfOne) * Double(Ev).squareRoot() * max(1, abs(scale ?? 1 / Double(E).squareRoot()) * 2)
     for context in contexts {

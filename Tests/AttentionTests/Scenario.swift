@@ -24,7 +24,7 @@ struct Scenario: CustomTestStringConvertible, Sendable {
   var softcap: Double?
   var hasSinks = false
   var dropout: AttentionDropout?
-  /// How the size of scores changes over the keys, beyond that of random numbers.
+  /// How the size of scores changes over the keys, apart from random differences.
   var swell = Swell.none
 
   /// How the size of scores changes from the first key to the last. The largest scores are about `peak` or −`peak`.

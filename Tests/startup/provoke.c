@@ -2,9 +2,9 @@
 // any CPU with AVX: OpenBLAS seems to have found a core older than the CPU, so the kernels are chosen anew, and every
 // step of the choice takes long. Sources/COpenBLASStartup/startup.c describes the hazard.
 //
-// If a worker of OpenBLAS is still running then, the worker (0) begins, (1) finds no kernel table and begins to choose
-// kernels itself, and (2) stores NULL as the table, because it does not know the name in OPENBLAS_CORETYPE. Meanwhile,
-// (3) the main thread calls through the table.
+// If a worker thread of OpenBLAS exists during this choice, the worker (0) begins, (1) finds no kernel table and begins
+// to choose kernels itself, and (2) stores NULL as the table, because it does not know the name in OPENBLAS_CORETYPE.
+// Meanwhile, (3) the main thread calls through the table.
 
 #define _GNU_SOURCE
 #include <dlfcn.h>

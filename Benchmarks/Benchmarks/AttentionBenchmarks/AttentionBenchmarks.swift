@@ -3,10 +3,11 @@ import AttentionBLAS
 import Benchmark
 import CAllocationCounter
 
-// What is held: the allocations of a call, exactly. They do not depend on the kernels; seconds and instructions do, and are
-// compared with those of another commit on the same machine by `make regressions BASE=commit`.
+// These benchmarks compare the number of allocations of a call with the stored number, exactly. Allocations do not
+// depend on the kernels. Seconds and instructions do, so `make regressions BASE=commit` compares them with those of
+// another commit on the same machine.
 
-// A plain name: thresholds are stored under it.
+// The thresholds are stored under this name, so it is plain.
 private let allocations = BenchmarkMetric.custom("allocations-a-call")
 
 /// One thread: with more, the threads' own allocations would count.
@@ -17,7 +18,7 @@ private func random(_ shape: [Int], _ seed: UInt64) throws -> Tensor<Float> {
 }
 
 let benchmarks: @Sendable () -> Void = {
-  // Neither one more nor one less than is stored.
+  // A call may make neither more nor fewer allocations than are stored.
   let tolerances: [BenchmarkMetric: BenchmarkThresholds] =
     allocation_counter_works() ? [allocations: .init(absolute: [.p90: 0])] : [:]
   Benchmark.defaultConfiguration = .init(
@@ -28,7 +29,8 @@ let benchmarks: @Sendable () -> Void = {
     do { call = try make() } catch { fatalError("\(name): \(error)") }
     nonisolated(unsafe) let work = call
     Benchmark(name) { benchmark in
-      // The least of some calls: what other threads of this process allocate meanwhile is not the call's.
+      // The least count of ten calls is used, because allocations that other threads of this process make during a call
+      // are counted, too.
       var least = Int.max
       benchmark.startMeasurement()
       for _ in 0..<10 {

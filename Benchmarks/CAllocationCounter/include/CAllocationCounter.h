@@ -3,9 +3,9 @@
 
 #include <stdbool.h>
 
-/// Whether allocations are counted here: on Linux with glibc.
+/// Whether allocations are counted on this system. They are counted on Linux with glibc only.
 bool allocation_counter_works(void);
-/// Allocations of this process so far, by all threads; growing one counts as one more.
+/// The number of allocations of this process so far, by all threads. Each call of `realloc` counts as one more.
 long allocation_count(void);
 
 #endif

@@ -2,7 +2,7 @@
 
 import Attention
 
-// One thread for each call, where the calls themselves keep the machine busy.
+// Each call uses one thread, because the concurrent calls together keep all CPUs busy.
 let context = AttentionContext(threadCount: 1)
 
 @Sendable func serve(_ request: Int) throws -> Float {

@@ -3,7 +3,7 @@
 //     python: safetensors.torch.save_file(layer.state_dict(), "layer.safetensors")
 //     here:   PyTorchLayer layer.safetensors HEADS
 //
-// Without arguments it makes a layer of its own, stores it in a temporary file, and loads that.
+// Without arguments, the program makes a new layer, stores it in a temporary file, and loads that file.
 
 import Attention
 import AttentionFiles

@@ -18,20 +18,21 @@ public final class KeyValueCache<Element: AttentionStorage> {
   public let retention: KeyValueRetention
   /// Where tokens are kept.
   public let placement: KeyValuePlacement
-  /// B: samples.
+  /// B: the number of samples.
   public var batchCount: Int { storage.rows.batchCount }
-  /// Hk: heads of keys and values.
+  /// Hk: the number of heads of keys and values.
   public var headCount: Int { storage.rows.headCount }
-  /// E: elements of a key.
+  /// E: the number of elements of a key.
   public var headDimension: Int { storage.rows.headDimension }
-  /// Ev: elements of a value.
+  /// Ev: the number of elements of a value.
   public var valueDimension: Int { storage.rows.valueDimension }
   /// The number of tokens that each sample has had, including forgotten ones: the position of its next token.
   public private(set) var lengths: [Int]
 
   /// The number of tokens of each sample that a window has forgotten.
   private var forgotten: [Int]
-  /// How many tokens each sample took in the last `append`; `lastTokenCount` is the n of that call.
+  /// The number of tokens that each sample took in the last `append`. `lastTokenCount` is the number of tokens that
+  /// this call was given for each sample.
   private var lastCounts: [Int]
   private var lastTokenCount = 0
   private var storage: any KeyValueStorage
@@ -41,10 +42,10 @@ public final class KeyValueCache<Element: AttentionStorage> {
   /// A cache without tokens.
   ///
   /// - Parameters:
-  ///   - batchCount: B.
-  ///   - headCount: Hk.
-  ///   - headDimension: E.
-  ///   - valueDimension: Ev; nil: E.
+  ///   - batchCount: B, the number of samples.
+  ///   - headCount: Hk, the number of heads of keys and values.
+  ///   - headDimension: E, the number of elements of a key.
+  ///   - valueDimension: Ev, the number of elements of a value; nil: E.
   ///   - retention: Which tokens are kept.
   ///   - placement: Where tokens are kept.
   ///   - capacity: The number of tokens to allocate memory for at once. The cache grows as needed. Ignored for pages.
@@ -107,8 +108,8 @@ public final class KeyValueCache<Element: AttentionStorage> {
   /// Adds the keys and values of new tokens.
   ///
   /// - Parameters:
-  ///   - key: `[B, Hk, n, E]`; rank 3 leaves out the batch, rank 2 the heads too. Any strides, and any type with the same
-  ///     arithmetic type as the cache's.
+  ///   - key: `[B, Hk, n, E]`, for n new tokens of each sample; rank 3 leaves out the batch, rank 2 the heads too. Any
+  ///     strides, and any type with the same arithmetic type as the cache's.
   ///   - value: `[B, Hk, n, Ev]`.
   ///   - counts: How many of the n tokens each sample takes, always the first ones; nil: all n.
   ///   - rotary: Turns the keys by their positions before they are stored. Nil: they are stored as given.
@@ -227,9 +228,10 @@ public final class KeyValueCache<Element: AttentionStorage> {
 
   /// The alignment of queries to the stored keys, for masks over ``tensors()``.
   ///
-  /// A call with a cache needs it only for diagonals of your own. The default alignment of such a call already puts each
-  /// sample's last query at its last key.
-  /// - Parameter queryCount: L: the n of the last `append`. Any other L means the last L tokens of every sample.
+  /// In a call with a cache, you need this only for diagonals of your own. The default alignment of such a call already
+  /// puts each sample's last query at its last key.
+  /// - Parameter queryCount: L, the number of queries. If it is the n of the last `append`, the queries are those of
+  ///   the tokens that each sample took then. Any other L means the last L tokens of every sample.
   /// - Returns: The key at which query 0 of each sample stands.
   public func alignment(queryCount: Int) -> AttentionMask.Alignment {
     let queryCount = max(queryCount, 0)
@@ -244,7 +246,8 @@ public final class KeyValueCache<Element: AttentionStorage> {
 
   /// The mask for the queries of the tokens appended last: each attends to itself and to the tokens before it, within the
   /// window.
-  /// - Parameter queryCount: L: the n of the last `append`. Any other L means the last L tokens of every sample.
+  /// - Parameter queryCount: L, the number of queries. If it is the n of the last `append`, the queries are those of
+  ///   the tokens that each sample took then. Any other L means the last L tokens of every sample.
   /// - Returns: The mask that calls with this cache use.
   public func mask(queryCount: Int) -> AttentionMask {
     let queryCount = max(queryCount, 0)

@@ -2,11 +2,12 @@
 public enum KeyValueRetention: Sendable, Hashable {
   /// All tokens.
   case all
-  /// The first `keepingFirst` tokens and the last `length`; others are forgotten. Memory is bounded by twice the window, or by
-  /// the longest prompt that was appended at once.
+  /// The first `keepingFirst` tokens and the last `length`; others are forgotten. Memory is bounded: the cache holds at
+  /// most `keepingFirst` + 2 · `length` tokens, or, after more than `length` tokens were appended at once,
+  /// `keepingFirst` + `length` tokens and the appended ones.
   ///
-  /// Rows stay in order: every `length` tokens, the rows that are still needed move to the front. In a ring buffer, they would
-  /// be split in two.
+  /// Rows stay in order: every `length` tokens, the rows of the window move to the place after the first tokens. In a
+  /// ring buffer, the window would be split in two.
   case window(length: Int, keepingFirst: Int = 0)
 }
 

@@ -229,7 +229,7 @@ final class PagedKeyValues: KeyValueStorage {
   func remove(sample: Int, _ range: Range<Int>, end: Int) throws {
     let (source, newEnd) = (pages[sample], end - range.count)
     let keptPageCount = range.lowerBound / headRowCount
-    // Pages from the first removed row on are new ones, because others may share the old ones.
+    // Pages from the first removed row on are new ones, because other caches or samples may share the old pages.
     var target = Array(source.prefix(keptPageCount))
     var row = keptPageCount * headRowCount
     while row < newEnd {

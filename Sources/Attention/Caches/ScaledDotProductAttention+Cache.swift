@@ -5,12 +5,13 @@ public import AttentionTensors
 /// - Parameters:
 ///   - query: `[B, H, L, E]`: the queries of the tokens appended last.
 ///   - cache: Keys and values. If a sample took fewer than L tokens, its remaining queries give 0.
-///   - mask: Restricts the cache's mask further. Its lengths and paddings count each sample's tokens from the very first one,
-///     including forgotten ones. The default alignment, bottom-right, puts each sample's last query at its own last key.
-///     Tensors, block masks and functions in the mask see the S stored keys. For a windowed cache, the mask must have no
-///     rule that counts from the first token (prefix, chunks, documents). Once that cache has forgotten tokens, the mask
-///     must have no other alignment either; and if the cache keeps first tokens, no window and no ALiBi.
-///   - options: Scale, softcap, sinks and layout.
+///   - mask: Restricts the cache's mask further. Its lengths and paddings count each sample's tokens from the very
+///     first one, including forgotten ones. The default alignment, bottom-right, puts each sample's last query at its
+///     own last key. Tensors, block masks and functions in the mask see the S stored keys. For a windowed cache, the
+///     mask must have no rule that counts from the first token (prefix, chunks, documents), and, if the cache keeps
+///     first tokens, no window and no ALiBi. Once the cache has forgotten tokens, the mask must have the default
+///     alignment or that of ``KeyValueCache/alignment(queryCount:)``.
+///   - options: Scale, softcap, sinks, layout and dropout.
 ///   - extras: What to return besides the output.
 ///   - context: Threads, instruction set, algorithm.
 /// - Returns: The output and the extras. Keys are numbered as the cache holds them.

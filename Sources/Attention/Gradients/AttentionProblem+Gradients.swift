@@ -50,7 +50,8 @@ extension AttentionProblem {
     let plan = AttentionPlan(
       gradientsOf: shape, schedule: schedule, kernels: kernels, context: context)
     let wide = biasShapes.map { Array(repeating: 1, count: 4 - $0.count) + $0 }
-    // The number of copies depends on whether units share a bias, which the shape alone tells.
+    // These are made only to find out whether units share a bias, on which the number of copies of its gradient
+    // depends. This follows from shapes, so the address is not used.
     let probes = wide.map { BiasGradient(delta.mutableBase, shape: $0) }
     let regionCount = max(1, shape.keyCount.dividedRoundingUp(by: plan.keyTileLength))
     let unitCount = shape.batchCount * shape.keyValueHeadCount
@@ -89,7 +90,7 @@ extension AttentionProblem {
         sinks: extras.contains(.sinks) ? try sinkGradient(logSumExp, delta, context) : nil))
   }
 
-  /// Runs the backward pass. Specialised here for types of two bytes too, which are computed in Float.
+  /// Runs the backward pass. It is specialised, and so also serves two-byte types, which are computed in Float.
   @_specialize(where Element == Float)
   @_specialize(where Element == Double)
   private func run(_ gradients: GradientCall<Element>, context: AttentionContext) throws {
@@ -123,6 +124,8 @@ extension AttentionProblem {
 
   // MARK: Sums of rows
 
+  /// Adds the gradient of a bias that has one element for all keys, from the sums of rows.
+  ///
   /// forward: S = x + bias  ⇒  dbias[b, h, i, 0] += Σⱼ dS[b, h, i, j]
   private func addRowSums(
     _ sums: Tensor<Element>, _ index: Int, to bias: BiasGradient<Element>, _ context: AttentionContext
@@ -140,6 +143,8 @@ extension AttentionProblem {
     }
   }
 
+  /// `[H]`: the gradients of the slopes of one linear bias.
+  ///
   /// forward: S = x − slope·distance  ⇒  dslope[h] = −Σ dS·distance
   private func slopeGradient(
     _ sums: Tensor<Element>, _ index: Int, _ context: AttentionContext
@@ -147,7 +152,10 @@ extension AttentionProblem {
     try headGradient(context) { _, _, row in -sum(sums, index, row: row)._double }
   }
 
-  /// forward: the sink takes the weight p = exp(sink − log-sum-exp), and has no value  ⇒  dsink[h] = −Σ p·Δ
+  /// `[H]`: the gradients of the sinks.
+  ///
+  /// forward: the sink takes the weight p = exp(sink − log-sum-exp), and has no value  ⇒  dsink[h] = −Σ p·Δ, where Δ is
+  /// `delta`, rowsum(dO ∘ O)
   private func sinkGradient(
     _ logSumExp: Tensor<Element>, _ delta: Tensor<Element>, _ context: AttentionContext
   ) throws -> Tensor<Element> {
@@ -155,7 +163,8 @@ extension AttentionProblem {
     return try headGradient(context) { batch, head, row in
       let (sink, total, delta) = (sinks.base[head], logSumExp.base[row], delta.base[row])
       if sink == -.infinity { return 0 }
-      // The output of a query that attends to nothing is 0 for every sink, so it adds nothing, even if dO is NaN.
+      // The output of a query that attends to nothing is 0 for every sink. So such a query adds nothing, even if dO is
+      // NaN.
       if delta.isNaN && total == sink {
         let query = row % shape.queryCount
         let attends = (0..<shape.keyCount).contains {
@@ -163,7 +172,7 @@ extension AttentionProblem {
         }
         if !attends { return 0 }
       }
-      // Compared before it is subtracted, because ∞ − ∞ is NaN.
+      // The two are compared before they are subtracted, because ∞ − ∞ is NaN.
       let share = total == sink ? 1 : (sink - total)._double.exponential
       return -share * delta._double
     }

@@ -1,11 +1,11 @@
 internal import AttentionTensors
 
 extension BackwardPass {
-  /// The gradients of a block in which some number is not finite and some row may not attend to some key, one score after
-  /// another.
+  /// Computes the gradients of a block one score after another, where the mask hides keys and some number of the tile
+  /// is not finite.
   ///
-  /// Hazard: the weight of a masked key is 0, but 0·NaN is NaN. So nothing is computed for a key to which a row does not
-  /// attend.
+  /// Hazard: the weight of a masked key is 0, but 0·NaN is NaN. So nothing is computed for a key to which a row does
+  /// not attend.
   @inline(never)
   func differentiateWithHazards(
     _ block: Block<Element>, _ cut: BlockCut?, _ tile: QueryTile, _ key: StridedMatrix<Element>,

@@ -1,12 +1,13 @@
 internal import AttentionTensors
 
-// Who computes what, and in which memory.
+// How a backward pass is divided into tasks, and the memory that each worker uses.
 
 extension BackwardPass {
   /// Computes the gradients of a call on the threads of a context.
   ///
-  /// A task is either a unit with all its regions of keys, or one region of a unit. In the second case a task keeps its sums
-  /// of dQ, and after some regions they are added in order.
+  /// A unit is a key/value head of an element of the batch. A task is either a unit with all its regions of keys, or
+  /// one region of a unit. In the second case each task keeps its sums of dQ, the gradient of the query, and after some
+  /// regions these sums are added in order.
   static func run(_ gradients: GradientCall<Element>, context: AttentionContext) throws {
     computeDelta(gradients, context)
     let regions = (0..<gradients.call.shape.batchCount).map { gradients.keyRegions(batch: $0) }
@@ -24,7 +25,7 @@ extension BackwardPass {
     for bias in gradients.biases { bias.merge(copyCount: schedule.copyCount, gradients.call.kernels, context) }
   }
 
-  /// Δ = rowsum(dO ∘ O) of every query.
+  /// Computes Δ = rowsum(dO ∘ O) of every query, where O is the output and dO its gradient.
   private static func computeDelta(_ gradients: GradientCall<Element>, _ context: AttentionContext) {
     let (shape, kernels) = (gradients.call.shape, gradients.call.kernels)
     let columnCount = shape.valueDimension
@@ -71,7 +72,8 @@ extension BackwardPass {
     }
   }
 
-  /// Computes some units. Each of them has memory for its sums, and for those of ``GradientSchedule/regionsPerStep`` regions.
+  /// Computes some units. Each unit has memory for its own sums of dQ, and for those of
+  /// ``GradientSchedule/regionsPerStep`` regions.
   private static func runRegions(
     _ gradients: GradientCall<Element>, _ units: [Int], _ allRegions: [[Range<Int>]],
     _ schedule: GradientSchedule,
@@ -144,7 +146,7 @@ extension BackwardPass {
     /// The memory that all workers share.
     var shared: UnsafeMutablePointer<Element> { (memory + count * byteCount).assumingMemoryBound(to: Element.self) }
     fileprivate let sharedByteCount: Int
-    /// The flags of the sums in the shared memory.
+    /// For each region and each tile of queries, whether the region has added something to the tile's sums.
     var flags: UnsafeMutablePointer<Bool> {
       (memory + count * byteCount + sharedByteCount).assumingMemoryBound(to: Bool.self)
     }

@@ -1,13 +1,13 @@
 internal import AttentionTensors
 
-/// The backward pass of attention: the gradients of query, key, value and what else went into the scores.
+/// The backward pass of attention: the gradients of query, key and value, and of the mask's biases and slopes.
 ///
-/// Saved from the forward pass are the output O and the log-sum-exp. With dO, the gradient of the output, P = exp(S −
-/// log-sum-exp), recomputed block by block, and Δ = rowsum(dO ∘ O):
+/// The forward pass has saved the output O and the log-sum-exp. The backward pass computes the weights again, block by
+/// block, from the scores S: P = exp(S − log-sum-exp). With dO, the gradient of the output, and Δ = rowsum(dO ∘ O):
 ///
 ///     dV += Pᵀ dO      dP = dO Vᵀ      dS = P ∘ (dP − Δ)      dQ += scale · dS K      dK += scale · dSᵀ Q
 ///
-/// Memory stays O(L). Source: Dao et al. 2022 (arXiv:2205.14135), Algorithm 4.
+/// Memory stays O(L) for L queries. Source: Dao et al. 2022 (arXiv:2205.14135), Algorithm 4.
 ///
 /// **The same bits, whatever else is computed.** Keys are cut into regions, which begin at multiples of their length in their
 /// sequence, and queries into tiles in the same way. dK and dV are sums over the queries of each tile, added in the order of
@@ -28,8 +28,9 @@ struct BackwardPass<Tiles: GradientTiles>: ScorePass {
     tiles = Tiles(gradients, &arrays)
   }
 
-  /// Computes what a region of keys adds to the gradients of a unit: writes those of its keys and values, and calls `add` for
-  /// each tile of queries that attends to some of the keys, with the tile's number and its ``GradientTiles/querySums``.
+  /// Computes what a region of keys adds to the gradients of a unit, which is a key/value head of an element of the
+  /// batch. Writes the gradients of the region's keys and values, and calls `add` for each tile of queries that attends
+  /// to some of these keys, with the tile's number and its ``GradientTiles/querySums``.
   ///
   /// `copy`: which copy of the gradients of biases to add to.
   func differentiate(
@@ -98,7 +99,8 @@ struct BackwardPass<Tiles: GradientTiles>: ScorePass {
     }
   }
 
-  /// Writes the gradients of the queries of a tile, and the sums of its rows. `sums` has ``GradientTiles/querySumCount`` elements.
+  /// Writes the gradients of the queries of a tile, and its part of the ``RowSums``. `sums` has
+  /// ``GradientTiles/querySumCount`` elements.
   func finish(unit: Int, index: Int, _ sums: UnsafeMutablePointer<Element>) {
     let (shape, tile) = (call.shape, gradients.tile(unit: unit, index: index))
     if tile.rowCount > 0 { tiles.writeQuery(tile, sums) }

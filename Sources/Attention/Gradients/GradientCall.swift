@@ -5,24 +5,24 @@ internal import AttentionTensors
 final class GradientCall<Element: AttentionElement>: @unchecked Sendable {
   // Sendable: during the pass, tasks only read the inputs, and write disjoint parts of the results.
   let call: AttentionCall<Element>
-  /// dO.
+  /// dO: the gradient of the output.
   let outputGradient: Operand
-  /// O.
+  /// O: the output.
   let output: Operand
-  /// `[B, H, L]`.
+  /// `[B, H, L]`: the log-sum-exp of every query.
   let logSumExp: UnsafePointer<Element>
   /// `[B, H, L]`: Δ = rowsum(dO ∘ O), written by the pass before anything else.
   let delta: UnsafeMutablePointer<Element>
   let query: MutableOperand
   let key: MutableOperand
   let value: MutableOperand
-  /// The gradients of the mask's biases, in their order; empty if they are not wanted.
+  /// The gradients of the mask's biases, in the order of the biases; empty if they are not wanted.
   let biases: [BiasGradient<Element>]
-  /// Copies of these gradients.
+  /// The number of copies of the gradients of biases. Each unit adds to one of them.
   let copyCount: Int
-  /// The queries of the tiles of one head, for each element of the batch.
+  /// For each element of the batch, the ranges of queries that the tiles of one head hold.
   private let queryRanges: [[Range<Int>]]
-  /// Sums over the keys of each row that gradients need: ``RowSums``.
+  /// The sums over the keys of each row, from which some gradients are made: ``RowSums``.
   let rowSums: RowSums<Element>
 
   init(
@@ -46,7 +46,7 @@ final class GradientCall<Element: AttentionElement>: @unchecked Sendable {
 
   // MARK: Units
 
-  /// A unit is a key/value head of an element of the batch, with all queries of its group.
+  /// The number of units. A unit is a key/value head of an element of the batch, with all queries of its group.
   var unitCount: Int { call.shape.batchCount * call.shape.keyValueHeadCount }
   func batch(ofUnit unit: Int) -> Int { unit / call.shape.keyValueHeadCount }
 
@@ -77,7 +77,8 @@ final class GradientCall<Element: AttentionElement>: @unchecked Sendable {
     }
   }
 
-  /// The ranges into which the keys of an element of the batch are cut. Each holds the tiles of one sequence that begin in it.
+  /// The ranges into which the keys of an element of the batch are cut: at multiples of a tile's length in their
+  /// sequence.
   func keyRegions(batch: Int) -> [Range<Int>] {
     var regions: [Range<Int>] = []
     var low = 0
@@ -100,7 +101,8 @@ struct BiasGradient<Element: AttentionElement> {
   private let queryStride: Int
   /// True if the bias has one element for all keys. Then its gradient is made of row sums.
   let isBroadcastOverKeys: Bool
-  /// Elements of one copy of the gradient. Units that share elements of a bias write to several copies, which are then added.
+  /// The number of elements of one copy of the gradient. Units that share elements of a bias write to several copies,
+  /// which are then added.
   let count: Int
 
   /// `shape`: the shape of the bias, with an axis for each of `[B, H, L, S]`.
@@ -138,9 +140,10 @@ struct BiasGradient<Element: AttentionElement> {
 /// Numbers that are summed over the keys of each query, `[sums, B, H, L]`, and from which gradients are made afterwards: for each
 /// bias that is broadcast over keys Σ dS, and for each linear bias Σ dS·|position − key|. They are 0 before the pass.
 struct RowSums<Element: AttentionElement> {
-  /// The indices of the biases among those of the mask.
+  /// For each bias that is broadcast over keys, its index among the biases of the mask.
   let biases: [Int]
-  /// The number of linear biases, ALiBi, whose sums come after those of biases; 0 if they are not wanted.
+  /// The number of linear biases (ALiBi), whose sums come after those of the biases; 0 if their gradients are not
+  /// wanted.
   let distanceCount: Int
   let sums: UnsafeMutablePointer<Element>
 

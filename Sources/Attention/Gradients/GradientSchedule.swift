@@ -7,7 +7,7 @@ package struct GradientSchedule {
   package let sharesUnits: Bool
   /// The units that are computed at the same time, one round after another. Used only if tasks share units.
   package let rounds: [[Int]]
-  /// The number of regions of each of these units that are computed at the same time.
+  /// The number of regions of each unit of a round that are computed at the same time.
   package let regionsPerStep: Int
   /// The number of copies of the gradients of biases to which units add.
   package let copyCount: Int
@@ -15,7 +15,8 @@ package struct GradientSchedule {
 
   /// The number of tasks for each thread that keeps all threads busy until the end.
   private static var tasksPerThread: Int { 4 }
-  /// The number of tasks if units share the gradient of a bias. It must not depend on the number of threads.
+  /// The number of tasks that are wanted if units share the gradient of a bias. It must not depend on the number of
+  /// threads, because the bits of that gradient depend on it.
   private static var taskCountOfSharedBias: Int { 16 }
   /// The most bytes for sums that are not yet merged, unless fewer tasks than threads would remain.
   private static var byteLimit: Int { 32 << 20 }

@@ -2,8 +2,9 @@ internal import AttentionTensors
 
 /// What an algorithm can do with a block of scores in the backward pass.
 ///
-/// P are the weights of a block, dS the gradients of its scores; both lie as the block's scores do. A tile of queries sums
-/// dQ over the keys of one region; dK and dV are summed over all tiles of queries.
+/// P are the weights of a block, dS the gradients of its scores; both lie in memory as the block's scores do. dQ, dK,
+/// dV and dO are the gradients of query, key, value and output. dQ is summed over the keys of one region for each tile
+/// of queries; dK and dV are summed over all tiles of queries.
 protocol GradientTiles: ScoreTiles {
   /// `arrays` cuts the working memory out of one allocation; without an allocation, `arrays` only counts the bytes.
   init(_ gradients: GradientCall<Element>, _ arrays: inout ScratchArrays)
@@ -13,10 +14,10 @@ protocol GradientTiles: ScoreTiles {
   /// Sets dK and dV of a region of keys to 0.
   func beginRegion(_ keys: Range<Int>)
 
-  /// Tells which keys the next blocks are of. After ``ScoreTiles/begin(_:)``, which sets dQ to 0.
+  /// Sets the keys to which the blocks that follow belong. Called after ``ScoreTiles/begin(_:)``, which sets dQ to 0.
   func beginKeys(_ keys: Range<Int>)
 
-  /// Called before the scores of a block are computed.
+  /// Prepares the memory of a block, before its scores are computed.
   func prepare(_ block: Block<Element>, _ cut: BlockCut?)
 
   /// dS of a block.
@@ -43,9 +44,10 @@ protocol GradientTiles: ScoreTiles {
   /// The sums of the tile over the keys of the region: dQ, then a number for each row and each of ``RowSums``, in an order that
   /// is the same for all tiles.
   var querySums: UnsafeMutablePointer<Element> { get }
-  /// The number of these sums, which depends only on the call.
+  /// The number of elements of ``querySums``. It depends only on the call.
   var querySumCount: Int { get }
-  /// The first element of one of the ``RowSums``, for the rows of the tile, in `sums`, which are as ``querySums`` are.
+  /// Where one of the ``RowSums`` begins in `sums`, with an element for each row of the tile. `sums` is laid out as
+  /// ``querySums`` is.
   func rowSum(_ index: Int, in sums: UnsafeMutablePointer<Element>) -> UnsafeMutablePointer<Element>
 
   /// Writes dQ · scale to the query's gradient.
@@ -69,7 +71,8 @@ extension GradientTiles {
   static var needsMaximum: Bool { false }
 }
 
-/// The rows of one tile that both products with the keys' gradients read, and the numbers that belong to them.
+/// The rows of one tile that the backward pass reads: its queries and the gradients of its output, with their
+/// log-sum-exp and Δ.
 struct GradientRows<Element: AttentionElement> {
   /// The queries, and the gradients of the output, row by row.
   private(set) var query: StridedMatrix<Element>
@@ -80,7 +83,7 @@ struct GradientRows<Element: AttentionElement> {
   private let packedOutputGradient: UnsafeMutablePointer<Element>
   private let laneCount: Int
 
-  /// `laneCount`: rows are filled up with 0 to a multiple of it.
+  /// `laneCount`: where rows are packed, each is filled up with 0 to a multiple of this number of elements.
   init(_ call: AttentionCall<Element>, rowCapacity: Int, laneCount: Int, _ arrays: inout ScratchArrays) {
     let shape = call.shape
     self.laneCount = laneCount

@@ -3,9 +3,10 @@ internal import AttentionTensors
 
 /// Tiles of the backward pass whose queries run along the lanes of vectors, computed by the kernels of this package.
 ///
-/// P and dS of a whole tile of queries lie together, `[keys, rows]`. So they are the left operand of the products for dV and
-/// dK, which sum over all rows of the tile, and the right operand of the product for dQ. Nothing is transposed but the
-/// queries, dO and dQ.
+/// P, the weights, and dS, the gradients of the scores, lie together for a whole tile of queries: `[keys, rows]`. So
+/// they are the left operand of the products for the gradients dV and dK, which sum over all rows of the tile, and the
+/// right operand of the product for dQ. Only the queries, dO and dQ are transposed in memory. E is the width of queries
+/// and keys, Ev the width of values.
 struct LaneGradientTiles<Element: AttentionElement>: GradientTiles {
   let gradients: GradientCall<Element>
   let forward: LaneTiles<Element>
@@ -107,7 +108,7 @@ struct LaneGradientTiles<Element: AttentionElement>: GradientTiles {
 
   func begin(_ tile: QueryTile) {
     ownMemory.pointee.rows.read(tile, gradients)
-    // From these rows, so that elements of two bytes are converted only once.
+    // The queries are packed from the rows that were just read, so that elements of two bytes are converted only once.
     for row in 0..<tile.rowCount { memory.modifiers.rows[row] = UnsafeRawPointer(query(ofRow: row)) }
     forward.packQueries(tile, columnStride: 1)
     let columnCount = call.shape.valueDimension
@@ -151,8 +152,9 @@ struct LaneGradientTiles<Element: AttentionElement>: GradientTiles {
     stored(\.value, keys, set) { forward.values(tile, keys, set, isNative: isNative) }
   }
 
-  /// The matrix of some keys of the region, which `make` packs only if the last one does not hold these keys. Keys of blocks that
-  /// no row attends to are not packed, so with block masks every tile of queries packs its own.
+  /// The matrix of some keys of the region. `make` is called only if the matrix that was read last does not hold these
+  /// keys. With block masks it is called for every tile of queries, because keys of blocks that no row of the tile
+  /// attends to are not packed.
   private func stored(
     _ last: WritableKeyPath<Memory, Stored?>, _ keys: Range<Int>, _ set: IntervalSet,
     _ make: () -> StoredMatrix<Element>
@@ -215,7 +217,7 @@ struct LaneGradientTiles<Element: AttentionElement>: GradientTiles {
     own.scoreGradients + (block.scores - own.weights)
   }
 
-  /// The softmax kernel, for which every maximum is known: the log-sum-exp.
+  /// Runs the softmax kernel with the log-sum-exp as every row's maximum, which gives exp(score − log-sum-exp).
   func computeWeights(_ block: Block<Element>, _ tile: QueryTile, _ cut: BlockCut?) {
     forEachSlice(of: block, cut) { slice in
       let (rows, count) = (slice.rows, paddedCount(slice.rows))

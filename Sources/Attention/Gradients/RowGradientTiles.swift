@@ -12,7 +12,7 @@ struct RowGradientTiles<Element: AttentionElement>: GradientTiles {
   private struct Memory {
     var rows: GradientRows<Element>
     let common: GradientMemory<Element>
-    /// P, dS, and scores after softcap if they are needed: `[rows, keyStride]`.
+    /// P, dS, and scores after softcap if they are needed: `[rows, scoreStride]`.
     let weights: UnsafeMutablePointer<Element>
     let scoreGradients: UnsafeMutablePointer<Element>
     let cappedScores: UnsafeMutablePointer<Element>?
@@ -34,7 +34,7 @@ struct RowGradientTiles<Element: AttentionElement>: GradientTiles {
     let (shape, rowCapacity) = (call.shape, call.plan.rowsPerTile)
     forward = Forward(call, &arrays)
     let keyCapacity = min(call.plan.keyTileLength, max(shape.keyCount, 1))
-    // If rows were a power of two apart, they would share the sets of the cache.
+    // Rows are padded: if they were a power of two apart, they would compete for the same sets of the cache.
     let scoreStride = keyCapacity.roundedUp(toMultipleOf: 16) + 16
     let needsScores = call.softcap != nil || call.schedule.terms?.functions.isEmpty == false
     let memory = Memory(
@@ -117,7 +117,7 @@ struct RowGradientTiles<Element: AttentionElement>: GradientTiles {
     own.scoreGradients + (block.scores - own.weights)
   }
 
-  /// The softmax kernel, for which every maximum is known: the log-sum-exp.
+  /// Runs the softmax kernel with the log-sum-exp as every row's maximum, which gives exp(score − log-sum-exp).
   func computeWeights(_ block: Block<Element>, _ tile: QueryTile, _ cut: BlockCut?) {
     memory.maximum.update(from: logSumExp + block.rows.lowerBound, count: block.rows.count)
     memory.sum.update(repeating: 0, count: block.rows.count)

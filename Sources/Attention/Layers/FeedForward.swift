@@ -5,7 +5,8 @@ public import AttentionTensors
 ///     plain:  y = W₂·f(W₁·x + b₁) + b₂
 ///     gated:  y = W₂·(f(Wg·x + bg) ⊙ (W₁·x + b₁)) + b₂
 ///
-/// With the activation `.silu`, the gated form is SwiGLU, as in Llama; with `.gelu`, it is GEGLU.
+/// f is the activation, and ⊙ multiplies element by element. With `.silu` as f, the gated form is SwiGLU, as in Llama.
+/// With `.gelu`, it is GEGLU.
 ///
 ///     let block = try FeedForward(
 ///       up: Linear(weight: w1, bias: b1, activation: .gelu), down: Linear(weight: w2, bias: b2))
@@ -51,7 +52,7 @@ public struct FeedForward<Element: AttentionElement>: Sendable {
   ///   - x: `[…, d]`.
   ///   - context: Threads, instruction set, algorithm.
   /// - Returns: `[…, out]`, contiguous.
-  /// - Throws: `AttentionError` if x has rows of another length, or memory runs out.
+  /// - Throws: `AttentionError` if the rows of x do not have d elements, or memory runs out.
   public func callAsFunction(_ x: Tensor<Element>, context: AttentionContext = .default) throws -> Tensor<Element> {
     var inner = try up(x, context: context)
     if let gate { try multiply(&inner, by: gate(x, context: context), context) }
@@ -64,14 +65,14 @@ public struct FeedForward<Element: AttentionElement>: Sendable {
     for layer in [gate, up, down] { try layer?.pack(context: context) }
   }
 
-  /// x ← x ⊙ y, both contiguous and of one shape.
+  /// x ← x ⊙ y, element by element. Both are contiguous and have the same shape.
   @_specialize(where Element == Float)
   @_specialize(where Element == Double)
   private func multiply(_ x: inout Tensor<Element>, by y: Tensor<Element>, _ context: AttentionContext) throws {
     let count = x.count
     try x.withMutableView { view in
       let (x, factors) = (UncheckedSendable(view.base), UncheckedSendable(y.base))
-      // 0.25 ns an element.
+      // An estimate that sets the size of tasks: one thread takes 0.25 ns for each element.
       context.parallelFor(count: count, nanosecondsPerItem: 0.25) { items, _ in
         for i in items { x.value[i] *= factors.value[i] }
       }

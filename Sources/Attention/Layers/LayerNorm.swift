@@ -25,11 +25,11 @@ public struct LayerNorm<Element: AttentionElement>: Sendable {
     rows = try RowNorm("LayerNorm", weight: weight, bias: bias, epsilon: epsilon, isCentred: true)
   }
 
-  /// `[d]`.
+  /// The weight, `[d]`.
   public var weight: Tensor<Element> { rows.weight }
-  /// `[d]`. Nil: none.
+  /// The bias, `[d]`. Nil: none.
   public var bias: Tensor<Element>? { rows.bias }
-  /// Added to the variance.
+  /// ε, which is added to the variance.
   public var epsilon: Double { rows.epsilon }
   /// d: the number of elements in a row.
   public var dimension: Int { rows.dimension }

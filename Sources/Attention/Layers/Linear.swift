@@ -1,7 +1,8 @@
 internal import AttentionBLAS
 public import AttentionTensors
 
-/// A linear layer: `y = f(x·Wᵀ + b)`. The product's epilogue adds the bias and applies the activation f.
+/// A linear layer: `y = f(x·Wᵀ + b)`. If the product reads the packed weight, its epilogue adds the bias and applies
+/// the activation f.
 ///
 ///     let layer = try Linear(weight: weight, bias: bias, activation: .gelu)
 ///     let y = try layer(x)   // […, in] to […, out]
@@ -19,7 +20,8 @@ public struct Linear<Element: AttentionElement>: Sendable {
   /// The packed weight of each instruction set.
   private var packed: [Once<PackedWeight<Element>>]
 
-  /// A layer with this weight, bias and activation. The tensors are not copied before the layer is used.
+  /// A layer with this weight, bias and activation. This initialiser copies no tensor: the weight is packed later, at
+  /// the first call or by ``pack(context:)``.
   ///
   /// - Parameters:
   ///   - weight: `[out, in]`, as in PyTorch.
@@ -55,7 +57,7 @@ public struct Linear<Element: AttentionElement>: Sendable {
   ///   - x: `[…, in]`.
   ///   - context: Threads, instruction set, algorithm. The bits of y do not depend on the number of threads.
   /// - Returns: `[…, out]`, contiguous.
-  /// - Throws: `AttentionError` if x has rows of another length, or memory runs out.
+  /// - Throws: `AttentionError` if the rows of x do not have `in` elements, or memory runs out.
   public func callAsFunction(_ x: Tensor<Element>, context: AttentionContext = .default) throws -> Tensor<Element> {
     try output(x, activation, context)
   }

@@ -4,15 +4,15 @@ public import AttentionTensors
 public enum MultiHeadWeights: Sendable, Hashable {
   /// No weights.
   case none
-  /// `[B, H, L, S]`.
+  /// The weights of each head, `[B, H, L, S]`.
   case perHead
-  /// `[B, L, S]`, the mean over heads: PyTorch's default.
+  /// The mean of the weights over the heads, `[B, L, S]`. This is PyTorch's default.
   case averaged
 }
 
 /// The results of one call of ``MultiHeadAttention``.
 public struct MultiHeadResult<Element: AttentionElement>: Sendable {
-  /// `[B, L, d]`.
+  /// The output of the layer, `[B, L, d]`.
   public let output: Tensor<Element>
   /// `[B, L, H·E]`: the heads' results side by side, before the output projection.
   public let context: Tensor<Element>
@@ -30,7 +30,7 @@ extension MultiHeadAttention {
   ///
   /// - Parameters:
   ///   - x: `[B, L, d]` or `[L, d]`.
-  ///   - mask: Broadcasts to `[B, H, L, L]`.
+  ///   - mask: Which keys each query may attend to. The mask's tensors broadcast to `[B, H, L, L]`.
   ///   - context: Threads, instruction set, algorithm.
   /// - Returns: A tensor of the shape of `x`.
   /// - Throws: `AttentionError` if shapes disagree.
@@ -54,10 +54,12 @@ extension MultiHeadAttention {
   ///
   /// - Parameters:
   ///   - query: `[B, L, d]` or `[L, d]`.
-  ///   - key: `[B, S, kdim]` or `[S, kdim]`. If `value`, or `value` and `query`, are the same view, they share one product.
+  ///   - key: `[B, S, kdim]` or `[S, kdim]`. If all inputs have dimension d, and `key` and `value` are the same view,
+  ///     they share one product. `query` shares it too if it is also the same view and the layer adds no keys.
   ///   - value: `[B, S, vdim]` or `[S, vdim]`.
-  ///   - mask: Broadcasts to `[B, H, L, S]`. The layer's window restricts it. Keys that the layer adds are always attended.
-  ///   - weights: Whether attention weights are returned.
+  ///   - mask: Which keys each query may attend to; the layer's window applies too. The mask's tensors broadcast to
+  ///     `[B, H, L, S]`. Every query attends to the keys that the layer adds.
+  ///   - weights: Which attention weights are returned.
   ///   - context: Threads, instruction set, algorithm.
   /// - Returns: Output, context, and weights if asked for; without B if the query has no B.
   /// - Throws: `AttentionError` if shapes disagree.
@@ -89,7 +91,7 @@ extension MultiHeadAttention {
     }
     let result = try scaledDotProductAttention(
       query: heads(inputs, inputs.query), key: heads(inputs, inputs.key), value: heads(inputs, inputs.value),
-      // The window restricts only the caller's keys. The keys that the layer adds come after them.
+      // The mask and the window limit only the caller's keys. The keys that the layer adds come after them.
       mask: windowed(mask).appendingAttendedKeys(configuration.addedKeyCount), options: options,
       returning: weights == .none ? [] : .weights, context: context)
     return try finish(result, weights, context)
@@ -105,8 +107,8 @@ extension MultiHeadAttention {
   ///   - counts: How many of the L tokens each sample takes, always the first ones; nil: all. The other tokens give 0 before
   ///     the output projection.
   ///   - positions: The positions of the tokens, for rotary positions; nil: those after the tokens in the cache.
-  ///   - mask: Restricts the cache's mask and the layer's window further.
-  ///   - weights: Whether attention weights are returned.
+  ///   - mask: Which keys each query may attend to; the mask of the cache and the layer's window apply too.
+  ///   - weights: Which attention weights are returned.
   ///   - context: Threads, instruction set, algorithm.
   /// - Returns: Output and context of the tokens, and the weights if asked for.
   /// - Throws: `AttentionError` if shapes disagree or the layer adds keys of its own; then no token is added.
@@ -134,7 +136,8 @@ extension MultiHeadAttention {
         returning: weights == .none ? [] : .weights, context: context)
       return try finish(result, weights, context)
     } catch {
-      // A wrong mask is found only when the tokens are in the cache. Remove them, so that the caller can try again.
+      // A wrong mask is found only after the tokens were added to the cache. Remove them, so that the caller can try
+      // again.
       try? cache.truncate(to: before)
       throw error
     }
@@ -182,7 +185,7 @@ extension MultiHeadAttention {
         + "key \(key.shape), value \(value.shape)")
   }
 
-  /// `[B, H, L, S]` → `[B, L, S]`.
+  /// The mean of the weights over the heads: `[B, H, L, S]` becomes `[B, L, S]`.
   @_specialize(where Element == Float)
   @_specialize(where Element == Double)
   private func averageHeads(_ weights: Tensor<Element>) throws -> Tensor<Element> {

@@ -8,7 +8,8 @@ struct ProjectedInputs<Element: AttentionElement> {
     let range: Range<Int>
   }
 
-  /// The products, each `[B, L or S, columns]`: one for query, key and value together, or two, or three.
+  /// The products, each `[B, L or S, columns]`: one for query, key and value together, or one for the query and one for
+  /// key and value together, or one for each of the three.
   var products: [Tensor<Element>]
   /// The queries, `[B, L, H·E]`.
   let query: Columns
@@ -19,8 +20,8 @@ struct ProjectedInputs<Element: AttentionElement> {
 }
 
 extension MultiHeadAttention {
-  /// Projects the inputs `[B, L, d]`, `[B, S, kdim]` and `[B, S, vdim]`, and writes the keys and values that the layer adds
-  /// after the projected ones.
+  /// Projects the inputs `[B, L, d]`, `[B, S, kdim]` and `[B, S, vdim]`. After the projected keys and values, it writes
+  /// those that the layer adds.
   func project(
     _ query: Tensor<Element>, _ key: Tensor<Element>, _ value: Tensor<Element>, _ context: AttentionContext
   ) throws -> ProjectedInputs<Element> {
@@ -75,7 +76,8 @@ extension MultiHeadAttention {
     }
   }
 
-  /// Normalises queries and keys and turns them by their positions, in place. Keys that the layer adds have no position.
+  /// Normalises queries and keys and turns them by their positions, in place. Keys that the layer adds are neither
+  /// normalised nor turned.
   func place(
     _ inputs: inout ProjectedInputs<Element>, query queryTable: RotaryTable<Element>?,
     key keyTable: RotaryTable<Element>?, _ context: AttentionContext
@@ -105,14 +107,14 @@ extension MultiHeadAttention {
     try table?.rotate(&heads, layout: .lengthFirst, context: context)
   }
 
-  /// The norm of every row of `[B, L, heads, E]`, whose rows are contiguous, in place.
+  /// Normalises every row of `[B, L, heads, E]`, in place. The elements of a row are contiguous.
   private func normalize(
     _ x: inout MutableTensorView<Element>, _ norm: RMSNorm<Element>, _ context: AttentionContext
   ) throws {
     let (shape, strides) = (x.shape, x.strides)
     let kernels = try context.kernels(for: Element.self)
     let base = UncheckedSendable(x.base)
-    // 0.35 ns an element.
+    // An estimate that sets the size of tasks: one thread takes 0.35 ns for each element.
     context.parallelFor(
       count: shape[0] * shape[1], nanosecondsPerItem: 0.35 * Double(shape[2] * shape[3])
     ) { tokens, _ in

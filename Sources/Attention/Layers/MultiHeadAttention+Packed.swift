@@ -3,8 +3,8 @@ public import AttentionTensors
 extension MultiHeadAttention {
   /// Self-attention within sequences that lie one after another, without padding between them.
   ///
-  /// Each projection is one product over all tokens. Neighbouring sequences of the same length share one call of attention.
-  /// So sequences that are sorted by length need the fewest calls, and no time is spent on padding.
+  /// Each projection is one product over all tokens. Neighbouring sequences of the same length share one call of
+  /// attention, so sequences that are sorted by length need the fewest calls. No time is spent on padding.
   ///
   ///     let y = try layer.forward(packed: x, lengths: [3, 5, 5])   // x and y [13, d]
   ///
@@ -13,7 +13,8 @@ extension MultiHeadAttention {
   ///   - lengths: The number of tokens of each sequence; their sum is T.
   ///   - isCausal: Whether a token attends only to itself and to earlier tokens of its sequence.
   ///   - context: Threads, instruction set, algorithm.
-  /// - Returns: `[T, d]`. Each sequence has the same bits as in a call of its own (with OpenBLAS's products, nearly).
+  /// - Returns: `[T, d]`. Each sequence has the same bits as if it were the only one in the call. With OpenBLAS's
+  ///   products, the last bits may differ.
   /// - Throws: `AttentionError` if the lengths do not sum to T, if the layer's inputs differ in dimension, or if the layer
   ///   adds keys of its own.
   public func forward(

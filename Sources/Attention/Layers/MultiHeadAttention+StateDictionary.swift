@@ -6,7 +6,7 @@ extension MultiHeadAttention {
   public enum Naming: Sendable, Hashable {
     /// `in_proj_weight` (or `q_proj_weight` …), `in_proj_bias`, `out_proj.weight` …: PyTorch's.
     case pyTorch
-    /// `query_projection.weight`, `query_projection.bias` …
+    /// `query_projection.weight`, `query_projection.bias` …: this library's own names, one weight for each projection.
     case perProjection
     /// `q_proj.weight`, `o_proj.weight`, `q_norm.weight` …: decoders of Hugging Face's transformers.
     case huggingFace
@@ -44,7 +44,7 @@ extension MultiHeadAttention {
 
   /// A layer from stored tensors, under any ``Naming``.
   ///
-  /// Dimensions and options follow from the names and shapes, as far as these tell.
+  /// The dimensions and options are taken from the names and shapes of the tensors, as far as these determine them.
   ///
   ///     let layer = try MultiHeadAttention(stateDictionary: tensors, prefix: "model.layers.0.self_attn.", headCount: 9) {
   ///       $0.rotary = try RotaryEmbedding(dimension: 64, base: 100_000)
@@ -53,11 +53,12 @@ extension MultiHeadAttention {
   /// - Parameters:
   ///   - tensors: The state dictionary. Names that are not this layer's are ignored.
   ///   - prefix: The text before each name, for instance `"encoder.layer.0.attention."`.
-  ///   - headCount: H.
-  ///   - addsZeroAttention: PyTorch's `add_zero_attn`, which no tensor tells.
-  ///   - configure: Sets what no tensor tells: rotary positions, window, softcap, scale, and the norm's epsilon (1e-6 if
-  ///     not set).
-  /// - Throws: `AttentionError` if a tensor is missing or shapes disagree. Also throws what `configure` throws.
+  ///   - headCount: H, the number of heads of the query.
+  ///   - addsZeroAttention: PyTorch's `add_zero_attn`. The tensors do not show it.
+  ///   - configure: Sets the options that the tensors do not show: rotary positions, window, softcap, scale, and the
+  ///     norm's epsilon (1e-6 if it is not set).
+  /// - Throws: `AttentionError` if a tensor is missing, if shapes disagree, or if `configure` changes an extent. Also
+  ///   throws what `configure` throws.
   public init(
     stateDictionary tensors: [String: Tensor<Element>], prefix: String = "", headCount: Int,
     addsZeroAttention: Bool = false, configure: (inout Configuration) throws -> Void = { _ in }

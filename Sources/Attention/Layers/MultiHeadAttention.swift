@@ -6,15 +6,16 @@ public import AttentionTensors
 ///
 /// It computes what PyTorch's `nn.MultiheadAttention` computes in inference, and adds what decoders need: grouped heads,
 /// rotary positions, normalised queries and keys, a window, softcap, sinks, a cache. Heads are strided views: nothing is
-/// permuted in memory. Equal inputs share one product.
+/// permuted in memory. Inputs that are the same view share one product.
 ///
 ///     let layer = try MultiHeadAttention<Float>(embeddingDimension: 384, headCount: 12, seed: 1)
 ///     let y = try layer(x)                                      // self-attention, [B, L, 384]
 ///     let z = try layer(query: x, key: memory, value: memory)   // cross-attention
 ///     let next = try layer.forward(x, cache: cache).output      // the tokens in x, after those in the cache
 ///
-/// In the table of weights, `d` is the embedding dimension, `H·E` the dimension of queries (`d`, unless the head dimension
-/// is set otherwise) and `Hk·E` that of keys and values. Shapes are `[out, in]`, as in PyTorch:
+/// In the table of weights, `d` is the embedding dimension. `kdim` and `vdim` are the dimensions of the key and value
+/// inputs. `H·E` is the dimension of queries (`d`, unless the head dimension is set otherwise), and `Hk·E` that of keys
+/// and values. Shapes are `[out, in]`, as in PyTorch:
 ///
 /// | here | shape | PyTorch | Hugging Face, decoders (BERT) | Keras |
 /// |---|---|---|---|---|
@@ -40,29 +41,33 @@ public struct MultiHeadAttention<Element: AttentionElement>: Sendable {
     public var keyInputDimension: Int
     /// The dimension of the value input, PyTorch's `vdim`.
     public var valueInputDimension: Int
-    /// Whether the projections have biases. For a layer from stored tensors: whether those of query, key and value have.
+    /// Whether the projections have biases. For a layer from stored tensors: whether the projections of query, key and
+    /// value have biases.
     public var hasBias: Bool
     /// PyTorch's `add_bias_kv`: adds one learned key and value, to which every query may attend.
     public var addsBiasKeyValue: Bool
     /// PyTorch's `add_zero_attn`: adds one key and value of zeros.
     public var addsZeroAttention: Bool
-    /// E: the head dimension. d / H unless it is set; 0 if H does not divide d.
+    /// E: the head dimension. If it is not set, it is d / H, or 0 if H does not divide d.
     public var headDimension: Int {
       get { ownHeadDimension ?? evenHeadDimension }
-      // Nil for the default value, so that equal configurations compare as equal.
+      // The default value is stored as nil, so that equal configurations compare as equal.
       set { ownHeadDimension = newValue == evenHeadDimension ? nil : newValue }
     }
     private var evenHeadDimension: Int {
       headCount > 0 && embeddingDimension % headCount == 0 ? embeddingDimension / headCount : 0
     }
     private var ownHeadDimension: Int?
-    /// Multiplies the scores; nil: 1/√E.
+    /// The factor by which scores are multiplied. Nil: 1/√E.
     public var scale: Double?
-    /// Bounds scores by c·tanh(score / c); nil: no bound.
+    /// c, which bounds scores to c·tanh(score / c). Nil: no bound.
     public var softcap: Double?
-    /// How many keys back a query can attend, itself included, whatever the mask: Hugging Face's `sliding_window`. Nil: all.
+    /// How many keys a query can attend to, counted back from the key at its own position. Nil: all.
+    ///
+    /// The window applies in addition to the mask. It does not limit the keys after the query. It is Hugging Face's
+    /// `sliding_window`.
     public var window: Int?
-    /// Turns queries and keys by their positions. Nil: they are not turned.
+    /// The rotary positions by which queries and keys are turned. Nil: they are not turned.
     public var rotary: RotaryEmbedding?
     /// The ε of an RMS norm of queries and keys, which is added to the mean square. Nil: no norm.
     ///
@@ -159,7 +164,7 @@ public struct MultiHeadAttention<Element: AttentionElement>: Sendable {
         "a window from 1, a rotary dimension up to the heads' \(headDimension) and an epsilon from 0 expected; got "
           + "\(window.map(String.init) ?? "none"), \(rotary.map { "\($0.dimension)" } ?? "none"), "
           + "\(normEpsilon.map { "\($0)" } ?? "none")")
-      // The keys that the layer adds have no position.
+      // The keys that the layer adds have no position, so they cannot be turned by positions or lie in a window.
       try requireArgument(
         addedKeyCount == 0 || (rotary == nil && window == nil), "MultiHeadAttention",
         "no keys of the layer's own (bias_k, zero attention) beside rotary positions or a window expected")
@@ -175,7 +180,7 @@ public struct MultiHeadAttention<Element: AttentionElement>: Sendable {
 
     var linear: Linear<Element> { get throws(AttentionError) { try Linear(weight: weight, bias: bias) } }
 
-    /// Some of the outputs: views of weight and bias.
+    /// The projection to some of the outputs. Its weight and bias are views of this projection's.
     func outputs(_ range: Range<Int>) throws -> Projection {
       Projection(weight: try weight.slice(range, axis: 0), bias: try bias?.slice(range, axis: 0))
     }
@@ -201,15 +206,16 @@ public struct MultiHeadAttention<Element: AttentionElement>: Sendable {
 
   /// The extents and options.
   public let configuration: Configuration
-  /// Query, key and value projections in one matrix, `[H·E + 2·Hk·E, d]`, so that equal inputs need one product. The next
-  /// four properties are then views of it. Nil if the inputs differ in dimension.
+  /// The query, key and value projections in one matrix, `[H·E + 2·Hk·E, d]`, so that inputs that are the same view
+  /// need only one product. If it is not nil, the next four properties are views of it. Nil if the inputs differ in
+  /// dimension.
   let stackedProjection: Linear<Element>?
   let keyValueProjection: Linear<Element>?
   let queryProjection: Linear<Element>
   let keyProjection: Linear<Element>
   let valueProjection: Linear<Element>
   let outputProjection: Linear<Element>
-  /// The key that the layer adds, `[Hk·E]`.
+  /// The learned key that the layer adds, `[Hk·E]`. Nil: none.
   let biasKey: Tensor<Element>?
   let biasValue: Tensor<Element>?
   /// The RMS norm that is applied to the query rows of each head. Its weight is `[E]`.
@@ -218,7 +224,7 @@ public struct MultiHeadAttention<Element: AttentionElement>: Sendable {
   /// The sink's logit of each head, `[H]`.
   let sinks: Tensor<Element>?
 
-  /// A layer of projections that fit each other. If `stacked` is given, the first three projections are views of it.
+  /// A layer of projections that fit each other. If `stacked` is given, `query`, `key` and `value` are views of it.
   init(
     configuration: Configuration, stacked: Projection? = nil, query: Projection, key: Projection, value: Projection,
     output: Projection, biasKey: Tensor<Element>?, biasValue: Tensor<Element>?, queryNorm: Tensor<Element>?,

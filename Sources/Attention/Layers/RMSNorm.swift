@@ -18,14 +18,14 @@ public struct RMSNorm<Element: AttentionElement>: Sendable {
   /// - Parameters:
   ///   - weight: `[d]`.
   ///   - epsilon: Added to the mean square.
-  /// - Throws: `AttentionError` if the shapes disagree, or epsilon is negative or not finite.
+  /// - Throws: `AttentionError` if the weight does not have exactly one axis, or epsilon is negative or not finite.
   public init(weight: Tensor<Element>, epsilon: Double = 1e-6) throws {
     rows = try RowNorm("RMSNorm", weight: weight, bias: nil, epsilon: epsilon, isCentred: false)
   }
 
-  /// `[d]`.
+  /// The weight, `[d]`.
   public var weight: Tensor<Element> { rows.weight }
-  /// Added to the mean square.
+  /// ε, which is added to the mean square.
   public var epsilon: Double { rows.epsilon }
   /// d: the number of elements in a row.
   public var dimension: Int { rows.dimension }

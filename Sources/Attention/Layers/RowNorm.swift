@@ -2,16 +2,17 @@ internal import AttentionTensors
 
 /// The shared code of ``LayerNorm`` and ``RMSNorm``: the norm of every row, with or without subtracting the mean.
 struct RowNorm<Element: AttentionElement>: Sendable {
-  /// `[d]`, contiguous.
+  /// The weight, `[d]`, contiguous.
   let weight: Tensor<Element>
-  /// `[d]`, contiguous. Nil: none.
+  /// The bias, `[d]`, contiguous. Nil: none.
   let bias: Tensor<Element>?
-  /// Added to the variance, or to the mean square.
+  /// ε, which is added to the variance (layer norm) or to the mean square (RMS norm).
   let epsilon: Double
   /// True: layer norm. False: RMS norm.
   let isCentred: Bool
 
-  /// - Throws: `AttentionError` of `subject` if the shapes disagree, or epsilon is negative or not finite.
+  /// A norm with this weight, bias and epsilon. `subject` is the name of the layer in errors.
+  /// - Throws: `AttentionError` if the shapes disagree, or epsilon is negative or not finite.
   init(_ subject: String, weight: Tensor<Element>, bias: Tensor<Element>?, epsilon: Double, isCentred: Bool) throws {
     try requireShape(
       weight.rank == 1 && bias.map { $0.shape == weight.shape } ?? true, subject,
@@ -53,7 +54,7 @@ struct RowNorm<Element: AttentionElement>: Sendable {
     try x.withMutableView { view in
       let base = UncheckedSendable(view.base)
       let added = UncheckedSendable(residual?.base)
-      // 0.35 ns an element.
+      // An estimate that sets the size of tasks: one thread takes 0.35 ns for each element.
       context.parallelFor(count: rowCount, nanosecondsPerItem: 0.35 * Double(dimension)) { rows, _ in
         let first = rows.lowerBound * dimension
         apply(

@@ -41,7 +41,8 @@ extension AttentionMask {
     }
   }
 
-  /// A drawing of the mask: one line for each query, one sign for each key, ● where the query may attend to the key.
+  /// A drawing of the mask: a line for each query, with ● for each key that the query may attend to, and · for each
+  /// other key.
   ///
   ///     print(try AttentionMask.causal.drawing(queryCount: 2, keyCount: 4))
   ///     // ● ● ● ·
@@ -55,7 +56,8 @@ extension AttentionMask {
   /// - Returns: The drawing of the first head, without a line break at the end.
   /// - Throws: `AttentionError` if the mask does not fit the extents.
   public func drawing(queryCount: Int, keyCount: Int, batchCount: Int = 1) throws -> String {
-    // Tensors with a head axis broadcast to the largest number of heads.
+    // The number of heads is the largest among the tensors, block masks and slopes. Tensors and block masks of one head
+    // broadcast to it.
     let tensorHeads = (booleans.map(\.shape) + biases.map(\.shape)).compactMap { $0.dropLast(2).last }
     let headCount = (tensorHeads + blocks.map(\.headCount) + distances.map(\.slopes.count)).max() ?? 1
     let flags = try attendance(
@@ -70,10 +72,10 @@ extension AttentionMask {
 }
 
 extension AttentionMask: CustomStringConvertible {
-  /// A drawing as by ``drawing(queryCount:keyCount:batchCount:)``.
+  /// The drawing that ``drawing(queryCount:keyCount:batchCount:)`` makes.
   ///
-  /// It has as many queries and keys as the mask's tensors, lengths and documents, or 8 if these do not tell. If an extent
-  /// exceeds 64, the description gives only the extents.
+  /// The numbers of queries and keys are taken from the mask's tensors, block masks, lengths and documents; they are 8
+  /// if none of these gives a number. If an extent exceeds 64, the description gives only the extents.
   public var description: String {
     let tensors = booleans.map(\.shape) + biases.map(\.shape)
     func extent(_ axis: Int, _ others: [Int]) -> Int {

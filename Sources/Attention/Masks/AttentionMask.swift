@@ -2,16 +2,17 @@ public import AttentionTensors
 
 /// Which query may attend to which key, and what is added to the scores.
 ///
-/// Masks compose: ``combined(with:)`` attends where both masks attend, and adds what both masks add.
+/// Masks compose: ``combined(with:)`` attends where both masks attend, and applies the biases and functions of both.
 ///
 ///     .causal
 ///     .causal.combined(with: .window(left: 511, right: 0)).combined(with: .keyLengths([128, 97]))
 ///     .attending(Tensor<Bool>)      // true: may attend
 ///     .bias(Tensor<Float>)          // added to the scores; −inf: may not attend
 ///
-/// With `L` queries and `S` keys, a structural mask gives each query one interval of keys, or a few. Tiles of scores
-/// outside these intervals are never computed, and keys outside the intervals of a tile's queries are never read. A query
-/// that may attend to nothing gets output 0. A masked key or value does not reach the result, even if it holds NaN.
+/// `L` is the number of queries, and `S` the number of keys. A structural mask, such as ``causal`` or
+/// ``keyLengths(_:)``, gives each query one interval of keys, or a few. Tiles of scores outside these intervals are
+/// never computed, and keys outside the intervals of a tile's queries are never read. A query that may attend to
+/// nothing gets output 0. A masked key or value does not reach the result, even if it holds NaN.
 ///
 /// Scores are changed in this order: scale, softcap, ``scores(_:_:derivative:)``, ``alibi(slopes:alignment:)``, ``bias(_:)``, then
 /// everything that forbids keys, then sinks and the softmax.
@@ -33,7 +34,7 @@ public struct AttentionMask: Sendable {
   enum Rule: Sendable {
     /// Keys from `left` before to `right` after the diagonal; nil: no bound on that side.
     case band(Alignment, left: Int?, right: Int?)
-    /// The first keys, and those from `left` before the diagonal.
+    /// The first keys, and all keys from `left` before the diagonal on.
     case keeping(first: Int, Alignment, left: Int)
     /// The first keys of each element of the batch, and those up to the diagonal.
     case prefix([Int], Alignment)
@@ -84,7 +85,8 @@ public struct AttentionMask: Sendable {
     init(_ components: Components) { self.components = components }
   }
 
-  /// The components; nil for ``none``. A call copies its mask a few times: one reference is copied instead of ten arrays.
+  /// The components; nil for ``none``. A call copies its mask a few times: one reference is copied instead of nine
+  /// arrays.
   private var storage: Storage?
 
   private init() {}
@@ -145,8 +147,8 @@ public struct AttentionMask: Sendable {
     AttentionMask(Components(rules: [.band(alignment, left: left, right: right)]))
   }
 
-  /// A causal window that also keeps the first keys: the first `count` keys, and those from `left` before the diagonal up
-  /// to it.
+  /// A causal window that also keeps the first keys. A query attends to the first `count` keys, and to the keys from
+  /// `left` before the diagonal up to it.
   ///
   /// Models use the first tokens as attention sinks.
   ///
@@ -226,7 +228,8 @@ public struct AttentionMask: Sendable {
   /// - Returns: The mask.
   public static func attending(_ mask: Tensor<Bool>) -> AttentionMask { AttentionMask(Components(booleans: [mask])) }
 
-  /// Attends where a block mask does. Empty blocks cost nothing, and full blocks need no look at their keys.
+  /// Attends where a block mask does. Empty blocks cost nothing, and the keys of full blocks are not checked one by
+  /// one.
   public static func attending(_ blocks: BlockMask) -> AttentionMask { AttentionMask(Components(blocks: [blocks])) }
 
   /// Adds `bias` to the scores; where it is −inf, the query does not attend.
@@ -239,7 +242,8 @@ public struct AttentionMask: Sendable {
 
   // MARK: Functions of positions
 
-  /// Attention with linear biases: adds `−slope · |i + S − L − j|` to the scores. Each head has its own slope.
+  /// Attention with linear biases: adds `−slope · |d − j|` to the scores, where j is the key and d is the key on the
+  /// query's diagonal, by default i + S − L for query i. Each head has its own slope.
   /// - Parameters:
   ///   - slopes: One for each query head.
   ///   - alignment: Which diagonal has distance 0.
@@ -276,9 +280,10 @@ public struct AttentionMask: Sendable {
   ///
   /// - Parameters:
   ///   - element: The type that the query is computed in: Float, also for types of two bytes, or Double.
-  ///   - body: Called for some queries by some keys, from several threads at once. It is called again if weights or scores
-  ///     are asked for, or if a result is not finite: equal scores must give equal results. It sees scores after scale and
-  ///     softcap, also those of masked keys, whose results are not used. A result of −inf forbids the key.
+  ///   - body: Called for each tile of scores, which holds some queries by some keys, from several threads at once. It
+  ///     is called again if weights or scores are asked for, or if a result is not finite: equal scores must give equal
+  ///     results. It sees scores after scale and softcap, also those of masked keys, whose results are not used. A
+  ///     result of −inf forbids the key.
   ///   - derivative: Needed for gradients only. It gets the scores that `body` gets, and the gradient of the results of
   ///     `body`, which it replaces by the gradient of the scores. Where a key is masked, the gradient is 0 and must stay 0.
   /// - Returns: The mask.
@@ -294,7 +299,7 @@ public struct AttentionMask: Sendable {
 
   // MARK: Composition
 
-  /// Attends where both masks do, and adds what both add.
+  /// Attends where both masks attend, and applies the biases and functions of both.
   public func combined(with other: AttentionMask) -> AttentionMask {
     assert(trailingKeyCount == 0 && other.trailingKeyCount == 0, "trailing keys are appended last")
     guard let own = other.storage?.components else { return self }
@@ -311,7 +316,8 @@ public struct AttentionMask: Sendable {
     }
   }
 
-  /// True if some component counts keys. Tensors, block masks and functions take the keys as they are.
+  /// True if some component depends on the positions of keys in their sequence. Tensors, block masks and functions do
+  /// not: they apply to the keys by their index.
   var countsPositions: Bool {
     !rules.isEmpty || !distances.isEmpty || !leftPaddings.isEmpty || !keyLengths.isEmpty
   }

@@ -1,4 +1,5 @@
-/// Some scores of one call, to be changed by ``AttentionMask/scores(_:_:derivative:)``: queries of some heads by some keys.
+/// Some scores of one call: queries of some heads by some keys. The function that is given to
+/// ``AttentionMask/scores(_:_:derivative:)`` changes them.
 ///
 /// A tile can be neither copied nor made by callers, so it does not outlive the function that it is given to.
 public struct AttentionScoreTile<Element: AttentionElement>: ~Copyable {
@@ -26,7 +27,7 @@ public struct AttentionScoreTile<Element: AttentionElement>: ~Copyable {
   public let batch: Int
   /// The keys j of this tile.
   public let keys: Range<Int>
-  /// Queries in this tile, of one head or several.
+  /// The number of rows. A row holds the scores of one query of one head.
   public let rowCount: Int
   @usableFromInline let scores: UnsafeMutablePointer<Element>
   @usableFromInline let rowStride: Int

@@ -15,9 +15,9 @@ public struct BlockMask: Sendable {
   /// The position of a score.
   public typealias Position = AttentionScoreTile<Float>.Position
 
-  /// L.
+  /// L: the number of queries.
   public let queryCount: Int
-  /// S.
+  /// S: the number of keys.
   public let keyCount: Int
   /// B, or 1 if elements of the batch are alike.
   public let batchCount: Int
@@ -42,12 +42,12 @@ public struct BlockMask: Sendable {
   /// - Parameters:
   ///   - queryCount: L.
   ///   - keyCount: S.
-  ///   - batchCount: 1: one mask for the whole batch.
-  ///   - headCount: 1: one mask for all heads.
-  ///   - blockLength: Queries and keys of a block, from 16 to 1024.
+  ///   - batchCount: B, or 1 for one mask for the whole batch.
+  ///   - headCount: H, or 1 for one mask for all heads.
+  ///   - blockLength: The number of queries, and of keys, in a block: from 16 to 1024.
   ///   - context: The threads. `attends` is called on several of them at once.
   ///   - attends: True where the query may attend to the key.
-  /// - Throws: `AttentionError` for other extents, and if memory runs out.
+  /// - Throws: `AttentionError` if an extent or `blockLength` is out of range, or if memory runs out.
   public init(
     queryCount: Int, keyCount: Int, batchCount: Int = 1, headCount: Int = 1, blockLength: Int = 64,
     context: AttentionContext = .default, attends: @escaping @Sendable (Position) -> Bool
@@ -71,7 +71,8 @@ public struct BlockMask: Sendable {
     try requireArgument(
       lineCount <= 1 << 26, subject, "at most \(1 << 26) rows of blocks expected; got \(lineCount)")
     let states = try Tensor<Int32>(uninitializedShape: [batchCount, headCount, rowCount, columnCount])
-    // The partial blocks of each line of blocks; they are copied one after another below.
+    // For each row of blocks of each head: the flags of its blocks that are attended to in part. They are copied into
+    // `flags` below.
     var partials = [[UInt8]](repeating: [], count: lineCount)
     partials.withUnsafeMutableBufferPointer { partials in
       let partials = UncheckedSendable(partials)
@@ -133,7 +134,7 @@ public struct BlockMask: Sendable {
     states.count == 0 ? 0 : Double(states.array.count { $0 == Self.empty }) / Double(states.count)
   }
 
-  /// ``empty``, ``full``, or the index of a partial block in ``flags``.
+  /// The state of a block: ``empty``, ``full``, or its index in ``flags`` if it is attended to in part.
   func state(batch: Int, head: Int, row: Int, column: Int) -> Int32 {
     let plane = (batchCount == 1 ? 0 : batch) * headCount + (headCount == 1 ? 0 : head)
     return states.base[(plane * rowCount + row) * columnCount + column]

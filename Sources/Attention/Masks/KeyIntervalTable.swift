@@ -25,7 +25,8 @@ final class KeyIntervalTable: Sendable {
   /// Compiles the disjoint intervals of keys `0 ..< keyCount` that a mask's rules, lengths and paddings leave to each
   /// query.
   ///
-  /// There are as many sets as the most intervals that a query has. `owner` owns the memory of all sets.
+  /// The number of sets is the largest number of intervals that a query has, but at least 1. `owner` owns the memory of
+  /// all sets; it is nil if the mask has no rules, lengths or paddings.
   static func compile(
     _ mask: AttentionMask, keyCount: Int, shape: AttentionShape
   ) throws(AttentionError) -> (first: KeyIntervals, others: [KeyIntervals], owner: KeyIntervalTable?) {
@@ -64,7 +65,8 @@ final class KeyIntervalTable: Sendable {
           let more = rule.intervals(batch: batch, query: query, keyCount: keyCount, places)
           return joined(old.flatMap { a in more.map { intersection(a, $0) } })
         }
-        // Reversed, so that set 0 holds the interval nearest the query. Every query that attends to something has one.
+        // The order is reversed, so that set 0 holds each query's last interval, which is the nearest to the query.
+        // Every query that attends to some key has an interval in set 0.
         for (set, interval) in intervals.reversed().enumerated() {
           if set == sets.count { sets.append(try emptySet(batchCount * shape.queryCount)) }
           bounds(sets[set])[place] = KeyIntervals.Bounds(interval)
@@ -179,7 +181,7 @@ extension AttentionMask.Rule {
     }
   }
 
-  /// True if keys' own positions matter, not how far they are from the query.
+  /// True if the rule depends on where keys stand in their sequence, and not only on how far they are from the query.
   var countsFromTheStart: Bool {
     switch self {
     case .prefix, .chunks, .documents: true
@@ -187,7 +189,8 @@ extension AttentionMask.Rule {
     }
   }
 
-  /// True if it matters how far before the query a key is.
+  /// True if the keys of this rule begin at a distance before the diagonal. False for rules for which
+  /// ``countsFromTheStart`` is true, even for documents with a bound on the left.
   var looksBack: Bool {
     switch self {
     case .band(_, let left, _): left != nil
@@ -223,7 +226,7 @@ extension AttentionMask.Rule {
     case .chunks(let length, let alignment):
       let first = places.firstKey(ofQuery: query, batch: batch)
       let at = diagonal(alignment) - first
-      // Rounded down, also below 0.
+      // The division rounds down, also for negative numbers.
       let length = min(length, 1 << 33)
       let low = first + (at / length - (at % length < 0 ? 1 : 0)) * length
       let high = min(low + length, keyCount)

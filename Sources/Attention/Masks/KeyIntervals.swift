@@ -16,14 +16,14 @@ struct KeyIntervals {
     }
   }
 
-  /// Nil if every query has the interval `whole`.
+  /// The bounds of every interval. Nil if every query has the interval `whole`.
   private let bounds: UnsafePointer<Bounds>?
   private let whole: Range<Int>
   private let batchStride: Int
-  /// 0 if all queries of an element of the batch are alike.
+  /// The number of bounds from one query to the next: 1, or 0 if all queries of an element of the batch are alike.
   private let queryStride: Int
 
-  /// The same keys for every query.
+  /// An interval that is the same for every query.
   init(_ keys: Range<Int>) {
     bounds = nil
     whole = keys
@@ -38,10 +38,10 @@ struct KeyIntervals {
     self.queryStride = queryStride
   }
 
-  /// True if intervals differ from one query to the next.
+  /// True if intervals may differ from one query to the next.
   var isRagged: Bool { queryStride != 0 }
 
-  /// True if elements of the batch differ.
+  /// True if intervals may differ from one element of the batch to the next.
   var differsByBatch: Bool { batchStride != 0 }
 
   /// False if every query has the interval `whole`. True if each interval is read from `bounds` and can leave keys out.
@@ -66,7 +66,7 @@ struct KeyIntervals {
     return low < high ? Int(low)..<Int(high) : 0..<0
   }
 
-  /// The keys that lie in the intervals of all of some queries.
+  /// The keys that every one of some queries has in its interval.
   func common(batch: Int, queries: Range<Int>) -> Range<Int> {
     guard let bounds, isRagged else { return self[batch, queries.lowerBound] }
     var (low, high) = (Int32(0), Int32.max)

@@ -2,7 +2,8 @@ internal import AttentionTensors
 
 /// A mask compiled for one call: the intervals of keys of every query, and the terms that apply to scores within them.
 struct MaskSchedule<Element: AttentionElement> {
-  /// The set in which every query that attends to something has an interval.
+  /// The set that holds the last interval of every query. A query without an interval in it attends only to the keys
+  /// that a layer adds at the end, if there are any.
   let firstSet: IntervalSet
   let otherSets: [IntervalSet]
   let sequences: SequencePlaces
@@ -11,7 +12,7 @@ struct MaskSchedule<Element: AttentionElement> {
   let terms: MaskTerms<Element>?
   /// Keeps the memory of intervals alive.
   private let intervals: KeyIntervalTable?
-  /// True if intervals differ from one query to the next.
+  /// True if intervals may differ from one query to the next.
   let isRagged: Bool
 
   init(_ mask: AttentionMask, shape: AttentionShape) throws(AttentionError) {
@@ -44,7 +45,8 @@ struct MaskSchedule<Element: AttentionElement> {
     sequences.queryCount(batch: batch) ?? shape.queryCount
   }
 
-  /// True if some query may not attend to some key.
+  /// True if a tile can hold a key to which some query of the tile may not attend. Keys outside every interval of a
+  /// tile's queries are not in the tile.
   var isHiding: Bool { isRagged || hidesWithinIntervals }
 
   func forEachSet(_ body: (IntervalSet) -> Void) {
@@ -60,7 +62,8 @@ struct MaskSchedule<Element: AttentionElement> {
     return count
   }
 
-  /// Returns true if a query may attend to a key. Functions of scores are not asked. This is slow: passes work by intervals.
+  /// Returns true if a query may attend to a key. Functions of scores count as if they forbade nothing. This is slow,
+  /// so the passes use intervals instead.
   func attends(batch: Int, head: Int, query: Int, key: Int) -> Bool {
     func has(_ set: IntervalSet) -> Bool { set.intervals[batch, query].contains(key) }
     if !has(firstSet) {

@@ -1,9 +1,10 @@
 internal import AttentionTensors
 
-/// The part of a mask that works on scores: biases, distances and functions, and the tensors and blocks that forbid keys within
-/// their intervals.
+/// The part of a mask that works on scores: biases, distances and functions, and the boolean masks and block masks that
+/// forbid keys within the intervals of queries.
 ///
-/// This is a class because a call copies its compiled mask for each thread: one reference is copied instead of five arrays.
+/// This is a class because a call copies its compiled mask for each thread: one reference is copied instead of six
+/// arrays.
 final class MaskTerms<Element: AttentionElement>: @unchecked Sendable {
   // Sendable: operands point to the memory of tensors, which `owners` keeps alive and nobody writes to.
 
@@ -36,7 +37,8 @@ final class MaskTerms<Element: AttentionElement>: @unchecked Sendable {
   let biases: [Operand]
   let distances: [Distances]
   let functions: [AttentionScoreFunction<Element>]
-  /// The bias or boolean mask that is applied first. It has an element for each score, so it can be the largest input of a call.
+  /// The bias or boolean mask that is applied first. It can have an element for each score, so it can be the largest
+  /// input of a call.
   var firstMatrix: Operand? { biases.first ?? booleans.first }
   /// True if these terms may forbid a key that lies in a query's interval.
   let isHiding: Bool

@@ -10,7 +10,7 @@ struct QueryPlaces {
   private let keyCount: Int
   /// Offsets of packed documents: where each begins, and where the last one ends. Nil: no documents.
   private let documents: (queries: [Int], keys: [Int])?
-  /// The first key of each sample that is not padding. Nil: key 0.
+  /// For each element of the batch, the first key that is not padding. Nil: key 0.
   private let firstKeys: [Int]?
 
   init(_ mask: AttentionMask, keyCount: Int, shape: AttentionShape) {

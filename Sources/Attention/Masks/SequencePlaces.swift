@@ -5,16 +5,16 @@
 struct SequencePlaces {
   /// The keys that a layer adds at the end, to which every query attends.
   let trailing: Range<Int>
-  /// Nil if each element of the batch is one sequence that begins at key 0.
+  /// Nil if each element of the batch is one sequence that begins at key 0 and has all queries of the call.
   private let table: Table?
 
-  /// A class because a call copies its compiled mask for each thread: one reference is copied instead of three arrays.
+  /// A class because a call copies its compiled mask for each thread: one reference is copied instead of four arrays.
   private final class Table: Sendable {
     /// The number of keys that are left padding, for each element of the batch. Nil: none.
     let firstKeys: [Int]?
     /// Where each packed document begins among the keys, and where the last one ends. Nil: no documents.
     let documents: [Int]?
-    /// The same among the queries.
+    /// Where each packed document begins among the queries, and where the last one ends. Nil: no documents.
     let documentQueries: [Int]?
     /// The number of queries of each element of the batch. Nil: all of them.
     let queryCounts: [Int]?
@@ -75,8 +75,8 @@ struct SequencePlaces {
 
   /// The queries of each sequence of an element of the batch, in order; together they are all queries.
   ///
-  /// The queries before the first one that stands at a key which is not padding count as a sequence, as do those after the
-  /// last document.
+  /// With left padding, the queries that stand before the first key that is not padding count as a sequence. So do the
+  /// queries after the last document.
   func sequencesOfQueries(batch: Int, shape: AttentionShape) -> [Range<Int>] {
     var bounds = [0]
     if let documents = table?.documentQueries { bounds += documents }

@@ -9,10 +9,10 @@ public import AttentionTensors
 ///     try whole.merge(AttentionPartial(query: query, key: farKeys, value: farValues))
 ///     let output = whole.output
 ///
-/// Merging is `O = Σ wₖ·Oₖ` with `wₖ = exp(lseₖ − m) / Σ exp(lseₖ − m)`, m the greatest of the lseₖ, and
-/// `lse = m + ln Σ exp(lseₖ − m)`: the weights sum to 1 however large the log-sum-exps are. Merging is associative and
-/// commutative up to rounding. A partial without keys (output 0, log-sum-exp −inf) changes nothing. Give sinks to only one
-/// of the partials.
+/// Merging is `O = Σ wₖ·Oₖ` with `wₖ = exp(lseₖ − m) / Σ exp(lseₖ − m)`, where lseₖ is the log-sum-exp of partial k, m
+/// the greatest of the lseₖ, and `lse = m + ln Σ exp(lseₖ − m)`: the weights sum to 1 however large the log-sum-exps
+/// are. Merging is associative and commutative up to rounding. A partial without keys (output 0, log-sum-exp −inf)
+/// changes nothing. Give sinks to only one of the partials.
 ///
 /// `Element` is the type that attention computes in: Double for operands of Double, Float for all others. A partial is not rounded to two
 /// bytes; convert the output after the last merge.
@@ -106,7 +106,7 @@ public struct AttentionPartial<Element: AttentionElement>: Sendable {
             RowState(
               maximum: other.maximum.mutableBase, sum: other.sum.mutableBase, result: other.output.mutableBase,
               valueDimension: columnCount))
-          // A row takes the time of two logarithms, and 0.5 ns for each element.
+          // An estimate: a row takes 20 ns for its maximum and sum, and 0.5 ns for each element.
           context.parallelFor(count: rowCount, nanosecondsPerItem: 20 + 0.5 * Double(columnCount)) { rows, _ in
             own.value.rows(rows).merge(added.value.rows(rows), rowCount: rows.count, kernels)
           }

@@ -98,7 +98,7 @@ struct RowState<Element: AttentionElement> {
     // `max` is not used because it may drop a NaN; a NaN in either maximum must stay. A row whose scores were all NaN has the sum
     // NaN and the maximum −inf.
     let most = maximum[row] > other ? maximum[row] : other
-    // Compared before it is subtracted, because ∞ − ∞ is NaN.
+    // The maximum is compared with the greater one before they are subtracted, because ∞ − ∞ is NaN.
     func factor(_ maximum: Element) -> Element {
       maximum == most ? 1 : Element(_nearest: (maximum - most)._double.exponential)
     }

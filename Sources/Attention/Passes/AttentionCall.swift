@@ -2,8 +2,8 @@ internal import AttentionTensors
 
 /// Everything that defines one call, whichever algorithm computes it: operands, mask, plan, and where results go.
 ///
-/// A class, so that closures copy only a reference. Copies of all its fields took a tenth of the time of heads of 16
-/// queries (Zen 4, 2026-11).
+/// This is a class, so that closures copy only a reference to it. Copying all of its fields took a tenth of the time of
+/// calls whose heads have 16 queries (Zen 4, 2026-11).
 final class AttentionCall<Element: AttentionElement>: @unchecked Sendable {
   // Sendable: during the call, tasks only read the inputs, and write disjoint parts of the outputs.
   let kernels: Kernels<Element>
@@ -13,14 +13,14 @@ final class AttentionCall<Element: AttentionElement>: @unchecked Sendable {
   let scale: Element
   /// The cap of cap·tanh(score / cap); nil: scores are not capped.
   let softcap: Element?
-  /// `[H]`: one more logit in each head's denominator; nil: none.
+  /// `[H]`: for each head, one more logit in the denominator of its softmax. Nil: none.
   let sinks: UnsafePointer<Element>?
-  /// Nil: no weight is dropped.
+  /// The rule that says which weights are dropped. Nil: no weight is dropped.
   let dropout: DropoutRule?
   let query: Operand
   let key: Operand
   let value: Operand
-  /// Nil: no output is wanted.
+  /// Where the results are written. Nil: no results are wanted, only scores or gradients.
   let outputs: AttentionOutputs<Element>?
 
   init(
@@ -42,7 +42,7 @@ final class AttentionCall<Element: AttentionElement>: @unchecked Sendable {
     self.outputs = outputs
   }
 
-  /// A copy in memory of its own.
+  /// A copy of `other`: a separate object, so that threads do not count references to the same one.
   convenience init(copying other: AttentionCall) {
     self.init(
       kernels: other.kernels, shape: other.shape, plan: other.plan, schedule: other.schedule, scale: other.scale,
@@ -54,7 +54,7 @@ final class AttentionCall<Element: AttentionElement>: @unchecked Sendable {
   func tile(_ index: Int) -> QueryTile {
     var rest = index
     func next(_ count: Int) -> Int {
-      // A division takes time that can be measured in small heads.
+      // The division is skipped where it changes nothing: its time can be measured in calls with small heads.
       if count == 1 { return 0 }
       let (quotient, remainder) = rest.quotientAndRemainder(dividingBy: count)
       rest = quotient

@@ -1,7 +1,8 @@
 internal import AttentionBLAS
 internal import AttentionTensors
 
-/// The tiles that compute a call. Each case stands for a type that conforms to ``TilePrimitives``.
+/// How the tiles of a call are computed. In a forward pass each case stands for a type that conforms to
+/// ``TilePrimitives``.
 package enum TileStyle: String {
   /// Products by OpenBLAS.
   case openBLAS = "OpenBLAS"
@@ -13,52 +14,57 @@ package enum TileStyle: String {
 
 /// How one call is carried out: which algorithm, which tile sizes, how many tasks.
 ///
-/// All of this is chosen here and nowhere else. The bits of a row depend on the algorithm and on the lengths of tiles and
-/// splits of keys. These follow from the instruction set, the element type, the strides and the numbers of queries and
-/// keys; never from the threads, nor from how many elements the batch has. The rest of the plan only says who computes
-/// what, and when.
+/// All of this is chosen here and nowhere else. The bits of a row depend on the algorithm and on the lengths of tiles
+/// and splits of keys. These follow from the instruction set, the element type, the strides and the numbers of queries
+/// and keys; never from the threads, nor from how many elements the batch has. There are two exceptions: with a
+/// ``BlockMask`` and with OpenBLAS's products, the bits of a row also depend on the rows that are computed together
+/// with it. The rest of the plan only says which task computes what, and when.
 package struct AttentionPlan: CustomStringConvertible {
   package let algorithm: AttentionAlgorithm
   package let tiles: TileStyle
   /// The elements of the batch that this plan computes; nil: all.
   let batches: [Int]?
-  /// Queries of one head in a tile.
+  /// The number of queries of one head in a tile.
   package let queryTileLength: Int
-  /// Query heads in a tile. They belong to one group, so they share its keys.
+  /// The number of query heads in a tile. They belong to one group, so they share the group's keys.
   package let headsPerTile: Int
-  /// Keys in a tile.
+  /// The number of keys in a tile.
   package let keyTileLength: Int
-  /// Keys in a split: a multiple of ``keyTileLength``. The states of splits are merged.
+  /// The number of keys in a split: a multiple of ``keyTileLength``. The states of splits are merged.
   package let splitLength: Int
-  /// A tile of keys or values is copied if each of them begins at least this many bytes after the one before.
+  /// A tile of keys or values is copied if its rows begin at least this many bytes apart.
   package let farRowByteCount: Int
-  /// True if a row may have states to merge, of splits or of a sink.
+  /// True if each worker needs memory for states: if it computes whole tiles of queries, and merges the states of
+  /// several splits or adds sinks to them.
   package let needsStates: Bool
   /// The number of splits of a tile's keys, if each split is a task of its own; 1: a task computes whole tiles.
   package let splitsPerTile: Int
-  /// Queries of a block. A tile that the diagonal crosses is cut into blocks.
+  /// The number of queries in a block where OpenBLAS computes a tile that the diagonal crosses. Only such tiles are cut
+  /// into blocks of this length.
   package let blockLength: Int
-  /// Tiles of queries along the length.
+  /// The number of tiles into which the queries of a head are divided.
   package let queryTileCount: Int
-  /// Tiles along the heads of one group.
+  /// The number of tiles into which the heads of one group are divided.
   package let headTileCount: Int
-  /// How many key/value heads are computed for one tile of queries before the next tile, if the mask is the same for all
-  /// heads. The later heads find the mask's rows for these queries in a cache. Divides the number of key/value heads.
+  /// The number of key/value heads that are computed for one tile of queries before the next tile begins. It is 1
+  /// unless the mask is the same for all heads: the later heads then find the mask's rows for these queries in a cache.
+  /// It divides the number of key/value heads.
   package let headTurnCount: Int
 
-  /// The cost of one tile, whatever its size, in operations: some 0.3 µs. Not tuned.
+  /// The fixed cost of one tile, as a number of operations that take some 0.3 µs. It is an estimate, not tuned.
   private static let tileWork = 5e4
-  /// The bytes of keys and values from which on the keys of the next tile are prefetched.
+  /// The number of bytes of all keys and values from which on the keys of the next tile are prefetched.
   ///
-  /// Each small head begins on another page than the one on which the CPU reads ahead, so it waits for its keys and values.
-  /// With prefetching, heads of 16 queries by E 64 (6.3 MB) take 0.83 times as long as without on two threads, and 0.74
-  /// times as long on one thread; heads of 32 queries by E 32 (3.1 MB) take 1.05 times as long (Zen 4, 2026-11).
+  /// A CPU reads ahead only within a page. Each small head begins on another page than the head before it, so without
+  /// prefetching the CPU waits for the head's keys and values. With prefetching, calls with heads of 16 queries by E 64
+  /// (6.3 MB) take 0.83 times as long as without on two threads, and 0.74 times as long on one thread; calls with heads
+  /// of 32 queries by E 32 (3.1 MB) take 1.05 times as long (Zen 4, 2026-11).
   private static let farByteCount = 4e6
 
-  /// Tiles of queries of all heads and elements of the batch.
+  /// The number of tiles of queries, of all heads and elements of the batch.
   package let tileCount: Int
-  /// Tiles in a task. Small tiles are batched, because every atomic operation of the executor drains the store buffer. One
-  /// tile in each task is 10 % slower (L 16, Zen 4, 2026-11).
+  /// The number of tiles in a task. Several small tiles share a task, because every atomic operation of the executor
+  /// drains the store buffer. With one tile in each task, calls with 16 queries take 10 % longer (Zen 4, 2026-11).
   package let tilesPerTask: Int
   /// True if the keys of the next tile of a task are prefetched while a tile is computed.
   package let expectsNextTile: Bool
@@ -67,7 +73,7 @@ package struct AttentionPlan: CustomStringConvertible {
   /// Calls `body` with each plan of a call. There are two plans if some elements of the batch have few rows and others do
   /// not.
   ///
-  /// `isStreamable` is true if keys and values can be read as tiles of few rows read them.
+  /// `isStreamable`: true if the tiles for few rows can stream the keys and the values along vectors.
   static func forEach<Element>(
     schedule: MaskSchedule<Element>, shape: AttentionShape, isStreamable: Bool, hasSinks: Bool,
     kernels: Kernels<Element>, context: AttentionContext, _ body: (AttentionPlan) throws -> Void
@@ -78,7 +84,8 @@ package struct AttentionPlan: CustomStringConvertible {
           tiles, batches, schedule: schedule, shape: shape, hasSinks: hasSinks, kernels: kernels, context: context))
     }
     if context.algorithm(with: kernels.instructionSet) == .openBLAS { return try plan(.openBLAS) }
-    // This depends only on an element's own queries and keys, so that the element is computed as if it were alone.
+    // Whether an element has few rows depends only on its own queries and keys, so that it is computed as if it were
+    // alone.
     func hasFewRows(_ batch: Int) -> Bool {
       let queryCount = schedule.queryCount(batch: batch, of: shape)
       if queryCount == 0 || queryCount > kernels.laneCount { return false }
@@ -106,7 +113,7 @@ package struct AttentionPlan: CustomStringConvertible {
     let tuning = context.tuning
     blockLength = tuning.blockLength
 
-    // For few rows, the length is that of the element with the most queries.
+    // For few rows, the length of a tile follows from the element of the batch that has the most queries.
     var longest = shape.queryCount
     if tiles == .fewRows {
       longest = 0
@@ -119,7 +126,8 @@ package struct AttentionPlan: CustomStringConvertible {
     let group = max(shape.groupSize, 1)
     if length * 2 > tuning.rowTarget {
       headsPerTile = 1
-      // For few heads and a moderate length, tiles are smaller, so that there are enough of them to share.
+      // If there are few heads and the length is moderate, tiles are smaller, so that there are enough of them to share
+      // among threads.
       let others = batchCount * shape.headCount
       var rows = tuning.rowTarget
       while rows > 48, others * ((length + rows - 1) / rows) < tuning.taskTarget { rows /= 2 }
@@ -143,7 +151,8 @@ package struct AttentionPlan: CustomStringConvertible {
     headTileCount = (group + headsPerTile - 1) / headsPerTile
     var turns = 1
     if let mask = schedule.terms?.firstMatrix, mask.headStride == 0, queryTileCount > 1 {
-      // In Double: keys that are broadcast may be more than fit in memory, and their bytes more than an Int holds.
+      // The number of bytes is a Double: keys that are broadcast may have more bytes than fit in memory or than an Int
+      // holds.
       let keyByteCount = (shape.headDimension + shape.valueDimension) * MemoryLayout<Element>.stride
       let headByteCount = Double(shape.keyCount) * Double(keyByteCount)
       turns = max(
@@ -153,12 +162,13 @@ package struct AttentionPlan: CustomStringConvertible {
     headTurnCount = turns
     splitLength = keyTileLength * max(1, tuning.splitLength(tiles == .fewRows) / keyTileLength)
     tileCount = batchCount * shape.keyValueHeadCount * headTileCount * queryTileCount
-    // What the mask leaves of the keys: `total` is the keys of all tiles together, `splitCount` the most splits of a tile.
+    // The keys that the mask leaves. `total` is their number, summed over the tiles of one head in every element of the
+    // batch; `splitCount` is the most splits that a tile has.
     var total = Double(batchCount * queryTileCount) * Double(shape.keyCount)
     var splitCount = (shape.keyCount + splitLength - 1) / splitLength
     if schedule.isStructured || !schedule.otherSets.isEmpty {
       (splitCount, total) = (0, 0)
-      // If elements of the batch have no lengths of their own, they are all alike.
+      // If intervals do not differ between elements of the batch, the tiles of one element stand for those of all.
       let walked = schedule.differsByBatch ? batchCount : min(batchCount, 1)
       for index in 0..<walked {
         let batch = batches?[index] ?? index
@@ -187,8 +197,8 @@ package struct AttentionPlan: CustomStringConvertible {
 
   /// The plan of a backward pass.
   ///
-  /// A tile is some queries of one head, whatever the number of heads, and a tile of keys is a region of which tasks
-  /// compute the gradients.
+  /// A tile of queries belongs to one head, even where several heads share keys. A tile of keys is a region: the
+  /// gradients of its keys and values are computed together.
   init<Element>(
     gradientsOf shape: AttentionShape, schedule: MaskSchedule<Element>, kernels: Kernels<Element>,
     context: AttentionContext
@@ -199,7 +209,8 @@ package struct AttentionPlan: CustomStringConvertible {
     batches = nil
     blockLength = tuning.blockLength
     headsPerTile = 1
-    // No longer than the longest sequence, because every tile takes the memory of a whole one.
+    // A tile is no longer than the longest sequence, because even a short tile takes the memory of a tile of this
+    // length.
     let longest = (0..<shape.batchCount).reduce(0) { longest, batch in
       schedule.sequences.sequencesOfQueries(batch: batch, shape: shape).reduce(longest) { max($0, $1.count) }
     }
@@ -223,7 +234,8 @@ package struct AttentionPlan: CustomStringConvertible {
       }
     }
     if !schedule.differsByBatch { keyCount *= Double(shape.batchCount) }
-    // Five products.
+    // The operations of the five products of a backward pass: three over the head dimension, two over the value
+    // dimension.
     work =
       Double(6 * shape.headDimension + 4 * shape.valueDimension) * Double(shape.headCount * queryTileLength) * keyCount
       + Double(tileCount) * Self.tileWork

@@ -13,7 +13,7 @@ struct AttentionInput {
     self.owner = owner
   }
 
-  /// Nil if the rank is not 2, 3 or 4.
+  /// The input that a tensor holds. Nil if the tensor's rank is not 2, 3 or 4.
   init?<Element: TensorElement>(_ tensor: Tensor<Element>, layout: AttentionLayout) {
     guard let canonical = layout.canonical(tensor.shape, tensor.strides) else { return nil }
     shape = canonical.shape
@@ -22,8 +22,8 @@ struct AttentionInput {
   }
 }
 
-/// One call whose arguments are checked. Every public form of attention makes one. `Element` is the type that is computed
-/// in.
+/// One call of attention, with checked arguments. Every public function of attention makes one. `Element` is the type
+/// that attention computes in.
 package struct AttentionProblem<Element: AttentionElement> {
   let shape: AttentionShape
   /// The shape of the output, in the query's layout and rank.
@@ -39,7 +39,7 @@ package struct AttentionProblem<Element: AttentionElement> {
   let layout: AttentionLayout
   let rank: Int
 
-  /// A call whose tensors have the type that is computed in.
+  /// A call whose tensors have the type that attention computes in.
   package init(
     query: Tensor<Element>, key: Tensor<Element>, value: Tensor<Element>, mask: AttentionMask = .none,
     scale: Double? = nil
@@ -113,7 +113,8 @@ package struct AttentionProblem<Element: AttentionElement> {
     self.value = value
   }
 
-  /// True if keys and values can be streamed along vectors: if each is contiguous, or will be packed anyway.
+  /// True if keys and values can be streamed along vectors: if the elements of each row are contiguous, or of two
+  /// bytes, because rows of such elements are packed where they are not contiguous.
   private var isStreamable: Bool {
     func isStreamable(_ input: AttentionInput) -> Bool {
       input.operand.columnStride == 1 || input.shape[3] <= 1 || input.operand.half != nil
@@ -129,7 +130,8 @@ package struct AttentionProblem<Element: AttentionElement> {
       context: context, body)
   }
 
-  /// The keys of a query in each interval set, by structural rules and lengths only; for tests.
+  /// The keys that each interval set leaves to a query, by the mask's rules (such as causal or window) and lengths
+  /// only; for tests.
   package func intervals(batch: Int, query: Int) -> [Range<Int>] {
     var intervals: [Range<Int>] = []
     schedule.forEachSet { intervals.append($0.intervals[batch, query]) }
@@ -224,8 +226,8 @@ package struct AttentionProblem<Element: AttentionElement> {
         cappedScores: try ranked(capped, rank), maskedScores: try ranked(masked, rank)))
   }
 
-  // Specialised here, so that everything that is called from here is specialised too. The public functions are called from
-  // other modules, for which unspecialised code would look up every operation of `Element` in a table.
+  // This function is specialised, so that everything it calls is specialised too. Otherwise a call from another module
+  // would run unspecialised code, which looks up every operation of `Element` in a table.
   @_specialize(where Element == Float)
   @_specialize(where Element == Double)
   private func run(

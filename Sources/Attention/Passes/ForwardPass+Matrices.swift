@@ -1,7 +1,8 @@
 internal import AttentionTensors
 
-// Weights and scores as matrices `[B, H, L, S]`. They are computed once more, in the same blocks, so that scores have the
-// same bits and no score exceeds its row's maximum.
+// Writes weights and scores as matrices `[B, H, L, S]`: for each element of the batch, head, query and key. The scores
+// are computed again, in the same blocks as in the pass over the keys. So they have the same bits as there, and no
+// score exceeds its row's maximum.
 
 extension ForwardPass {
   /// Writes the scores as they go into the softmax, −inf where they are masked.

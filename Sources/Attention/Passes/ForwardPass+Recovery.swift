@@ -5,10 +5,11 @@ internal import AttentionTensors
 /// Both are rare, and both make a result that is not finite. So a tile is first computed without guards, and again with them if
 /// its result is not finite.
 struct TileCare {
-  /// Hazard: a masked key has weight 0, but 0·NaN is NaN. If some row does not attend to a value that is not finite, the
-  /// value is left out of the product, and then added to the rows that attend to it.
+  /// True if values that are not finite are left out of the product where some row does not attend to them, and are
+  /// then added to the rows that attend to them. The hazard: a masked key has weight 0, but 0·NaN is NaN.
   var leavesOutHazards = false
-  /// Hazard: Σ exp(score − maximum) · value overflows where the values are large: see ``NormalizedRows``.
+  /// True if weights are normalised before they are multiplied by values: see ``NormalizedRows``. The hazard: Σ
+  /// exp(score − maximum) · value overflows where the values are large.
   var normalizesWeights = false
 }
 

@@ -1,6 +1,6 @@
 internal import AttentionTensors
 
-// Who computes what, and in which memory.
+// How a forward pass is divided into tasks, and the memory that each worker uses.
 
 extension ForwardPass {
   /// Computes the outputs or the scores of a call on the threads of a context.
@@ -22,7 +22,7 @@ extension ForwardPass {
       context.execute(taskCount: taskCount, threadCount: workers.count) { task, worker in
         Tiles.onWorker {
           let own = workers.pass(worker)
-          // Last tiles first: under a causal mask they are the longest.
+          // The last tiles are computed first: under a causal mask they take the longest.
           let first = (taskCount - 1 - task) * plan.tilesPerTask
           let last = min(first + plan.tilesPerTask, plan.tileCount) - 1
           var tile = call.tile(first)
@@ -99,8 +99,9 @@ extension ForwardPass {
   private struct Workers: @unchecked Sendable {
     let count: Int
     fileprivate let call: AttentionCall<Element>
-    /// One copy of the call for each further thread. Threads that count references to the same call wait for each other's
-    /// caches. This took up to a fifth of the time of heads of 16 queries (Zen 4, 2026-11).
+    /// One copy of the call for each worker after the first. If threads count references to the same call, they wait
+    /// for each other's caches. This took up to a fifth of the time of calls whose heads have 16 queries (Zen 4,
+    /// 2026-11).
     fileprivate let copies: [AttentionCall<Element>]
     fileprivate let memory: UnsafeMutableRawPointer
     fileprivate let byteCount: Int

@@ -2,14 +2,14 @@ internal import AttentionTensors
 
 /// The forward pass of attention: the loops over tiles of queries, over their keys, and over blocks of scores.
 ///
-/// Memory stays O(L): a block of scores for each worker. Source: Dao et al. 2022 (arXiv:2205.14135), Algorithm 1, with the
-/// loops exchanged as in Dao 2023 (arXiv:2307.08691), §3.1, so that results are written once.
+/// Memory stays O(L) for L queries: each worker holds one block of scores. Source: Dao et al. 2022 (arXiv:2205.14135),
+/// Algorithm 1, with the loops exchanged as in Dao 2023 (arXiv:2307.08691), §3.1, so that results are written once.
 ///
-/// **The same bits, whatever else is computed.** The order in which a row's keys are reduced depends only on the row's own
-/// keys. Tiles of keys, and splits of several tiles, begin at multiples of their length in the row's sequence. The softmax
-/// of a tile and its sum of values are one step for each row, however the tile is cut into blocks. Each split starts from
-/// nothing and is then merged into the splits before it, whether one worker computes the splits in turn or several workers
-/// do at once.
+/// **The same bits, whatever else is computed.** The order in which a row's keys are reduced depends only on the row's
+/// own keys. Tiles of keys, and splits of several tiles, begin at multiples of their length in the row's sequence. The
+/// softmax of a tile and its sum of values are one step for each row, however the tile is cut into blocks. Each split
+/// starts from an empty state and is then merged into the splits before it, whether one worker computes the splits in
+/// turn or several workers do at once. There are two exceptions: a ``BlockMask`` and the products of OpenBLAS.
 struct ForwardPass<Tiles: TilePrimitives>: ScorePass {
   typealias Element = Tiles.Element
 
@@ -40,7 +40,7 @@ struct ForwardPass<Tiles: TilePrimitives>: ScorePass {
     defer { clearEmptyQueries(tile) }
     if tile.rowCount == 0 { return }
     guard let whole, let splitState else { return attend(tile, in: 0..<call.shape.keyCount) { finish(tile, $0) } }
-    // A split is the range of keys from where it begins to where the next split begins.
+    // A split reaches from its first key to the first key of the next split.
     var first = 0
     var isFirst = true
     func add(_ keys: Range<Int>) {
@@ -76,7 +76,8 @@ struct ForwardPass<Tiles: TilePrimitives>: ScorePass {
     _ = write(.any)
   }
 
-  /// Computes the same once, without writing it, and guards against the hazards that `care` names.
+  /// Computes the maximum, sum and result of every row over a range of keys once, without writing them, and guards
+  /// against the hazards that `care` names.
   func attend(_ tile: QueryTile, in keys: Range<Int>, _ care: TileCare) {
     let memory = tiles.memory
     if care.normalizesWeights { findNormalizedRows(tile) }

@@ -4,11 +4,12 @@ struct KeyTile {
   let set: IntervalSet
   /// Where the first key stands in its sequence.
   let firstIndex: Int
-  /// The first key of a split, if this tile is the first one of that split. Nil for other tiles, and for the first split of
-  /// a sequence, because no row has keys both in that split and before it.
+  /// The key at which a split begins, if this tile is the first one of that split. Nil for other tiles, and for the
+  /// first split of a sequence, because no row has keys both in that split and before it. The keys that a layer adds at
+  /// the end begin a split of their own.
   let splitStart: Int?
 
-  /// Some of its keys.
+  /// A tile of only some of the keys of this tile.
   func slice(_ keys: Range<Int>) -> KeyTile {
     KeyTile(
       keys: keys, set: set, firstIndex: firstIndex + keys.lowerBound - self.keys.lowerBound, splitStart: splitStart)
@@ -39,7 +40,7 @@ extension AttentionCall {
       if low == .max { return }
       let sequence = schedule.sequences.sequence(ofKey: low, batch: tile.batch)
       let index = low - sequence.lowerBound
-      // A division takes time that can be measured in small heads.
+      // The division is skipped in the first tile: its time can be measured in calls with small heads.
       let keyTile = index < plan.keyTileLength ? 0 : index / plan.keyTileLength
       var end = min(sequence.upperBound, sequence.lowerBound + (keyTile + 1) * plan.keyTileLength)
       end = value.endOfAdjacentRows(from: low, limit: key.endOfAdjacentRows(from: low, limit: end))
@@ -63,8 +64,8 @@ extension AttentionCall {
 }
 
 extension MaskSchedule {
-  /// The numbers of the first and the last split that hold keys of some queries, and the key from which splits are counted. Keys that a
-  /// layer adds at the end are left out. Nil if the queries have no keys.
+  /// The numbers of the first and the last split that hold keys of some queries, and the key from which splits are
+  /// counted. Keys that a layer adds at the end are left out. Nil if the queries have no other keys.
   private func splits(batch: Int, queries: Range<Int>, length: Int) -> (first: Int, last: Int, origin: Int)? {
     var (low, high) = (Int.max, 0)
     forEachSet { set in
@@ -77,7 +78,7 @@ extension MaskSchedule {
     return ((low - origin) / length, (high - 1 - origin) / length, origin)
   }
 
-  /// How many splits the keys of some queries fall into, if each row of keys is one sequence.
+  /// The number of splits that hold keys of some queries. It is right only if the mask has no documents.
   func splitCount(batch: Int, queries: Range<Int>, length: Int) -> Int {
     let own = splits(batch: batch, queries: queries, length: length).map { $0.last - $0.first + 1 } ?? 0
     return own + (sequences.trailing.isEmpty ? 0 : 1)

@@ -12,8 +12,9 @@ protocol ScorePass {
 extension ScorePass {
   var modifiers: ScoreModifiers<Tiles.Scores> { ScoreModifiers(layout: tiles.scores) }
 
-  /// Calls `body` for every block of scores of a tile of keys. Blocks in which no row attends to any key are left out. The second
-  /// argument says how a block is cut where an edge of the mask crosses it; it is nil if every row attends to every key.
+  /// Calls `body` for every block of scores of a tile of keys. Blocks in which no row attends to any key are left out.
+  /// The second argument says how a block is cut where an edge of the mask crosses it; it is nil if the intervals of
+  /// all rows hold all keys of the block.
   @inline(__always)
   func forEachBlock(
     _ tile: QueryTile, _ keyTile: KeyTile, _ body: (_ block: Block<Element>, _ cut: BlockCut?) -> Void
@@ -62,9 +63,10 @@ extension ScorePass {
         common: isWhole ? union.lowerBound..<union.lowerBound : common, strips: strips, stripLength: tiles.stripLength))
   }
 
-  /// Computes the scores of the attended keys of a block. A score is −inf where a bias, a boolean or block mask, or a function forbids
-  /// the key. Keys outside a row's interval are left as they are.
-  /// - Returns: `known` if ``TileMemory/newMaximum`` is the maximum of the scores of the keys that every row attends to.
+  /// Computes the scores of the attended keys of a block. A score is −inf where a bias, a boolean or block mask, or a
+  /// function forbids the key. The scores of keys outside a row's interval may hold anything.
+  /// - Returns: `known` if ``TileMemory/newMaximum`` is the row's maximum so far, raised to the scores of the keys that
+  ///   every row attends to.
   func computeScores(
     _ block: Block<Element>, _ cut: BlockCut?, _ tile: QueryTile, _ key: StoredMatrix<Element>,
     next: StoredMatrix<Element>?
@@ -141,7 +143,8 @@ extension ScorePass {
     return forbidden
   }
 
-  /// True if a query attends to a key that lies in its interval of this set.
+  /// True if a key lies in a query's interval of this set, and no boolean mask, block mask or bias forbids it.
+  /// Functions of scores are not asked.
   func attends(_ set: IntervalSet, _ tile: QueryTile, head: Int, query: Int, key: Int) -> Bool {
     set.intervals[tile.batch, query].contains(key)
       && (!set.isMasked || call.schedule.terms?.allows(batch: tile.batch, head: head, query: query, key: key) != false)

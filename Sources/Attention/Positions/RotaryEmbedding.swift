@@ -27,8 +27,8 @@ public struct RotaryEmbedding: Sendable, Hashable {
     case none
     /// Divides every position by `factor`. Source: Chen et al. 2023 (arXiv:2306.15595).
     case linear(factor: Double)
-    /// Beyond `trainedLength` positions, the base grows with the length n:
-    /// `base · (factor · n / trained − (factor − 1))^(R / (R − 2))`. As in Hugging Face's `dynamic`.
+    /// Beyond `trainedLength` positions, the base grows with the number n of positions in use:
+    /// `base · (factor · n / trainedLength − (factor − 1))^(R / (R − 2))`. As in Hugging Face's `dynamic`.
     case dynamicNTK(factor: Double, trainedLength: Int)
     /// YaRN: divides low frequencies by `factor` and leaves high ones as they are, with a ramp between. Multiplies cosines
     /// and sines by `magnitude`, by default `0.1 · ln(factor) + 1`.
@@ -39,8 +39,8 @@ public struct RotaryEmbedding: Sendable, Hashable {
     case yarn(
       factor: Double, trainedLength: Int, fastTurns: Double = 32, slowTurns: Double = 1, magnitude: Double? = nil,
       roundsRamp: Bool = true)
-    /// Llama 3.1's: divides the frequencies of waves longer than trained / low by `factor`, and leaves those of waves
-    /// shorter than trained / high as they are, with a ramp between.
+    /// Llama 3.1's: divides the frequencies of waves longer than `trainedLength / lowFrequencyFactor` by `factor`, and
+    /// leaves those of waves shorter than `trainedLength / highFrequencyFactor` as they are, with a ramp between.
     case llama3(factor: Double, lowFrequencyFactor: Double, highFrequencyFactor: Double, trainedLength: Int)
   }
 

@@ -5,9 +5,9 @@ public import AttentionTensors
 ///
 /// ``RotaryEmbedding/table(_:count:length:as:)`` makes one; ``init(cosines:sines:pairing:)`` takes your own values.
 public struct RotaryTable<Element: AttentionElement>: Sendable {
-  /// `[B, L, R/2]`; B = 1: the same for every element of the batch.
+  /// The cosines, `[B, L, R/2]`, where R is ``dimension``. If B is 1, they are the same for every element of the batch.
   public let cosines: Tensor<Element>
-  /// `[B, L, R/2]`.
+  /// The sines, of the same shape.
   public let sines: Tensor<Element>
   /// Which two elements make a pair.
   public let pairing: RotaryEmbedding.Pairing
@@ -32,7 +32,8 @@ public struct RotaryTable<Element: AttentionElement>: Sendable {
   ///   - x: `[B, H, L, E]`; rank 3 leaves out the batch, rank 2 the heads too. Any strides.
   ///   - layout: `.lengthFirst` for `[B, L, H, E]`.
   ///   - context: Threads, instruction set.
-  /// - Throws: `AttentionError` if the table has another B or L than x, or if rows are shorter than ``dimension``.
+  /// - Throws: `AttentionError` if the table's L is not that of `x`, if its B is neither 1 nor that of `x`, or if rows
+  ///   are shorter than ``dimension``.
   public func rotate<Stored: AttentionStorage>(
     _ x: inout Tensor<Stored>, layout: AttentionLayout = .headsFirst, context: AttentionContext = .default
   ) throws where Stored.Arithmetic == Element {
@@ -75,7 +76,7 @@ public struct RotaryTable<Element: AttentionElement>: Sendable {
     let stride = strides[3]
     let base = UncheckedSendable(base)
     let (cosines, sines) = (self.cosines, self.sines)
-    // 0.5 ns for each element that is turned.
+    // An estimate: 0.5 ns for each element that is turned.
     context.parallelFor(
       count: shape[0] * tokenCount, nanosecondsPerItem: 0.5 * Double(headCount * dimension)
     ) { items, _ in

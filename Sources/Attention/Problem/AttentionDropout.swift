@@ -10,7 +10,7 @@
 /// The element of the batch, the query and the key are counted from the start of the call, so with dropout the results of a
 /// sequence depend on its place in the batch or in a packed row.
 public struct AttentionDropout: Sendable, Hashable {
-  /// p, from 0 to 1. It is rounded to a multiple of 2⁻³².
+  /// The probability p that a weight is set to 0, from 0 to 1. It is rounded to a multiple of 2⁻³².
   public var probability: Double
   /// The seed of the random numbers.
   public var seed: UInt64

@@ -6,12 +6,13 @@ public struct AttentionGradientExtras: OptionSet, Sendable {
   public let rawValue: Int
   public init(rawValue: Int) { self.rawValue = rawValue }
 
-  /// The gradients of the mask's biases. Each costs the time to add the gradients of the scores up, and the memory of a bias of
-  /// its shape: during the call up to 16 times, if heads or elements of the batch share the bias and there are few keys.
+  /// The gradients of the mask's biases. Each costs the time to add up the gradients of the scores, and the memory of a
+  /// tensor of the bias's shape. During the call it takes up to 16 times this memory, if heads or elements of the batch
+  /// share the bias and there are few keys.
   public static let biases = AttentionGradientExtras(rawValue: 1)
   /// The gradients of the slopes of ``AttentionMask/alibi(slopes:alignment:)``.
   public static let alibiSlopes = AttentionGradientExtras(rawValue: 2)
-  /// The gradients of the sinks. Costs nothing.
+  /// The gradients of the sinks. They cost next to nothing.
   public static let sinks = AttentionGradientExtras(rawValue: 4)
 }
 

@@ -8,9 +8,10 @@ public import AttentionTensors
 /// `Element` is the type that attention computes in: Double for operands of Double, Float for all others. It follows from
 /// the operands, so you need not write it.
 public struct AttentionOptions<Element: AttentionElement>: Sendable {
-  /// Multiplies the scores before anything else is done to them. Nil: 1/√E. 0 makes every score 0, whatever the query.
+  /// The factor by which scores are multiplied before anything else is done to them. Nil: 1/√E, where E is the head
+  /// dimension. With 0, every score is 0 before the mask, whatever the query and the key hold.
   public var scale: Double?
-  /// c, which bounds scores to c·tanh(score / c), after the scale and before the mask. Nil: no bound.
+  /// The bound c of the scores: after the scale and before the mask they become c·tanh(score / c). Nil: no bound.
   public var softcap: Double?
   /// `[H]`: one more logit for each head. It takes a share of the weights and has no value. Nil: none.
   public var sinks: Tensor<Element>?

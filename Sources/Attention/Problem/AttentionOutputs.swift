@@ -1,9 +1,9 @@
-/// Where a call writes its results. Nil: not wanted.
+/// Where a call writes its results. A result that is nil is not wanted.
 struct AttentionOutputs<Element> {
   /// The output, of the query's type.
   let output: MutableOperand
-  /// `[B, H, L]`.
+  /// `[B, H, L]`: the log-sum-exp of every query.
   let logSumExp: UnsafeMutablePointer<Element>?
-  /// `[B, H, L, S]`.
+  /// `[B, H, L, S]`: the weight of every query and key.
   let weights: UnsafeMutablePointer<Element>?
 }

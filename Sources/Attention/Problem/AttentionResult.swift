@@ -5,11 +5,12 @@ public struct AttentionExtras: OptionSet, Sendable {
   public let rawValue: Int
   public init(rawValue: Int) { self.rawValue = rawValue }
 
-  /// The natural logarithm of every softmax's denominator. Costs nothing.
+  /// The natural logarithm of every softmax's denominator. It costs next to nothing.
   public static let logSumExp = AttentionExtras(rawValue: 1)
-  /// The softmax itself, after dropout. Costs `L × S` memory, and the time to compute the scores once more.
+  /// The softmax itself, after dropout. Costs memory for L × S elements for each head, where L is the number of queries
+  /// and S the number of keys, and the time to compute the scores once more.
   public static let weights = AttentionExtras(rawValue: 2)
-  /// `scale · Q Kᵀ`, including masked keys. Costs `L × S` memory and another product.
+  /// `scale · Q Kᵀ`, including masked keys. Costs memory for L × S elements for each head, and another product.
   public static let rawScores = AttentionExtras(rawValue: 4)
   /// The raw scores after softcap. Costs as much as ``rawScores``.
   public static let cappedScores = AttentionExtras(rawValue: 8)

@@ -4,22 +4,22 @@ internal import AttentionTensors
 struct AttentionShape {
   static let subject = "scaledDotProductAttention"
 
-  /// B.
+  /// B: the number of elements of the batch.
   let batchCount: Int
-  /// H: heads of the query.
+  /// H: the number of heads of the query.
   let headCount: Int
-  /// Hk: heads of key and value. Query head h reads head h / (H / Hk).
+  /// Hk: the number of heads of key and value. Query head h reads head h / (H / Hk).
   let keyValueHeadCount: Int
-  /// L.
+  /// L: the number of queries of a head.
   let queryCount: Int
-  /// S.
+  /// S: the number of keys of a head.
   let keyCount: Int
   /// E: the head dimension, that of query and key.
   let headDimension: Int
   /// Ev: the value dimension, that of value and output.
   let valueDimension: Int
 
-  /// Query heads that share a key/value head.
+  /// The number of query heads that share a key/value head.
   var groupSize: Int { headCount / max(keyValueHeadCount, 1) }
 
   /// The index of a query among those of all heads and elements of the batch: its place in `[B, H, L]`.
@@ -40,7 +40,7 @@ struct AttentionShape {
     try require(
       query[1] == key[1] || (key[1] > 0 && query[1] % key[1] == 0),
       "the query's heads must be a multiple of the key's and value's")
-    // OpenBLAS counts in 32 bits. Also, sums of such lengths fit an Int.
+    // Extents must fit in 32 bits, because OpenBLAS counts in 32 bits. Sums of such extents then also fit in an Int.
     func isCounted(_ extents: [Int]) -> Bool { extents.allSatisfy { $0 <= Int(Int32.max) } }
     try requireArgument(
       isCounted(query) && isCounted(key) && isCounted(value), Self.subject,

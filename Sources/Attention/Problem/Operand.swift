@@ -10,10 +10,10 @@ struct Operand {
   let headStride: Int
   let lengthStride: Int
   let columnStride: Int
-  /// Where the rows lie, if in pages. Nil: each row lies `lengthStride` elements after the one before.
+  /// Where the rows lie, if they lie in pages. Nil: each row lies `lengthStride` elements after the one before.
   let pages: Pages?
 
-  /// Rows in pages of one length, each at an address of its own: `[B, pages]`.
+  /// Pages that hold the same number of rows each, at the addresses `bases`: `[B, pages]`.
   struct Pages {
     let bases: UnsafePointer<UnsafeRawPointer>
     let countPerSample: Int

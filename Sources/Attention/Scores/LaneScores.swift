@@ -4,7 +4,7 @@ internal import AttentionTensors
 struct LaneScores<Element: AttentionElement>: ScoreLayout {
   let call: AttentionCall<Element>
   let memory: ModifierMemory<Element>
-  /// Elements of a vector.
+  /// The number of elements in a vector.
   let laneCount: Int
 
   static var findsMaximum: Bool { true }
@@ -101,7 +101,7 @@ struct LaneScores<Element: AttentionElement>: ScoreLayout {
 
   /// Stores in ``ModifierMemory/rows`` where `count` elements of each row of an operand lie, from a column on.
   ///
-  /// Rows of a two-byte type are first converted to the type that is computed with.
+  /// Rows of a two-byte type are first converted to the type that attention computes in.
   /// - Returns: The distance between the elements of a row, in elements.
   func gatherRows(_ operand: Operand, _ tile: QueryTile, _ rows: Range<Int>, from column: Int, count: Int) -> Int {
     assert(operand.pages == nil)

@@ -4,7 +4,8 @@ internal import AttentionTensors
 struct ModifierMemory<Element: AttentionElement> {
   /// The addresses of rows of a mask or of queries.
   let rows: UnsafeMutablePointer<UnsafeRawPointer>
-  /// Rows of a bias, of queries or of results in the type that is computed with, if they are stored in another type.
+  /// Rows of a bias, of queries or of results in the type that attention computes in, if they are stored in another
+  /// type. Also one row of a bias whose elements are not contiguous.
   let converted: UnsafeMutablePointer<Element>
   /// One row of a boolean mask whose elements are not contiguous.
   let flags: UnsafeMutablePointer<UInt8>

@@ -29,17 +29,19 @@ protocol ScoreLayout {
   /// score ← −inf where a block mask does not attend.
   func hide(_ mask: BlockMask, in block: Block<Element>, _ tile: QueryTile)
 
-  /// Dropout of numbers that lie as the scores of a block do. ``ModifierMemory/heads`` and `queries` say where its rows are.
+  /// Dropout of numbers that lie as the scores of a block do. ``ModifierMemory/heads`` and `queries` hold the head and
+  /// the query of each row.
   func dropOut(_ rule: DropoutRule, _ numbers: UnsafeMutablePointer<Element>, of block: Block<Element>, batch: Int)
 
   /// Calls `body` for the lines in which the scores of a block lie: the place of the line's first score, as an offset from
   /// `block.scores`, and the number of scores, which lie one after another.
   func forEachLine(of block: Block<Element>, _ body: (_ offset: Int, _ count: Int) -> Void)
 
-  /// Calls `body` for every row of a block with its head, its query, the keys of its interval, and the numbers that
-  /// `numbers`, which lie as the scores do, holds for these keys, one after another.
+  /// Calls `body` for every row of a block with its head, its query, the keys of its interval, and the row's numbers
+  /// for these keys, one after another.
   ///
-  /// `memory`: where rows are written if `numbers` does not hold them one after another.
+  /// `numbers`: the numbers of the block, which lie as its scores do. `memory`: where rows are written if `numbers`
+  /// does not hold them one after another.
   func forEachRow(
     of block: Block<Element>, _ tile: QueryTile, _ numbers: UnsafeMutablePointer<Element>,
     _ memory: GradientMemory<Element>,
@@ -48,7 +50,7 @@ protocol ScoreLayout {
     ) -> Void)
 }
 
-/// The working memory in which a block is brought into rows.
+/// The working memory in which the numbers of a block are arranged row by row.
 struct GradientMemory<Element: AttentionElement> {
   /// `[rows of a group, keys of a tile]`.
   let rows: UnsafeMutablePointer<Element>

@@ -95,15 +95,16 @@ struct ScoreModifiers<Layout: ScoreLayout> {
     }
   }
 
-  /// Dropout of numbers that lie as the scores of a block do: weights, or the gradients of dropped weights. Nothing happens if
-  /// the call has no dropout.
+  /// Dropout of numbers that lie as the scores of a block do: weights, or the gradients of the weights after dropout.
+  /// Nothing happens if the call has no dropout.
   func dropOut(_ numbers: UnsafeMutablePointer<Element>, of block: Block<Element>, _ tile: QueryTile) {
     guard let rule = call.dropout else { return }
     findPlaces(of: block, tile)
     layout.dropOut(rule, numbers, of: block, batch: tile.batch)
   }
 
-  /// Some numbers of a block, which lie as its scores do, as functions of scores see them.
+  /// A view of some numbers of a block, in the form that functions of scores take. The numbers lie as the block's
+  /// scores do.
   func view(
     _ numbers: UnsafeMutablePointer<Element>, of block: Block<Element>, _ tile: QueryTile
   ) -> AttentionScoreTile<Element> {

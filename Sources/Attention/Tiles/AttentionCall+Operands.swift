@@ -43,7 +43,7 @@ extension AttentionCall {
     if matrix.columnStride == 1 && matrix.rowStride == matrix.columnCount {
       return kernels.isFinite(matrix.rowCount * matrix.columnCount, matrix.base)
     }
-    // Either whole rows are contiguous, also rows of one element, or whole columns are.
+    // Either all rows are contiguous, as rows of one element always are, or all columns are.
     if matrix.columnStride == 1 || matrix.columnCount == 1 {
       return (0..<matrix.rowCount).allSatisfy { kernels.isFinite(matrix.columnCount, matrix.rows($0..<$0 + 1).base) }
     }

@@ -2,11 +2,11 @@ internal import AttentionTensors
 
 /// Some rows of a tile by some keys of one interval set: scores that are computed at once, and where they lie.
 struct Block<Element: AttentionElement> {
-  /// Rows of the tile.
+  /// The rows of the block, numbered as rows of the tile.
   let rows: Range<Int>
   let keys: Range<Int>
   let set: IntervalSet
-  /// True if some row may attend to only some of the keys.
+  /// True if some row's interval may hold only some of the keys.
   let isRagged: Bool
   /// True if block masks forbid some of these keys to some row.
   let hasBlocks: Bool
@@ -21,7 +21,7 @@ struct Block<Element: AttentionElement> {
   /// Where scores are saved after softcap, before functions change them, in the same layout. Nil: nowhere.
   var cappedScores: UnsafeMutablePointer<Element>?
 
-  /// Some of its rows and keys.
+  /// The part of the block with some of its rows and keys.
   func slice(rows: Range<Int>, keys: Range<Int>, isRagged: Bool) -> Block {
     let place = place(row: rows.lowerBound, key: keys.lowerBound)
     return Block(

@@ -10,7 +10,8 @@ extension LaneTiles {
       return multiply(
         block, values, into: result, rescale: isFirst ? nil : UnsafePointer(memory.rescale), next: takeExpectedKeys())
     }
-    // The first block's sum is the result.
+    // The sum of the panel's first block is the panel's result. Sums of later blocks are computed apart, and then
+    // added.
     let target = isFirst ? result : own.blockResult
     var continues = cut.common.isEmpty || cut.hasEdgeBefore(of: block)
     if continues { target.update(repeating: 0, count: block.keyStride * columnCount) }

@@ -3,10 +3,11 @@ internal import AttentionTensors
 
 /// Tiles whose queries run along the lanes of vectors, computed by the kernels of this package.
 ///
-/// The queries of a tile are packed once, in panels of a few vectors. For each panel: Sᵀ = K·Qᵀ, softmax down the lanes,
-/// Oᵀ ← Oᵀ·rescale + Vᵀ·Sᵀ. Keys and values are read where they lie, one element at a time, so that any width and either
-/// layout is equally good. A tile of them is packed only if neither of their strides is 1, if their rows lie pages apart,
-/// or if they are stored in two bytes.
+/// The queries of a tile are packed once, in panels of a few vectors. For each panel: scores Sᵀ = K·Qᵀ, softmax down
+/// the lanes, which turns S into weights, and result Oᵀ ← Oᵀ·rescale + Vᵀ·Sᵀ. Keys and values are read where they lie,
+/// one element at a time, so that any width and either layout is equally good. A tile of them is packed only if neither
+/// of their strides is 1, if their rows lie pages apart, or if they are stored in two bytes. E is the width of queries
+/// and keys, Ev the width of values.
 struct LaneTiles<Element: AttentionElement>: TilePrimitives {
   let call: AttentionCall<Element>
   let ownMemory: UnsafeMutablePointer<Memory>
@@ -73,7 +74,7 @@ struct LaneTiles<Element: AttentionElement>: TilePrimitives {
 
   func vectorCount(_ rowCount: Int) -> Int { (rowCount + own.laneCount - 1) / own.laneCount }
 
-  /// Panels of nearly even width.
+  /// Calls `body` for panels of nearly equal width.
   @inline(__always)
   func forEachGroup(_ tile: QueryTile, isRagged _: Bool, _ body: (Range<Int>) -> Void) {
     let laneCount = own.laneCount
@@ -94,7 +95,7 @@ struct LaneTiles<Element: AttentionElement>: TilePrimitives {
         call.query, tile, 0..<tile.rowCount, from: 0, count: call.shape.headDimension))
   }
 
-  /// Discards the result of the previous tile, and sets what belongs to lanes after the last row.
+  /// Discards the result of the previous tile, and sets the maximum, sum and factor of the lanes after the last row.
   private func clear(_ tile: QueryTile) {
     own.isStarted.update(repeating: false, count: vectorCount(tile.rowCount))
     for lane in tile.rowCount..<paddedCount(0..<tile.rowCount) {
@@ -150,10 +151,11 @@ struct LaneTiles<Element: AttentionElement>: TilePrimitives {
   /// The lane of a block's first row among the lanes of its group.
   func lane(_ block: Block<Element>) -> Int { block.rows.lowerBound - block.group.lowerBound }
 
-  /// Adds the bias and takes the maximum in the registers of the product.
+  /// Computes the scores. The product adds the bias and takes the maximum while the scores are in registers.
   ///
-  /// Memory that is read soon is prefetched: the values, by the first panel of a tile, and a bias or a boolean mask. The
-  /// CPU does not see a stream in columns that are taken from one row after the other.
+  /// Memory that is read soon is prefetched: the values, by the first panel of a tile, and the rows of a bias or a
+  /// boolean mask that the next panel needs. The CPU does not do this by itself: it recognises no stream where columns
+  /// are taken from one row after another.
   func computeScores(
     _ block: Block<Element>, _ tile: QueryTile, _ key: StoredMatrix<Element>, adding bias: Operand?,
     maximum: UnsafeMutablePointer<Element>?, next: StoredMatrix<Element>?

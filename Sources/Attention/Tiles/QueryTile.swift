@@ -1,6 +1,7 @@
-/// Queries of one or several heads that share a key/value head: what a task computes.
+/// Queries of one or several heads that share a key/value head, which are computed together.
 ///
-/// Row r is query r mod L of head r div L, where L is the number of queries of each head.
+/// Row r of the tile is query r mod L of head r div L, both counted from the tile's first one, where L is the number of
+/// queries of each head in the tile.
 struct QueryTile {
   let batch: Int
   let keyValueHead: Int

@@ -3,7 +3,8 @@ internal import AttentionTensors
 
 /// The two products of a tile whose queries are rows.
 ///
-/// R is the number of rows (queries), N of keys; E is the width, Ev the width of values.
+/// R is the number of rows (queries), N the number of keys, E the width of queries and keys, and Ev the width of
+/// values.
 protocol RowProducts {
   associatedtype Element: AttentionElement
 
@@ -23,7 +24,7 @@ protocol RowProducts {
     _ kernels: Kernels<Element>, query: StridedMatrix<Element>, key: StoredMatrix<Element>,
     into scores: UnsafeMutablePointer<Element>, stride: Int)
 
-  /// result[R, Ev] += weights[R, N] · V[N, Ev]. `firstIndex` says where the first key lies in its tile.
+  /// result[R, Ev] += weights[R, N] · V[N, Ev]. `firstIndex` is the index of the first key in its sequence.
   static func accumulateValues(
     _ kernels: Kernels<Element>, weights: StridedMatrix<Element>, value: StoredMatrix<Element>, firstIndex: Int,
     into result: UnsafeMutablePointer<Element>, stride: Int)

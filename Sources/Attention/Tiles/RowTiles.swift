@@ -12,7 +12,7 @@ struct RowTiles<Products: RowProducts>: TilePrimitives {
     let common: TileMemory<Element>
     /// Queries times the scale, row by row.
     let query: UnsafeMutablePointer<Element>
-    /// `[rows, Ev]`.
+    /// The results: `[rows, Ev]`, where Ev is the width of values.
     let result: UnsafeMutablePointer<Element>
     let scores: UnsafeMutablePointer<Element>
     let scoreStride: Int
@@ -27,7 +27,7 @@ struct RowTiles<Products: RowProducts>: TilePrimitives {
     let own: UnsafeMutablePointer<Memory> = arrays.take(1)
     let (shape, rowCapacity) = (call.shape, call.plan.rowsPerTile)
     let keyCapacity = min(call.plan.keyTileLength, max(shape.keyCount, 1))
-    // If rows were a power of two apart, they would share the sets of the cache.
+    // Rows are padded: if they were a power of two apart, they would compete for the same sets of the cache.
     let scoreStride = (keyCapacity + 15) / 16 * 16 + 16
     let memory = Memory(
       common: TileMemory(call, rowCapacity: rowCapacity, keyCapacity: keyCapacity, &arrays),

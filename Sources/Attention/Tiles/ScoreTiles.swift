@@ -1,11 +1,11 @@
 internal import AttentionTensors
 
 /// What an algorithm can do to compute the scores of a block. The passes, forward and backward, own the loops and call
-/// these.
+/// these methods.
 ///
-/// A conforming type is a value of a few words, because closures copy it. Its arrays are in memory that it points to. Each
-/// worker has one. The size of that memory is the same for every tile of the call, and bounded for any number of queries and
-/// keys.
+/// A conforming type is a value of a few words, because closures copy it; each worker has one such value. Its arrays
+/// are in memory that it points to. The size of that memory is the same for every tile of the call, and bounded for any
+/// number of queries and keys.
 protocol ScoreTiles: SendableMetatype {
   associatedtype Element: AttentionElement
   associatedtype Scores: ScoreLayout where Scores.Element == Element
@@ -39,7 +39,8 @@ protocol ScoreTiles: SendableMetatype {
   /// Some keys of a tile, as the products read them.
   func keys(_ tile: QueryTile, _ keys: Range<Int>, _ set: IntervalSet) -> StoredMatrix<Element>
 
-  /// The values of some keys, as the products read them; in the type that is computed with if `isNative`.
+  /// The values of some keys, as the products read them. If `isNative`, they are in the type that attention computes
+  /// in.
   func values(_ tile: QueryTile, _ keys: Range<Int>, _ set: IntervalSet, isNative: Bool) -> StoredMatrix<Element>
 
   /// A block of a group of rows by some keys.

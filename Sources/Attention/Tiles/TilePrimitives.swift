@@ -7,8 +7,8 @@ protocol TilePrimitives: ScoreTiles {
 
   /// The online softmax of a block: scores become weights, and ``TileMemory/maximum``, `sum` and `rescale` are updated.
   ///
-  /// `cut` says how the block is cut; nil: every row attends to every key. `maximum` says whether ``TileMemory/newMaximum`` is
-  /// the maximum of the scores that every row attends to.
+  /// `cut` says how the block is cut; nil: the intervals of all rows hold all keys of the block. `maximum` says whether
+  /// ``TileMemory/newMaximum`` is already raised to the scores of the keys that every row attends to.
   func softmax(_ block: Block<Element>, _ tile: QueryTile, _ cut: BlockCut?, _ maximum: ScoreMaximum)
 
   /// result ← result · rescale + weights · V. For each row, values are added in the order of the keys, and the sum of a

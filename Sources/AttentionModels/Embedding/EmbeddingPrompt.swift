@@ -1,15 +1,18 @@
 internal import AttentionTensors
 
-/// The text before a text that is embedded. Models for search are often trained with one prompt for queries and another
-/// for documents.
+/// A prompt: the text that precedes each text that is embedded.
+///
+/// Models for search are often trained with one prompt for queries and another for documents.
 public enum EmbeddingPrompt: Sendable, Hashable {
   /// The model's default prompt, if it has one, as in sentence-transformers' `encode`.
   case automatic
   /// No prompt.
   case none
-  /// The model's prompt "query"; without it, the same as ``automatic``. As in `encode_query`.
+  /// The model's prompt "query"; if it has none, the same as ``automatic``. As in sentence-transformers'
+  /// `encode_query`.
   case query
-  /// The model's first prompt of "document", "passage" and "corpus"; without any, ``automatic``. As in `encode_document`.
+  /// The first of the prompts "document", "passage" and "corpus" that the model has; if it has none of them, the same
+  /// as ``automatic``. As in sentence-transformers' `encode_document`.
   case document
   /// The model's prompt with this name.
   case named(String)
@@ -22,6 +25,7 @@ struct EmbeddingPrompts: Sendable {
   var texts: [String: String] = [:]
   var defaultName: String?
 
+  /// The text that `prompt` stands for; empty: no prompt.
   /// - Throws: `AttentionError` for a name that the model does not have.
   func text(_ prompt: EmbeddingPrompt) throws(AttentionError) -> String {
     switch prompt {
@@ -42,7 +46,7 @@ struct EmbeddingPrompts: Sendable {
 }
 
 extension EmbeddingPrompts {
-  /// The first of these prompts that the model has; otherwise its default prompt; otherwise an empty one.
+  /// The text of the first prompt in `names` that the model has; otherwise its default prompt; otherwise an empty text.
   func first(_ names: [String]) -> String {
     (names + [defaultName].compactMap { $0 }).lazy.compactMap { texts[$0] }.first ?? ""
   }

@@ -4,7 +4,8 @@ internal import Synchronization
 
 /// One call of ``TextEmbedder/embed(_:)-([String])`` that is not finished.
 final class EmbeddingJob: @unchecked Sendable {
-  // Sendable: `continuation` is used only under `lock`; the members after `texts` only by the queue's thread.
+  // Sendable: `continuation` is used only under `lock`; `sequences`, `takenCount` and `vectors` only by the queue's
+  // thread. Everything else is constant or atomic.
   private let lock = NSLock()
   private var continuation: CheckedContinuation<[[Float]], any Error>?
   private let ended = Atomic<Bool>(false)
@@ -48,7 +49,7 @@ final class EmbeddingJob: @unchecked Sendable {
     return sequences[index]
   }
 
-  /// Takes the next text.
+  /// Takes the next text into a batch, and returns its tokens.
   func take(_ encoder: SentenceEncoder) -> [Int32] {
     let next = tokens(takenCount, encoder)
     sequences[takenCount] = []
@@ -73,14 +74,16 @@ final class EmbeddingQueue: @unchecked Sendable {
   /// The time at which a batch that waits for more texts is computed anyway.
   private var deadline: ContinuousClock.Instant?
 
-  /// Some 30 years: `ContinuousClock.Instant` and `Date` trap on values far beyond that.
+  /// The longest delay, about 30 years: `ContinuousClock.Instant` and `Date` trap on values far beyond that.
   private static let longestDelay = Duration.seconds(1_000_000_000)
 
   init(options: TextEmbedder.Options) { self.options = options }
 
-  /// - Throws: `AttentionError` of code `busy` if too many texts wait already, of code `unsupported` in a child made by `fork`.
+  /// Adds a job to the queue.
+  /// - Throws: `AttentionError` of code `busy` if too many texts wait already, of code `unsupported` in a child made by
+  ///   `fork`.
   func add(_ job: EmbeddingJob) throws(AttentionError) {
-    // Checked before the lock is taken: the thread may have held it at the moment of the fork.
+    // The process is checked before the lock is taken: the thread may have held the lock at the moment of the fork.
     guard getpid() == processID else {
       throw AttentionError(
         .unsupported, "TextEmbedder",
@@ -107,7 +110,7 @@ final class EmbeddingQueue: @unchecked Sendable {
     condition.unlock()
   }
 
-  /// Runs the thread with a model that it has loaded, until the queue is stopped.
+  /// Embeds the texts of jobs with `encoder`, on the thread that calls it, until the queue is stopped and empty.
   func run(_ encoder: SentenceEncoder) {
     #if canImport(ObjectiveC)
       // This function never returns to Foundation, so the objects that Foundation autoreleases are freed after each turn.
@@ -135,8 +138,10 @@ final class EmbeddingQueue: @unchecked Sendable {
     return true
   }
 
-  /// The new jobs, and whether no more will come. Waits for them if there is no work: until the deadline if there is one,
-  /// otherwise without limit. Nil: the queue is stopped and empty.
+  /// The new jobs, and whether no more will come. Nil: the queue is stopped and empty.
+  ///
+  /// If a batch waits for more texts, this call waits for new jobs until the deadline. If there are no jobs at all, it
+  /// waits without limit.
   private func next() -> (jobs: [EmbeddingJob], isLast: Bool)? {
     condition.lock()
     defer { condition.unlock() }
@@ -155,7 +160,7 @@ final class EmbeddingQueue: @unchecked Sendable {
     return (incoming, isStopped)
   }
 
-  /// Subtracts texts from the number of waiting ones.
+  /// Subtracts `count` from the number of waiting texts.
   /// - Returns: How many texts wait after that.
   @discardableResult
   private func release(_ count: Int) -> Int {
@@ -165,8 +170,10 @@ final class EmbeddingQueue: @unchecked Sendable {
     return waitingCount
   }
 
-  /// Removes the jobs that have ended, the jobs whose texts are all taken, and those in `failed`. This comes before their callers
-  /// get a result, so that their next requests find the room.
+  /// Removes the jobs that have ended, the jobs whose texts are all taken, and those in `failed`.
+  ///
+  /// Callers get their results only after this, so that their next requests are not refused for texts that no longer
+  /// wait.
   /// - Returns: How many texts no longer wait.
   @discardableResult
   private func dropEnded(failed: [EmbeddingJob] = []) -> Int {
@@ -180,7 +187,8 @@ final class EmbeddingQueue: @unchecked Sendable {
     return freed
   }
 
-  /// True if no batch has taken a text of any job, and all texts together have few tokens.
+  /// True if no batch has taken a text of any job, and all texts together have fewer than `TokenBatch.tokenTarget`
+  /// tokens.
   private func isSmall(_ encoder: SentenceEncoder) -> Bool {
     var count = 0
     for job in active {
@@ -200,7 +208,8 @@ final class EmbeddingQueue: @unchecked Sendable {
     var sequences: [[Int32]] = []
   }
 
-  /// Takes texts from all jobs in turn while there is room. Jobs that get no room are first in the next batch.
+  /// Takes texts from all jobs in turn while the batch has room for tokens. Jobs that get no room are first in the next
+  /// batch.
   private func takeBatch(_ encoder: SentenceEncoder) -> [Share] {
     var rest = options.tokenLimit
     var shares = active.map { Share(job: $0) }
@@ -212,7 +221,8 @@ final class EmbeddingQueue: @unchecked Sendable {
       for index in shares.indices {
         let job = shares[index].job
         var count = 0
-        // At least one text if there is room. If the batch is still empty, one text of any length.
+        // A job gives at least one text that has room, and more texts up to its equal part of the room. The first text
+        // of a batch may have any length.
         while !job.isTaken {
           let length = job.tokens(job.takenCount, encoder).count
           guard isEmpty || (length <= rest && (count == 0 || count + length <= part)) else { break }
@@ -233,7 +243,7 @@ final class EmbeddingQueue: @unchecked Sendable {
     }
     let result = Result {
       let vectors = try encoder.embed(sequences, context: options.context) {
-        // Called between layers: ends the computation if nobody waits for its result any more.
+        // Called before each layer: ends the computation if nobody waits for its result any more.
         if shares.allSatisfy({ $0.job.isEnded }) { throw CancellationError() }
       }
       var row = 0
@@ -245,7 +255,8 @@ final class EmbeddingQueue: @unchecked Sendable {
       }
     }
     let end = ContinuousClock.now
-    // Room is made before callers get their vectors, so that their next requests find it.
+    // The texts of the batch no longer count as waiting before callers get their vectors, so that the next requests of
+    // these callers are not refused.
     var waitingTextCount = release(sequences.count)
     switch result {
     case .success:

@@ -16,7 +16,7 @@ struct EmbeddingSettings {
   var prompts = EmbeddingPrompts()
   /// The name of the similarity in the settings; nil: they name none.
   var similarityName: String?
-  /// Where the encoder's files are in the folder; empty: in the folder of the settings.
+  /// The path of the encoder's files inside the folder of the settings; empty: they are in that folder itself.
   var encoderPath = ""
 
   private struct Module: Decodable {
@@ -44,7 +44,7 @@ struct EmbeddingSettings {
   private struct Lengths: Decodable {
     let max_seq_length: Double?
     let model_max_length: Double?
-    /// The name of the limit before transformers 3.
+    /// The name of `model_max_length` in releases of transformers before 3.
     let max_len: Double?
     let do_lower_case: Bool?
   }
@@ -74,7 +74,7 @@ struct EmbeddingSettings {
       try requireFile(
         !place.hasPrefix("/") && !place.split(separator: "/").contains(".."), path,
         "paths inside of the folder expected; got \"\(place)\"")
-      // Older and newer releases have different paths before the class name.
+      // Only the class name counts: in older and newer releases of sentence-transformers, different paths precede it.
       let name = module.type.split(separator: ".").last.map(String.init) ?? ""
       switch name {
       case "Transformer": encoderPath = place
@@ -103,7 +103,8 @@ struct EmbeddingSettings {
       "mean": .mean, "cls": .cls, "max": .max, "mean_sqrt_len_tokens": .meanSquareRoot, "weightedmean": .weightedMean,
       "lasttoken": .lastToken,
     ]
-    // Without a mode, the flags of older releases count. With several flags, the pooled vectors follow one another in this order.
+    // Without `pooling_mode`, the flags of older releases count. If several flags are set, the pooled vectors follow
+    // one another in this order.
     let flags = [
       ("cls", file.pooling_mode_cls_token), ("max", file.pooling_mode_max_tokens),
       ("mean", file.pooling_mode_mean_tokens), ("mean_sqrt_len_tokens", file.pooling_mode_mean_sqrt_len_tokens),

@@ -15,7 +15,8 @@ public enum Pooling: String, Sendable, Hashable, CaseIterable {
   /// The state of the last token.
   case lastToken
 
-  /// Pools the states in `rows` into `vector`; `states` holds `dimension` elements a row, from row 0 on. No rows give zeros.
+  /// Pools the states in `rows` into `vector`. `states` holds all rows, from row 0 on, with `dimension` elements each.
+  /// If `rows` is empty, `vector` is filled with zeros.
   func apply(
     _ states: UnsafePointer<Float>, rows: Range<Int>, dimension: Int, into vector: UnsafeMutablePointer<Float>
   ) {
@@ -54,7 +55,7 @@ public enum Pooling: String, Sendable, Hashable, CaseIterable {
   static func normalize(_ vector: UnsafeMutablePointer<Float>, dimension: Int) {
     var sum: Float = 0
     for i in 0..<dimension { sum += vector[i] * vector[i] }
-    // The lower bound of ‖x‖ is PyTorch's.
+    // As in PyTorch's `normalize`, the divisor is at least 1e-12.
     let factor = 1 / Swift.max(sum.squareRoot(), 1e-12)
     for i in 0..<dimension { vector[i] *= factor }
   }

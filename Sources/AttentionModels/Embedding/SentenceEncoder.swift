@@ -144,7 +144,8 @@ public struct SentenceEncoder: Sendable {
   func resolve(_ prompt: EmbeddingPrompt) throws(AttentionError) -> ResolvedPrompt {
     let text = try settings.prompts.text(prompt)
     if text.isEmpty || settings.poolsPrompt { return ResolvedPrompt(text: text, tokenCount: 0) }
-    // The tokens that come before every text are not pooled either.
+    // The tokens that the tokenizer puts before every text, such as [CLS], are not pooled either: they count with the
+    // prompt.
     let own = tokens("", after: ResolvedPrompt(text: text, tokenCount: 0)).ids
     return ResolvedPrompt(text: text, tokenCount: own.count - tokenizer.suffixLength)
   }
@@ -191,7 +192,8 @@ public struct SentenceEncoder: Sendable {
   func embed(
     _ sequences: [TokenSequence], context: AttentionContext, checkpoint: @Sendable () throws -> Void = {}
   ) throws -> Tensor<Float> {
-    // Checked here, where a sequence still has the number that the caller knows.
+    // The sequences are checked before they are sorted, so that an error names the place of a sequence in the caller's
+    // list.
     try encoder.check(sequences.map(\.ids))
     let batches = TokenBatch.batches(lengths: sequences.map(\.ids.count))
     let dimension = dimension
@@ -224,7 +226,8 @@ public struct SentenceEncoder: Sendable {
     }
   }
 
-  /// Makes the vector of a text from its hidden states, which follow one another: pooled, normalised, cut.
+  /// Makes the vector of a text: pools its hidden states, normalises the result, and cuts it to the model's dimension.
+  /// `states` holds the hidden states one after another.
   private func pool(_ states: UnsafePointer<Float>, _ sequence: TokenSequence, into vector: UnsafeMutablePointer<Float>)
   {
     let dimension = encoder.configuration.hiddenDimension
@@ -266,7 +269,7 @@ struct TokenSequence {
 
 /// Sequences that pass through the encoder together.
 struct TokenBatch {
-  /// Their places in the caller's list; the longest sequence is first.
+  /// The places of the sequences in the caller's list; the longest sequence is first.
   let indices: [Int]
 
   /// The number of tokens of a batch: large enough that weights are read rarely, small enough that all threads end at about the

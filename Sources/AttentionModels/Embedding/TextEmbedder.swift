@@ -6,14 +6,16 @@ internal import Foundation
 ///     let model = try await TextEmbedder(directory: "all-MiniLM-L6-v2")
 ///     let vectors = try await model.embed(["A man is eating.", "Someone has lunch."])   // 2 × 384
 ///
-/// Texts are tokenized and computed on one thread that the embedder starts, and on the threads of its context. Meanwhile the
-/// caller's task waits without holding a thread of Swift's pool. Requests that arrive while others are computed, or within
-/// ``Options/maximumDelay`` of a small one, pass through the model together; the vector of a text has the same bits whatever
-/// texts it is computed with. A long request takes turns with the short ones that come after it.
+/// Texts are tokenized and computed on one thread that the embedder starts, and on the threads of its context.
+/// Meanwhile the caller's task waits without holding a thread of Swift's pool. Requests that arrive while others are
+/// computed, or within ``Options/maximumDelay`` of a small one, pass through the model together. The vector of a text
+/// has the same bits whatever texts it is computed with (with OpenBLAS's products, nearly the same bits). A long
+/// request takes turns with the short ones that come after it.
 ///
-/// If a task is cancelled, its call ends at once with `CancellationError`. Its computation stops before the next layer, unless
-/// other requests wait for the same batch. Memory for computing is bounded: a batch holds ``Options/tokenLimit`` tokens
-/// (at most 256 of them a thread at once), however many texts a request has.
+/// If a task is cancelled, its call ends at once with `CancellationError`. Its computation stops before the next layer,
+/// unless other requests wait for the same batch. Memory for computing is bounded, however many texts a request has: a
+/// batch holds at most ``Options/tokenLimit`` tokens, of which a thread computes at most 256 at once. A text that is
+/// longer than one of these limits is computed alone.
 ///
 /// The model's thread ends when the embedder is released. There is no global state: two embedders share nothing but the threads
 /// that they compute on. In a child made by `fork`, an embedder that was made before the fork throws; the child makes its
@@ -21,12 +23,12 @@ internal import Foundation
 public final class TextEmbedder: Sendable {
   /// How requests are put together into batches.
   public struct Options: Sendable {
-    /// How long a batch of fewer than 256 tokens waits for more texts: 1 ms. Zero: it does not wait.
+    /// How long a batch of fewer than 256 tokens waits for more texts; 1 ms by default. Zero: it does not wait.
     public var maximumDelay: Duration
-    /// The largest number of tokens of a batch; a longer text is a batch of its own. 2048.
+    /// The largest number of tokens of a batch; 2048 by default. A longer text is a batch of its own.
     public var tokenLimit: Int
-    /// The largest number of texts that may wait. A request that exceeds it fails with the code `busy`, unless no text waits.
-    /// 65 536. The size of the texts in bytes is not limited; the caller limits it.
+    /// The largest number of texts that may wait; 65 536 by default. A request that exceeds it fails with the code
+    /// `busy`, unless no text waits. The size of the texts in bytes is not limited; the caller limits it.
     public var waitingLimit: Int
     /// Threads, instruction set, algorithm.
     public var context: AttentionContext
@@ -108,7 +110,7 @@ public final class TextEmbedder: Sendable {
         queue.run(model)
       }
       thread.name = "TextEmbedder"
-      // Foundation's default is half a megabyte.
+      // The stack has 8 MiB; Foundation's default is half a megabyte.
       thread.stackSize = 8 << 20
       thread.start()
     }
@@ -127,8 +129,9 @@ public final class TextEmbedder: Sendable {
   ///   - texts: Any texts, also empty ones; a text that is longer than the model's limit is cut.
   ///   - prompt: The prompt before each text.
   /// - Returns: A vector of ``dimension`` elements for each text.
-  /// - Throws: `CancellationError` if the task is cancelled; `AttentionError` of code `busy` if too many texts wait, for a
-  ///   prompt that the model does not have, if there is not enough memory, or of code `unsupported` in a child made by `fork`.
+  /// - Throws: `CancellationError` if the task is cancelled. `AttentionError` of code `busy` if too many texts wait, of
+  ///   code `unsupported` in a child made by `fork`, and of other codes if the model does not have the prompt or there
+  ///   is not enough memory.
   public func embed(_ texts: [String], prompt: EmbeddingPrompt = .automatic) async throws -> [[Float]] {
     try Task.checkCancellation()
     let prompt = try model.resolve(prompt)
@@ -153,7 +156,7 @@ public final class TextEmbedder: Sendable {
   }
 }
 
-/// A job that may be cancelled before it exists.
+/// The job of one call. The call may be cancelled before the job exists.
 private final class JobSlot: @unchecked Sendable {
   // Sendable: both variables are used only under `lock`.
   private let lock = NSLock()

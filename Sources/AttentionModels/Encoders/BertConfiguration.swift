@@ -12,7 +12,7 @@ public struct BertConfiguration: Sendable, Hashable {
   public var intermediateDimension: Int
   /// The number of tokens in the vocabulary.
   public var vocabularySize: Int
-  /// The number of positions: a text may have at most so many tokens.
+  /// The number of positions, which is the largest number of tokens of a text.
   public var positionCount: Int
   /// The number of token types; only type 0 is used.
   public var typeCount: Int

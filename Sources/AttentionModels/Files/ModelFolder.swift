@@ -13,6 +13,7 @@ struct ModelFolder {
 
   func contains(_ name: String) -> Bool { FileManager.default.fileExists(atPath: path(name)) }
 
+  /// Checks that the folder exists.
   /// - Throws: `AttentionError` if the folder does not exist.
   func check() throws(AttentionError) {
     var isFolder: ObjCBool = false

@@ -9,7 +9,8 @@ struct WeightLoader {
   private var problems: [String] = []
   private var wanted: Set<String> = []
 
-  /// A loader of `file`. Names begin with `prefix` if the encoder was trained with a head; it is used only if the file has it.
+  /// A loader of `file`. In the file of an encoder that was trained with a head, the names of the encoder's tensors
+  /// begin with `prefix`. If no name in the file begins with it, the loader leaves it out.
   init(_ file: SafeTensorsFile, optionalPrefix prefix: String) {
     self.file = file
     self.prefix = file.entries.contains { $0.name.hasPrefix(prefix) } ? prefix : ""
@@ -46,7 +47,9 @@ struct WeightLoader {
     return name
   }
 
-  /// - Throws: `AttentionError` with every tensor that is missing, of another shape, or unknown.
+  /// Checks that no tensor was wrong, and that the file has no tensors beyond those that were asked for.
+  /// - Throws: `AttentionError` that lists up to 20 tensors that are missing, unknown, or of another shape or type, and
+  ///   the number of the rest.
   mutating func finish(ignoring isIgnored: (String) -> Bool) throws(AttentionError) {
     for entry in file.entries where !wanted.contains(entry.name) {
       // If the file has the prefix, tensors without it belong to heads.
@@ -61,7 +64,7 @@ struct WeightLoader {
 
   private static let shownCount = 20
 
-  /// Zeros that are all one element in memory, so they take no memory whatever the shape.
+  /// A tensor of zeros that share one element in memory, so that its size in memory does not depend on the shape.
   private func zeros(_ shape: [Int]) throws -> Tensor<Float> {
     try Tensor<Float>(repeating: 0, shape: shape.map { _ in 1 }).broadcast(to: shape)
   }

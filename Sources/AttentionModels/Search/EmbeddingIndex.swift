@@ -25,7 +25,8 @@ public import AttentionTensors
 ///
 /// The metadata says how many texts were cut (`cut`).
 ///
-/// Cost of a search: 2·N·d operations for each query; then one thread chooses the best texts.
+/// Cost of a search among N texts with vectors of d elements: 2·N·d operations for each query; then one thread chooses
+/// the best texts.
 public struct EmbeddingIndex: Sendable {
   /// A text that was found.
   public struct Match: Sendable, Hashable {
@@ -79,7 +80,9 @@ public struct EmbeddingIndex: Sendable {
   ///     search; nil: such lines are cut, and ``cutCount`` says how many.
   ///   - context: Threads, instruction set, algorithm.
   ///   - progress: Called from time to time with the number of texts that are done and the number of all texts.
-  /// - Throws: `AttentionError` if there is not enough memory; any error of `progress`.
+  /// - Throws: `AttentionError` if there is not enough memory, if the overlap is below 0 or at least half a chunk, if a
+  ///   vector holds a number that is not finite, or if the index does not compute the model's similarity; any error of
+  ///   `progress`.
   public init(
     lines: some Sequence<String>, encoder: SentenceEncoder, chunking: Chunking? = nil,
     context: AttentionContext = .default, progress: (Int, Int) throws -> Void = { _, _ in }
@@ -154,7 +157,7 @@ public struct EmbeddingIndex: Sendable {
   /// The number of texts that are embedded between two reports of progress.
   private static let reportLength = 1024
 
-  /// 1 / ‖x‖ for each row x; the lower bound of ‖x‖ is PyTorch's.
+  /// 1 / ‖x‖ for each row x. As in PyTorch's `normalize`, ‖x‖ counts as at least 1e-12.
   private static func inverseLengths(_ vectors: Tensor<Float>) throws -> Tensor<Float> {
     let (count, dimension) = (vectors.shape[0], vectors.shape[1])
     return try Tensor(shape: [count]) { target in
@@ -171,7 +174,7 @@ public struct EmbeddingIndex: Sendable {
     zip(lines, lines.dropFirst()).contains { $0 == $1 }
   }
 
-  /// An index from a file of ``write(to:)``, which is mapped.
+  /// An index from a file that ``write(to:)`` has written. The file is mapped.
   /// - Throws: `AttentionError` if the file is not an index, or contradicts itself.
   public init(contentsOf path: String) throws {
     let file = try SafeTensorsFile(contentsOf: path)
@@ -211,7 +214,8 @@ public struct EmbeddingIndex: Sendable {
     }
   }
 
-  /// True if the file begins as safetensors files do, as no text does. ``init(contentsOf:)`` checks whether it is a valid index.
+  /// True if the file begins like a safetensors file; no text begins like this. ``init(contentsOf:)`` checks whether
+  /// the file is a valid index.
   public static func isIndex(path: String) -> Bool {
     // The file begins with the header's length in 8 bytes, of which the last four are 0; the header follows.
     guard let start = firstBytes(of: path, count: 9), start.count == 9 else { return false }
@@ -329,8 +333,8 @@ private struct BestOfLine {
   private(set) var best: (score: Float, position: Int)?
   private var line: Int64 = 0
 
-  /// Adds a chunk. If it begins a new line, returns the best chunk of the line before. NaN is never the best; of equal scores the
-  /// first one is.
+  /// Adds a chunk. If it begins a new line, returns the best chunk of the line before. Any number is better than NaN;
+  /// of equal scores, the first is the best.
   mutating func add(_ score: Float, _ position: Int, line: Int64) -> (score: Float, position: Int)? {
     if line == self.line, let best {
       if score > best.score || best.score.isNaN { self.best = (score, position) }

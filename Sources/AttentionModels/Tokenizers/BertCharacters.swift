@@ -75,7 +75,7 @@ enum BertCharacters {
   /// True if sorting marks never moves a mark across this scalar.
   static func isLetter(_ scalar: Unicode.Scalar) -> Bool {
     switch scalar.value {
-    // Their combining class is 0, but they decompose into marks.
+    // The combining class of these scalars is 0, but they decompose into marks.
     case 0x0f73, 0x0f75, 0x0f81: false
     default: combiningClass(scalar) == 0
     }

@@ -16,9 +16,9 @@ struct BertNormalizer: Sendable, Hashable {
     String(String.UnicodeScalarView(normalize(text.unicodeScalars.compactMap(cleaned))))
   }
 
-  /// Brings the scalars of a piece of text into normal form, those that ASCII bytes interrupt aside.
+  /// The normal form of scalars that `cleaned` has already cleaned: a whole text, or a run of scalars beyond ASCII.
   ///
-  /// Steps, in Hugging Face's order: clean, separate, decompose (NFD) and strip, lowercase.
+  /// Steps, in Hugging Face's order: separate ideographs, decompose (NFD) and strip accents, lowercase.
   func normalize(_ scalars: [Unicode.Scalar]) -> [Unicode.Scalar] {
     var scalars = scalars
     if separatesIdeographs, scalars.contains(where: BertCharacters.isIdeograph) {
@@ -38,7 +38,8 @@ struct BertNormalizer: Sendable, Hashable {
   func cleaned(_ scalar: Unicode.Scalar) -> Unicode.Scalar? {
     if !cleansText { return scalar }
     if BertCharacters.isRemoved(scalar) { return nil }
-    // Earlier than in Hugging Face's order, with the same result: accents do not change the order of other marks.
+    // Accents are stripped here, earlier than in Hugging Face's order. The result is the same: accents do not change
+    // the order of other marks.
     if stripsAccents && BertCharacters.isStripped(scalar) { return nil }
     return BertCharacters.isSpace(scalar) ? " " : scalar
   }
@@ -89,7 +90,7 @@ private struct Decompositions: Sendable {
 
   private init() {
     var parts: [Unicode.Scalar: [Unicode.Scalar]] = [:]
-    // Hangul syllables are many, and follow a rule of their own: see `parts(_:)`.
+    // Hangul syllables are left out: they are many, and `parts(_:)` decomposes them by a rule.
     for value in UInt32(0xc0)..<0x30000 where !Self.hangul.contains(value) {
       guard let scalar = Unicode.Scalar(value), BertCharacters.mayDecompose(scalar) else { continue }
       let decomposed = Array(String(Character(scalar)).decomposedStringWithCanonicalMapping.unicodeScalars)
@@ -102,7 +103,8 @@ private struct Decompositions: Sendable {
 
   func parts(_ scalar: Unicode.Scalar) -> [Unicode.Scalar] {
     guard Self.hangul.contains(scalar.value) else { return parts[scalar] ?? [scalar] }
-    // The Unicode Standard, section 3.12: syllables are L × V × T jamo; T changes fastest.
+    // The index of a syllable counts leading, vowel and trailing jamo (L × V × T); the trailing one changes fastest.
+    // Source: The Unicode Standard, section 3.12.
     let index = scalar.value - Self.hangul.lowerBound
     let (rest, trailing) = index.quotientAndRemainder(dividingBy: 28)
     let (leading, vowel) = rest.quotientAndRemainder(dividingBy: 21)

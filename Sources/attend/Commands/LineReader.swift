@@ -21,6 +21,7 @@ final class LineReader {
   /// How long a pipe may have no program that writes to it.
   private static let writerDelay = Duration.seconds(2)
 
+  /// Opens a file, a pipe or standard input.
   /// - Parameter path: A file or a pipe; "-" is standard input.
   /// - Throws: `AttentionError` if it cannot be opened, is something else, or is a pipe that no program writes to.
   init(path: String) throws(AttentionError) {
@@ -41,8 +42,8 @@ final class LineReader {
       throw AttentionError(.inputOutput, path, "a regular file or a pipe expected")
     }
     if kind == S_IFIFO {
-      // Reading from a pipe without a writer reports its end; with a writer that has written nothing yet, that it is not ready. A
-      // writer that the same shell command has started may be a moment late.
+      // If a pipe has no writer, reading reports the end of the pipe. If it has a writer that has written nothing yet,
+      // reading reports that no data are ready. A writer that the same shell command has started may be a moment late.
       let deadline = ContinuousClock.now + Self.writerDelay
       try fill()
       while isAtEnd, ContinuousClock.now < deadline {
@@ -123,7 +124,8 @@ final class LineReader {
     if count < 0 {
       if errno == EINTR { return }
       if errno == EAGAIN {
-        // Another program has made the stream non-blocking.
+        // The stream is non-blocking: `init` reads a pipe before it makes it blocking, or another program has changed
+        // it.
         var request = pollfd(fd: descriptor, events: Int16(POLLIN), revents: 0)
         _ = poll(&request, 1, Self.patience)
         return

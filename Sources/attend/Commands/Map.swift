@@ -232,7 +232,8 @@ struct Map: ParsableCommand {
       lines.append("  \(word.leftPadded(to: width))  \(String(format: "%.3f", weight))  \(style.coloured(bar))")
     }
     if head == nil {
-      // Without the special tokens such as [CLS] and [SEP], to which every head attends when no word matters to it.
+      // The token itself is left out, and so are the special tokens such as [CLS] and [SEP], to which every head
+      // attends when no word matters to it.
       let words = shown.columns.indices.filter { !shown.columns[$0].hasPrefix("[") && $0 != query }
       let strongest = (0..<shown.headCount).flatMap { head in
         words.map { (head: head, key: $0, weight: shown.layers[layer][head][query][$0]) }

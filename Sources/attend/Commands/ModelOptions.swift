@@ -63,7 +63,7 @@ struct TextArgument: ExpressibleByArgument {
 
   init?(argument: String) { text = argument.first == Self.mark ? String(argument.dropFirst()) : argument }
 
-  /// A character of Unicode's private use.
+  /// The mark that is put before a text that begins with a minus sign: a character of Unicode's private use.
   private static let mark: Character = "\u{f8ff}"
 
   /// Options without a value: the argument after them may be a text.

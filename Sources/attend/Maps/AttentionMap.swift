@@ -2,7 +2,7 @@ import Attention
 import AttentionFiles
 import AttentionModels
 
-/// Which word of a sentence attends to which, for some sentences: words and weights, without padding.
+/// How much each word of a sentence attends to each word, for several sentences, without padding.
 struct AttentionMap {
   struct Sentence: Encodable {
     /// The words that attend.
@@ -15,7 +15,7 @@ struct AttentionMap {
     var layerCount: Int { layers.count }
     var headCount: Int { layers[0].count }
 
-    /// The same with weights to five decimals: a page shows no more, and its file is half as long.
+    /// The sentence with weights rounded to five decimals: a page shows no more, and its file is half as long.
     var rounded: Sentence {
       Sentence(
         rows: rows, columns: columns,
@@ -54,7 +54,7 @@ struct AttentionMap {
   /// A map of one layer: the words of `stored` with `weights` `[B, H, L, S]`.
   ///
   /// `tokens` in the file's metadata has a line for each sentence, with a word for each key. Without it, the words are
-  /// numbers. Keys that the layer adds have no words, nor have queries that are not keys too.
+  /// numbers. Keys that the layer adds are called "(added)". Queries that are not keys too are numbered.
   init(stored: SafeTensorsFile, layer: MultiHeadAttention<Float>, weights: Tensor<Float>) throws {
     let (sentenceCount, headCount) = (weights.shape[0], weights.shape[1])
     guard sentenceCount > 0 else { throw AttentionError(.invalidFile, stored.path, "at least one sentence expected") }

@@ -1,6 +1,6 @@
 import Foundation
 
-/// A self-contained page in which a reader picks sentence, head and word; it loads nothing from elsewhere.
+/// A self-contained page in which a reader picks sentence, layer, head and word; it loads nothing from elsewhere.
 struct MapPage {
   private struct Content: Encodable {
     let origin: String

@@ -6,8 +6,8 @@ struct TerminalHeatMap {
     /// The text in the colour of the map, if colours are used.
     func coloured(_ text: String) -> String { isColoured ? "\u{1b}[38;5;208m\(text)\u{1b}[0m" : text }
 
-    /// Two characters for a weight; `share` is the weight divided by the largest one. Their darkness follows the square root of
-    /// the share: otherwise one large weight would hide all others.
+    /// Two characters for a weight; `share` is the weight divided by the largest one. Their shade or colour follows the
+    /// square root of the share: otherwise one large weight would hide all others.
     func cell(_ share: Float) -> String {
       if isColoured {
         // From the background over red to yellow, on the 6 × 6 × 6 colour cube.
@@ -28,7 +28,7 @@ struct TerminalHeatMap {
   let weights: [[Float]]
   let style: Style
 
-  /// The number of characters of a column's label.
+  /// The largest number of characters of a column's label.
   private static let labelLimit = 10
 
   /// The drawing, with a line break at its end.

@@ -1,16 +1,16 @@
 import AttentionModels
 import Metrics
 
-/// What swift-metrics is told of each batch. The program that starts the server chooses where metrics go, by
-/// `MetricsSystem.bootstrap`.
+/// The metrics that the server records with swift-metrics for each batch. The program that starts the server chooses
+/// where metrics go, with `MetricsSystem.bootstrap`.
 struct BatchMetrics: Sendable {
   private let batches = Counter(label: "embedding_batches_total")
   private let failures = Counter(label: "embedding_failed_batches_total")
   private let texts = Counter(label: "embedding_texts_total")
   private let tokens = Counter(label: "embedding_tokens_total")
-  /// Texts that wait.
+  /// The number of texts that wait for a later batch.
   private let queue = Gauge(label: "embedding_waiting_texts")
-  /// Tokens of a batch.
+  /// The number of tokens of each batch.
   private let size = Recorder(label: "embedding_batch_tokens")
   private let duration = Timer(label: "embedding_batch_duration")
   private let wait = Timer(label: "embedding_longest_wait")

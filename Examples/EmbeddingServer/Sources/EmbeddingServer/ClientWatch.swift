@@ -2,7 +2,7 @@ import Hummingbird
 import NIOCore
 import Synchronization
 
-/// A request's context that knows the connection on which it came.
+/// The context of a request. It knows the connection on which the request came.
 struct ConnectionContext: RequestContext {
   var coreContext: CoreRequestContextStorage
   let channel: any Channel
@@ -13,22 +13,24 @@ struct ConnectionContext: RequestContext {
   }
 }
 
-/// Cancels what a client has asked for when it closes its connection; one of them sits in each connection's pipeline.
+/// Cancels the work for a client when the client closes its connection. The pipeline of each connection has one watch.
 ///
-/// Hummingbird's `consumeWithCancellationOnInboundClose` does the same, but the connection ends with the answer; here it
-/// serves the next request too. A client that closes only its sending side counts as gone: the two look alike.
+/// Hummingbird's `consumeWithCancellationOnInboundClose` does the same, but then the connection ends after the answer.
+/// With a watch, the connection serves later requests, too. If a client closes only its sending side, its work is
+/// cancelled as well, because the server cannot tell this from a closed connection.
 final class ClientWatch: ChannelInboundHandler, RemovableChannelHandler, Sendable {
   typealias InboundIn = NIOAny
 
   private struct State {
     var isClosed = false
-    /// Of the request that is being answered: there is one at a time, also where a client sends several at once.
+    /// Cancels the work for the request that is being answered. There is one such request at a time, even if a client
+    /// sends several at once.
     var cancel: (@Sendable () -> Void)?
   }
   private let state = Mutex(State())
 
   /// The watch of a connection.
-  /// - Throws: `CancellationError` where the connection is gone, and its pipeline with it.
+  /// - Throws: `CancellationError` if the connection is closed, because its pipeline is gone.
   static func of(_ channel: any Channel) async throws -> ClientWatch {
     do {
       return try await channel.pipeline.handler(type: ClientWatch.self).get()
@@ -37,7 +39,7 @@ final class ClientWatch: ChannelInboundHandler, RemovableChannelHandler, Sendabl
     }
   }
 
-  /// Runs `operation`, cancelled when the client closes the connection.
+  /// Runs `operation`, and cancels it when the client closes the connection or the calling task is cancelled.
   func whileConnected<Value: Sendable>(_ operation: @escaping @Sendable () async throws -> Value) async throws -> Value
   {
     let task = Task { try await operation() }

@@ -3,19 +3,21 @@ import NIOHTTP1
 import NIOHTTPTypes
 import NIOHTTPTypesHTTP1
 
-/// What a connection owes its client beside answers, and Hummingbird does not do: it sees no versions.
+/// Follows the rules of HTTP that Hummingbird does not follow, because it does not see the version of a request.
 ///
-/// - A client of HTTP/1.0 waits for the connection to close, unless it has asked for another one after the answer, and is told.
-/// - A client that sends `Expect: 100-continue` waits to be told before it sends the body.
+/// - A client of HTTP/1.0 waits until the connection closes, unless it has asked to keep the connection. The
+///   `Connection` field of the answer says which of the two happens.
+/// - A client that sends `Expect: 100-continue` waits until the server asks for the body.
 final class ConnectionRules: ChannelDuplexHandler, RemovableChannelHandler {
   typealias InboundIn = HTTPServerRequestPart
   typealias InboundOut = HTTPServerRequestPart
   typealias OutboundIn = HTTPServerResponsePart
   typealias OutboundOut = HTTPServerResponsePart
 
-  /// Bodies beyond are not asked for: the answer tells why.
+  /// The most bytes of a body that the server asks for. If a body is longer, the client gets only the answer that says
+  /// so.
   private let bodyLimit: Int
-  /// What the answer's `Connection` field must say; nil: nothing.
+  /// The value for the answer's `Connection` field; nil if the field is left as it is.
   private var connection: String?
 
   init(bodyLimit: Int) { self.bodyLimit = bodyLimit }
@@ -24,7 +26,7 @@ final class ConnectionRules: ChannelDuplexHandler, RemovableChannelHandler {
     guard case .head(var head) = unwrapInboundIn(data) else { return context.fireChannelRead(data) }
     let isOlder = head.version == .http1_0 || head.version == .http0_9
     connection = isOlder ? (head.isKeepAlive ? "keep-alive" : "close") : nil
-    // Hummingbird closes the connection after the answer to such a request.
+    // Hummingbird closes the connection after its answer to a request that has this field.
     if connection == "close" { head.headers.replaceOrAdd(name: "connection", value: "close") }
     let waits = head.headers[canonicalForm: "expect"].contains { $0.lowercased() == "100-continue" }
     let length = head.headers.first(name: "content-length").flatMap { Int($0) } ?? 0
@@ -44,7 +46,7 @@ final class ConnectionRules: ChannelDuplexHandler, RemovableChannelHandler {
   }
 }
 
-/// Puts ``ConnectionRules`` before the codec behind which versions are forgotten.
+/// Adds ``ConnectionRules`` to the pipeline before the codec that drops the version of HTTP.
 final class ConnectionRulesInstaller: ChannelInboundHandler, RemovableChannelHandler, Sendable {
   typealias InboundIn = HTTPRequestPart
   private let bodyLimit: Int

@@ -1,22 +1,23 @@
 import Foundation
 import NIOCore
 
-/// Vectors as JSON, written by hand: 22 µs a vector of 384, where `JSONEncoder` takes 150.
+/// An answer with vectors, which is written as JSON by hand. This takes 22 µs for a vector of 384 numbers, and
+/// `JSONEncoder` takes 150 µs (November 2026).
 struct EmbeddingAnswer {
   /// How an answer looks.
   enum Form {
     /// `{"model":"…","width":384,"vectors":[[…],[…]]}`.
     case own
-    /// `[[…],[…]]`: text-embeddings-inference's.
+    /// `[[…],[…]]`, the form of text-embeddings-inference.
     case bare
-    /// `{"object":"list","data":[{"object":"embedding","index":0,"embedding":[…]}],"model":"…","usage":{…}}`; vectors are
-    /// lists of numbers, or their bytes (Float, little-endian) in base64.
+    /// `{"object":"list","data":[{"object":"embedding","index":0,"embedding":[…]}],"model":"…","usage":{…}}`, the form
+    /// of OpenAI. Each vector is a list of numbers or, in base64, the bytes of its Floats in little-endian order.
     case openAI(isBase64: Bool)
   }
 
   let model: String
   let vectors: [[Float]]
-  /// Tokens of all texts; what OpenAI's form counts.
+  /// The number of tokens of all texts, which OpenAI's form reports.
   let tokenCount: Int
 
   func encoded(_ form: Form) throws -> ByteBuffer {
@@ -25,7 +26,7 @@ struct EmbeddingAnswer {
     }
     var buffer = ByteBuffer()
     let width = vectors.first?.count ?? 0
-    // Some 12 bytes a number: one allocation for all of them.
+    // A number takes about 12 bytes. One allocation is enough for all numbers.
     buffer.reserveCapacity(13 * width * vectors.count + 64 * vectors.count + 256)
     let name = try ByteBuffer(json: model)
     switch form {
@@ -63,7 +64,8 @@ struct EmbeddingAnswer {
     buffer.writeInteger(UInt8(ascii: "]"))
   }
 
-  /// A finite number's `description` is the shortest decimal that reads back as the same `Float`, and valid JSON.
+  /// Writes a vector as a JSON list. The `description` of a finite number is valid JSON, and the shortest decimal that
+  /// reads back as the same `Float`.
   private func write(_ vector: [Float], to buffer: inout ByteBuffer) {
     buffer.writeInteger(UInt8(ascii: "["))
     for (index, value) in vector.enumerated() {

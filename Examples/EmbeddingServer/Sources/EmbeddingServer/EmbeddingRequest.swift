@@ -1,19 +1,21 @@
 import AttentionModels
 import Foundation
 
-/// What a client asks for, whatever the form of its body.
+/// A request for the vectors of texts, independent of the form of its body.
 struct EmbeddingRequest {
   var texts: [String]
   var prompt = EmbeddingPrompt.automatic
-  /// Numbers of a vector that are wanted, the first ones, brought to length 1; nil: all.
+  /// If set, only this many first numbers of each vector are wanted, and they are brought to length 1; nil: all
+  /// numbers.
   var dimensions: Int?
   /// Whether a text that is longer than the model's limit is an error.
   var refusesCuts = false
-  /// Whether vectors are wanted at length 1 or as the model gives them; nil: as the model gives them.
+  /// If true, vectors get length 1. If false, they must be as the model gives them, which is an error if the model
+  /// normalises them. If nil, they are as the model gives them.
   var normalizes: Bool?
   var form: EmbeddingAnswer.Form
 
-  /// A text, or several. OpenAI's lists of token ids are of another tokenizer.
+  /// One text or several. OpenAI's lists of token ids are refused, because they come from another tokenizer.
   private struct Texts: Decodable {
     let all: [String]
     init(from decoder: any Decoder) throws {
@@ -36,9 +38,9 @@ struct EmbeddingRequest {
     let dimensions: Int?
   }
 
-  /// The body of `POST /embed`: `{"texts":["…","…"]}`, `{"text":"…"}` for one, or `{"inputs":…}` as text-embeddings-inference
-  /// has it.
-  /// - Throws: ``RequestError`` that says what is wrong with it.
+  /// Reads the body of `POST /embed`: `{"texts":["…","…"]}`, `{"text":"…"}` for one text, or `{"inputs":…}` in the form
+  /// of text-embeddings-inference.
+  /// - Throws: ``RequestError`` that says what is wrong with the body.
   static func embed(json: Data, limit: Int) throws -> EmbeddingRequest {
     let body: EmbedBody = try decode(json, "{\"texts\":[\"…\"]} expected")
     let given = [body.texts, body.text.map { [$0] }, body.inputs?.all].compactMap { $0 }
@@ -61,8 +63,8 @@ struct EmbeddingRequest {
     let dimensions: Int?
   }
 
-  /// The body of `POST /v1/embeddings`, as OpenAI's clients send it.
-  /// - Throws: ``RequestError`` that says what is wrong with it.
+  /// Reads the body of `POST /v1/embeddings`, as OpenAI's clients send it.
+  /// - Throws: ``RequestError`` that says what is wrong with the body.
   static func openAI(json: Data, limit: Int) throws -> EmbeddingRequest {
     let body: OpenAIBody = try decode(json, "{\"input\":[\"…\"]} with texts, not tokens, expected")
     let format = body.encoding_format ?? "float"
@@ -83,14 +85,15 @@ struct EmbeddingRequest {
   }
 
   private static func decode<Body: Decodable>(_ json: Data, _ expectation: String) throws -> Body {
-    // Foundation guesses other encodings by their zeros; JSON over a network is UTF-8.
+    // The body must be UTF-8, as JSON over a network is. Foundation would take zero bytes as a sign of another
+    // encoding.
     guard !json.contains(0) else { throw RequestError(.badRequest, "\(expectation); the body is no JSON in UTF-8") }
     do { return try JSONDecoder().decode(Body.self, from: json) } catch {
       throw RequestError(.badRequest, "\(expectation); \(complaint(error))")
     }
   }
 
-  /// The decoder's own descriptions are long, and name Swift's types.
+  /// A short description of a decoder's error. The decoder's own descriptions are long and name Swift's types.
   private static func complaint(_ error: any Error) -> String {
     switch error {
     case DecodingError.typeMismatch(_, let context), DecodingError.valueNotFound(_, let context):

@@ -4,7 +4,7 @@ import Foundation
 import Hummingbird
 import Logging
 
-/// Sentence embeddings over HTTP: reads the model, listens, and ends when it is told to.
+/// Serves sentence embeddings over HTTP: reads the model, listens, and ends on SIGTERM or SIGINT.
 @main
 struct EmbeddingServer: AsyncParsableCommand {
   static let configuration = CommandConfiguration(
@@ -65,12 +65,12 @@ struct EmbeddingServer: AsyncParsableCommand {
         printToStandardError("\(service.name), \(service.embedder.dimension) wide, on http://\(host):\(port)")
       },
       logger: logger)
-    // SIGTERM and SIGINT: no new connections, and what was asked for is answered.
+    // On SIGTERM or SIGINT, the server accepts no new connections, answers the requests that it has received, and ends.
     try await application.runService()
   }
 }
 
-/// Where standard error is closed, nobody can be told.
+/// Writes a line to standard error. If standard error is closed, the line is lost.
 private func printToStandardError(_ line: String) {
   try? FileHandle.standardError.write(contentsOf: Data("\(line)\n".utf8))
 }

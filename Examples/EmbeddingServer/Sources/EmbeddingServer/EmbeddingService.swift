@@ -3,10 +3,10 @@ import Foundation
 import Hummingbird
 import NIOCore
 
-/// What the server does, without its sockets: `POST /embed`, `POST /v1/embeddings` and `GET /health`.
+/// The endpoints of the server, without its sockets: `POST /embed`, `POST /v1/embeddings` and `GET /health`.
 struct EmbeddingService: Sendable {
   let embedder: TextEmbedder
-  /// What answers call the model.
+  /// The name of the model in answers.
   let name: String
   let bodyLimit: Int
   let textLimit: Int
@@ -57,7 +57,7 @@ struct EmbeddingService: Sendable {
     return Response(json: try answer.encoded(request.form))
   }
 
-  /// x / ‖x‖; zeros stay.
+  /// The vector divided by its length. A vector of zeros stays as it is.
   private static func normalized(_ vector: [Float]) -> [Float] {
     let length = vector.reduce(0) { $0 + $1 * $1 }.squareRoot()
     return length > 0 ? vector.map { $0 / length } : vector
@@ -65,7 +65,7 @@ struct EmbeddingService: Sendable {
 
   private func body(of request: Request) async throws -> Data {
     let tooLarge = RequestError(.contentTooLarge, "a body of at most \(bodyLimit) bytes expected")
-    // Told at once where the client says what it is about to send.
+    // If the client announces a body that is too long, it gets the error before it sends the body.
     if let length = request.headers[.contentLength].flatMap({ Int($0) }), length > bodyLimit { throw tooLarge }
     do {
       return Data(try await request.body.collect(upTo: bodyLimit).readableBytesView)

@@ -13,7 +13,7 @@ struct RequestError: Error {
   }
 }
 
-/// Answers to `HEAD` have the header of those to `GET`, and no body.
+/// Gives the answer to `HEAD` the header fields of the answer to `GET`, and no body.
 struct HeadAnswers: RouterMiddleware {
   func handle(
     _ request: Request, context: ConnectionContext, next: (Request, ConnectionContext) async throws -> Response
@@ -31,7 +31,7 @@ struct ErrorAnswers: RouterMiddleware {
     do {
       return try await next(request, context)
     } catch let error as HTTPParserError {
-      // Hummingbird answers it, and closes the connection.
+      // Hummingbird answers an error of the HTTP parser itself, and then closes the connection.
       throw error
     } catch {
       let answer = describe(error, request)
@@ -59,7 +59,7 @@ struct ErrorAnswers: RouterMiddleware {
     case let error as RequestError: error
     case let error as AttentionError where [.busy, .outOfMemory].contains(error.code):
       RequestError(.serviceUnavailable, error.message)
-    // Nobody reads it: the client has closed the connection, or the server is being stopped by force.
+    // Nobody reads this answer: the client has closed the connection, or the server is being stopped by force.
     case is CancellationError: RequestError(.serviceUnavailable, "the connection was closed")
     case let error as any HTTPResponseError where error.status == .notFound:
       RequestError(
