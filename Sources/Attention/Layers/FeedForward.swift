@@ -16,11 +16,11 @@ public import AttentionTensors
 /// Source: Vaswani et al. 2017 (arXiv:1706.03762), equation 2; Shazeer 2020 (arXiv:2002.05202), equations 5 and 6.
 public struct FeedForward<Element: AttentionElement>: Sendable {
   /// W₁: `[inner, d]`. In the plain form, its activation is f.
-  public let up: Linear<Element>
+  public internal(set) var up: Linear<Element>
   /// Wg: `[inner, d]`. Its activation is f. Nil: the plain form.
-  public let gate: Linear<Element>?
+  public internal(set) var gate: Linear<Element>?
   /// W₂: `[d, inner]`.
-  public let down: Linear<Element>
+  public internal(set) var down: Linear<Element>
 
   /// The plain form; the activation is that of `up`.
   /// - Throws: `AttentionError` if the layers do not fit each other.
@@ -68,7 +68,7 @@ public struct FeedForward<Element: AttentionElement>: Sendable {
   /// x ← x ⊙ y, element by element. Both are contiguous and have the same shape.
   @_specialize(where Element == Float)
   @_specialize(where Element == Double)
-  private func multiply(_ x: inout Tensor<Element>, by y: Tensor<Element>, _ context: AttentionContext) throws {
+  func multiply(_ x: inout Tensor<Element>, by y: Tensor<Element>, _ context: AttentionContext) throws {
     let count = x.count
     try x.withMutableView { view in
       let (x, factors) = (UncheckedSendable(view.base), UncheckedSendable(y.base))

@@ -12,7 +12,7 @@ public import AttentionTensors
 ///
 /// Source: Ba, Kiros and Hinton 2016 (arXiv:1607.06450), equation 4.
 public struct LayerNorm<Element: AttentionElement>: Sendable {
-  let rows: RowNorm<Element>
+  var rows: RowNorm<Element>
 
   /// A layer with this weight, bias and epsilon.
   ///

@@ -77,24 +77,9 @@ extension MultiHeadAttention {
         requestedWeights: try result.requestedWeights?.select(0, axis: 0))
     }
 
-    var inputs = try project(query, key, value, context)
-    if let rotary = configuration.rotary {
-      let (queryCount, keyCount) = (query.shape[1], key.shape[1])
-      let length = max(queryCount, keyCount)
-      func table(_ count: Int) throws -> RotaryTable<Element> {
-        try rotary.table(.startingAt(length - count), count: count, length: length)
-      }
-      let keys = try table(keyCount)
-      try place(&inputs, query: queryCount == keyCount ? keys : table(queryCount), key: keys, context)
-    } else {
-      try place(&inputs, query: nil, key: nil, context)
-    }
-    let result = try scaledDotProductAttention(
-      query: heads(inputs, inputs.query), key: heads(inputs, inputs.key), value: heads(inputs, inputs.value),
-      // The mask and the window limit only the caller's keys. The keys that the layer adds come after them.
-      mask: windowed(mask).appendingAttendedKeys(configuration.addedKeyCount), options: options,
-      returning: weights == .none ? [] : .weights, context: context)
-    return try finish(result, weights, context)
+    let attended = try attend(
+      query, key, value, mask, options, returning: weights == .none ? [] : .weights, context: context)
+    return try finish(attended.result, weights, context)
   }
 
   /// Self-attention of new tokens over themselves and the tokens in a cache.
@@ -145,6 +130,45 @@ extension MultiHeadAttention {
 
   // MARK: Steps
 
+  /// The attention of one call, before the output projection.
+  struct Attended {
+    /// The projected inputs before they were normalised and turned. Nil if they were not asked for.
+    var unplaced: ProjectedInputs<Element>?
+    /// The projected inputs that attention reads.
+    var inputs: ProjectedInputs<Element>
+    /// The tables that turned queries and keys. Nil without rotary positions.
+    let tables: (query: RotaryTable<Element>, key: RotaryTable<Element>)?
+    /// The mask over all keys, those that the layer adds included.
+    let mask: AttentionMask
+    let result: AttentionResult<Element>
+  }
+
+  /// Projects, normalises and turns checked inputs of rank 3, and lets the queries attend.
+  func attend(
+    _ query: Tensor<Element>, _ key: Tensor<Element>, _ value: Tensor<Element>, _ mask: AttentionMask,
+    _ options: AttentionOptions<Element>, returning extras: AttentionExtras, keepsUnplaced: Bool = false,
+    context: AttentionContext
+  ) throws -> Attended {
+    var inputs = try project(query, key, value, context)
+    let unplaced = keepsUnplaced ? inputs : nil
+    let tables = try configuration.rotary.map { rotary in
+      let (queryCount, keyCount) = (query.shape[1], key.shape[1])
+      let length = max(queryCount, keyCount)
+      func table(_ count: Int) throws -> RotaryTable<Element> {
+        try rotary.table(.startingAt(length - count), count: count, length: length)
+      }
+      let keys = try table(keyCount)
+      return (query: queryCount == keyCount ? keys : try table(queryCount), key: keys)
+    }
+    try place(&inputs, query: tables?.query, key: tables?.key, context)
+    // The mask and the window limit only the caller's keys. The keys that the layer adds come after them.
+    let mask = windowed(mask).appendingAttendedKeys(configuration.addedKeyCount)
+    let result = try scaledDotProductAttention(
+      query: heads(inputs, inputs.query), key: heads(inputs, inputs.key), value: heads(inputs, inputs.value),
+      mask: mask, options: options, returning: extras, context: context)
+    return Attended(unplaced: unplaced, inputs: inputs, tables: tables, mask: mask, result: result)
+  }
+
   /// The options of attention: everything besides the mask.
   var options: AttentionOptions<Element> {
     AttentionOptions(scale: configuration.scale, softcap: configuration.softcap, sinks: sinks, layout: .lengthFirst)
@@ -169,7 +193,7 @@ extension MultiHeadAttention {
         ? nil : weights == .averaged ? try averageHeads(result.weights) : try result.weights)
   }
 
-  private func check(
+  func check(
     _ query: Tensor<Element>, _ key: Tensor<Element>, _ value: Tensor<Element>
   ) throws(AttentionError) {
     let isRight =

@@ -133,6 +133,12 @@ public struct MultiHeadAttention<Element: AttentionElement>: Sendable {
     var hasStackedProjection: Bool {
       keyInputDimension == embeddingDimension && valueInputDimension == embeddingDimension
     }
+    /// The rows of the query, key and value projection in a stack of the three.
+    var stackedRows: (query: Range<Int>, key: Range<Int>, value: Range<Int>) {
+      let queryEnd = projectedQueryDimension
+      let keyEnd = queryEnd + projectedKeyValueDimension
+      return (0..<queryEnd, queryEnd..<keyEnd, keyEnd..<keyEnd + projectedKeyValueDimension)
+    }
     /// The number of keys that the layer adds after the caller's.
     var addedKeyCount: Int { (addsBiasKeyValue ? 1 : 0) + (addsZeroAttention ? 1 : 0) }
 
@@ -204,25 +210,42 @@ public struct MultiHeadAttention<Element: AttentionElement>: Sendable {
     }
   }
 
+  /// The projections that are views of the stacked one.
+  struct Views: Sendable {
+    let keyValue: Linear<Element>
+    let query: Linear<Element>
+    let key: Linear<Element>
+    let value: Linear<Element>
+
+    init(of stacked: Linear<Element>, _ configuration: Configuration) throws {
+      let projection = Projection(weight: stacked.weight, bias: stacked.bias)
+      let rows = configuration.stackedRows
+      keyValue = try projection.outputs(rows.key.lowerBound..<rows.value.upperBound).linear
+      query = try projection.outputs(rows.query).linear
+      key = try projection.outputs(rows.key).linear
+      value = try projection.outputs(rows.value).linear
+    }
+  }
+
   /// The extents and options.
   public let configuration: Configuration
   /// The query, key and value projections in one matrix, `[H·E + 2·Hk·E, d]`, so that inputs that are the same view
   /// need only one product. If it is not nil, the next four properties are views of it. Nil if the inputs differ in
   /// dimension.
-  let stackedProjection: Linear<Element>?
-  let keyValueProjection: Linear<Element>?
-  let queryProjection: Linear<Element>
-  let keyProjection: Linear<Element>
-  let valueProjection: Linear<Element>
-  let outputProjection: Linear<Element>
+  var stackedProjection: Linear<Element>?
+  var keyValueProjection: Linear<Element>?
+  var queryProjection: Linear<Element>
+  var keyProjection: Linear<Element>
+  var valueProjection: Linear<Element>
+  var outputProjection: Linear<Element>
   /// The learned key that the layer adds, `[Hk·E]`. Nil: none.
-  let biasKey: Tensor<Element>?
-  let biasValue: Tensor<Element>?
+  var biasKey: Tensor<Element>?
+  var biasValue: Tensor<Element>?
   /// The RMS norm that is applied to the query rows of each head. Its weight is `[E]`.
-  let queryNorm: RMSNorm<Element>?
-  let keyNorm: RMSNorm<Element>?
+  var queryNorm: RMSNorm<Element>?
+  var keyNorm: RMSNorm<Element>?
   /// The sink's logit of each head, `[H]`.
-  let sinks: Tensor<Element>?
+  var sinks: Tensor<Element>?
 
   /// A layer of projections that fit each other. If `stacked` is given, `query`, `key` and `value` are views of it.
   init(
@@ -232,15 +255,13 @@ public struct MultiHeadAttention<Element: AttentionElement>: Sendable {
   ) throws {
     self.configuration = configuration
     if configuration.hasStackedProjection {
-      let stacked = try stacked ?? .stacked([query, key, value])
-      let queryEnd = configuration.projectedQueryDimension
-      let keyEnd = queryEnd + configuration.projectedKeyValueDimension
-      let valueEnd = keyEnd + configuration.projectedKeyValueDimension
-      stackedProjection = try stacked.linear
-      keyValueProjection = try stacked.outputs(queryEnd..<valueEnd).linear
-      queryProjection = try stacked.outputs(0..<queryEnd).linear
-      keyProjection = try stacked.outputs(queryEnd..<keyEnd).linear
-      valueProjection = try stacked.outputs(keyEnd..<valueEnd).linear
+      let stacked = try (stacked ?? .stacked([query, key, value])).linear
+      let views = try Views(of: stacked, configuration)
+      stackedProjection = stacked
+      keyValueProjection = views.keyValue
+      queryProjection = views.query
+      keyProjection = views.key
+      valueProjection = views.value
     } else {
       stackedProjection = nil
       keyValueProjection = nil
@@ -309,9 +330,12 @@ public struct MultiHeadAttention<Element: AttentionElement>: Sendable {
   /// Packs the weights of self-attention now, so that the first call takes no longer than later calls.
   /// - Throws: `AttentionError` if memory runs out.
   public func pack(context: AttentionContext = .default) throws {
-    for projection in stackedProjection.map({ [$0] }) ?? [queryProjection, keyProjection, valueProjection] {
-      try projection.pack(context: context)
+    var projections = [queryProjection, keyProjection, valueProjection]
+    if let stackedProjection, let keyValueProjection {
+      // Keys that the layer adds follow the projected ones, so queries have a product of their own.
+      projections = configuration.addedKeyCount == 0 ? [stackedProjection] : [queryProjection, keyValueProjection]
     }
+    for projection in projections { try projection.pack(context: context) }
     try outputProjection.pack(context: context)
   }
 

@@ -11,7 +11,7 @@ public import AttentionTensors
 ///
 /// Source: Zhang and Sennrich 2019 (arXiv:1910.07467), equation 4.
 public struct RMSNorm<Element: AttentionElement>: Sendable {
-  let rows: RowNorm<Element>
+  var rows: RowNorm<Element>
 
   /// A layer with this weight and epsilon.
   ///

@@ -3,9 +3,9 @@ internal import AttentionTensors
 /// The shared code of ``LayerNorm`` and ``RMSNorm``: the norm of every row, with or without subtracting the mean.
 struct RowNorm<Element: AttentionElement>: Sendable {
   /// The weight, `[d]`, contiguous.
-  let weight: Tensor<Element>
+  var weight: Tensor<Element>
   /// The bias, `[d]`, contiguous. Nil: none.
-  let bias: Tensor<Element>?
+  var bias: Tensor<Element>?
   /// ε, which is added to the variance (layer norm) or to the mean square (RMS norm).
   let epsilon: Double
   /// True: layer norm. False: RMS norm.
