@@ -6,13 +6,13 @@ public import AttentionTensors
 /// depend on their number. With α = 0, neither A nor B is read. A product of depth 0 is 0.
 ///
 /// - Parameters:
-///   - alpha: α. The kernels of this package compute α·B first; it must not overflow.
+///   - alpha: α. The kernels of this package may compute α·B first, so α·B must not overflow.
 ///   - a: A, `m × k`; may be transposed in memory.
 ///   - b: B, `k × n`; may be transposed in memory.
 ///   - mode: Whether the product overwrites C (whose old contents are then never read) or is added to it.
 ///   - c: C, `m × n`. Must not overlap A or B.
-///   - context: Threads.
-/// - Throws: `AttentionError` if shapes disagree or an extent exceeds 32 bits.
+///   - context: Threads, instruction set, algorithm.
+/// - Throws: `AttentionError` if shapes disagree or memory runs out.
 public func gemm<Element: BLASElement>(
   alpha: Element = 1, _ a: UnsafeMatrix<Element>, _ b: UnsafeMatrix<Element>, _ mode: ResultMode = .replacing,
   into c: UnsafeMutableMatrix<Element>, context: AttentionContext = .default
@@ -36,9 +36,9 @@ public func gemm<Element: BLASElement>(
 ///   - c: The first C.
 ///   - cStride: Elements from one C to the next.
 ///   - count: The number of products.
-///   - context: Threads.
-/// - Throws: `AttentionError` if shapes disagree, if a buffer is too short for `count` matrices, or if results would
-///   overlap.
+///   - context: Threads, instruction set, algorithm.
+/// - Throws: `AttentionError` if shapes disagree, if a buffer is too short for `count` matrices, if a stride or the
+///   count is negative, if results would overlap, or if memory runs out.
 public func batchedGEMM<Element: BLASElement>(
   alpha: Element = 1, _ a: UnsafeMatrix<Element>, stride aStride: Int, _ b: UnsafeMatrix<Element>,
   stride bStride: Int, _ mode: ResultMode = .replacing, into c: UnsafeMutableMatrix<Element>, stride cStride: Int,

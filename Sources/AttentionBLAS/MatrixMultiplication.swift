@@ -11,7 +11,7 @@ public import AttentionTensors
 ///   - a: `[…, m, k]`.
 ///   - b: `[…, k, n]`.
 ///   - alpha: α.
-///   - context: Threads.
+///   - context: Threads, instruction set, algorithm.
 /// - Returns: `[…, m, n]`, contiguous.
 /// - Throws: `AttentionError` if shapes disagree or memory runs out.
 public func matmul<Element: BLASElement>(
@@ -30,8 +30,8 @@ public func matmul<Element: BLASElement>(
 ///   - alpha: α.
 ///   - mode: Whether the product overwrites `result` (whose old contents are then never read) or is added to it.
 ///   - result: `[…, m, n]`; the last axis is contiguous. Must not overlap `a` or `b`.
-///   - context: Threads.
-/// - Throws: `AttentionError` if shapes disagree or the strides of `result` do not fit.
+///   - context: Threads, instruction set, algorithm.
+/// - Throws: `AttentionError` if shapes disagree, the strides of `result` do not fit, or memory runs out.
 @_specialize(where Element == Float)
 @_specialize(where Element == Double)
 public func matmul<Element: BLASElement>(

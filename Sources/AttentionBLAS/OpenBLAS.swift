@@ -47,7 +47,7 @@ public enum OpenBLAS {
   /// Why the choice of kernels was changed or left alone.
   public static var coreDecision: String { String(cString: openblas_startup_decision()) }
 
-  /// How this OpenBLAS was built.
+  /// How this OpenBLAS was built to use threads.
   public static var threading: Threading {
     switch openblas_get_parallel() {
     case 0: .serial

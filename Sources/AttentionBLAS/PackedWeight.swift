@@ -2,9 +2,10 @@ package import AttentionTensors
 
 /// A weight `[out, in]`, packed for the kernels of one instruction set: its transpose in panels of columns.
 ///
-/// Panels are as wide as the kernels' panels. Panels of twice that width no longer fit the first-level cache: reading them took
-/// 5 to 20 % more time (AVX2). Compared with packing at each call and adding the bias first, layers of attention take 2 to 5 %
-/// less time, and a layer of 12 tokens and dimension 384 takes 24 % less (2 threads of an EPYC of family 25, AVX-512, 2026-11).
+/// Panels are as wide as the kernels' panels. Panels of twice that width no longer fit the first-level cache: with
+/// them, layers took 5 to 20 % more time (AVX2, Zen 3; Benchmarks/NOTES.md). Compared with packing at each call and
+/// adding the bias first, layers of attention take 2 to 5 % less time, and a layer of 12 tokens and dimension 384 takes
+/// 24 % less (2 threads of an EPYC of family 25, AVX-512, 2026-11).
 package final class PackedWeight<Element: BLASElement>: Sendable {
   private let columnCount: Int
   private let depth: Int
@@ -29,9 +30,9 @@ package final class PackedWeight<Element: BLASElement>: Sendable {
     self.lanes = lanes
     let wholeCount = columnCount / lanes
     var panels: [Panel] = []
-    // Rows of A that lie a multiple of 4 KiB apart share a set of the first-level cache. Beside a wider panel, the kernel
-    // reads fewer rows at once, which leaves room in that set. Time with wider panels: 4 % less at 1024 × 1024 × 1024, where
-    // rows share a set; 2 % more elsewhere.
+    // Rows of A that lie a multiple of 4 KiB apart share a set of the first-level cache. With a wider panel, the kernel
+    // reads fewer rows at once, which leaves room in that set. With wider panels, layers take 4 % less time at
+    // dimension 1024, where rows share a set, and 2 % more elsewhere (Intel, model 85; Benchmarks/NOTES.md).
     let isAliased = depth * MemoryLayout<Element>.stride % 4096 == 0
     forEachPanel(vectorCount: wholeCount, limit: isAliased ? kernels.productVectorCount : kernels.panelVectorCount) {
       panels.append(Panel(columns: $0.lowerBound * lanes..<$0.upperBound * lanes, width: $0.count * lanes))
@@ -65,7 +66,7 @@ package final class PackedWeight<Element: BLASElement>: Sendable {
   /// The number of elements of working memory that a thread needs.
   package var scratchCount: Int { (PanelEdge<Element>.rowCount + kernels.productVectorCount) * lanes }
 
-  /// Some columns of `f(A·Wᵀ + b)`. One of A's strides must be 1.
+  /// Some columns of `f(A·Wᵀ + b)`, where f is `activation` and b the bias. One of A's strides must be 1.
   package func multiply(
     _ a: StridedMatrix<Element>, panels range: Range<Int>, _ activation: Activation, depthLimit: Int,
     into c: UnsafeMutablePointer<Element>, stride: Int, scratch: UnsafeMutablePointer<Element>

@@ -1,6 +1,6 @@
 internal import AttentionTensors
 
-/// How a batch of equal products is cut into tasks for threads.
+/// How a batch of products of one shape is cut into tasks for threads.
 ///
 /// The cut depends only on shapes, so a product has the same bits with any number of threads.
 package struct ProductCut {

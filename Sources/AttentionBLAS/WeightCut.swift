@@ -31,7 +31,7 @@ package struct WeightCut {
 
   package func block(_ task: Int) -> (rows: Range<Int>, panels: Range<Int>) {
     let (row, panel) = task.quotientAndRemainder(dividingBy: panelBlockCount)
-    // Multiples of 8 rows, the height of a register tile.
+    // Multiples of 8 rows: with panels of 3 vectors, blocks of the kernels have 8 rows (AVX-512, NEON) or 4 (AVX2).
     let length = ((rowCount + rowBlockCount - 1) / rowBlockCount + 7) / 8 * 8
     return (
       min(row * length, rowCount)..<min((row + 1) * length, rowCount),

@@ -19,7 +19,8 @@ extension InstructionSet {
 
 extension AttentionContext {
   /// The instruction set that calls with this context use.
-  /// - Throws: `AttentionError` where this machine does not have the one asked for.
+  /// - Throws: `AttentionError` if this machine does not have the instruction set that is set, or if an environment
+  ///   variable was invalid.
   public func resolvedInstructionSet() throws(AttentionError) -> InstructionSet {
     if let environmentError { throw environmentError }
     let present = InstructionSet.present

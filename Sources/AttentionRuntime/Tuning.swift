@@ -1,10 +1,11 @@
 /// The constants from which plans are made. `make tune` prints the table from which each was chosen.
 ///
-/// "512: 1 % slower" means that calls take 1 % longer with 512 than with the chosen value. Figures without a CPU are from
-/// 2 threads of an EPYC of family 25 (AVX-512, 1 MiB of second-level cache), 2026-11.
+/// "512: 1 % slower" means that calls take 1 % longer with 512 than with the chosen value. "E 64" means keys of 64
+/// elements. Figures without a CPU are from 2 threads of an EPYC of family 25 (AVX-512, 1 MiB of second-level cache),
+/// 2026-11.
 ///
-/// No constant depends on the sizes of caches. Tiles stream through the caches: the time is the same within 2 percent from
-/// 48 to 384 rows, and from 1 KiB to 4 KiB of scores a row.
+/// No constant is computed from the sizes of this machine's caches. Tiles stream through the caches: the time is the
+/// same within 2 percent from 48 to 384 rows, and from 1 KiB to 4 KiB of scores a row.
 package struct Tuning: Sendable, Equatable {
   /// Rows of a tile. Keys and values are read once for all of them. 48 to 384: 2 % faster to 2 % slower. On an Intel CPU of
   /// model 85, 192: 1 % faster to 4 % slower; 768: 0 to 1 % slower.
@@ -20,14 +21,16 @@ package struct Tuning: Sendable, Equatable {
   /// then takes part in fewer products, so it has to be in a nearer cache. With AVX2, half of the bytes: 1 % (E 64) to 4 %
   /// (E 128) faster; a third: 2 to 4 % faster.
   package var keyTileByteCount = 2048
-  /// Where all heads have the same mask, some heads take turns at each tile of queries, so that the mask is read less often
-  /// from memory. This is the number of bytes of their keys and values: as much as fits in a third-level cache that others
-  /// use too. 0 (one head after the other): 4 to 12 % slower (Zen 5); 2 to 16 MiB: the same within the noise.
+  /// Bytes of the keys and values of the heads that take turns at each tile of queries, where all heads have the same
+  /// mask. Heads take turns so that the mask is read less often from memory. This is as much as fits in a third-level
+  /// cache that others use too. 0 (one head after the other): 4 to 12 % slower (Zen 5); 2 to 16 MiB: the same within
+  /// the noise.
   package var headTurnByteCount = 4 << 20
   /// The least number of tasks that are wanted, to keep some threads busy. 8: 4 % slower with one head, 3 to 8 % faster in
   /// decoding on two threads, but threads beyond the number of tasks would be idle; 32: 0 to 4 % slower.
   package var taskTarget = 16
-  /// Keys of a split, for tiles of many rows and for a few rows, as in decoding. States are merged after each split.
+  /// Keys of a split, for tiles of many rows and for a few rows, as in decoding. After each split, its state (maximum,
+  /// sum and mean of each row) is merged with that of the splits before it.
   package var splitLength = 4096
   package var fewRowSplitLength = 1024
   /// Rows are streamed instead of packed in panels if they are at most a vector's lanes divided by this number: they would

@@ -2,11 +2,13 @@ internal import CAttentionKernels
 
 /// A function of one number that a layer applies after a product.
 public enum Activation: Sendable, Hashable, CaseIterable {
-  /// x.
+  /// x itself: no activation.
   case none
   /// max(x, 0).
   case relu
-  /// x·Φ(x), Φ the normal distribution: PyTorch's `gelu`, BERT's. Source: Hendrycks and Gimpel 2016 (arXiv:1606.08415).
+  /// x·Φ(x), where Φ is the standard normal distribution function: PyTorch's `gelu`, which BERT uses.
+  ///
+  /// Source: Hendrycks and Gimpel 2016 (arXiv:1606.08415).
   case gelu
   /// x/2·(1 + tanh(√(2/π)·(x + 0.044715·x³))): PyTorch's `gelu(approximate="tanh")`, Hugging Face's `gelu_new`.
   case geluTanh

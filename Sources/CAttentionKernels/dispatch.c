@@ -1,4 +1,5 @@
-// Detection and dispatch. Compiled for the baseline: nothing here may need more than the oldest CPU.
+// Detects the instruction sets of this machine and returns their kernels. The file is compiled for the baseline of the
+// architecture, so that it runs on the oldest CPU.
 
 #include "CAttentionKernels.h"
 
@@ -58,7 +59,8 @@ static bool find_isa(attn_isa isa) {
 }
 
 bool attn_isa_is_present(attn_isa isa) {
-  // Kept, because asking the CPU what it has traps into the hypervisor of a virtual machine. All threads find the same.
+  // The answer is kept, because in a virtual machine asking the CPU what it has traps into the hypervisor. Threads that
+  // ask at the same time find the same answer, so they need no lock.
   enum { unknown, absent, present };
   static _Atomic int known[attn_isa_count];
   if ((unsigned)isa >= attn_isa_count) return false;

@@ -6,9 +6,9 @@
 // choose. Calling them again with OPENBLAS_CORETYPE set makes them choose anew.
 //
 // Hazard: the kernel table is NULL during the choice, so no other thread may call OpenBLAS meanwhile.
-// - OpenBLAS's own workers would. They start when OpenBLAS is loaded, and each first allocates a buffer, for which it reads
-//   the table. One to three of 100 starts crashed. So the workers are stopped (and joined) before the choice and started
-//   again after it, as OpenBLAS itself does around a fork.
+// - OpenBLAS's own workers would use the table. They start when OpenBLAS is loaded, and each first allocates a buffer,
+//   for which it reads the table. One to three of 100 starts of a program crashed. So the workers are stopped (and
+//   joined) before the choice and started again after it, as OpenBLAS itself does around a fork.
 // - Threads of the program do not exist yet, because this code is a constructor, called before main. A process that loads
 //   this code with dlopen while another thread is inside OpenBLAS can crash: set ATTENTION_OPENBLAS_AS_FOUND there.
 //

@@ -3,7 +3,8 @@ internal import CLibrary
 /// Makes `fork` safe. A child inherits every lock in its state at the fork, but not the threads that would release it.
 ///
 /// So all locks are taken before a fork, in the order in which they were made. After the fork they are released in the
-/// parent and in the child. No code of this package holds two of them at once.
+/// parent and in the child. No code of this package holds two of them at once, except ``Once``: a value that it makes
+/// under its lock can take memory from ``MemoryPool``, which has a lock too.
 final class ForkHandlers: @unchecked Sendable {
   // Sendable: `locks` and `bodies` are only touched under `mutex`.
   static let shared = ForkHandlers()

@@ -5,13 +5,14 @@ package final class TensorStorage: @unchecked Sendable {
   // ensures that).
   @usableFromInline package let base: UnsafeMutableRawPointer
   package let byteCount: Int
-  /// What keeps `base` alive if the memory is not our own, for instance a mapped file.
+  /// What keeps `base` alive if the memory is not from the pool: for instance a mapped file. Nil: the memory is from
+  /// the pool.
   private let owner: AnyObject?
 
   /// The alignment of memory: to a cache line and to the widest vector.
   @inlinable package static var alignment: Int { 64 }
 
-  /// Uninitialised memory of our own.
+  /// Uninitialised memory from the pool.
   package init(byteCount: Int) throws(AttentionError) {
     guard let block = MemoryPool.shared.take(byteCount: byteCount) else {
       throw AttentionError(.outOfMemory, "Tensor", "\(byteCount) bytes could not be allocated")

@@ -10,7 +10,8 @@ package final class TaskQueue: @unchecked Sendable {
 
   private let taskCount: Int
   private let workerCount: Int
-  /// How many of each worker's tasks are taken. Each counter has a pair of cache lines, because CPUs fetch lines in pairs.
+  /// How many of each worker's tasks are taken. Each counter has a pair of cache lines, because some CPUs fetch lines
+  /// in pairs.
   private let taken: UnsafeMutablePointer<Atomic<Int>>
   private static let pitch = 16
 

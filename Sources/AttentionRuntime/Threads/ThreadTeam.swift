@@ -166,7 +166,8 @@ public final class ThreadTeam: ParallelExecutor, @unchecked Sendable {
     return false
   }
 
-  /// Called under the lock, which it releases while it waits.
+  /// Waits for a job to be posted: polls for a short while, then sleeps. Called under the lock, which it releases
+  /// meanwhile.
   private func waitForJob(_ worker: WokenThread) {
     let seen = postedCount.load(ordering: .acquiring)
     lock.unlock()

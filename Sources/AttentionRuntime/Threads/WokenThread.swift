@@ -60,7 +60,7 @@ final class WokenThread {
     private let getter: Access
     private let setter: Access
 
-    /// nil if the C library does not have them.
+    /// The functions; nil if the C library does not have them.
     static let shared = Affinity()
 
     private init?() {

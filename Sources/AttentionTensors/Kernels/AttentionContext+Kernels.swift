@@ -1,6 +1,7 @@
 extension AttentionContext {
   /// The kernels that calls with this context use.
-  /// - Throws: `AttentionError` where this machine does not have the instruction set asked for.
+  /// - Throws: `AttentionError` if this machine does not have the instruction set that is set, or if an environment
+  ///   variable was invalid.
   package func kernels<Element: RealTensorElement>(for _: Element.Type) throws(AttentionError) -> Kernels<Element> {
     let instructionSet = try resolvedInstructionSet()
     guard let kernels = Kernels<Element>(instructionSet) else {

@@ -1,14 +1,14 @@
 internal import CAttentionKernels
 
-/// Which weights of a call are dropped: a random number of 32 bits for each place, compared with a threshold.
+/// Which weights of a call are dropped: those whose random number of 32 bits is less than a threshold.
 package struct DropoutRule: Sendable {
   package let seed: UInt64
-  /// Weights whose random number is less are dropped.
+  /// Weights whose random number is less than this are dropped.
   let threshold: UInt32
-  /// The factor of the weights that are kept: 1 / (1 − p).
+  /// The factor of the weights that are kept: 1 / (1 − p), where p is the rounded probability; 0 if p is 1.
   let factor: Double
 
-  /// `probability`, from 0 to 1, is rounded to a multiple of 2⁻³².
+  /// A rule that drops each weight with `probability`, from 0 to 1, rounded to a multiple of 2⁻³².
   package init(probability: Double, seed: UInt64) {
     self.seed = seed
     let dropped = (probability * 0x1p32).rounded()

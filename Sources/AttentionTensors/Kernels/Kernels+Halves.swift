@@ -1,6 +1,6 @@
 internal import CAttentionKernels
 
-/// The types of two bytes in which operands may be stored. They are computed with in Float.
+/// The types of two bytes in which operands may be stored. Computations with them are in Float.
 @frozen @usableFromInline package enum HalfFormat: Sendable {
   /// Float16.
   case float16

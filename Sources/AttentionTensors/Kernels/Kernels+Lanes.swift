@@ -4,17 +4,17 @@ internal import CAttentionKernels
 package enum Packing {
   /// y = x · factor.
   case scaled(by: Double)
-  /// y += x; −inf in x replaces what is there, even NaN.
+  /// y += x. Where x or y is −inf, the result is −inf, even if the other one is NaN.
   case bias
   /// x holds the bytes of a boolean mask: y = −inf where the mask does not attend.
   case boolean
 }
 
-/// Contiguous rows that will be needed soon.
+/// Rows that are prefetched because they will be needed soon. The bytes of a row are contiguous.
 package struct RowsAhead {
   fileprivate let kernel: attn_ahead
 
-  /// `stride` and `byteCount`, the length of a row, are in bytes.
+  /// `rowCount` rows from `base` on. `stride` and `byteCount`, the length of a row, are in bytes.
   package init(base: UnsafeRawPointer, rowCount: Int, stride: Int, byteCount: Int) {
     kernel = attn_ahead(base: base, row_count: rowCount, stride: stride, byte_count: byteCount)
   }
@@ -47,8 +47,10 @@ extension Kernels {
   /// The most vectors in a panel of ``multiply``.
   package var productVectorCount: Int { table.pointee.lanes.product_vector_count }
 
-  /// y[column, row] = rows[row][column]. Lanes that fill up the last vector repeat the last row. `maximum` of each lane is
-  /// raised to the largest element of y in that lane.
+  /// Transposes rows into lanes: y[column, row] takes x = rows[row][column], as `packing` says.
+  ///
+  /// Lanes that fill up the last vector repeat the last row. `maximum` of each lane is raised to the largest element of
+  /// y in that lane.
   @_specialize(where Element == Float)
   @_specialize(where Element == Double)
   package func pack(
@@ -81,8 +83,10 @@ extension Kernels {
     return table.pointee.lanes.unpack(&arguments)
   }
 
-  /// c[rows, lanes] ← f(c·rescale + a[rows, depth]·b[depth, lanes] + bias). Without `rescale`, c is only written. With
-  /// `addend`, which has a row of a.rowCount elements for each lane, c ← a·b + addendᵀ, added as biases are.
+  /// c[rows, lanes] ← f(c·rescale + a[rows, depth]·b[depth, lanes] + bias), where f is `activation`.
+  ///
+  /// Without `rescale`, c is only written. With `addend`, which has a row of a.rowCount elements for each lane,
+  /// c ← a·b + addendᵀ, added as ``addBias(_:_:_:)`` adds a bias.
   ///
   /// Each element is summed in the order of the depth. With `continues` its sum starts from c, so a product that is cut
   /// along the depth has the same bits as the whole product.

@@ -1,7 +1,7 @@
 internal import CAttentionKernels
 
 extension Kernels {
-  /// x = f(x).
+  /// x = f(x), where f is the activation.
   @_specialize(where Element == Float)
   @_specialize(where Element == Double)
   package func activate(_ activation: Activation, _ count: Int, _ x: MutablePointer) {
@@ -22,7 +22,7 @@ extension Kernels {
     table.pointee.layers.norm(&arguments)
   }
 
-  /// gradient ·= f'(x).
+  /// gradient ·= f'(x), where f is the activation.
   @_specialize(where Element == Float)
   @_specialize(where Element == Double)
   package func activationGradient(_ activation: Activation, _ count: Int, _ x: Pointer, _ gradient: MutablePointer) {
@@ -30,8 +30,8 @@ extension Kernels {
   }
 
   /// The backward pass of ``norm(rowCount:columnCount:isCentred:_:stride:residual:residualStride:weight:bias:epsilon:into:stride:)``.
-  /// `gradient` is that of y on entry and that of z on return. The gradients of weight and bias are added to what is there;
-  /// nil: they are not wanted.
+  /// `gradient` is the gradient of y on entry, and that of z = x + residual on return. The gradients of weight and bias
+  /// are added to `weightGradient` and `biasGradient`; nil: they are not wanted.
   @_specialize(where Element == Float)
   @_specialize(where Element == Double)
   package func normGradient(

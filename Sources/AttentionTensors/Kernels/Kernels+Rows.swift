@@ -3,7 +3,7 @@ internal import CAttentionKernels
 /// Keys or values as they are stored: in the type that is computed with, or in a type of two bytes.
 @usableFromInline package struct StoredMatrix<Element> {
   @usableFromInline package let base: UnsafeRawPointer
-  /// Nil: stored in the type that is computed with.
+  /// The type of two bytes in which the elements are stored; nil: they are stored in the type that is computed with.
   @usableFromInline package let half: HalfFormat?
   @usableFromInline package let rowCount: Int
   @usableFromInline package let columnCount: Int
@@ -39,7 +39,7 @@ internal import CAttentionKernels
       rowStride: rowStride, columnStride: columnStride)
   }
 
-  /// Some of its rows.
+  /// The rows of this matrix in `range`.
   @inlinable package func rows(_ range: Range<Int>) -> StoredMatrix {
     let byteCount = half == nil ? MemoryLayout<Element>.stride : 2
     return StoredMatrix(
@@ -74,7 +74,7 @@ extension Kernels {
     table.pointee.rows.softmax_rows(&arguments)
   }
 
-  /// scores[R, N] ← factor · Q[R, E] · K[N, E]ᵀ, for a few rows. Columns of both are contiguous.
+  /// scores[R, N] ← factor · Q[R, E] · K[N, E]ᵀ, for a few rows. The elements of each row of Q and K are contiguous.
   @_specialize(where Element == Float)
   @_specialize(where Element == Double)
   package func dotRows(
@@ -90,7 +90,8 @@ extension Kernels {
     table.pointee.rows.dot_rows(&arguments)
   }
 
-  /// result[R, Ev] += weights[R, N] · V[N, Ev], for a few rows. Columns of both are contiguous.
+  /// result[R, Ev] += weights[R, N] · V[N, Ev], for a few rows. The elements of each row of weights and V are
+  /// contiguous.
   ///
   /// A new sum begins at every 32nd key. `firstIndex` is the number of the first key in this count.
   @_specialize(where Element == Float)

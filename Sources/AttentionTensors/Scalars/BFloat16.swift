@@ -11,12 +11,12 @@ public struct BFloat16: Sendable, BitwiseCopyable {
   @inlinable
   public init(_ value: Float) {
     let bits = value.bitPattern
-    // Rounding would turn a NaN with a low payload into infinity. So it is made a quiet NaN instead.
+    // Rounding could turn a NaN with a small payload into infinity. So every NaN is made a quiet NaN instead.
     let rounded = value.isNaN ? bits | 0x0040_0000 : bits &+ 0x7fff &+ (bits >> 16 & 1)
     bitPattern = UInt16(truncatingIfNeeded: rounded >> 16)
   }
 
-  /// The same value; exact.
+  /// This number as a Float. The conversion is exact.
   @inlinable
   public var floatValue: Float { Float(bitPattern: UInt32(bitPattern) << 16) }
 }
@@ -26,7 +26,7 @@ extension BFloat16: RealTensorElement {
 
   @inlinable
   public init(_nearest value: Double) {
-    // Hazard: rounding to Float first can create a tie where `value` is none. Rounding to odd in this step cannot.
+    // Hazard: rounding to Float first can create a tie where `value` is not a tie. Rounding to odd in this step cannot.
     var float = Float(value)
     if value.isFinite, float.isFinite, Double(float) != value, float.bitPattern & 1 == 0 {
       float =

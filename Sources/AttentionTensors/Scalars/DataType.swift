@@ -29,7 +29,7 @@ public enum DataType: String, Sendable, Hashable, CaseIterable {
   case float32 = "F32"
   /// IEEE 754 binary64: Double.
   case float64 = "F64"
-  /// Two binary32 each.
+  /// Complex numbers of two binary32 numbers each.
   case complex64 = "C64"
   /// OCP microscaling, 4 bits: 2 of exponent, 1 of mantissa.
   case float4 = "F4"
@@ -43,9 +43,9 @@ public enum DataType: String, Sendable, Hashable, CaseIterable {
   case float8E5M2 = "F8_E5M2"
   /// OCP, a scale: 8 bits of exponent.
   case float8E8M0 = "F8_E8M0"
-  /// 8 bits: 4 of exponent, 3 of mantissa; finite, no negative zero.
+  /// 8 bits: 4 of exponent, 3 of mantissa; no infinities, no negative zero.
   case float8E4M3FNUZ = "F8_E4M3FNUZ"
-  /// 8 bits: 5 of exponent, 2 of mantissa; finite, no negative zero.
+  /// 8 bits: 5 of exponent, 2 of mantissa; no infinities, no negative zero.
   case float8E5M2FNUZ = "F8_E5M2FNUZ"
 
   /// Bits of one element. Types of 4 and 6 bits are packed without gaps.

@@ -18,10 +18,10 @@ extension Tensor {
     try withUnsafeBufferPointer { try body(Span(_unsafeElements: $0)) }
   }
 
-  /// Calls `body` with a view through which this tensor's elements can be written, whatever its strides.
+  /// Calls `body` with a view through which this tensor's elements can be written, with any strides.
   ///
-  /// The view ends with the closure. So copy-on-write happens once, before the closure, and never unnoticed.
-  /// Elements that this tensor does not see (gaps between strides) stay untouched.
+  /// The view ends with the closure. If the memory is shared, the elements are copied once, before the closure; writing
+  /// through the view never copies. Elements that this tensor does not see (gaps between strides) stay untouched.
   /// - Throws: What `body` throws; `AttentionError` where memory for a copy is lacking.
   public mutating func withMutableView<R>(_ body: (inout MutableTensorView<Element>) throws -> R) throws -> R {
     try ensureWritable()
@@ -39,8 +39,8 @@ extension Tensor {
 
 /// A place to write: the memory, shape and strides of a tensor while a closure runs.
 ///
-/// It cannot be copied, or constructed outside, so it ends with ``Tensor/withMutableView(_:)``. Do not swap two views:
-/// each would then be used in the other's scope.
+/// It cannot be copied, or made outside this package, so it ends with the closure of ``Tensor/withMutableView(_:)``. Do
+/// not swap two views: each would then be used in the other's scope.
 public struct MutableTensorView<Element: TensorElement>: ~Copyable {
   package let base: UnsafeMutablePointer<Element>
   /// The extent of each axis.
@@ -74,7 +74,7 @@ public struct MutableTensorView<Element: TensorElement>: ~Copyable {
     return try body(&view)
   }
 
-  /// Calls `body` with the axes in another order: axis `k` is axis `order[k]` of this view.
+  /// Calls `body` with a view whose axes are in another order: its axis `k` is axis `order[k]` of this view.
   /// - Throws: What `body` throws; `AttentionError` unless `order` names every axis once.
   public mutating func withPermutation<R>(
     _ order: [Int], _ body: (inout MutableTensorView) throws -> R

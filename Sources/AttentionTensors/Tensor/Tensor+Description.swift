@@ -18,7 +18,7 @@ extension Tensor: CustomStringConvertible {
     return render(axis: 0, shown, &cells)
   }
 
-  /// The elements shown, in order.
+  /// Appends the elements that are shown to `values`, in row-major order.
   private func collect(axis: Int, offset: Int, _ shown: [[Int?]], into values: inout [Element]) {
     if axis == rank { return values.append(base[offset]) }
     for case let index? in shown[axis] {
@@ -43,7 +43,8 @@ extension Tensor: CustomStringConvertible {
 private func formatCells<Element>(_ values: [Element]) -> [String] {
   let texts: [String]
   if let numbers = values as? [any RealTensorElement] {
-    // Through text, because the shortest text that identifies the element depends on its type: 0.1 as Float is 0.1.
+    // Numbers become Doubles through text, so that each keeps the shortest text that identifies it in its own type: the
+    // Float 0.1 becomes the Double 0.1.
     texts = formatReals(numbers.map { Double("\($0)") ?? $0._double })
   } else if let flags = values as? [Bool] {
     texts = flags.map { $0 ? "True" : "False" }
@@ -54,7 +55,8 @@ private func formatCells<Element>(_ values: [Element]) -> [String] {
   return texts.map { String(repeating: " ", count: width - $0.count) + $0 }
 }
 
-/// At most 8 digits after the point, and only as many as show every value; an exponent where magnitudes lie far apart.
+/// The values as text, with at most 8 digits after the point, and no more digits than the values need. With exponents,
+/// if a magnitude is very large or very small, or if magnitudes lie far apart.
 private func formatReals(_ values: [Double]) -> [String] {
   let magnitudes = values.filter { $0.isFinite && $0 != 0 }.map(abs)
   let most = magnitudes.max() ?? 0

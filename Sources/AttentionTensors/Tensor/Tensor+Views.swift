@@ -1,4 +1,4 @@
-// Views: other shapes and strides over the same memory. None of these copies, unless it says so.
+// Views: other shapes and strides over the same memory. The functions copy nothing, except where a comment says so.
 
 extension Tensor {
   /// The elements whose index on one axis is within `range`.
@@ -48,7 +48,8 @@ extension Tensor {
   }
 
   /// Another shape over the same elements in row-major order. Copies only where the strides do not allow a view.
-  /// - Throws: `AttentionError` unless both shapes have as many elements.
+  /// - Throws: `AttentionError` unless both shapes have the same number of elements, or where memory for a copy is
+  ///   lacking.
   public func reshaped(_ newShape: [Int]) throws(AttentionError) -> Tensor {
     let newCount = try elementCount(of: newShape)
     try requireShape(
@@ -110,7 +111,7 @@ extension Tensor {
     return view
   }
 
-  /// `[…, L, H·E]` as `[…, H, L, E]`: the heads of a projection, as strides.
+  /// A view of `[…, L, H·E]` as `[…, H, L, E]`: the heads of a projection, without a copy.
   /// - Throws: `AttentionError` unless the last axis is divisible by `headCount`.
   public func splitHeads(_ headCount: Int) throws(AttentionError) -> Tensor {
     try requireShape(rank >= 2, "Tensor.splitHeads", "[…, length, width] expected; got shape \(shape)")

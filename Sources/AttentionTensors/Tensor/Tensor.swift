@@ -12,7 +12,7 @@
 /// literals trap as Array's do.
 public struct Tensor<Element: TensorElement>: Sendable {
   @usableFromInline package var storage: TensorStorage
-  /// Elements before the first one, in `storage`.
+  /// The number of elements in `storage` before this tensor's first element.
   @usableFromInline package var offset: Int
   /// The extent of each axis. A scalar has none.
   public internal(set) var shape: [Int]
@@ -56,7 +56,8 @@ public struct Tensor<Element: TensorElement>: Sendable {
   }
 
   /// A tensor of `values` in row-major order.
-  /// - Throws: `AttentionError` unless `values` has as many elements as `shape` says.
+  /// - Throws: `AttentionError` unless `values` has as many elements as `shape` says, or where the shape is impossible
+  ///   or memory is lacking.
   public init(_ values: some Collection<Element>, shape: [Int]) throws(AttentionError) {
     let count = try elementCount(of: shape)
     try requireShape(
@@ -139,14 +140,14 @@ public struct Tensor<Element: TensorElement>: Sendable {
 }
 
 extension Tensor: Equatable where Element: Equatable {
-  /// Equal shapes and equal elements, whatever the strides. NaN equals nothing, as for Element.
+  /// True if the shapes and the elements are equal. The strides may differ. NaN equals nothing, as for `Element`.
   public static func == (a: Tensor, b: Tensor) -> Bool {
     a.shape == b.shape && a.array == b.array
   }
 }
 
 extension Tensor where Element: RealTensorElement {
-  /// The same numbers as another element type, rounded to nearest.
+  /// The numbers of `other`, rounded to the nearest elements of this type.
   /// - Throws: `AttentionError` where memory is lacking.
   @inlinable
   public init<Other: RealTensorElement>(converting other: Tensor<Other>) throws {

@@ -3,8 +3,9 @@
 
 #include "CAttentionKernels.h"
 
-// Brings rows that are wanted next to the second-level cache, beside a product. Two lines are prefetched at a time: lines
-// that are asked for all at once hold up the product's own loads until they have come.
+// Prefetches, during a product, the rows that are wanted after it into the second-level cache. If possible, two lines
+// are prefetched at a time: lines that are requested all at once hold up the product's own loads until they have
+// arrived.
 
 // Rows handed out to the blocks of a product. There are at least as many blocks as rows.
 typedef struct attn_spread {
@@ -13,10 +14,13 @@ typedef struct attn_spread {
   ptrdiff_t row_count, block_count, sum;
 } attn_spread;
 
-// In 32 bits, because a division of 64 bits takes up to 95 cycles. A wrong address for a prefetch does no harm.
+// x / y in 32 bits, because a division of 64 bits takes up to 95 cycles (Intel, model 85; Benchmarks/NOTES.md). Numbers
+// of more than 32 bits give a wrong address, but a wrong address for a prefetch does no harm.
 static inline ptrdiff_t attn_quotient(ptrdiff_t x, ptrdiff_t y) { return (ptrdiff_t)((uint32_t)x / (uint32_t)y); }
 
-// Spreads `rows` over the blocks, with `steps` prefetches a block. If there are more rows than blocks, `rows` stays as it is.
+// Spreads `rows` over the blocks, with `steps` prefetches a block, and sets the base of `rows` to NULL. Rows without
+// gaps are first divided again into one part for each block. If there are more rows than blocks, `rows` stays as it is,
+// and nothing is spread.
 static inline attn_spread attn_spread_rows(attn_ahead *rows, ptrdiff_t block_count, ptrdiff_t steps) {
   attn_ahead part = *rows;
   if (!part.base || block_count == 0 || steps == 0) return (attn_spread){0};
@@ -43,7 +47,8 @@ static inline const char *attn_take_row(attn_spread *p, const void *hot, ptrdiff
   return row;
 }
 
-// Prefetches, all at once, the lines that belong to the product's rows from `first` to `end`.
+// Prefetches, all at once, a part of `rows`: the same fraction of them as the rows from `first` to `end` are of the
+// product's `count` rows.
 static inline void attn_prefetch_rows(const attn_ahead *rows, ptrdiff_t first, ptrdiff_t end, ptrdiff_t count) {
   const ptrdiff_t row_end = end * rows->row_count / count;
   for (ptrdiff_t row = first * rows->row_count / count; row < row_end; row++)

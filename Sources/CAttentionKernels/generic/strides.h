@@ -11,14 +11,15 @@ typedef struct attn_strides {
 
 static inline __attribute__((always_inline)) attn_strides attn_strides_of(ptrdiff_t bytes) {
   attn_strides s = {bytes, 3 * bytes, 5 * bytes, 7 * bytes};
-  // Otherwise the compiler multiplies in every step.
+  // The empty asm statements keep the multiples in registers. Otherwise the compiler would multiply in every step of a
+  // product.
   __asm__("" : "+r"(s.three));
   __asm__("" : "+r"(s.five));
   __asm__("" : "+r"(s.seven));
   return s;
 }
 
-// i ≤ 8 times the stride.
+// The stride times i, for i from 0 to 8.
 static inline __attribute__((always_inline)) ptrdiff_t attn_times(attn_strides s, const int i) {
   switch (i) {
     case 3: return s.three;

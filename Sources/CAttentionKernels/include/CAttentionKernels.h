@@ -2,16 +2,17 @@
 #define CATTENTION_KERNELS_H
 
 // The functions that must be compiled once per instruction set: the products and the softmax of a tile of scores, and the
-// row operations around them. Every function exists for float and for double. The table says which of the two the
-// pointers to void point to. Lengths and strides count elements; pointers need only the element's alignment. Numbers
-// passed as double are exact in the element type.
+// row operations around them. Every function exists for float and for double, but the conversions of attn_half_kernels
+// exist only for float. Pointers to void point to elements of the type of the function's table. Lengths and strides
+// count elements; pointers need only the element's alignment. Numbers passed as double are rounded to the element type,
+// except the epsilon of a norm.
 //
-// The callers in Swift assert the contracts: lengths are not negative, pointers are valid.
+// The functions check nothing. Callers guarantee that lengths are not negative and that pointers are valid.
 //
-// A tile of scores has one of two layouts. In *rows* each query is a row, and keys or widths run along the
-// vectors' lanes. In *lanes* the queries themselves run along the lanes, in panels of 1 to
-// `panel_vector_count` vectors: element i of a panel's query q is at i·stride + q. The panels of products by themselves
-// have up to `product_vector_count` vectors.
+// A tile of scores has one of two layouts. In *rows* each query is a row, and keys, or the elements of one key or
+// value, run along the vectors' lanes. In *lanes* the queries themselves run along the lanes, in panels of 1 to
+// `panel_vector_count` vectors: element i of a panel's query q is at i·stride + q. Panels of products that do not
+// belong to a tile of scores have up to `product_vector_count` vectors.
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -30,7 +31,8 @@ enum { attn_isa_count = 4 };
 /// True if this machine (CPU and operating system) runs the kernels of `isa`.
 bool attn_isa_is_present(attn_isa isa);
 
-/// True if this thread traps any floating-point exception. Takes a few cycles; fegetenv takes 60 ns.
+/// True if this thread traps any floating-point exception, and always on other architectures than x86-64 and AArch64.
+/// It takes a few cycles, whereas fegetenv takes 60 ns.
 static inline bool attn_traps_exceptions(void) {
 #if defined(__x86_64__)
   // MXCSR: an exception traps if its mask bit is 0.
@@ -52,8 +54,9 @@ typedef enum attn_type { attn_type_f32 = 0, attn_type_f64 = 1 } attn_type;
 // [begin[r], end[r]):
 //   m' = max(m, max scores),  weights = exp(scores − m'),  rescale = exp(m − m') (1 if m = −inf),
 //   l' = l · rescale + Σ weights.
-// Columns outside the interval get weight 0 whatever they hold. A row that has attended to nothing so
-// far keeps m = −inf, l = 0 and rescale = 1. A NaN that is attended makes l NaN for good.
+// Columns outside the interval get weight 0, even if their score is NaN. A row that has attended to nothing so far
+// keeps m = −inf, l = 0 and rescale = 1. A NaN that is attended makes l NaN for good. A row that has attended only to
+// NaN gets m = NaN.
 typedef struct attn_softmax_rows {
   ptrdiff_t row_count, column_count, stride;
   void *scores; // [row_count, column_count], scores in, weights out
@@ -61,20 +64,20 @@ typedef struct attn_softmax_rows {
   void *maximum, *sum, *rescale; // [row_count]
 } attn_softmax_rows;
 
-// The same for every lane of a panel, with two differences: a lane that has attended only to NaN keeps m = −inf, with
-// l = NaN; and rescale is 0 or 1 where l was 0.
+// The online softmax of attn_softmax_rows for every lane of a panel, with two differences: a lane that has attended
+// only to NaN keeps m = −inf, with l = NaN; and where m = −inf, rescale is 1 if m' = −inf too, else 0.
 typedef struct attn_softmax_lanes {
   ptrdiff_t vector_count, key_count, stride;
   void *scores; // [key_count, lanes], scores in, weights out
   const void *_Nullable begin, *_Nullable end; // [lanes] whole numbers: attended keys; NULL: all
   void *maximum, *sum, *rescale; // [lanes]
   const void *_Nullable new_maximum; // [lanes], `maximum` raised to the scores' maxima if these are known; NULL: they are not
-  // With `begin` and `new_maximum`: the keys to which every lane attends. Only the maxima of these keys are known; the
-  // kernel looks for those of the other keys.
+  // The range of keys to which every lane attends, if `begin` and `new_maximum` are given. `new_maximum` then covers
+  // only the scores of these keys, and the kernel finds the maxima of the other keys.
   ptrdiff_t common_begin, common_end;
 } attn_softmax_lanes;
 
-// Functions of one number.
+// An activation f: a function of one number, which is applied to each element.
 typedef enum attn_activation {
   attn_activation_none = 0,
   attn_activation_relu = 1,      // max(x, 0)
@@ -83,7 +86,7 @@ typedef enum attn_activation {
   attn_activation_silu = 4,      // x / (1 + e^−x)
 } attn_activation;
 
-// Contiguous rows that will be needed soon; base NULL: none.
+// Rows that are prefetched because they will be needed soon. The bytes of a row are contiguous. base NULL: no rows.
 typedef struct attn_ahead {
   const void *_Nullable base;
   ptrdiff_t row_count, stride, byte_count; // stride in bytes
@@ -91,7 +94,7 @@ typedef struct attn_ahead {
 
 // One product of a panel: c[row_count, lanes] = c·rescale + a[row_count, depth]·b[depth, lanes], or a·b + addendᵀ.
 // One of a's two strides must be 1. Each element is summed from the first step of the depth to the last. So its bits do
-// not depend on the other rows and lanes, or on steps of weight 0.
+// not depend on the other rows and lanes, or on steps whose product is 0.
 typedef struct attn_product {
   ptrdiff_t vector_count, row_count, depth;
   const void *a;
@@ -101,9 +104,10 @@ typedef struct attn_product {
   void *c;
   ptrdiff_t c_stride;
   const void *_Nullable rescale; // [lanes]; NULL: c is only written
-  // Sums start from c instead of 0, so a product that is cut along its depth has the bits of the whole. Excludes rescale.
+  // Sums start from c instead of 0, so a product that is cut along its depth has the bits of the whole product.
+  // Excludes rescale, addend and maximum.
   bool continues;
-  // What is done to each c afterwards: f(c + bias).
+  // After the product, each element of c becomes f(c + bias), where f is `activation`.
   const void *_Nullable bias; // [lanes]; NULL: none
   attn_activation activation;
   // A row of row_count elements for each lane, added as by add_bias; NULL: none. Excludes rescale, bias and activation.
@@ -129,8 +133,8 @@ typedef struct attn_norm {
   ptrdiff_t y_stride;
 } attn_norm;
 
-// The backward pass of attn_norm. `gradient` is that of y on entry and that of z = x + residual on return. The gradients of
-// weight and bias are added to what is there; NULL: they are not wanted.
+// The backward pass of attn_norm. `gradient` is the gradient of y on entry, and that of z = x + residual on return. The
+// gradients of weight and bias are added to `weight_gradient` and `bias_gradient`; NULL: they are not wanted.
 typedef struct attn_norm_gradient {
   ptrdiff_t row_count, column_count;
   bool is_centred; // true: layer norm; false: RMS norm
@@ -148,8 +152,9 @@ typedef struct attn_norm_gradient {
 // One product of a few rows:
 //   dot_rows:         scores[row_count, key_count] = factor · rows[row_count, column_count]·key[key_count, column_count]ᵀ,
 //   accumulate_rows:  rows[row_count, column_count] += scores[row_count, key_count]·key[key_count, column_count],
-// where `key` holds the values. A new sum of weighted values begins at every 32nd key; the first key has the number
-// `first_index`. Elements of a row are contiguous. Keys, or values, may have two bytes each: float only.
+// where the `key` of accumulate_rows holds the values. A new sum of weighted values begins at every 32nd key; the first
+// key has the number `first_index`. Elements of a row are contiguous. In the float kernels, the elements of keys or
+// values may have two bytes each.
 typedef enum attn_stored { attn_stored_native = 0, attn_stored_float16 = 1, attn_stored_bfloat16 = 2 } attn_stored;
 
 typedef struct attn_row_product {
@@ -166,7 +171,8 @@ typedef struct attn_row_product {
   ptrdiff_t first_index;
 } attn_row_product;
 
-// Rows into lanes: y[column, row] = f(rows[row][column]). Lanes that fill up the last vector repeat the last row.
+// Transposes rows into lanes: y[column, row] takes x = rows[row][column], as `packing` says. Lanes that fill up the
+// last vector repeat the last row.
 typedef enum attn_packing {
   attn_packing_scaled = 0,  // y = x · factor
   attn_packing_bias = 1,    // y += x, as add_bias
@@ -220,8 +226,7 @@ typedef enum attn_half {
   attn_half_bfloat16 = 1, // the upper half of binary32
 } attn_half;
 
-// The kernels of one instruction set and element type, in groups. An instruction set may take a whole group from another one.
-// Arrays of `count` elements.
+// The kernels of one instruction set and element type are in groups. This group works on arrays of `count` elements.
 typedef struct attn_array_kernels {
   // The largest element, ignoring NaN; −inf if there is none.
   double (*maximum)(ptrdiff_t count, const void *x);
@@ -229,7 +234,7 @@ typedef struct attn_array_kernels {
   double (*exponential_sum)(ptrdiff_t count, const void *x, double shift, void *y);
   // y = x · factor. x may be y.
   void (*scale)(ptrdiff_t count, const void *x, double factor, void *y);
-  // scores += bias; where bias is −inf, −inf replaces the score, even NaN.
+  // scores += bias. Where the bias or the score is −inf, the result is −inf, even if the other one is NaN.
   void (*add_bias)(ptrdiff_t count, void *scores, const void *bias);
   // −inf replaces the score where attend is 0.
   void (*mask)(ptrdiff_t count, void *scores, const uint8_t *attend);
@@ -254,7 +259,7 @@ typedef struct attn_row_kernels {
 typedef struct attn_lane_kernels {
   ptrdiff_t lane_count, panel_vector_count, product_vector_count;
   void (*pack)(const attn_pack *);
-  // True if every x of the rows is finite, also in the lanes that fill up the last vector.
+  // Writes lanes back to rows. Returns true if every x is finite, also in the lanes that fill up the last vector.
   bool (*unpack)(const attn_unpack *);
   void (*multiply)(const attn_product *);
   void (*softmax_lanes)(const attn_softmax_lanes *);
@@ -268,10 +273,10 @@ typedef struct attn_lane_kernels {
 
 // What follows products in the layers of a model.
 typedef struct attn_layer_kernels {
-  // x = f(x).
+  // x = f(x), where f is the activation.
   void (*activate)(attn_activation, ptrdiff_t count, void *x);
   void (*norm)(const attn_norm *);
-  // gradient ·= f'(x).
+  // gradient ·= f'(x), where f is the activation.
   void (*activation_gradient)(attn_activation, ptrdiff_t count, const void *x, void *gradient);
   void (*norm_gradient)(const attn_norm_gradient *);
   // y[column] += Σ x[row, column]. Rows are added in order.
@@ -291,14 +296,14 @@ typedef struct attn_gradient_kernels {
   // The gradient of softcap: gradient ·= 1 − (capped / cap)², where `capped` is softcap's result.
   void (*softcap_gradient)(ptrdiff_t count, const void *capped, double cap, void *gradient);
   // The gradient of the softmax: gradient = weight·(gradient − delta), and 0 where the weight is 0 unless delta is NaN.
-  // `delta` has an element for each lane, or is the one of a row.
+  // `delta` has an element for each lane, or is the one number of a row.
   void (*score_gradient_lanes)(
       ptrdiff_t vector_count, ptrdiff_t key_count, ptrdiff_t stride, const void *weights, const void *delta,
       void *gradient);
   void (*score_gradient_row)(ptrdiff_t count, const void *weights, double delta, void *gradient);
 } attn_gradient_kernels;
 
-// Conversions from and to types of two bytes, rounded to nearest, ties to even. Float only, else NULL.
+// Conversions from and to types of two bytes, rounded to nearest, ties to even. In the tables of double they are NULL.
 typedef struct attn_half_kernels {
   void (*_Nullable widen)(attn_half, ptrdiff_t count, const uint16_t *x, void *y);
   void (*_Nullable narrow)(attn_half, ptrdiff_t count, const void *x, uint16_t *y);

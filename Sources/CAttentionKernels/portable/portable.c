@@ -1,4 +1,4 @@
-// Portable: 16-byte vectors that clang lowers to whatever the baseline has.
+// The portable kernels: vectors of 16 bytes, which clang compiles to the instructions of the architecture's baseline.
 
 #define ISA portable
 #define VECTOR_BYTES 16
@@ -10,7 +10,8 @@
 #define FEW_ROWS_KEYS 2
 #define FEW_ROWS_AHEAD_BYTES 32768
 #define FEW_ROWS_AHEAD_LOCALITY 2
-// Not __builtin_elementwise_fma: without an FMA instruction this is a call of libm, which takes 24 ns an element.
+// A product and a sum, not __builtin_elementwise_fma: without an FMA instruction the builtin is a call of libm, which
+// takes 24 ns an element.
 #define FMA(a, b, c) ((a) * (b) + (c))
 
 #include "../generic/instantiate.inc"

@@ -1,9 +1,10 @@
-// AVX2, FMA and F16C. Only powers of two are better than plain vector code: they come from a table in a register. For
-// doubles there is no such shuffle.
+// AVX2, FMA and F16C. Two things are better than plain vector code: powers of two in float, which a shuffle takes from
+// a table in a register, and the product of a block, which is in assembly (block.inc). For doubles there is no such
+// shuffle.
 
 #if defined(__x86_64__)
 
-// Included before the push, because the headers' own functions must keep their own targets.
+// The headers are included before the pragma below, because their functions must keep their own targets.
 #include <immintrin.h>
 #include <math.h>
 
@@ -19,15 +20,17 @@
 #define PRODUCT_PREFETCHES 0
 #define FEW_ROWS_ACCUMULATORS 12
 #define FEW_ROWS_KEYS 2
-// Better than 8192 bytes into the first-level cache on Zen 3 (Benchmarks/NOTES.md).
+// 32768 bytes into the second-level cache are faster than 8192 bytes into the first-level cache on Zen 3
+// (Benchmarks/NOTES.md).
 #define FEW_ROWS_AHEAD_BYTES 32768
 #define FEW_ROWS_AHEAD_LOCALITY 2
 #define HAS_FLOAT16
 #define BLOCK_IN_ASSEMBLY
 #define FMA(a, b, c) __builtin_elementwise_fma(a, b, c)
 
-// The bits of 2^(i/8), less what i adds to their exponent and mantissa after it is shifted there. Then the polynomial for
-// the remainder of an exponent, without the constant term.
+// A table of powers of two and the polynomial for the remainder of an exponent, without the constant term. Entry i of
+// the table holds the bits of 2^(i/8) minus i << 20, because the kernel adds the whole index, shifted by 20 bits, to
+// the entry.
 #define F32_POWER_BITS 3u
 #define F32_POWER_COEFFICIENTS 0x1.62e430p-1f, 0x1.ec0c32p-3f, 0x1.c6b99ap-5f
 static const uint32_t attn_powers_f32[] __attribute__((aligned(32))) = {

@@ -3,7 +3,7 @@
 
 #if defined(__x86_64__)
 
-// Included before the push, because the headers' own functions must keep their own targets.
+// The headers are included before the pragma below, because their functions must keep their own targets.
 #include <immintrin.h>
 #include <math.h>
 
@@ -19,15 +19,17 @@
 #define PRODUCT_PREFETCHES 1
 #define FEW_ROWS_ACCUMULATORS 16
 #define FEW_ROWS_KEYS 4
-// 10 % less time than with 32768 bytes into the second-level cache (Zen 5; Benchmarks/NOTES.md).
+// With these values, decoding on one thread takes 9 to 13 % less time than with 32768 bytes into the second-level cache
+// (Zen 5; Benchmarks/NOTES.md).
 #define FEW_ROWS_AHEAD_BYTES 8192
 #define FEW_ROWS_AHEAD_LOCALITY 3
 #define HAS_FLOAT16
 #define ADDEND_BESIDE_PRODUCT
 #define FMA(a, b, c) __builtin_elementwise_fma(a, b, c)
 
-// The bits of 2^(i/32) and 2^(i/16), less what i adds to their exponent and mantissa after it is shifted there. Also the
-// polynomials for the remainder of an exponent, without the constant term.
+// Tables of powers of two and the polynomials for the remainder of an exponent, without the constant term. Entry i
+// holds the bits of 2^(i/32) minus i << 18 (float), or of 2^(i/16) minus i << 48 (double), because the kernel adds the
+// whole index, shifted by 18 or 48 bits, to the entry.
 #define F32_POWER_BITS 5u
 #define F64_POWER_BITS 4u
 #define F32_POWER_COEFFICIENTS 0x1.62e430p-1f, 0x1.ebfcccp-3f, 0x1.c6b110p-5f
@@ -63,7 +65,8 @@ static const uint64_t attn_powers_f64[] __attribute__((aligned(64))) = {
 #define F32_STORE_TAIL(x, count, v) _mm512_mask_storeu_ps(x, (__mmask16)TAIL(count), v)
 #define F64_STORE_TAIL(x, count, v) _mm512_mask_storeu_pd(x, (__mmask8)TAIL(count), v)
 
-// ZERO_BYTES: a bit for each lane, 1 if the lane's byte is 0. HIDE: −inf in the lanes whose 16 bits contain the bit `one`.
+// ZERO_BYTES: a bit for each lane, 1 if the lane's byte is 0. HIDE: y, but −inf in the lanes whose 16 bits in `bits`
+// contain the bit `one`.
 #define F32_ZERO_BYTES(x) _mm_testn_epi8_mask(_mm_loadu_si128((const void *)(x)), _mm_set1_epi8(-1))
 #define F64_ZERO_BYTES(x) (__mmask8)_mm_testn_epi8_mask(_mm_loadu_si64(x), _mm_set1_epi8(-1))
 #define F32_HIDE(y, bits, one)                                                                                    \
