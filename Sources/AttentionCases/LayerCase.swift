@@ -11,6 +11,7 @@ package struct LayerCase: ConformanceCase {
   private let key: Tensor<Float>
   private let value: Tensor<Float>
   private let mask: AttentionMask
+  private let outputGradient: Tensor<Float>?
 
   init(_ file: SafeTensorsFile) throws {
     guard let headCount = file.metadata["num_heads"].flatMap(Int.init), headCount > 0 else {
@@ -46,6 +47,7 @@ package struct LayerCase: ConformanceCase {
       value = try same("value", as: key)
     }
     mask = try Self.mask(file, headCount: headCount)
+    outputGradient = file.entry("grad_output") == nil ? nil : try input("grad_output")
   }
 
   private static func mask(_ file: SafeTensorsFile, headCount: Int) throws -> AttentionMask {
@@ -78,6 +80,15 @@ package struct LayerCase: ConformanceCase {
       "output": result.output, "context": result.context, "weights": try result.weights,
       "weights_averaged": try forward(weights: .averaged, context: context).weights,
     ]
+  }
+
+  package func computeGradients(context: AttentionContext) throws -> [String: Tensor<Float>] {
+    guard let outputGradient else { return [:] }
+    let (_, pullback) = try layer.valueWithPullback(query: query, key: key, value: value, mask: mask, context: context)
+    var gradients = ParameterGradients<Float>()
+    let inputs = try pullback(outputGradient, adding: &gradients, prefix: "grad.")
+    return gradients.tensors.merging(
+      ["grad_query": inputs.query, "grad_key": inputs.key, "grad_value": inputs.value]) { old, _ in old }
   }
 
   package func tolerance(of name: String, expected: Tensor<Float>) -> Tolerance {

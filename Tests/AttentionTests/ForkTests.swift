@@ -61,5 +61,30 @@
         }
       }
     }
+
+    // A thread that packs a weight holds the lock of `Once` while it takes memory.
+    @Test("a fork while other threads pack the weights of layers", .timeLimit(.minutes(2)))
+    func packingFork() async {
+      await #expect(processExitsWith: .success) {
+        let weight = try Tensor<Float>(uniform: -1..<1, shape: [64, 64], seed: 1)
+        let x = try Tensor<Float>(uniform: -1..<1, shape: [4, 64], seed: 2)
+        let context = AttentionContext(threadCount: 1, algorithm: .packed)
+        let expected = try Linear(weight: weight)(x, context: context).array
+        @Sendable func isRight() -> Bool {
+          (try? Linear(weight: weight)(x, context: context).array).map { sameBits($0, expected) } == true
+        }
+        await withTaskGroup(of: Void.self) { group in
+          for _ in 0..<2 {
+            group.addTask { for _ in 0..<20_000 { precondition(isRight()) } }
+          }
+          group.addTask {
+            for _ in 0..<200 {
+              let status = statusOfChild { isRight() }
+              precondition(status == 0, "\(status as Any)")
+            }
+          }
+        }
+      }
+    }
   }
 #endif

@@ -7,9 +7,10 @@ package final class ExclusionLock: @unchecked Sendable {
   // Sendable: a mutex is made to be shared; its address never changes.
   let mutex = UnsafeMutablePointer<pthread_mutex_t>.allocate(capacity: 1)
 
-  package init() {
+  /// - Parameter isOuter: Whether code that holds this lock may take another lock. It never happens the other way round.
+  package init(isOuter: Bool = false) {
     pthread_mutex_init(mutex, nil)
-    ForkHandlers.shared.add(self)
+    ForkHandlers.shared.add(self, isOuter: isOuter)
   }
 
   /// Registers `body`, which is called under the lock in the child of a fork. Only the forking thread exists there.

@@ -2,9 +2,8 @@ internal import CLibrary
 
 /// Makes `fork` safe. A child inherits every lock in its state at the fork, but not the threads that would release it.
 ///
-/// So all locks are taken before a fork, in the order in which they were made. After the fork they are released in the
-/// parent and in the child. No code of this package holds two of them at once, except ``Once``: a value that it makes
-/// under its lock can take memory from ``MemoryPool``, which has a lock too.
+/// So all locks are taken before a fork. After the fork they are released in the parent and in the child. Outer locks are
+/// taken first, because a thread that holds one may wait for another lock. No other two locks are ever held at once.
 final class ForkHandlers: @unchecked Sendable {
   // Sendable: `locks` and `bodies` are only touched under `mutex`.
   static let shared = ForkHandlers()
@@ -24,7 +23,7 @@ final class ForkHandlers: @unchecked Sendable {
       })
   }
 
-  func add(_ lock: ExclusionLock) { change { locks.append(lock) } }
+  func add(_ lock: ExclusionLock, isOuter: Bool) { change { locks.insert(lock, at: isOuter ? 0 : locks.count) } }
   func add(_ body: @escaping @Sendable () -> Void) { change { bodies.append(body) } }
 
   private func change(_ body: () -> Void) {

@@ -1,7 +1,8 @@
 import Synchronization
 
 /// One lock for the making of all values: making is rare, and making one value never makes another.
-private let makers = ExclusionLock()
+/// It is an outer lock: a value that is made takes memory from ``MemoryPool``, which has a lock too.
+private let makers = ExclusionLock(isOuter: true)
 
 /// A value that is made at its first use and then shared, also by copies of its owner.
 package final class Once<Value: Sendable>: @unchecked Sendable {
