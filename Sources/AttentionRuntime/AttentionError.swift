@@ -24,6 +24,8 @@ public struct AttentionError: Error, Sendable, Hashable {
     public static let inputOutput = Code(rawValue: "inputOutput")
     /// Too much was asked for at once; it may work later.
     public static let busy = Code(rawValue: "busy")
+    /// A number that should be finite is infinite or NaN.
+    public static let notFinite = Code(rawValue: "notFinite")
     /// Memory could not be allocated.
     public static let outOfMemory = Code(rawValue: "outOfMemory")
   }

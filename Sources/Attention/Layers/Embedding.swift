@@ -84,7 +84,8 @@ public struct Embedding<Element: AttentionElement>: TrainableLayer {
   private func checked(_ tokens: Tensor<Int32>) throws(AttentionError) -> [Int] {
     try tokens.array.map { token throws(AttentionError) in
       try requireArgument(
-        (0..<vectorCount).contains(Int(token)), "Embedding", "tokens from 0 to \(vectorCount - 1) expected; got \(token)")
+        (0..<vectorCount).contains(Int(token)), "Embedding",
+        "tokens from 0 to \(vectorCount - 1) expected; got \(token)")
       return Int(token)
     }
   }

@@ -48,7 +48,8 @@ extension FeedForward: TrainableLayer {
       let inner = try downPullback(outputGradient, adding: &gradients, prefix: prefix + names.down)
       let upperGradient = try upPullback(
         product(inner, factors, context), adding: &gradients, prefix: prefix + names.up)
-      let gateGradient = try gatePullback(product(inner, upper, context), adding: &gradients, prefix: prefix + names.gate)
+      let gateGradient = try gatePullback(
+        product(inner, upper, context), adding: &gradients, prefix: prefix + names.gate)
       return try sum(upperGradient, gateGradient, context)
     }
     return (value, pullback)

@@ -164,7 +164,8 @@ extension MultiHeadAttention {
       let attention = try scaledDotProductAttentionGradients(
         query: layer.heads(inputs, inputs.query), key: layer.heads(inputs, inputs.key),
         value: layer.heads(inputs, inputs.value), mask: attended.mask, options: options, result: result,
-        outputGradient: headGradient.reshaped(result.output.shape), returning: wantsSinks ? extras.union(.sinks) : extras,
+        outputGradient: headGradient.reshaped(result.output.shape),
+        returning: wantsSinks ? extras.union(.sinks) : extras,
         context: context)
       if wantsSinks { try gradients.add(attention.sinks, to: prefix + "sinks", context: context) }
 
@@ -205,7 +206,8 @@ extension MultiHeadAttention {
 
     /// Goes back through the norm of queries or keys: `gradient` is `[B, L, heads, E]`, contiguous.
     private func unnormalize(
-      _ gradient: inout Tensor<Element>, _ inputs: ProjectedInputs<Element>, _ columns: ProjectedInputs<Element>.Columns,
+      _ gradient: inout Tensor<Element>, _ inputs: ProjectedInputs<Element>,
+      _ columns: ProjectedInputs<Element>.Columns,
       _ norm: RMSNorm<Element>?, _ gradients: inout ParameterGradients<Element>, _ prefix: String
     ) throws {
       guard let norm else { return }
