@@ -53,7 +53,8 @@ let package = Package(
       swiftSettings: swiftSettings),
 
     .target(
-      name: "AttentionTraining", dependencies: ["AttentionBLAS", "AttentionTensors", "CLAPACKE"],
+      name: "AttentionTraining",
+      dependencies: ["Attention", "AttentionBLAS", "AttentionTensors", "CLAPACKE", "CLibrary"],
       swiftSettings: swiftSettings),
 
     .target(

@@ -1,6 +1,5 @@
-internal import Attention
+public import Attention
 public import AttentionFiles
-public import AttentionTensors
 internal import Synchronization
 
 /// Turns texts into vectors: a tokenizer, a BERT encoder and a pooling, loaded from a Hugging Face folder.
@@ -16,7 +15,7 @@ public struct SentenceEncoder: Sendable {
   /// Turns text into tokens.
   public let tokenizer: WordPieceTokenizer
   /// Turns tokens into hidden states.
-  public let encoder: BertEncoder
+  public internal(set) var encoder: BertEncoder
   /// The ways in which hidden states become one vector: their results follow one another in it.
   public let poolings: [Pooling]
   /// Whether vectors are divided by their length, so that the product of two is the cosine of the angle between them. This
@@ -228,20 +227,29 @@ public struct SentenceEncoder: Sendable {
 
   /// Makes the vector of a text: pools its hidden states, normalises the result, and cuts it to the model's dimension.
   /// `states` holds the hidden states one after another.
-  private func pool(_ states: UnsafePointer<Float>, _ sequence: TokenSequence, into vector: UnsafeMutablePointer<Float>)
-  {
-    let dimension = encoder.configuration.hiddenDimension
-    let rows = min(sequence.promptTokenCount, sequence.ids.count)..<sequence.ids.count
+  func pool(_ states: UnsafePointer<Float>, _ sequence: TokenSequence, into vector: UnsafeMutablePointer<Float>) {
+    let rows = pooledRows(sequence)
     func pool(into whole: UnsafeMutablePointer<Float>) {
-      for (index, pooling) in poolings.enumerated() {
-        pooling.apply(states, rows: rows, dimension: dimension, into: whole + index * dimension)
-      }
+      poolAll(states, rows, into: whole)
       if isNormalized { Pooling.normalize(whole, dimension: pooledDimension) }
     }
     if self.dimension == pooledDimension { return pool(into: vector) }
     withUnsafeTemporaryAllocation(of: Float.self, capacity: pooledDimension) { whole in
       pool(into: whole.baseAddress!)
       vector.update(from: whole.baseAddress!, count: self.dimension)
+    }
+  }
+
+  /// The rows of a text's hidden states that are pooled: those after the prompt.
+  func pooledRows(_ sequence: TokenSequence) -> Range<Int> {
+    min(sequence.promptTokenCount, sequence.ids.count)..<sequence.ids.count
+  }
+
+  /// Pools in each way, one result after another.
+  func poolAll(_ states: UnsafePointer<Float>, _ rows: Range<Int>, into whole: UnsafeMutablePointer<Float>) {
+    let dimension = encoder.configuration.hiddenDimension
+    for (index, pooling) in poolings.enumerated() {
+      pooling.apply(states, rows: rows, dimension: dimension, into: whole + index * dimension)
     }
   }
 

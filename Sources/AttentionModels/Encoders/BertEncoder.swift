@@ -1,6 +1,5 @@
-internal import Attention
+public import Attention
 public import AttentionFiles
-public import AttentionTensors
 
 /// A BERT encoder: embeddings, then layers of attention and feed-forward parts, each followed by a residual sum and a norm.
 ///
@@ -14,11 +13,15 @@ public struct BertEncoder: Sendable {
   /// The extents of the encoder.
   public let configuration: BertConfiguration
   /// The embeddings of tokens: `[V, d]`, where V is the size of the vocabulary and d the dimension of hidden states.
-  private let wordEmbeddings: Tensor<Float>
-  /// The embeddings of positions, with the embedding of type 0 added: `[P, d]`, where P is the number of positions.
-  private let positionEmbeddings: Tensor<Float>
-  private let embeddingNorm: LayerNorm<Float>
-  private let layers: [EncoderLayer]
+  var words: Embedding<Float>
+  /// The embeddings of positions: `[P, d]`, where P is the number of positions.
+  var positions: Embedding<Float>
+  /// The embeddings of token types. Only type 0 is used.
+  var types: Embedding<Float>
+  /// The embeddings of positions, with the embedding of type 0 added.
+  var typedPositions: Embedding<Float>
+  var embeddingNorm: LayerNorm<Float>
+  var layers: [TransformerBlock<Float>]
 
   /// An encoder with the weights of a safetensors file. Tensors have the names of Hugging Face's `BertModel`, with or without
   /// the prefix `bert.`; heads and the pooler are ignored. Float16 and BFloat16 weights are converted to Float.
@@ -43,9 +46,9 @@ public struct BertEncoder: Sendable {
         weight: loader.tensor("\(name).weight", shape), bias: loader.tensor("\(name).bias", [shape[0]]),
         activation: activation)
     }
-    wordEmbeddings = try loader.tensor("embeddings.word_embeddings.weight", [configuration.vocabularySize, d])
-    let positions = try loader.tensor("embeddings.position_embeddings.weight", [configuration.positionCount, d])
-    let types = try loader.tensor("embeddings.token_type_embeddings.weight", [configuration.typeCount, d])
+    let wordWeights = try loader.tensor("embeddings.word_embeddings.weight", [configuration.vocabularySize, d])
+    let positionWeights = try loader.tensor("embeddings.position_embeddings.weight", [configuration.positionCount, d])
+    let typeWeights = try loader.tensor("embeddings.token_type_embeddings.weight", [configuration.typeCount, d])
     embeddingNorm = try norm("embeddings.LayerNorm")
     // Attention layers are made after all names are checked: their own error for missing tensors has a different form.
     var parts: [(state: [String: Tensor<Float>], EncoderLayerParts)] = []
@@ -71,15 +74,25 @@ public struct BertEncoder: Sendable {
     try loader.finish { $0 == "embeddings.position_ids" || $0.hasPrefix("pooler.") }
 
     layers = try parts.map { state, parts in
-      EncoderLayer(
-        attention: try MultiHeadAttention(stateDictionary: state, headCount: configuration.headCount),
-        attentionNorm: parts.0, feedForward: parts.1, outputNorm: parts.2)
+      try TransformerBlock(
+        selfAttention: MultiHeadAttention(stateDictionary: state, headCount: configuration.headCount),
+        feedForward: parts.1, norms: [.layer(parts.0), .layer(parts.2)], normPlacement: .after)
     }
-    positionEmbeddings = try Tensor(shape: [configuration.positionCount, d]) { target in
-      for position in 0..<configuration.positionCount {
-        for i in 0..<d { target[position * d + i] = positions[position, i] + types[0, i] }
-      }
-    }
+    words = try Embedding(weight: wordWeights)
+    positions = try Embedding(weight: positionWeights)
+    types = try Embedding(weight: typeWeights)
+    typedPositions = try Self.typedPositions(positions, types)
+  }
+
+  static func typedPositions(_ positions: Embedding<Float>, _ types: Embedding<Float>) throws -> Embedding<Float> {
+    let (positions, types) = (positions.weight, types.weight)
+    let dimension = positions.shape[1]
+    return try Embedding(
+      weight: Tensor(shape: positions.shape) { target in
+        for position in 0..<positions.shape[0] {
+          for i in 0..<dimension { target[position * dimension + i] = positions[position, i] + types[0, i] }
+        }
+      })
   }
 
   private typealias EncoderLayerParts = (LayerNorm<Float>, FeedForward<Float>, LayerNorm<Float>)
@@ -114,7 +127,7 @@ public struct BertEncoder: Sendable {
     let lengths = sequences.map(\.count)
     for layer in layers {
       try checkpoint()
-      x = try layer.forward(x, lengths: lengths, context: context)
+      x = try layer.forward(packed: x, lengths: lengths, context: context)
     }
     return x
   }
@@ -140,11 +153,13 @@ public struct BertEncoder: Sendable {
     var attentions: [Tensor<Float>] = []
     for layer in layers {
       let x = states[states.count - 1]
-      let batch = try x.reshaped([1] + x.shape)
-      let result = try layer.attention.forward(
-        query: batch, key: batch, value: batch, weights: .perHead, context: context)
-      attentions.append(try result.weights.select(0, axis: 0))
-      states.append(try layer.finish(result.output.select(0, axis: 0), x, context: context))
+      let y = try layer.forward(x, context: context) { x in
+        let result = try layer.selfAttention.forward(
+          query: x, key: x, value: x, weights: .perHead, context: context)
+        attentions.append(try result.weights.reshaped(Array(result.weights.shape.suffix(3))))
+        return result.output
+      }
+      states.append(y)
     }
     return Trace(hiddenStates: states, attentions: attentions)
   }
@@ -173,7 +188,7 @@ public struct BertEncoder: Sendable {
       for sequence in sequences {
         for (position, token) in sequence.enumerated() {
           embeddingNorm.apply(
-            wordEmbeddings.base + Int(token) * dimension, adding: positionEmbeddings.base + position * dimension,
+            words.weight.base + Int(token) * dimension, adding: typedPositions.weight.base + position * dimension,
             into: row,
             kernels)
           row += dimension

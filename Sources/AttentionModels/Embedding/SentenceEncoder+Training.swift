@@ -1,0 +1,188 @@
+public import Attention
+internal import AttentionFiles
+internal import Foundation
+
+extension SentenceEncoder: TrainableLayer {
+  /// Calls `body` with the parameters of the encoder: ``BertEncoder/forEachParameter(prefix:_:)``.
+  public mutating func forEachParameter(
+    prefix: String, _ body: (_ name: String, _ value: inout Tensor<Float>) throws -> Void
+  ) throws {
+    try encoder.forEachParameter(prefix: prefix, body)
+  }
+
+  /// A vector for each text, and the backward pass.
+  ///
+  /// The vectors are those of ``embed(_:prompt:context:)``, but for rounding. All texts pass through the encoder together.
+  ///
+  /// - Parameters:
+  ///   - texts: Any texts. A text with more than ``maximumLength`` tokens is cut.
+  ///   - prompt: The prompt before each text.
+  ///   - dropout: Dropout of the attention weights. Nil: none.
+  ///   - recomputes: True: the pullback saves only the input of each layer, and computes everything else once more.
+  ///   - context: Threads, instruction set, algorithm, also those of the backward pass.
+  /// - Returns: `[texts, dimension]`, and a pullback that adds the gradients of the encoder's parameters.
+  /// - Throws: `AttentionError` for a prompt that the model does not have, or if memory runs out.
+  public func valueWithPullback(
+    _ texts: [String], prompt: EmbeddingPrompt = .automatic, dropout: AttentionDropout? = nil, recomputes: Bool = false,
+    context: AttentionContext = .default
+  ) throws -> (value: Tensor<Float>, pullback: Pullback<Float, Void>) {
+    let prompt = try resolve(prompt)
+    let sequences = texts.map { TokenSequence(ids: tokens($0, after: prompt).ids, promptTokenCount: prompt.tokenCount) }
+    let (states, statesPullback) = try encoder.valueWithPullback(
+      sequences.map(\.ids), dropout: dropout, recomputes: recomputes, context: context)
+    let hiddenDimension = encoder.configuration.hiddenDimension
+    let value = try Tensor<Float>(shape: [sequences.count, dimension]) { target in
+      forEachSequence(sequences) { index, row in
+        pool(states.base + row * hiddenDimension, sequences[index], into: target.baseAddress! + index * dimension)
+      }
+    }
+    let pullback = Pullback<Float, Void>(outputShape: value.shape) { [self] outputGradient, gradients, prefix in
+      let outputGradient = try outputGradient.contiguous()
+      let gradient = try Tensor<Float>(shape: states.shape) { target in
+        target.initialize(repeating: 0)
+        forEachSequence(sequences) { index, row in
+          addGradient(
+            outputGradient.base + index * dimension, states.base + row * hiddenDimension, sequences[index],
+            to: target.baseAddress! + row * hiddenDimension)
+        }
+      }
+      withExtendedLifetime((states, outputGradient)) {}
+      try statesPullback(gradient, adding: &gradients, prefix: prefix)
+    }
+    return (value, pullback)
+  }
+
+  /// Calls `body` with the number of each sequence that has tokens, and its first row.
+  private func forEachSequence(_ sequences: [TokenSequence], _ body: (_ index: Int, _ row: Int) -> Void) {
+    var row = 0
+    for (index, sequence) in sequences.enumerated() {
+      body(index, row)
+      row += sequence.ids.count
+    }
+  }
+
+  /// Adds the gradients of a text's hidden states, from the gradient of its vector: the backward pass of
+  /// ``pool(_:_:into:)``.
+  private func addGradient(
+    _ vectorGradient: UnsafePointer<Float>, _ states: UnsafePointer<Float>, _ sequence: TokenSequence,
+    to target: UnsafeMutablePointer<Float>
+  ) {
+    let hiddenDimension = encoder.configuration.hiddenDimension
+    let rows = pooledRows(sequence)
+    // Columns that are cut off the vector have the gradient 0.
+    var gradient = [Float](repeating: 0, count: hiddenDimension * poolings.count)
+    for i in 0..<dimension { gradient[i] = vectorGradient[i] }
+    if isNormalized {
+      var whole = [Float](repeating: 0, count: gradient.count)
+      whole.withUnsafeMutableBufferPointer { poolAll(states, rows, into: $0.baseAddress!) }
+      // forward: y = x / ‖x‖  ⇒  dx = (dy − y·(y·dy)) / ‖x‖
+      let length = max(whole.reduce(0.0) { $0 + Double($1) * Double($1) }.squareRoot(), 1e-12)
+      let projection = zip(whole, gradient).reduce(0.0) { $0 + Double($1.0) * Double($1.1) } / length
+      for i in gradient.indices {
+        gradient[i] = Float((Double(gradient[i]) - Double(whole[i]) / length * projection) / length)
+      }
+    }
+    for (index, pooling) in poolings.enumerated() {
+      gradient.withUnsafeBufferPointer {
+        pooling.addGradient(
+          $0.baseAddress! + index * hiddenDimension, states, rows: rows, dimension: hiddenDimension, to: target)
+      }
+    }
+  }
+
+  /// Writes the model as a folder that ``init(directory:loading:)``, Hugging Face's transformers and sentence-transformers
+  /// load.
+  ///
+  /// - Parameters:
+  ///   - directory: The path of a folder that does not exist yet. It appears only when it is complete.
+  ///   - source: The folder that the model was loaded from. Its settings and its tokenizer are copied, and those of its weights
+  ///     that the encoder does not use.
+  /// - Throws: `AttentionError` if the folder exists, or a file cannot be read or written; then there is no new folder.
+  public func write(to directory: String, settingsFrom source: String) throws {
+    let files = FileManager.default
+    guard !files.fileExists(atPath: directory) else {
+      throw AttentionError(.invalidArgument, directory, "the path of a new folder expected; there is something")
+    }
+    let settings = try EmbeddingSettings(folder: ModelFolder(path: source))
+    let temporary = directory + ".part-\(ProcessInfo.processInfo.processIdentifier)"
+    do {
+      try? files.removeItem(atPath: temporary)
+      try files.createDirectory(atPath: temporary, withIntermediateDirectories: true)
+      // A subfolder holds settings of a module, or the encoder.
+      for name in try files.subpathsOfDirectory(atPath: source).sorted() where !Self.isLeftOut(name) {
+        var isFolder: ObjCBool = false
+        _ = files.fileExists(atPath: source + "/" + name, isDirectory: &isFolder)
+        if isFolder.boolValue {
+          try files.createDirectory(atPath: temporary + "/" + name, withIntermediateDirectories: true)
+        } else {
+          try writeAtomically(to: temporary + "/" + name) { write in
+            try readFile(source + "/" + name, byteLimit: 256 << 20).withUnsafeBytes(write)
+          }
+        }
+      }
+      let weights = ModelFolder(path: settings.encoderPath.isEmpty ? "" : settings.encoderPath)
+      let path = settings.encoderPath.isEmpty ? "model.safetensors" : weights.path("model.safetensors")
+      try writeWeights(to: temporary + "/" + path, othersFrom: source + "/" + path)
+      try files.moveItem(atPath: temporary, toPath: directory)
+    } catch {
+      try? files.removeItem(atPath: temporary)
+      if error is AttentionError { throw error }
+      throw AttentionError(.inputOutput, directory, error.localizedDescription)
+    }
+  }
+
+  /// Weights in any format, and what belongs to version control.
+  private static func isLeftOut(_ name: String) -> Bool {
+    let ends = [".safetensors", ".bin", ".h5", ".onnx", ".msgpack", ".ot", ".xml", ".gguf", ".index.json"]
+    return ends.contains(where: name.hasSuffix) || name.hasPrefix(".")
+  }
+
+  /// Writes the encoder's weights, and those of `source` that the encoder does not use, under the names of `source`.
+  private func writeWeights(to path: String, othersFrom source: String) throws {
+    let file = try SafeTensorsFile(contentsOf: source)
+    let own = try encoder.stateDictionary()
+    let prefix = file.entries.contains { $0.name.hasPrefix("bert.") } ? "bert." : ""
+    var writer = SafeTensorsWriter()
+    writer.metadata = file.metadata
+    writer.metadata["format"] = "pt"
+    for (name, tensor) in own.sorted(by: { $0.key < $1.key }) { try writer.add(prefix + name, tensor) }
+    for entry in file.entries {
+      let name = entry.name.replacing(".LayerNorm.gamma", with: ".LayerNorm.weight")
+        .replacing(".LayerNorm.beta", with: ".LayerNorm.bias")
+      if own[String(name.dropFirst(name.hasPrefix(prefix) ? prefix.count : 0))] != nil { continue }
+      try file.withUnsafeBytes(of: entry.name) {
+        try writer.add(entry.name, dataType: entry.dataType, shape: entry.shape, bytes: Array($0))
+      }
+    }
+    try writer.write(to: path)
+  }
+}
+
+extension Pooling {
+  /// The backward pass of ``apply(_:rows:dimension:into:)``: adds the gradients of the states in `rows` to `target`, whose row 0
+  /// belongs to the first state.
+  func addGradient(
+    _ vectorGradient: UnsafePointer<Float>, _ states: UnsafePointer<Float>, rows: Range<Int>, dimension: Int,
+    to target: UnsafeMutablePointer<Float>
+  ) {
+    func add(_ weight: Float, _ row: Int) {
+      for i in 0..<dimension { target[row * dimension + i] += weight * vectorGradient[i] }
+    }
+    guard let first = rows.first else { return }
+    switch self {
+    case .cls: add(1, first)
+    case .lastToken: add(1, rows.upperBound - 1)
+    case .mean: for row in rows { add(1 / Float(rows.count), row) }
+    case .meanSquareRoot: for row in rows { add(1 / Float(rows.count).squareRoot(), row) }
+    case .weightedMean:
+      let sum = rows.reduce(Float(0)) { $0 + Float($1 + 1) }
+      for row in rows { add(Float(row + 1) / sum, row) }
+    case .max:
+      for i in 0..<dimension {
+        // The first of equal states has the gradient.
+        let row = rows.reduce(first) { states[$1 * dimension + i] > states[$0 * dimension + i] ? $1 : $0 }
+        target[row * dimension + i] += vectorGradient[i]
+      }
+    }
+  }
+}
