@@ -68,7 +68,7 @@ let package = Package(
       name: "attend",
       dependencies: [
         "Attention", "AttentionBLAS", "AttentionCases", "AttentionDrawing", "AttentionFiles", "AttentionModels",
-        "AttentionTensors", .product(name: "ArgumentParser", package: "swift-argument-parser"),
+        "AttentionTensors", "AttentionTraining", .product(name: "ArgumentParser", package: "swift-argument-parser"),
       ],
       resources: [.embedInCode("Maps/map.html")], swiftSettings: swiftSettings),
     // `attention-runner` and its C code are in this package and not in Benchmarks/Package.swift, because the runner

@@ -40,6 +40,12 @@ package struct SVGDocument {
       "<line class=\"\(name)\" x1=\"\(number(x1))\" y1=\"\(number(y1))\" x2=\"\(number(x2))\" y2=\"\(number(y2))\"/>\n"
   }
 
+  /// A line through some points.
+  package mutating func curve(_ points: [(x: Double, y: Double)], class name: String) {
+    let list = points.map { "\(number($0.x)),\(number($0.y))" }.joined(separator: " ")
+    body += "<polyline class=\"\(name)\" points=\"\(list)\"/>\n"
+  }
+
   /// The SVG file.
   package var source: String {
     """
@@ -62,11 +68,12 @@ package struct SVGDocument {
     .ink{fill:#0b5fae}.first{fill:#0b6bcb}.second{fill:#e08a1e}.third{fill:#9aa6b2}\
     .fourth{fill:#2f9e6e}.fifth{fill:#b04fb0}.sixth{fill:#8a5a2b}\
     .grid{stroke:#dfe4ea}.mark{stroke:#c2185b;stroke-width:1.5;stroke-dasharray:5 4}.cellframe{fill:#eef2f6}\
+    .curve{fill:none;stroke:#0b6bcb;stroke-width:2}.faint{fill:none;stroke:#9aa6b2;stroke-width:1}\
     @media(prefers-color-scheme:dark){\
     .paper{fill:#12161b}.text,.title{fill:#e8edf2}.small{fill:#9aa7b4}\
     .ink{fill:#6cb8ff}.first{fill:#4aa3ff}.second{fill:#f0a848}.third{fill:#66727e}\
     .fourth{fill:#4fc38f}.fifth{fill:#d583d5}.sixth{fill:#c08a58}\
-    .grid{stroke:#2b333c}.mark{stroke:#ff6fa3}.cellframe{fill:#1b2128}}
+    .grid{stroke:#2b333c}.mark{stroke:#ff6fa3}.cellframe{fill:#1b2128}.curve{stroke:#4aa3ff}.faint{stroke:#66727e}}
     """
 }
 

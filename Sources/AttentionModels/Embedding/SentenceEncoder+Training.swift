@@ -96,9 +96,12 @@ extension SentenceEncoder: TrainableLayer {
   /// - Parameters:
   ///   - directory: The path of a folder that does not exist yet. It appears only when it is complete.
   ///   - source: The folder that the model was loaded from. Its settings and its tokenizer are copied, and those of its weights
-  ///     that the encoder does not use.
+  ///     that the encoder does not use. Its model card is not: it describes another model.
+  ///   - additions: The content of further files, by their names.
   /// - Throws: `AttentionError` if the folder exists, or a file cannot be read or written; then there is no new folder.
-  public func write(to directory: String, settingsFrom source: String) throws {
+  public func write(
+    to directory: String, settingsFrom source: String, adding additions: [String: String] = [:]
+  ) throws {
     let files = FileManager.default
     guard !files.fileExists(atPath: directory) else {
       throw AttentionError(.invalidArgument, directory, "the path of a new folder expected; there is something")
@@ -120,9 +123,12 @@ extension SentenceEncoder: TrainableLayer {
           }
         }
       }
-      let weights = ModelFolder(path: settings.encoderPath.isEmpty ? "" : settings.encoderPath)
-      let path = settings.encoderPath.isEmpty ? "model.safetensors" : weights.path("model.safetensors")
+      let weights = "model.safetensors"
+      let path = settings.encoderPath.isEmpty ? weights : ModelFolder(path: settings.encoderPath).path(weights)
       try writeWeights(to: temporary + "/" + path, othersFrom: source + "/" + path)
+      for (name, content) in additions {
+        try writeAtomically(to: temporary + "/" + name) { try Array(content.utf8).withUnsafeBytes($0) }
+      }
       try files.moveItem(atPath: temporary, toPath: directory)
     } catch {
       try? files.removeItem(atPath: temporary)
@@ -131,9 +137,9 @@ extension SentenceEncoder: TrainableLayer {
     }
   }
 
-  /// Weights in any format, and what belongs to version control.
+  /// Weights in any format, model cards, and what belongs to version control.
   private static func isLeftOut(_ name: String) -> Bool {
-    let ends = [".safetensors", ".bin", ".h5", ".onnx", ".msgpack", ".ot", ".xml", ".gguf", ".index.json"]
+    let ends = ["README.md", ".safetensors", ".bin", ".h5", ".onnx", ".msgpack", ".ot", ".xml", ".gguf", ".index.json"]
     return ends.contains(where: name.hasSuffix) || name.hasPrefix(".")
   }
 

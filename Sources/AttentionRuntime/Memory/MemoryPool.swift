@@ -4,7 +4,7 @@ internal import CLibrary
 ///
 /// The system maps a large block anew for each allocation, and provides its pages one by one when they are first
 /// written. For a result of 3 MiB this cost 0.25 ms, in addition to 0.6 ms of computation. So the pool keeps such blocks
-/// for later allocations, up to ``keptByteCount`` bytes in all.
+/// for later allocations, up to ``Limits/usual`` in all, or more inside of ``withKeptMemory(byteCount:_:)``.
 final class MemoryPool: @unchecked Sendable {
   // Sendable: `blocks` is only touched under `lock`.
   static let shared = MemoryPool()
@@ -16,8 +16,12 @@ final class MemoryPool: @unchecked Sendable {
   }
 
   /// The most that is kept, in bytes and in blocks.
-  private static let keptByteCount = 128 << 20
-  private static let keptCount = 32
+  private struct Limits {
+    var byteCount: Int
+    var count: Int
+
+    static let usual = Limits(byteCount: 128 << 20, count: 32)
+  }
   /// Smaller blocks are left to malloc, which does not map new memory for them.
   private static let leastByteCount = 64 << 10
   /// From this size on, the pool asks for huge pages. Pages of 4 KiB cost thousands of page faults, and a search for the
@@ -27,8 +31,37 @@ final class MemoryPool: @unchecked Sendable {
   private let lock = ExclusionLock()
   /// The blocks that are kept; the one that was kept longest is first.
   private var blocks: [Block] = []
+  /// The limits that calls of ``withKeptMemory(byteCount:_:)`` ask for at the moment; the greatest one holds.
+  private var askedByteCounts: [Int] = []
 
   private init() {}
+
+  /// Under the lock.
+  private var limits: Limits {
+    guard let most = askedByteCounts.max(), most > Limits.usual.byteCount else { return .usual }
+    return Limits(byteCount: most, count: 4096)
+  }
+
+  func keep(byteCount: Int) { lock.withLock { askedByteCounts.append(byteCount) } }
+
+  func endKeeping(byteCount: Int) {
+    lock.withLock {
+      if let index = askedByteCounts.firstIndex(of: byteCount) { askedByteCounts.remove(at: index) }
+    }
+    release { surplus($0) }
+  }
+
+  /// How many of the first blocks are beyond the limits. Under the lock.
+  private func surplus(_ blocks: [Block]) -> Int {
+    let limits = limits
+    var total = blocks.reduce(0) { $0 + $1.byteCount }
+    var count = 0
+    while total > limits.byteCount || blocks.count - count > limits.count {
+      total -= blocks[count].byteCount
+      count += 1
+    }
+    return count
+  }
 
   /// Returns at least `byteCount` bytes, contents unspecified; nil if the system has no memory.
   func take(byteCount: Int) -> Block? {
@@ -71,16 +104,15 @@ final class MemoryPool: @unchecked Sendable {
 
   /// Takes a block back.
   func give(_ block: Block) {
-    if block.byteCount < Self.leastByteCount || block.byteCount > Self.keptByteCount { return free(block.base) }
+    if block.byteCount < Self.leastByteCount { return free(block.base) }
     release { blocks in
-      blocks.append(block)
-      var total = blocks.reduce(0) { $0 + $1.byteCount }
-      var count = 0
-      while total > Self.keptByteCount || blocks.count - count > Self.keptCount {
-        total -= blocks[count].byteCount
-        count += 1
+      // A block that is larger than the limit must not drive out all others.
+      if block.byteCount > limits.byteCount {
+        blocks.insert(block, at: 0)
+        return 1
       }
-      return count
+      blocks.append(block)
+      return surplus(blocks)
     }
   }
 
@@ -93,6 +125,24 @@ final class MemoryPool: @unchecked Sendable {
     }
     for block in surplus { free(block.base) }
   }
+}
+
+/// Calls `body`, during which up to `byteCount` bytes of memory that tensors give back are kept for later tensors, instead of
+/// the usual 128 MB. Afterwards the surplus goes back to the system.
+///
+/// A training step allocates the same tensors as the step before. If they are kept, the system need not provide zeroed pages
+/// for them again: this takes 16 % of the time of the first six steps of fine-tuning MiniLM, and 6 % with kept memory (2
+/// threads, Zen 3, 2026-11).
+///
+///     try withKeptMemory(byteCount: 4 << 30) {
+///       for batch in batches { try step(batch) }
+///     }
+///
+/// Calls may be nested, and made by several threads: the greatest limit of all holds.
+public func withKeptMemory<R>(byteCount: Int, _ body: () throws -> R) rethrows -> R {
+  MemoryPool.shared.keep(byteCount: byteCount)
+  defer { MemoryPool.shared.endKeeping(byteCount: byteCount) }
+  return try body()
 }
 
 /// Calls `body` with at least `byteCount` bytes of working memory, aligned to 64, contents unspecified.

@@ -69,7 +69,7 @@ struct TextArgument: ExpressibleByArgument {
   /// Options without a value: the argument after them may be a text.
   private static let flags = [
     "--json", "--json-lines", "--chunks", "--color", "--no-color", "--path", "--force", "--forward", "--help", "-h",
-    "--version",
+    "--version", "--resume", "--in-order", "--recompute",
   ]
 
   /// The arguments, with a mark before each text that begins with a minus sign, so that the parser does not take it for an option.

@@ -8,10 +8,11 @@ struct ProgressLine {
 
   init(_ what: String) { self.what = what }
 
-  func report(_ done: Int, of count: Int) {
+  func report(_ done: Int, of count: Int, note: String = "") {
     guard isShown, count > 0 else { return }
     let seconds = (ContinuousClock.now - start) / .seconds(1)
     var line = "\r\(done) of \(count) \(what)"
+    if !note.isEmpty { line += ", \(note)" }
     if done > 0, seconds >= 1 {
       let rate = Double(done) / seconds
       line += String(format: ", %.0f/s, %.0f s left", rate, Double(count - done) / rate)
