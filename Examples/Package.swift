@@ -17,5 +17,14 @@ let package = Package(
       ]),
     .executableTarget(
       name: "ConcurrentCalls", dependencies: [.product(name: "Attention", package: "swift-attention")]),
+    .executableTarget(
+      name: "CharacterModel",
+      dependencies: [
+        .product(name: "Attention", package: "swift-attention"),
+        .product(name: "AttentionTraining", package: "swift-attention"),
+      ]),
+    .target(
+      name: "DifferentiableAttention", dependencies: [.product(name: "Attention", package: "swift-attention")]),
+    .testTarget(name: "DifferentiableAttentionTests", dependencies: ["DifferentiableAttention"]),
   ]
 )

@@ -17,7 +17,7 @@ public enum Pooling: String, Sendable, Hashable, CaseIterable {
 
   /// Pools the states in `rows` into `vector`. `states` holds all rows, from row 0 on, with `dimension` elements each.
   /// If `rows` is empty, `vector` is filled with zeros.
-  func apply(
+  package func apply(
     _ states: UnsafePointer<Float>, rows: Range<Int>, dimension: Int, into vector: UnsafeMutablePointer<Float>
   ) {
     guard let first = rows.first else { return vector.update(repeating: 0, count: dimension) }

@@ -167,7 +167,7 @@ extension SentenceEncoder: TrainableLayer {
 extension Pooling {
   /// The backward pass of ``apply(_:rows:dimension:into:)``: adds the gradients of the states in `rows` to `target`, whose row 0
   /// belongs to the first state.
-  func addGradient(
+  package func addGradient(
     _ vectorGradient: UnsafePointer<Float>, _ states: UnsafePointer<Float>, rows: Range<Int>, dimension: Int,
     to target: UnsafeMutablePointer<Float>
   ) {
