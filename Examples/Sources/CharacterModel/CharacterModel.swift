@@ -44,6 +44,7 @@ struct CharacterModel: TrainableLayer {
   let length: Int
   var characters: Embedding<Float>
   var places: Embedding<Float>
+  var embeddingNorm: LayerNorm<Float>
   var blocks: [TransformerBlock<Float>]
   var norm: LayerNorm<Float>
   var head: Linear<Float>
@@ -58,6 +59,7 @@ struct CharacterModel: TrainableLayer {
     self.length = length
     characters = try Embedding(weight: random([characterCount, d]))
     places = try Embedding(weight: random([length, d]))
+    embeddingNorm = try norm()
     blocks = try (0..<blockCount).map { _ in
       try TransformerBlock(
         selfAttention: MultiHeadAttention(embeddingDimension: d, headCount: 4, seed: seeds.next()),
@@ -73,6 +75,7 @@ struct CharacterModel: TrainableLayer {
   mutating func forEachParameter(prefix: String, _ body: (String, inout Tensor<Float>) throws -> Void) throws {
     try characters.forEachParameter(prefix: prefix + "characters.", body)
     try places.forEachParameter(prefix: prefix + "places.", body)
+    try embeddingNorm.forEachParameter(prefix: prefix + "embedding_norm.", body)
     for index in blocks.indices { try blocks[index].forEachParameter(prefix: prefix + "blocks.\(index).", body) }
     try norm.forEachParameter(prefix: prefix + "norm.", body)
     try head.forEachParameter(prefix: prefix + "head.", body)
@@ -84,16 +87,11 @@ struct CharacterModel: TrainableLayer {
   ) throws -> (value: Tensor<Float>, pullback: Pullback<Float, Void>) {
     let (batch, length) = (tokens.shape[0], tokens.shape[1])
     let here = try Tensor((0..<batch).flatMap { _ in (0..<length).map { Int32($0) } }, shape: tokens.shape)
-    let (embedded, charactersPullback) = try characters.valueWithPullback(tokens)
+    let (character, charactersPullback) = try characters.valueWithPullback(tokens)
     let (place, placesPullback) = try places.valueWithPullback(here)
+    // The norm of the sum of both.
+    let (embedded, embeddingPullback) = try embeddingNorm.valueWithPullback(character, adding: place)
     var x = embedded
-    try x.withMutableView { view in
-      for b in 0..<batch {
-        for l in 0..<length {
-          for i in 0..<view.shape[2] { view[b, l, i] += place[b, l, i] }
-        }
-      }
-    }
     var blockPullbacks: [Pullback<Float, Tensor<Float>>] = []
     for block in blocks {
       let call = try block.valueWithPullback(x, mask: .causal)
@@ -109,6 +107,7 @@ struct CharacterModel: TrainableLayer {
       for (index, pullback) in blockPullbacks.enumerated().reversed() {
         gradient = try pullback(gradient, adding: &gradients, prefix: prefix + "blocks.\(index).")
       }
+      gradient = try embeddingPullback(gradient, adding: &gradients, prefix: prefix + "embedding_norm.")
       try charactersPullback(gradient, adding: &gradients, prefix: prefix + "characters.")
       try placesPullback(gradient, adding: &gradients, prefix: prefix + "places.")
     }
