@@ -11,7 +11,8 @@ struct Attend: ParsableCommand {
     discussion: "Exit codes: 0 success, 1 a case failed or a file is wrong, 64 wrong arguments.",
     version: "0.1.0",
     subcommands: [
-      Embed.self, Search.self, Map.self, FineTune.self, FetchModel.self, Tokenize.self, Check.self, Compute.self, Info.self,
+      Embed.self, Search.self, Map.self, FineTune.self, FetchModel.self, Tokenize.self, Check.self, Compute.self,
+      Info.self,
     ])
 
   static func main() {

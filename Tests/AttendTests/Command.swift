@@ -17,10 +17,13 @@ struct Command {
   }
 
   /// Runs a shell command in which `"$0" "$@"` is the executable `name` with its arguments.
-  static func shell(_ line: String, _ name: String, _ arguments: [String], input: String = "") throws -> Command {
+  static func shell(
+    _ line: String, _ name: String, _ arguments: [String], input: String = "", environment: [String: String] = [:]
+  ) throws -> Command {
     try Command(
       running: URL(fileURLWithPath: "/bin/sh"),
-      ["-c", line, productsFolder.appendingPathComponent(name).path] + arguments, input: input, environment: [:])
+      ["-c", line, productsFolder.appendingPathComponent(name).path] + arguments, input: input, environment: environment
+    )
   }
 
   private init(

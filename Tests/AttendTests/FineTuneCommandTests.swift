@@ -58,7 +58,8 @@ struct FineTuneCommandTests {
     let picture = try String(contentsOfFile: folder("new/loss.svg"), encoding: .utf8)
     #expect(picture.hasPrefix("<svg") && picture.contains("<polyline class=\"curve\""))
     #expect(try Command("attend", ["embed", "--model", folder("new"), "a good man"]).status == 0)
-    #expect(!FileManager.default.fileExists(atPath: folder("new.checkpoint")))
+    #expect(!FileManager.default.fileExists(atPath: folder("new.unfinished")))
+    #expect(!names.contains { $0.contains("checkpoint") || $0 == "lock" })
   }
 
   @Test("a run that is killed goes on from its last checkpoint, and gives the bits of one that was not")
@@ -74,7 +75,7 @@ struct FineTuneCommandTests {
     var killCount = 0
     var isDone = false
     while !isDone {
-      let hasCheckpoint = FileManager.default.fileExists(atPath: folder("killed.checkpoint"))
+      let hasCheckpoint = FileManager.default.fileExists(atPath: folder("killed.unfinished/checkpoint.safetensors"))
       let delay = killCount < 6 ? 0.25 + 0.05 * Double(killCount) : 60
       let run = try Command.shell(
         "timeout -s KILL \(delay) \"$0\" \"$@\"", "attend", arguments + (hasCheckpoint ? ["--resume"] : []))
@@ -87,11 +88,10 @@ struct FineTuneCommandTests {
     }
     #expect(killCount >= 2)
     #expect(try weights("killed") == weights("whole"))
-    let leftovers = try FileManager.default.contentsOfDirectory(atPath: folder.path).filter {
-      $0.hasPrefix("killed") && $0 != "killed"
-    }
-    // A kill in the middle of a write leaves the temporary file behind, which never has the checkpoint's name.
-    #expect(!leftovers.contains("killed.checkpoint"))
+    // A kill in the middle of a write leaves a temporary file behind, which the next run removes.
+    let names = ["killed", "whole"].map { try? FileManager.default.subpathsOfDirectory(atPath: folder($0)).sorted() }
+    #expect(names[0] == names[1])
+    #expect(!FileManager.default.fileExists(atPath: folder("killed.unfinished")))
   }
 
   @Test("threads, recomputation and the number of checkpoints do not change the bits")
@@ -131,9 +131,40 @@ struct FineTuneCommandTests {
     expect(1, "a finite loss expected", try finetune(pairs, "out", "--learning-rate", "1e30", "--clip", "1e30"))
     try FileManager.default.createDirectory(atPath: folder("there"), withIntermediateDirectories: true)
     expect(64, "the path of a new folder expected", try finetune(pairs, "there"))
-    _ = try write("no checkpoint", "garbage.checkpoint")
-    expect(1, "garbage.checkpoint", try finetune(pairs, "garbage", "--resume"))
+    try FileManager.default.createDirectory(atPath: folder("garbage.unfinished"), withIntermediateDirectories: true)
+    _ = try write("no checkpoint", "garbage.unfinished/checkpoint.safetensors")
+    expect(1, "checkpoint.safetensors", try finetune(pairs, "garbage", "--resume"))
     expect(64, "--resume goes on with it", try finetune(pairs, "garbage"))
-    #expect(!FileManager.default.fileExists(atPath: folder("out")))
+    expect(64, "there is something at", try finetune(pairs, "there/"))
+    expect(64, "there is no folder", try finetune(pairs, "nowhere/out"))
+    expect(64, "--epochs: a number from 1 to 1000000", try finetune(pairs, "out", "--epochs", "9223372036854775807"))
+    expect(64, "--clip: a finite number above 0", try finetune(pairs, "out", "--clip", "inf"))
+    expect(64, "got both", try finetune(pairs, "out", "--held-out", "0.5", "--evaluation", pairs))
+    expect(1, "pairs to measure on expected", try finetune(pairs, "out", "--evaluation", write("", "empty.tsv")))
+    // The weights of the only step with a rate above 0 are finite, but the vectors are not.
+    expect(
+      1, "a smaller --learning-rate",
+      try finetune(pairs, "out", "--learning-rate", "1e12", "--steps", "1", "--warm-up", "0", "--held-out", "0"))
+    let names = try FileManager.default.contentsOfDirectory(atPath: folder.path).filter { $0.hasPrefix("out") }
+    #expect(names.isEmpty, "\(names)")
+  }
+
+  @Test("a run is resumed only with its own model, pairs and settings, and by one process at a time")
+  func otherSettings() throws {
+    let pairs = try pairs()
+    let stopped = try Command.shell(
+      "timeout -s KILL 20 \"$0\" \"$@\" & while [ ! -f \"$CHECK\" ]; do sleep 0.02; done; kill -9 $(pgrep -f \"$MARK\") ; wait",
+      "attend",
+      ["finetune", pairs, "--model", Self.model, "-o", folder("run"), "--epochs", "100000", "--checkpoint-every", "1"],
+      environment: ["CHECK": folder("run.unfinished/checkpoint.safetensors"), "MARK": "finetune \(pairs)"])
+    _ = stopped
+    func resume(_ arguments: String...) throws -> Command {
+      try Command("attend", ["finetune"] + arguments + ["-o", folder("run"), "--resume", "--checkpoint-every", "1"])
+    }
+    let other = try resume(pairs, "--model", Self.model, "--epochs", "3", "--batch", "8")
+    #expect(other.status == 1 && other.errors.contains("--batch (32 in the checkpoint, 8 given)"), "\(other.errors)")
+    #expect(other.errors.contains("--epochs (100000 in the checkpoint, 3 given)"))
+    let fewer = try resume(try self.pairs(30), "--model", Self.model, "--epochs", "100000")
+    #expect(fewer.status == 1 && fewer.errors.contains("the pairs (the file, or --held-out)"), "\(fewer.errors)")
   }
 }

@@ -45,7 +45,7 @@ public struct DifferentiableTensor: Differentiable {
   public func sumOfSquares() -> Float { tensor.array.reduce(0) { $0 + $1 * $1 } }
 
   @derivative(of: sumOfSquares)
-  func sumOfSquaresDerivative() -> (value: Float, pullback: (Float) -> TangentVector) {
+  public func sumOfSquaresDerivative() -> (value: Float, pullback: (Float) -> TangentVector) {
     (
       sumOfSquares(),
       { [tensor] factor in
@@ -131,7 +131,7 @@ public struct DifferentiableLayer: Differentiable {
   }
 
   @derivative(of: callAsFunction)
-  func callDerivative(_ x: DifferentiableTensor) -> (
+  public func callDerivative(_ x: DifferentiableTensor) -> (
     value: DifferentiableTensor,
     pullback: (DifferentiableTensor.TangentVector) -> (TangentVector, DifferentiableTensor.TangentVector)
   ) {

@@ -37,7 +37,8 @@ struct BackwardPass<Tiles: GradientTiles>: ScorePass {
     unit: Int, _ region: Range<Int>, copy: Int, add: (_ index: Int, _ sums: UnsafeMutablePointer<Element>) -> Void
   ) {
     tiles.beginRegion(region)
-    for index in 0..<gradients.tileCount(ofUnit: unit) {
+    for index in 0..<gradients.tileCount(ofUnit: unit)
+    where gradients.mayAttend(unit: unit, index: index, to: region) {
       let tile = gradients.tile(unit: unit, index: index)
       if tile.rowCount == 0 { continue }
       var hasBegun = false

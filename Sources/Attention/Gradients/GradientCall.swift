@@ -22,6 +22,8 @@ final class GradientCall<Element: AttentionElement>: @unchecked Sendable {
   let copyCount: Int
   /// For each element of the batch, the ranges of queries that the tiles of one head hold.
   private let queryRanges: [[Range<Int>]]
+  /// For each of these ranges of queries, a range that holds all keys to which its queries may attend.
+  private let keyReaches: [[Range<Int>]]
   /// The sums over the keys of each row, from which some gradients are made: ``RowSums``.
   let rowSums: RowSums<Element>
 
@@ -41,7 +43,11 @@ final class GradientCall<Element: AttentionElement>: @unchecked Sendable {
     self.biases = biases
     self.copyCount = copyCount
     self.rowSums = rowSums
-    queryRanges = (0..<call.shape.batchCount).map { Self.queryRanges(call, batch: $0) }
+    let ranges = (0..<call.shape.batchCount).map { Self.queryRanges(call, batch: $0) }
+    queryRanges = ranges
+    keyReaches = ranges.indices.map { batch in
+      ranges[batch].map { call.schedule.reach(batch: batch, queries: $0) }
+    }
   }
 
   // MARK: Units
@@ -54,6 +60,13 @@ final class GradientCall<Element: AttentionElement>: @unchecked Sendable {
   func tileCount(ofUnit unit: Int) -> Int { call.shape.groupSize * queryRanges[batch(ofUnit: unit)].count }
   /// The most tiles of queries that a unit has.
   var mostTiles: Int { call.shape.groupSize * (queryRanges.map(\.count).max() ?? 0) }
+
+  /// False if no query of a tile of a unit attends to a key of a region. With packed documents this holds for nearly all
+  /// pairs of a tile and a region, so it is decided before anything else is computed.
+  func mayAttend(unit: Int, index: Int, to region: Range<Int>) -> Bool {
+    let reaches = keyReaches[batch(ofUnit: unit)]
+    return reaches[index % reaches.count].overlaps(region)
+  }
 
   /// A tile of queries of a unit: some queries of one head. The tiles are numbered head by head.
   func tile(unit: Int, index: Int) -> QueryTile {

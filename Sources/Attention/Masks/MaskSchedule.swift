@@ -62,6 +62,18 @@ struct MaskSchedule<Element: AttentionElement> {
     return count
   }
 
+  /// A range that holds all keys to which some queries may attend.
+  func reach(batch: Int, queries: Range<Int>) -> Range<Int> {
+    var (low, high) = (Int.max, 0)
+    forEachSet { set in
+      let union = set.intervals.union(batch: batch, queries: queries)
+      if union.isEmpty { return }
+      low = min(low, union.lowerBound)
+      high = max(high, union.upperBound)
+    }
+    return low < high ? low..<high : 0..<0
+  }
+
   /// Returns true if a query may attend to a key. Functions of scores count as if they forbade nothing. This is slow,
   /// so the passes use intervals instead.
   func attends(batch: Int, head: Int, query: Int, key: Int) -> Bool {

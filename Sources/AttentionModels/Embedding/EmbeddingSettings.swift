@@ -66,6 +66,14 @@ struct EmbeddingSettings {
     try readLengths(encoder)
   }
 
+  /// The paths of the modules that have a folder of their own inside of a model's folder.
+  static func modulePaths(_ folder: ModelFolder) throws(AttentionError) -> [String] {
+    let modules: [Module] = try folder.json("modules.json") ?? []
+    return modules.compactMap(\.path).filter {
+      !$0.isEmpty && !$0.hasPrefix("/") && !$0.split(separator: "/").contains("..")
+    }
+  }
+
   private mutating func read(_ modules: [Module], _ folder: ModelFolder) throws(AttentionError) {
     let path = folder.path("modules.json")
     var names: [String] = []

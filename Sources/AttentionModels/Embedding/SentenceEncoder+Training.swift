@@ -97,38 +97,17 @@ extension SentenceEncoder: TrainableLayer {
   ///   - directory: The path of a folder that does not exist yet. It appears only when it is complete.
   ///   - source: The folder that the model was loaded from. Its settings and its tokenizer are copied, and those of its weights
   ///     that the encoder does not use. Its model card is not: it describes another model.
-  ///   - additions: The content of further files, by their names.
   /// - Throws: `AttentionError` if the folder exists, or a file cannot be read or written; then there is no new folder.
-  public func write(
-    to directory: String, settingsFrom source: String, adding additions: [String: String] = [:]
-  ) throws {
+  public func write(to directory: String, settingsFrom source: String) throws {
     let files = FileManager.default
-    guard !files.fileExists(atPath: directory) else {
+    guard (try? files.attributesOfItem(atPath: directory)) == nil else {
       throw AttentionError(.invalidArgument, directory, "the path of a new folder expected; there is something")
     }
-    let settings = try EmbeddingSettings(folder: ModelFolder(path: source))
     let temporary = directory + ".part-\(ProcessInfo.processInfo.processIdentifier)"
     do {
       try? files.removeItem(atPath: temporary)
-      try files.createDirectory(atPath: temporary, withIntermediateDirectories: true)
-      // A subfolder holds settings of a module, or the encoder.
-      for name in try files.subpathsOfDirectory(atPath: source).sorted() where !Self.isLeftOut(name) {
-        var isFolder: ObjCBool = false
-        _ = files.fileExists(atPath: source + "/" + name, isDirectory: &isFolder)
-        if isFolder.boolValue {
-          try files.createDirectory(atPath: temporary + "/" + name, withIntermediateDirectories: true)
-        } else {
-          try writeAtomically(to: temporary + "/" + name) { write in
-            try readFile(source + "/" + name, byteLimit: 256 << 20).withUnsafeBytes(write)
-          }
-        }
-      }
-      let weights = "model.safetensors"
-      let path = settings.encoderPath.isEmpty ? weights : ModelFolder(path: settings.encoderPath).path(weights)
-      try writeWeights(to: temporary + "/" + path, othersFrom: source + "/" + path)
-      for (name, content) in additions {
-        try writeAtomically(to: temporary + "/" + name) { try Array(content.utf8).withUnsafeBytes($0) }
-      }
+      try Self.copySettings(from: source, to: temporary)
+      try writeWeights(to: temporary, othersFrom: source)
       try files.moveItem(atPath: temporary, toPath: directory)
     } catch {
       try? files.removeItem(atPath: temporary)
@@ -137,15 +116,38 @@ extension SentenceEncoder: TrainableLayer {
     }
   }
 
-  /// Weights in any format, model cards, and what belongs to version control.
-  private static func isLeftOut(_ name: String) -> Bool {
-    let ends = ["README.md", ".safetensors", ".bin", ".h5", ".onnx", ".msgpack", ".ot", ".xml", ".gguf", ".index.json"]
-    return ends.contains(where: name.hasSuffix) || name.hasPrefix(".")
+  /// Copies the settings and the tokenizer of a model's folder, and of the folders of its modules, into a folder, which is made
+  /// if it does not exist.
+  /// - Throws: `AttentionError` if a file cannot be read or written.
+  package static func copySettings(from source: String, to directory: String) throws {
+    let folder = ModelFolder(path: source)
+    try folder.check()
+    for module in try [""] + EmbeddingSettings.modulePaths(folder) {
+      let (from, to) = module.isEmpty ? (source, directory) : (source + "/" + module, directory + "/" + module)
+      let names: [String]
+      do {
+        try FileManager.default.createDirectory(atPath: to, withIntermediateDirectories: true)
+        // A module without settings has no folder.
+        names = (try? FileManager.default.contentsOfDirectory(atPath: from))?.filter(isSettings).sorted() ?? []
+      } catch { throw AttentionError(.inputOutput, to, "cannot be made: \(error.localizedDescription)") }
+      for name in names {
+        let bytes = try ModelFolder(path: from).bytes(name)
+        try writeAtomically(to: to + "/" + name) { try bytes.withUnsafeBytes($0) }
+      }
+    }
+  }
+
+  /// Settings, vocabularies and templates; not weights, model cards, or what belongs to version control.
+  private static func isSettings(_ name: String) -> Bool {
+    [".json", ".txt", ".model", ".jinja"].contains(where: name.hasSuffix) && !name.hasSuffix(".index.json")
+      && !name.hasPrefix(".") && name != "training.json"
   }
 
   /// Writes the encoder's weights, and those of `source` that the encoder does not use, under the names of `source`.
-  private func writeWeights(to path: String, othersFrom source: String) throws {
-    let file = try SafeTensorsFile(contentsOf: source)
+  package func writeWeights(to directory: String, othersFrom source: String) throws {
+    let place = try EmbeddingSettings(folder: ModelFolder(path: source)).encoderPath
+    let name = place.isEmpty ? "model.safetensors" : ModelFolder(path: place).path("model.safetensors")
+    let file = try SafeTensorsFile(contentsOf: ModelFolder(path: source).path(name))
     let own = try encoder.stateDictionary()
     let prefix = file.entries.contains { $0.name.hasPrefix("bert.") } ? "bert." : ""
     var writer = SafeTensorsWriter()
@@ -160,7 +162,7 @@ extension SentenceEncoder: TrainableLayer {
         try writer.add(entry.name, dataType: entry.dataType, shape: entry.shape, bytes: Array($0))
       }
     }
-    try writer.write(to: path)
+    try writer.write(to: ModelFolder(path: directory).path(name))
   }
 }
 

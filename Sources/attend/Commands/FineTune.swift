@@ -16,8 +16,8 @@ struct FineTune: ParsableCommand {
       held out: on it the model is measured before and after. OUT becomes a folder that sentence-transformers and \
       `attend embed --model OUT` load, with the loss curve loss.svg and the figures training.json.
 
-      Checkpoints go to OUT.checkpoint. A run that was stopped goes on with --resume and gives the same bits as one that was \
-      not; the checkpoint is removed at the end.
+      Until it is complete, the folder is OUT.unfinished, which also holds the checkpoint. A run that was stopped goes on with \
+      --resume and gives the same bits as one that was not, on the same kernels.
       """)
 
   @Argument(
@@ -44,7 +44,10 @@ struct FineTune: ParsableCommand {
   @Option(help: ArgumentHelp("The greatest learning rate.", valueName: "rate"))
   var learningRate = 2e-5
 
-  @Option(help: ArgumentHelp("The share of the steps in which the rate grows from 0.", valueName: "share"))
+  @Option(
+    help: ArgumentHelp(
+      "The share of the steps in which the rate grows; the first step has the rate 0 and changes nothing.",
+      valueName: "share"))
   var warmUp = 0.1
 
   @Option(help: ArgumentHelp("How the rate falls afterwards: linear, cosine or constant.", valueName: "name"))
@@ -59,8 +62,10 @@ struct FineTune: ParsableCommand {
   @Option(help: ArgumentHelp("The factor of the cosines in the loss.", valueName: "factor"))
   var scale = 20.0
 
-  @Option(help: ArgumentHelp("The share of the pairs that is held out: the last ones of the file.", valueName: "share"))
-  var heldOut = 0.1
+  @Option(
+    help: ArgumentHelp(
+      "The share of the pairs that is held out: the last ones of the file (default: 0.1).", valueName: "share"))
+  var heldOut: Double?
 
   @Option(help: ArgumentHelp("Pairs to measure the model on, instead of held-out ones.", valueName: "path"))
   var evaluation: String?
@@ -86,28 +91,42 @@ struct FineTune: ParsableCommand {
   @OptionGroup var options: ContextOptions
 
   private var pairsPath: String { pairsArgument.text }
+  private var place: OutputFolder { OutputFolder(output) }
   /// The most memory that is kept from one step for the next.
   private static let keptByteCount = 8 << 30
-  private var checkpoint: String { output + ".checkpoint" }
 
   func validate() throws {
     func require(_ name: String, _ condition: Bool, _ expected: String, _ value: some Any) throws {
       if !condition { throw ValidationError("--\(name): \(expected) expected; got \(value)") }
     }
-    try require("epochs", epochs >= 1, "a number from 1", epochs)
+    try require("epochs", (1...1_000_000).contains(epochs), "a number from 1 to 1000000", epochs)
     if let steps { try require("steps", steps >= 1, "a number from 1", steps) }
-    try require("batch", batch >= 2, "a number from 2", batch)
+    try require("batch", (2...1_000_000).contains(batch), "a number from 2 to 1000000", batch)
     try require("learning-rate", learningRate > 0 && learningRate.isFinite, "a number above 0", learningRate)
     try require("warm-up", (0...1).contains(warmUp), "a share from 0 to 1", warmUp)
     try require(
       "schedule", LearningRateSchedule.Shape(rawValue: schedule) != nil, "linear, cosine or constant", "\"\(schedule)\""
     )
     try require("weight-decay", weightDecay >= 0 && weightDecay.isFinite, "a number from 0", weightDecay)
-    try require("clip", clip > 0, "a number above 0", clip)
+    try require("clip", clip > 0 && clip.isFinite, "a finite number above 0", clip)
     try require("scale", scale > 0 && scale.isFinite, "a number above 0", scale)
-    try require("held-out", (0..<1).contains(heldOut), "a share from 0 to less than 1", heldOut)
+    if let heldOut { try require("held-out", (0..<1).contains(heldOut), "a share from 0 to less than 1", heldOut) }
+    if heldOut != nil && evaluation != nil {
+      throw ValidationError("one of --held-out and --evaluation expected; got both")
+    }
+    if pairsPath == "-" && evaluation == "-" {
+      throw ValidationError("--evaluation: a file expected, because standard input holds the pairs")
+    }
     try require("checkpoint-every", checkpointEvery >= 0, "a number from 0", checkpointEvery)
-    try require("output", !output.isEmpty, "a path", "nothing")
+    if let problem = place.problem { throw ValidationError("--output: \(problem)") }
+    if resume && !place.hasCheckpoint {
+      throw ValidationError("--resume: there is no checkpoint \"\(place.checkpoint)\"")
+    }
+    if !resume && place.hasCheckpoint {
+      throw ValidationError(
+        "there is a checkpoint \"\(place.checkpoint)\" of a run that was stopped: --resume goes on with it; remove its folder "
+          + "to begin anew")
+    }
   }
 
   /// The figures of a run, for machines.
@@ -127,34 +146,40 @@ struct FineTune: ParsableCommand {
   func run() throws {
     let context = try options.context()
     let (training, heldOut) = try readPairs()
-    let settings = FineTuningSettings(
-      pairs: FineTuningSettings.checksum(training), batchLength: batch, epochCount: epochs, stepLimit: steps,
-      learningRate: learningRate, warmUpShare: warmUp, schedule: schedule, weightDecay: weightDecay, maximumNorm: clip,
-      scale: scale, seed: seed, isShuffled: !inOrder)
-    try requirePlaces()
-    let source = try InstalledModel.resolve(model.model)
+    let source = URL(fileURLWithPath: try InstalledModel.resolve(model.model)).resolvingSymlinksInPath().path
     let original = try SentenceEncoder(directory: source)
-    var run = try FineTuningRun(settings, training, encoder: original, recomputes: recompute, context: context)
-    if resume { try run.resume(from: checkpoint) }
-
-    let before = heldOut.isEmpty ? nil : try RetrievalFigures(original, heldOut, context: context)
-    if !json {
-      print(
-        "\(training.count) pairs, \(run.stepCount) steps of \(min(batch, training.count)) pairs; \(heldOut.count) held out"
-      )
-      if resume { print("goes on after step \(run.losses.count)") }
+    let settings = FineTuningSettings(
+      pairs: FineTuningSettings.checksum(training), model: try FineTuningSettings.checksum(original),
+      batchLength: batch,
+      epochCount: epochs, stepLimit: steps, learningRate: learningRate, warmUpShare: warmUp, schedule: schedule,
+      weightDecay: weightDecay, maximumNorm: clip, scale: scale, seed: seed, isShuffled: !inOrder)
+    let folder = place
+    try folder.open(settingsFrom: source)
+    do {
+      var run = try FineTuningRun(settings, training, encoder: original, recomputes: recompute, context: context)
+      if resume { try run.resume(from: folder.checkpoint) }
+      let before = heldOut.isEmpty ? nil : try RetrievalFigures(original, heldOut, context: context)
+      if !json {
+        print(
+          "\(training.count) pairs, \(run.stepCount) steps of \(min(batch, training.count)) pairs; "
+            + (heldOut.isEmpty ? "none held out, so nothing is measured" : "\(heldOut.count) held out"))
+        if resume { print("goes on after step \(run.losses.count)") }
+      }
+      let start = ContinuousClock.now
+      let tokenCount = try withKeptMemory(byteCount: Self.keptByteCount) { try train(&run, folder) }
+      let seconds = max((ContinuousClock.now - start) / .seconds(1), 1e-9)
+      // Also finds a model whose weights are finite, but too large.
+      let after = try RetrievalFigures(run.encoder, heldOut.isEmpty ? [training[0]] : heldOut, context: context)
+      let figures = Figures(
+        settings: settings, model: model.model, pairCount: training.count, heldOutCount: heldOut.count,
+        stepCount: run.losses.count, losses: run.losses, before: before, after: before == nil ? nil : after,
+        tokensPerSecond: Double(tokenCount) / seconds, seconds: seconds)
+      try write(run, figures, to: folder, source: source)
+      if json { try printJSONLine(figures) } else { show(figures) }
+    } catch {
+      folder.abandon()
+      throw error
     }
-    let start = ContinuousClock.now
-    let tokenCount = try withKeptMemory(byteCount: Self.keptByteCount) { try train(&run) }
-    let seconds = max((ContinuousClock.now - start) / .seconds(1), 1e-9)
-    let after = heldOut.isEmpty ? nil : try RetrievalFigures(run.encoder, heldOut, context: context)
-
-    let figures = Figures(
-      settings: settings, model: model.model, pairCount: training.count, heldOutCount: heldOut.count,
-      stepCount: run.losses.count, losses: run.losses, before: before, after: after,
-      tokensPerSecond: Double(tokenCount) / seconds, seconds: seconds)
-    try write(run, figures, source: source)
-    if json { try printJSONLine(figures) } else { show(figures) }
   }
 
   /// The pairs for training, and those to measure on.
@@ -163,8 +188,9 @@ struct FineTune: ParsableCommand {
     var held: [TrainingPair] = []
     if let evaluation {
       held = try TrainingPair.read(evaluation)
+      if held.isEmpty { throw AttentionError(.invalidFile, evaluation, "pairs to measure on expected; got none") }
     } else {
-      let count = Int(Double(pairs.count) * heldOut)
+      let count = Int(Double(pairs.count) * (heldOut ?? 0.1))
       held = pairs.suffix(count)
       pairs.removeLast(count)
     }
@@ -174,61 +200,50 @@ struct FineTune: ParsableCommand {
     return (pairs, held)
   }
 
-  /// Checks the places of the output before the work begins.
-  private func requirePlaces() throws {
-    let files = FileManager.default
-    guard !files.fileExists(atPath: output) else {
-      throw ValidationError("--output: the path of a new folder expected; there is something at \"\(output)\"")
-    }
-    let folder = URL(fileURLWithPath: output).deletingLastPathComponent().path
-    guard files.isWritableFile(atPath: folder) else {
-      throw ValidationError("--output: a folder that can be written expected in \"\(folder)\"")
-    }
-    let hasCheckpoint = files.fileExists(atPath: checkpoint)
-    if resume && !hasCheckpoint { throw ValidationError("--resume: there is no checkpoint \"\(checkpoint)\"") }
-    if !resume && hasCheckpoint {
-      throw ValidationError(
-        "there is a checkpoint \"\(checkpoint)\" of a run that was stopped: --resume goes on with it; remove it to begin anew"
-      )
-    }
-  }
-
   /// Takes all steps that are left. Returns the number of tokens in them.
-  private func train(_ run: inout FineTuningRun) throws -> Int {
-    let progress = ProgressLine("steps")
+  private func train(_ run: inout FineTuningRun, _ folder: OutputFolder) throws -> Int {
+    let progress = ProgressLine("steps", after: run.losses.count)
     var tokenCount = 0
     while !run.isDone {
       tokenCount += try run.step()
       let count = run.losses.count
       progress.report(count, of: run.stepCount, note: String(format: "loss %.4f", run.losses[count - 1]))
       if checkpointEvery > 0 && count % checkpointEvery == 0 && !run.isDone {
-        try run.writeCheckpoint(to: checkpoint)
+        try run.writeCheckpoint(to: folder.checkpoint)
       }
     }
     return tokenCount
   }
 
-  private func write(_ run: FineTuningRun, _ figures: Figures, source: String) throws {
+  private func write(
+    _ run: FineTuningRun, _ figures: Figures, to folder: OutputFolder, source: String
+  ) throws {
     let json = JSONEncoder()
     json.outputFormatting = [.prettyPrinted, .sortedKeys, .withoutEscapingSlashes]
     let subtitle =
       "\(figures.pairCount) pairs, \(batch) a step, AdamW at \(learningRate) (\(schedule)); thick: the mean of 9 steps"
-    try run.encoder.write(
-      to: output, settingsFrom: source,
-      adding: [
-        "training.json": String(decoding: try json.encode(figures), as: UTF8.self) + "\n",
-        "loss.svg": LineChart(
-          title: "Loss of \(model.model)", subtitle: subtitle, axisLabel: "step", values: run.losses
-        ).svg,
-      ])
-    try? FileManager.default.removeItem(atPath: checkpoint)
+    let chart = LineChart(
+      title: "Loss of \(model.model)", subtitle: subtitle, axisLabel: "step", values: run.losses)
+    do {
+      try folder.finish(
+        run.encoder, source: source,
+        adding: [
+          "training.json": String(decoding: try json.encode(figures), as: UTF8.self) + "\n", "loss.svg": chart.svg,
+        ])
+    } catch {
+      // The training is not lost: --resume finds no step left, and writes again.
+      try? run.writeCheckpoint(to: folder.checkpoint)
+      throw error
+    }
   }
 
   private func show(_ figures: Figures) {
-    let ends = (figures.losses.prefix(10), figures.losses.suffix(10))
+    let count = max(1, min(10, figures.losses.count / 2))
+    let ends = (figures.losses.prefix(count), figures.losses.suffix(count))
     func mean(_ losses: ArraySlice<Double>) -> Double { losses.reduce(0, +) / Double(max(losses.count, 1)) }
     print(
-      String(format: "loss           %.4f → %.4f (means of the first and last 10 steps)", mean(ends.0), mean(ends.1)))
+      String(
+        format: "loss           %.4f → %.4f (means of the first and last %d steps)", mean(ends.0), mean(ends.1), count))
     if let before = figures.before, let after = figures.after {
       print(
         String(
@@ -236,6 +251,6 @@ struct FineTune: ParsableCommand {
           100 * before.accuracy, 100 * after.accuracy, before.meanReciprocalRank, after.meanReciprocalRank))
     }
     print(String(format: "time           %.1f s, %.0f tokens/s", figures.seconds, figures.tokensPerSecond))
-    print("written to     \(output)")
+    print("written to     \(place.path)")
   }
 }

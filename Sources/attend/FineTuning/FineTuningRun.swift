@@ -65,12 +65,27 @@ struct FineTuningRun {
       try pullback(gradient, adding: &gradients)
     } catch let error as AttentionError where error.code == .notFinite {
       throw AttentionError(
-        .notFinite, "step \(losses.count + 1)", "\(error.description); a smaller --learning-rate may help")
+        .notFinite, "step \(losses.count + 1)",
+        "\(error.description); a smaller --learning-rate, --weight-decay or --scale may help")
     }
     try gradients.clip(toNorm: settings.maximumNorm, context: context)
     optimizer.learningRate = settings.rates(pairCount: pairs.count)(losses.count - 1)
     try optimizer.step(&encoder, gradients, context: context)
+    try checkWeights()
     return texts.reduce(0) { $0 + encoder.tokens($1).count }
+  }
+
+  /// Throws if a weight is not finite: nothing that is written may hold such a model.
+  private func checkWeights() throws {
+    let kernels = try context.kernels(for: Float.self)
+    for (name, value) in try encoder.parameters() {
+      let isFinite = try value.withUnsafeBufferPointer { kernels.isFinite($0.count, $0.baseAddress!) }
+      if !isFinite {
+        throw AttentionError(
+          .notFinite, "step \(losses.count)",
+          "finite weights expected; \(name) is not; a smaller --learning-rate may help")
+      }
+    }
   }
 
   // MARK: Checkpoints
@@ -85,6 +100,7 @@ struct FineTuningRun {
     json.outputFormatting = .sortedKeys
     writer.metadata["settings"] = String(decoding: try json.encode(settings), as: UTF8.self)
     // Numbers as text that reads back to the same bits.
+    writer.metadata["kernels"] = try kernels()
     writer.metadata["losses"] = losses.map { "\($0)" }.joined(separator: " ")
     for (name, value) in try encoder.parameters(prefix: Self.modelPrefix) { try writer.add(name, value) }
     for (name, value) in optimizer.stateDictionary.sorted(by: { $0.key < $1.key }) {
@@ -93,7 +109,12 @@ struct FineTuningRun {
     try writer.write(to: path)
   }
 
-  /// Goes on from a checkpoint.
+  /// The kernels of this run: other ones compute other last bits.
+  private func kernels() throws -> String {
+    "\(context.resolvedAlgorithm.rawValue) \(try context.resolvedInstructionSet().rawValue)"
+  }
+
+  /// Goes on from a checkpoint. Tells if the bits will not be those of a run that was not stopped.
   /// - Throws: `AttentionError` if the file is no checkpoint, or one of a run with other settings.
   mutating func resume(from path: String) throws {
     let file = try SafeTensorsFile(contentsOf: path)
@@ -109,7 +130,20 @@ struct FineTuningRun {
         "the settings and pairs of the run that is resumed expected; these differ: \(differences.joined(separator: ", "))"
       )
     }
+    if let other = file.metadata["kernels"], other != (try kernels()) {
+      Terminal.tell(
+        "Note: the run began with the kernels \(other) and goes on with \(try kernels()), so the last bits of the model will "
+          + "differ from those of a run that was not stopped.\n")
+    }
     let tensors = try file.tensors(as: Float.self)
+    let optimizerCount = tensors.keys.count { $0.hasPrefix(Self.optimizerPrefix) }
+    let parameterCount = tensors.keys.count { $0.hasPrefix(Self.modelPrefix) }
+    guard losses.count <= stepCount, optimizerCount == (losses.isEmpty ? 0 : 3 * parameterCount) else {
+      throw AttentionError(
+        .invalidFile, path,
+        "at most \(stepCount) losses and 3 tensors of the optimizer for each weight expected; got "
+          + "\(losses.count), and \(optimizerCount) for \(parameterCount)")
+    }
     try encoder.load(tensors, prefix: Self.modelPrefix)
     try optimizer.load(
       Dictionary(
@@ -130,14 +164,19 @@ struct RetrievalFigures: Codable {
   init(_ encoder: SentenceEncoder, _ pairs: [TrainingPair], context: AttentionContext) throws {
     let queries = try encoder.embed(pairs.map(\.query), prompt: .automatic, context: context)
     let texts = try encoder.embed(pairs.map(\.positive), prompt: .automatic, context: context)
-    let ranks = try ranks(queries, texts)
+    guard (queries.array + texts.array).allSatisfy(\.isFinite) else {
+      throw AttentionError(
+        .notFinite, "the model", "finite vectors of the held-out texts expected; a smaller --learning-rate may help")
+    }
+    let ranks = try ranks(queries, texts, pairs)
     accuracy = Double(ranks.count { $0 == 1 }) / Double(pairs.count)
     meanReciprocalRank = ranks.reduce(0) { $0 + 1 / Double($1) } / Double(pairs.count)
   }
 }
 
-/// The rank of text i among all texts by their cosine with query i, from 1. Equal cosines count as greater ones.
-private func ranks(_ queries: Tensor<Float>, _ texts: Tensor<Float>) throws -> [Int] {
+/// The rank of text i among all texts by their cosine with query i, from 1. Equal cosines of other texts count as greater ones;
+/// texts that equal text i do not count.
+private func ranks(_ queries: Tensor<Float>, _ texts: Tensor<Float>, _ pairs: [TrainingPair]) throws -> [Int] {
   func length(_ x: [Float]) -> Double { max(x.reduce(0) { $0 + Double($1) * Double($1) }.squareRoot(), 1e-12) }
   let rows = try (0..<texts.shape[0]).map { try texts.select($0, axis: 0).array }
   let lengths = rows.map(length)
@@ -146,6 +185,9 @@ private func ranks(_ queries: Tensor<Float>, _ texts: Tensor<Float>) throws -> [
     let cosines = zip(rows, lengths).map { row, length in
       zip(query, row).reduce(0.0) { $0 + Double($1.0) * Double($1.1) } / length
     }
-    return cosines.count { $0 >= cosines[index] }
+    return 1
+      + cosines.indices.count {
+        $0 != index && cosines[$0] >= cosines[index] && pairs[$0].positive != pairs[index].positive
+      }
   }
 }

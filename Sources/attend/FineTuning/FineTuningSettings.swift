@@ -1,3 +1,5 @@
+import Attention
+import AttentionModels
 import AttentionTraining
 import Foundation
 
@@ -5,6 +7,8 @@ import Foundation
 struct FineTuningSettings: Codable, Equatable {
   /// A checksum of the pairs for training.
   var pairs: String
+  /// A checksum of the model before training.
+  var model: String
   var batchLength: Int
   var epochCount: Int
   var stepLimit: Int?
@@ -23,12 +27,17 @@ struct FineTuningSettings: Codable, Equatable {
     return min(all, stepLimit ?? all)
   }
 
-  func stepsPerEpoch(pairCount: Int) -> Int { (pairCount + batchLength - 1) / batchLength }
+  /// A last batch of a single pair is left out: without another text to tell it from, its loss is 0.
+  func stepsPerEpoch(pairCount: Int) -> Int {
+    max(1, pairCount / batchLength + (pairCount % batchLength > 1 ? 1 : 0))
+  }
 
   func rates(pairCount: Int) -> LearningRateSchedule {
     let count = stepCount(pairCount: pairCount)
     return LearningRateSchedule(
-      peak: learningRate, stepCount: count, warmUpStepCount: Int((Double(count) * warmUpShare).rounded(.up)),
+      peak: learningRate, stepCount: count,
+      // The rate of the first step is 0, so at least one more step follows.
+      warmUpStepCount: min(Int((Double(count) * warmUpShare).rounded(.up)), count - 1),
       shape: LearningRateSchedule.Shape(rawValue: schedule) ?? .linear)
   }
 
@@ -45,12 +54,42 @@ struct FineTuningSettings: Codable, Equatable {
     return String(hash, radix: 16)
   }
 
-  /// The names of the settings that differ.
+  /// A checksum of the weights of a model, and of how it makes vectors.
+  static func checksum(_ encoder: SentenceEncoder) throws -> String {
+    var hash: UInt64 = 0xcbf2_9ce4_8422_2325
+    for (_, value) in try encoder.parameters() {
+      try value.withUnsafeBufferPointer { elements in
+        for element in elements { hash = (hash ^ UInt64(element.bitPattern)) &* 0x100_0000_01b3 }
+      }
+    }
+    let settings = "\(encoder.poolings) \(encoder.isNormalized) \(encoder.maximumLength) \(encoder.dimension)"
+    for byte in settings.utf8 { hash = (hash ^ UInt64(byte)) &* 0x100_0000_01b3 }
+    return String(hash, radix: 16)
+  }
+
+  /// What differs from the settings of another run, in the words of the command line.
   func differences(from other: FineTuningSettings) -> [String] {
     func fields(_ settings: FineTuningSettings) -> [String: String] {
-      Dictionary(uniqueKeysWithValues: Mirror(reflecting: settings).children.map { ($0.label ?? "", "\($0.value)") })
+      Dictionary(
+        uniqueKeysWithValues: Mirror(reflecting: settings).children.map { child in
+          let value = Mirror(reflecting: child.value)
+          let content: Any? = value.displayStyle == .optional ? value.children.first?.value : child.value
+          return (child.label ?? "", content.map { "\($0)" } ?? "all")
+        })
     }
-    let others = fields(other)
-    return fields(self).filter { others[$0.key] != $0.value }.keys.sorted()
+    let options = [
+      "batchLength": "--batch", "epochCount": "--epochs", "stepLimit": "--steps", "learningRate": "--learning-rate",
+      "warmUpShare": "--warm-up", "schedule": "--schedule", "weightDecay": "--weight-decay", "maximumNorm": "--clip",
+      "scale": "--scale", "seed": "--seed",
+    ]
+    let (own, others) = (fields(self), fields(other))
+    return own.keys.sorted().filter { own[$0] != others[$0] }.map { name in
+      switch name {
+      case "pairs": "the pairs (the file, or --held-out)"
+      case "model": "the model before training (--model)"
+      case "isShuffled": "--in-order (\(isShuffled ? "with" : "without") it in the checkpoint)"
+      default: "\(options[name] ?? name) (\(others[name] ?? "") in the checkpoint, \(own[name] ?? "") given)"
+      }
+    }
   }
 }

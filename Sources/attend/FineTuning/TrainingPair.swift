@@ -10,21 +10,27 @@ struct TrainingPair: Sendable, Hashable {
   /// The pairs in a file, or those of standard input if the path is `-`.
   ///
   /// Each line is a JSON object, or texts that are separated by tabs: query, positive and perhaps negatives. Empty lines are
-  /// left out.
+  /// left out, and so is a first line that names the columns.
   /// - Throws: `AttentionError` that names the line and what is wrong with it.
   static func read(_ path: String) throws -> [TrainingPair] {
     let reader = try LineReader(path: path)
     var pairs: [TrainingPair] = []
     var number = 0
     while let lines = try reader.next(limit: 1024) {
-      for line in lines {
+      for var line in lines {
         number += 1
+        // A byte order mark.
+        if number == 1 && line.first == "\u{feff}" { line.removeFirst() }
+        if number == 1 && headers.contains(where: line.lowercased().hasPrefix) { continue }
         if line.allSatisfy(\.isWhitespace) { continue }
         pairs.append(try parse(line, place: "\(path == "-" ? "standard input" : path), line \(number)"))
       }
     }
     return pairs
   }
+
+  /// Beginnings of a first line that names the columns.
+  private static let headers = ["query\tpositive", "anchor\tpositive"]
 
   private struct Object: Decodable {
     let query: String?
