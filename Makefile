@@ -106,7 +106,7 @@ endif
 examples: setup ## build and run the examples, a package that depends on this one as a user's does
 	@set -e; for name in TenLines PyTorchLayer ConcurrentCalls CharacterModel; do \
 	  echo "== $$name"; swift run --package-path Examples -c release $$name; done
-	swift test --package-path Examples -c release --disable-xctest
+	swift test --package-path Examples -c release --disable-testable-imports --disable-xctest
 
 test-server: setup ## build the example server of embeddings, try it, and put it under load for ten seconds
 	@swift build -c release --product attend

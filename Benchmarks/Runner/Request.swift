@@ -3,7 +3,7 @@ import AttentionTensors
 
 /// One request: a line of input with a JSON object. Fields that are left out have the defaults in `init(from:)`.
 struct Request: Decodable {
-  enum Operation: String, Decodable { case sdpa, mha, gemm, batchedGEMM = "batched_gemm", softmax, machine }
+  enum Operation: String, Decodable { case sdpa, mha, block, gemm, batchedGEMM = "batched_gemm", softmax, machine }
   enum DType: String, Decodable { case f32, f64, f16, bf16 }
   enum Mask: String, Decodable {
     case none, causal, causalTopLeft = "causal_top_left", boolean, bias, keyLengths = "key_lengths", alibi,
@@ -109,13 +109,13 @@ struct Request: Decodable {
       throw AttentionError(.invalidArgument, "field \"rotation\"", "1 expected for what has no keys; got \(rotation)")
     }
     let planes = Double(batch * heads)
-    let hasScores = mask == .boolean || mask == .bias || op != .sdpa && op != .mha
+    let hasScores = mask == .boolean || mask == .bias || op != .sdpa && op != .mha && op != .block
     let largest =
       planes * Double(rotation)
       * max(
         Double(queries) * Double(max(width, valueWidth)), Double(keys) * Double(max(width, valueWidth)),
         hasScores ? Double(queries) * Double(keys) : 0,
-        op == .mha ? 4 * Double(width * heads) * Double(width * heads) / planes : 0)
+        op == .mha || op == .block ? 12 * Double(width * heads) * Double(width * heads) / planes : 0)
     guard largest <= 0x1p34 else {
       throw AttentionError(.invalidArgument, "extents", "operands of at most 2^34 elements expected")
     }
@@ -127,7 +127,9 @@ struct Request: Decodable {
         .invalidArgument, "field \"cache\"",
         "sdpa with no more queries than keys and no other mask than causal expected")
     }
-    if pass != .forward && (op != .sdpa || cache != nil || rotation != 1) {
+    if op == .block {
+      if pass == .forward { throw Self.unsupported("pass", pass.rawValue, "forward_backward") }
+    } else if pass != .forward && (op != .sdpa || cache != nil || rotation != 1) {
       throw Self.unsupported("pass", pass.rawValue, "forward")
     }
     let hasBaselines = op == .sdpa && pass == .forward && cache == nil && ![.alibi, .alibiFunction].contains(mask)

@@ -8,7 +8,7 @@ struct Serve: ParsableCommand {
     discussion: """
       {"op":"sdpa","batch":1,"heads":8,"kv_heads":8,"queries":1024,"keys":1024,"width":64,"iterations":5}
       {"op":"machine"}
-      op: sdpa mha gemm batched_gemm softmax embed machine. Fields and their defaults: Benchmarks/README.md. A line that cannot \
+      op: sdpa mha block gemm batched_gemm softmax embed machine. Fields and their defaults: Benchmarks/README.md. A line that cannot \
       be served is answered with {"error":"…"}.
       """)
 

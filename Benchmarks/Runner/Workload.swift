@@ -53,6 +53,7 @@ struct Workload {
     switch request.op {
     case .sdpa: try attention(request, Element.self)
     case .mha: try layer(request, Element.self)
+    case .block: try block(request, Element.self)
     case .gemm, .batchedGEMM: try product(request, Element.self)
     case .softmax: try softmax(request, Element.self)
     case .machine: throw AttentionError(.invalidArgument, "op", "machine has no workload")

@@ -295,6 +295,46 @@ class TorchPeer:
         self.layer.to(self.tensors["input"].dtype)
         return result, ...
 
+    # A layer of BERT with its gradients: of the input, then of the parameters in alphabetical order, one after another.
+
+    def block_training(self, rotation):
+        t, h = self.tensors, self.workload["heads"]
+        self.parameters = {name: t[name] for name in sorted(t) if name not in ("input", "grad_output", "output")}
+        d = t["input"].shape[-1]
+        self.layer = torch.nn.TransformerEncoderLayer(
+            d, h, 4 * d, dropout=0, activation="gelu", layer_norm_eps=1e-12, batch_first=True, dtype=t["input"].dtype)
+        self.layer.load_state_dict(self.parameters)
+
+        def step(forward, parameters):
+            def call():
+                x = t["input"].requires_grad_()
+                return torch.autograd.grad(forward(x), [x, *parameters], t["grad_output"])
+            return call
+
+        named = dict(self.layer.named_parameters())
+        own = {name: value.clone().requires_grad_() for name, value in self.parameters.items()}
+        yield "TransformerEncoderLayer", step(self.layer, [named[name] for name in self.parameters])
+        yield "linear, attention, linear", step(lambda x: self.block_by_hand(x, own), list(own.values()))
+
+    def block_by_hand(self, x, p):
+        h, d = self.workload["heads"], x.shape[-1]
+        q, k, v = (
+            part.unflatten(-1, (h, d // h)).transpose(1, 2)
+            for part in F.linear(x, p["self_attn.in_proj_weight"], p["self_attn.in_proj_bias"]).chunk(3, -1))
+        joined = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+        x = x + F.linear(joined, p["self_attn.out_proj.weight"], p["self_attn.out_proj.bias"])
+        x = F.layer_norm(x, (d,), p["norm1.weight"], p["norm1.bias"], 1e-12)
+        inner = F.gelu(F.linear(x, p["linear1.weight"], p["linear1.bias"]))
+        x = x + F.linear(inner, p["linear2.weight"], p["linear2.bias"])
+        return F.layer_norm(x, (d,), p["norm2.weight"], p["norm2.bias"], 1e-12)
+
+    def block_training_exact(self):
+        t = self.tensors
+        p = {name: value.detach().double().requires_grad_() for name, value in self.parameters.items()}
+        x = t["input"].detach().double().requires_grad_()
+        gradients = torch.autograd.grad(self.block_by_hand(x, p), [x, *p.values()], t["grad_output"].double())
+        return torch.cat([g.flatten() for g in gradients]), ...
+
     # Products and softmax
 
     def batched_gemm(self, rotation):

@@ -32,13 +32,13 @@ struct RunnerTests {
       #"{"op":"sdpa","queries":4,"keys":70,"cache":"paged","rotation":2}"#,
       #"{"op":"sdpa","queries":4,"heads":3,"mask":"alibi_function"}"#,
       #"{"op":"sdpa","queries":4,"heads":3,"mask":"alibi_function","algorithm":"unfused"}"#,
-      #"{"op":"sdpa","queries":4,"keys":3,"cache":"growing"}"#)
-    #expect(answers.count == 21)
+      #"{"op":"sdpa","queries":4,"keys":3,"cache":"growing"}"#, #"{"op":"block","queries":4}"#)
+    #expect(answers.count == 22)
     #expect((answers[0]["seconds"] as? [Double])?.count == 3)
     #expect(answers[0]["algorithm"] as? String == "packed")
     #expect((answers[0]["max_error"] as? Double ?? 1) < 1e-5)
     for bad in 1...11 { #expect((answers[bad]["error"] as? String)?.isEmpty == false, "\(bad)") }
-    for bad in 19...20 { #expect((answers[bad]["error"] as? String)?.isEmpty == false, "\(bad)") }
+    for bad in 19...21 { #expect((answers[bad]["error"] as? String)?.isEmpty == false, "\(bad)") }
     for good in 12...18 { #expect((answers[good]["gflops"] as? Double ?? 0) > 0, "\(answers[good])") }
     // Each of the 8 rows of the softmax sums to 1.
     #expect(abs((answers[15]["checksum"] as? Double ?? 0) - 8) < 1e-4)
@@ -51,6 +51,7 @@ struct RunnerTests {
       #"{"op":"sdpa","batch":2,"heads":4,"kv_heads":2,"queries":5,"keys":9,"width":8,"mask":"key_lengths","#,
       #"{"op":"mha","heads":2,"queries":8,"width":4,"#, #"{"op":"softmax","queries":8,"keys":100,"#,
       #"{"op":"batched_gemm","batch":3,"queries":8,"width":4,"#,
+      #"{"op":"block","heads":2,"queries":8,"width":4,"pass":"forward_backward","#,
     ]
     for (index, request) in requests.enumerated() {
       let path = folder("\(index).safetensors")

@@ -50,6 +50,7 @@ public struct Pullback<Element: AttentionElement, Input>: Sendable {
   ///   - outputGradient: ∂loss/∂y, of the shape of y; any strides.
   ///   - gradients: The gradients of the parameters.
   ///   - prefix: The text before each parameter's name.
+  /// - Returns: The gradient of the input.
   /// - Throws: `AttentionError` if the output gradient has another shape than the output, or memory runs out.
   @discardableResult
   public func callAsFunction(

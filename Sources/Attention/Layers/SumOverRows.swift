@@ -10,8 +10,11 @@ internal import AttentionTensors
 ///   - columnCount: The number of elements in each sum.
 ///   - sumCount: The number of sums.
 ///   - nanosecondsPerRow: About how long one thread takes for a row.
+///   - kernels: Those of the context.
+///   - context: Threads.
 ///   - body: Adds up some rows. It gets the sums, one after another, which are 0 at first.
 /// - Returns: `[sumCount, columnCount]`.
+/// - Throws: `AttentionError` if memory runs out.
 func sumOverRows<Element: AttentionElement>(
   rowCount: Int, columnCount: Int, sumCount: Int, nanosecondsPerRow: Double, _ kernels: Kernels<Element>,
   _ context: AttentionContext, _ body: (_ rows: Range<Int>, _ sums: UnsafeMutablePointer<Element>) -> Void

@@ -2,7 +2,7 @@ public import Attention
 
 extension BertEncoder: TrainableLayer {
   /// Calls `body` with the parameters of the embeddings under their names in a file, and with those of each layer as
-  /// `encoder.layer.N.` and the names of ``TransformerBlock``. ``stateDictionary()`` has all names of a file.
+  /// `encoder.layer.N.` and the names of `TransformerBlock`. ``stateDictionary()`` has all names of a file.
   public mutating func forEachParameter(
     prefix: String, _ body: (_ name: String, _ value: inout Tensor<Float>) throws -> Void
   ) throws {

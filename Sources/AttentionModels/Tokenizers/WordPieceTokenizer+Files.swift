@@ -13,9 +13,8 @@ extension WordPieceTokenizer {
     try self.init(folder: folder)
   }
 
-  /// The tokenizer of a folder.
-  ///
-  /// - Parameter lowercases: Whether letters become small letters even if the folder's files keep them as they are.
+  /// The tokenizer of a folder. If `lowercases` is true, letters become small letters even if the folder's files keep them
+  /// as they are.
   init(folder: ModelFolder, lowercases: Bool = false) throws(AttentionError) {
     let settings = try TokenizerSettings(folder)
     if let kind: TokenizerKind = try folder.json("tokenizer.json") {

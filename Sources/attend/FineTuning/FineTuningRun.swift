@@ -166,7 +166,7 @@ struct RetrievalFigures: Codable {
     let texts = try encoder.embed(pairs.map(\.positive), prompt: .automatic, context: context)
     guard (queries.array + texts.array).allSatisfy(\.isFinite) else {
       throw AttentionError(
-        .notFinite, "the model", "finite vectors of the held-out texts expected; a smaller --learning-rate may help")
+        .notFinite, "the model", "finite vectors expected after the training; a smaller --learning-rate may help")
     }
     let ranks = try ranks(queries, texts, pairs)
     accuracy = Double(ranks.count { $0 == 1 }) / Double(pairs.count)
