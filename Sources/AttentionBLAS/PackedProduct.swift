@@ -133,12 +133,9 @@ struct PackedProduct<Element: BLASElement>: Sendable {
   /// Packs α·B row by row. Each row is filled up to `width`.
   private func pack(_ alpha: Element, _ b: StridedMatrix<Element>, _ scratch: Scratch, width: Int) {
     if b.columnStride == 1 {
-      for row in 0..<b.rowCount {
-        let target = scratch.panel + row * width
-        kernels.scale(b.columnCount, b.base + row * b.rowStride, alpha, target)
-        (target + b.columnCount).update(repeating: 0, count: width - b.columnCount)
-      }
-      return
+      return kernels.copyRows(
+        rowCount: b.rowCount, b.columnCount, b.base, stride: b.rowStride, scaledBy: alpha, into: scratch.panel,
+        stride: width)
     }
     for column in 0..<b.columnCount { scratch.columns[column] = UnsafeRawPointer(b.base + column * b.columnStride) }
     kernels.pack(

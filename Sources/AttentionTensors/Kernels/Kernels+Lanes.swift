@@ -68,6 +68,16 @@ extension Kernels {
     table.pointee.lanes.pack(&arguments)
   }
 
+  /// y[row, column] = x[row, column] · factor, and 0 from `columnCount` up to the stride of y.
+  @_specialize(where Element == Float)
+  @_specialize(where Element == Double)
+  package func copyRows(
+    rowCount: Int, _ columnCount: Int, _ x: Pointer, stride: Int, scaledBy factor: Element, into y: MutablePointer,
+    stride yStride: Int
+  ) {
+    table.pointee.lanes.copy_rows(rowCount, columnCount, x, stride, factor._double, y, yStride)
+  }
+
   /// rows[row][column] = x[column, row] · factor[row].
   /// - Returns: True if every x is finite, also in the lanes that fill up the last vector.
   @discardableResult

@@ -259,6 +259,10 @@ typedef struct attn_row_kernels {
 typedef struct attn_lane_kernels {
   ptrdiff_t lane_count, panel_vector_count, product_vector_count;
   void (*pack)(const attn_pack *);
+  // y[row, column] = x[row, column]·factor, and 0 from column_count up to y_stride: rows that stay rows.
+  void (*copy_rows)(
+      ptrdiff_t row_count, ptrdiff_t column_count, const void *x, ptrdiff_t stride, double factor, void *y,
+      ptrdiff_t y_stride);
   // Writes lanes back to rows. Returns true if every x is finite, also in the lanes that fill up the last vector.
   bool (*unpack)(const attn_unpack *);
   void (*multiply)(const attn_product *);
