@@ -51,6 +51,11 @@ extension ConformanceCase {
     var results = try compute(context: context)
     if includingGradients && file.entry("grad_output") != nil {
       results.merge(try computeGradients(context: context)) { old, _ in old }
+      let isExpected = { (name: String) in (name.hasPrefix("grad_") || name.hasPrefix("grad.")) && name != "grad_output"
+      }
+      if let other = file.entries.first(where: { isExpected($0.name) && results[$0.name] == nil }) {
+        throw AttentionError(.unsupported, file.path, "the gradient \(other.name) is not supported")
+      }
     }
     return try results.keys.sorted().compactMap { name in
       guard file.entry(name) != nil else { return nil }

@@ -19,6 +19,8 @@ LANES = "Sources/Attention/Tiles/LaneTiles.swift"
 INTERVALS = "Sources/Attention/Masks/KeyIntervalTable.swift"
 KERNELS = "Sources/CAttentionKernels/generic/"
 GRADIENTS = "Sources/Attention/Gradients/"
+LAYERS = "Sources/Attention/Layers/"
+TRAINING = "Sources/AttentionTraining/"
 INDEX = "Sources/AttentionModels/Search/EmbeddingIndex.swift"
 FILES = "Sources/AttentionFiles/"
 
@@ -303,4 +305,31 @@ MUTANTS = [
     mutant("dropped weights in the gradient of the values", GRADIENTS + "BackwardPass.swift",
            "      modifiers.dropOut(block.scores, of: block, tile)\n",
            "      if !MUTANT { modifiers.dropOut(block.scores, of: block, tile) }\n", "DropoutTests"),
+
+    # The backward pass of layers, and training
+    mutant("slope of GELU without the density", KERNELS + "layer_gradients.inc",
+           "(density == 0 ? (V){} : x * density)", "(density == 0 || MUTANT ? (V){} : x * density)", "LayerGradientTests"),
+    mutant("mean gradient of a layer norm forgotten", KERNELS + "layer_gradients.inc",
+           "const T mean_gradient = p->is_centred ?", "const T mean_gradient = p->is_centred && !MUTANT ?", "LayerGradientTests"),
+    mutant("chunks of parameters' gradients not added", LAYERS + "SumOverRows.swift",
+           "if chunkCount > 1 {", "if chunkCount > 1 && !MUTANT {", "LayerGradientTests"),
+    mutant("rotation not undone in the backward pass", LAYERS + "MultiHeadAttention+Gradients.swift",
+           "target[i] = -source[i]", "target[i] = MUTANT ? source[i] : -source[i]", "LayerGradientTests"),
+    mutant("residual left out of the gradient of a block", LAYERS + "TransformerBlock+Gradients.swift",
+           "return (try sum(inner.input, gradient, context), inner.memory)",
+           "return (MUTANT ? inner.input : try sum(inner.input, gradient, context), inner.memory)", "LayerGradientTests"),
+    mutant("gradients of a batch's parts replace each other", LAYERS + "ParameterGradients.swift",
+           "entries[name]!.isSet ? .accumulating : .replacing", "entries[name]!.isSet && !MUTANT ? .accumulating : .replacing",
+           "LayerGradientTests"),
+    mutant("changed weights not packed anew", LAYERS + "Linear.swift",
+           "mutating func forgetPacking() { packed", "mutating func forgetPacking() { if MUTANT { return }; packed", "LayerGradientTests"),
+    mutant("the second moment not corrected", TRAINING + "Optimizers/AdamW.swift",
+           "inverseRoot: 1 / (1 - power(betas.second, step)).squareRoot()",
+           "inverseRoot: MUTANT ? 1 : 1 / (1 - power(betas.second, step)).squareRoot()", "OptimizerTests"),
+    mutant("ignored targets count", TRAINING + "Losses/CrossEntropy.swift",
+           "let count = classes.count { $0 != nil }", "let count = classes.count { $0 != nil || MUTANT }", "LossTests"),
+    mutant("a checkpoint without its losses", "Sources/attend/FineTuning/FineTuningRun.swift",
+           "    self.losses = losses\n", "    self.losses = MUTANT ? [] : losses\n", "FineTuneCommandTests"),
+    mutant("vectors' lengths left out of the ranking loss's gradient", TRAINING + "Losses/RankingLoss.swift",
+           "unit[i]._double * projection) / length)", "unit[i]._double * projection) / (MUTANT ? 1 : length))", "LossTests"),
 ]
