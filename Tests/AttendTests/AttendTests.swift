@@ -34,7 +34,7 @@ struct AttendTests {
     for threads in ["1", "2"] {
       let path = ["--isa", isa, "--algorithm", algorithm, "--threads", threads]
       for (folder, count, rest) in [
-        ("sdpa", 41, []), ("gradients", 20, []), ("mha", 12, []), ("onnx", 71, []),
+        ("sdpa", 41, [String]()), ("gradients", 20, []), ("mha", 12, [String]()), ("onnx", 71, []),
       ] {
         let command = try Command("attend", ["check"] + path + rest + ["\(Self.fixtures)/\(folder)"])
         #expect(command.lines.last == "\(count) passed, 0 failed", "\(command.output)")
