@@ -152,12 +152,11 @@ struct FineTuneCommandTests {
   @Test("a run is resumed only with its own model, pairs and settings, and by one process at a time")
   func otherSettings() throws {
     let pairs = try pairs()
-    let stopped = try Command.shell(
+    _ = try Command.shell(
       "timeout -s KILL 20 \"$0\" \"$@\" & while [ ! -f \"$CHECK\" ]; do sleep 0.02; done; kill -9 $(pgrep -f \"$MARK\") ; wait",
       "attend",
       ["finetune", pairs, "--model", Self.model, "-o", folder("run"), "--epochs", "100000", "--checkpoint-every", "1"],
       environment: ["CHECK": folder("run.unfinished/checkpoint.safetensors"), "MARK": "finetune \(pairs)"])
-    _ = stopped
     func resume(_ arguments: String...) throws -> Command {
       try Command("attend", ["finetune"] + arguments + ["-o", folder("run"), "--resume", "--checkpoint-every", "1"])
     }

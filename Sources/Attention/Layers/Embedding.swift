@@ -40,7 +40,6 @@ public struct Embedding<Element: AttentionElement>: TrainableLayer {
     prefix: String, _ body: (_ name: String, _ value: inout Tensor<Element>) throws -> Void
   ) throws {
     try visit(prefix + "weight", &weight, body)
-    weight = try weight.contiguous()
   }
 
   /// The vectors of some tokens, and the backward pass: `dweight[token] += Σ dy` over all places of the token, in order.

@@ -44,7 +44,7 @@ extension Linear: TrainableLayer {
     let count = value.count
     try value.withMutableView { view in
       let base = UncheckedSendable(view.base)
-      // 1 ns an element.
+      // An estimate that sets the size of tasks: one thread takes 1 ns for each element.
       context.parallelFor(count: count, nanosecondsPerItem: 1) { items, _ in
         kernels.activate(activation, items.count, base.value + items.lowerBound)
       }
@@ -62,7 +62,7 @@ extension Linear: TrainableLayer {
     let count = gradient.count
     try gradient.withMutableView { view in
       let (base, z) = (UncheckedSendable(view.base), UncheckedSendable(z.base))
-      // 1.5 ns an element.
+      // An estimate that sets the size of tasks: one thread takes 1.5 ns for each element.
       context.parallelFor(count: count, nanosecondsPerItem: 1.5) { items, _ in
         kernels.activationGradient(
           activation, items.count, z.value + items.lowerBound, base.value + items.lowerBound)

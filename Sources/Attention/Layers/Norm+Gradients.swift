@@ -6,9 +6,6 @@ extension RowNorm {
   ) throws {
     try visit(prefix + "weight", &weight, body)
     try visit(prefix + "bias", &bias, body)
-    // The kernels read contiguous rows.
-    weight = try weight.contiguous()
-    bias = try bias?.contiguous()
   }
 
   /// The norm of every row of z = x + residual, and its backward pass.
@@ -46,7 +43,8 @@ extension RowNorm {
     let gradient: UnsafeMutablePointer<Element>
   }
 
-  /// Calls `body` for all of some rows, or of groups of rows. `body` adds the gradients of the parameters to its sums.
+  /// Goes through all rows, or groups of rows, in ranges. `body` takes a range, and adds what its rows add to the gradients of
+  /// weight and bias.
   /// - Returns: `[2, d]`: the gradients of weight and bias.
   func sumParameterGradients(
     rowCount: Int, rowsPerItem: Int = 1, _ gradients: ParameterGradients<Element>, _ prefix: String,

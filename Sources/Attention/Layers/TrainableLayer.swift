@@ -61,14 +61,18 @@ extension TrainableLayer {
   }
 }
 
-/// Calls `body` with a parameter. Throws if its shape is another one afterwards, and then leaves it as it was.
+/// Calls `body` with a parameter, which is contiguous afterwards. Throws if `body` throws or changes the shape; a parameter whose
+/// shape was changed becomes NaN, because a layer relies on its parameters' shapes.
 func visit<Element: AttentionElement>(
   _ name: String, _ value: inout Tensor<Element>, _ body: (String, inout Tensor<Element>) throws -> Void
 ) throws {
   let shape = value.shape
-  try body(name, &value)
+  let result = Result { try body(name, &value) }
+  let changed = value.shape
+  value = changed == shape ? try value.contiguous() : try Tensor(repeating: .nan, shape: shape)
+  try result.get()
   try requireShape(
-    value.shape == shape, "TrainableLayer", "\(name) of shape \(shape) expected after the change; got \(value.shape)")
+    changed == shape, "TrainableLayer", "\(name) of shape \(shape) expected after the change; got \(changed)")
 }
 
 /// ``visit(_:_:_:)`` for a parameter that a layer may be without.

@@ -18,8 +18,8 @@ extension TransformerBlock: TrainableLayer {
   ///   - x: `[B, L, d]` or `[L, d]`.
   ///   - mask: Which positions each position may attend to. A function of scores needs a derivative.
   ///   - dropout: Dropout of the attention weights. Nil: none.
-  ///   - recomputes: True: the pullback saves only x, and computes everything else once more: activation checkpointing. The
-  ///     memory of a step shrinks to one tensor for each block, for about a third more time. The bits are the same.
+  ///   - recomputes: True: the pullback saves only x, and computes everything else once more: activation checkpointing. What
+  ///     is saved shrinks to one tensor for each block, at the cost of one more forward pass. The bits are the same.
   ///   - context: Threads, instruction set, algorithm, also those of the backward pass.
   /// - Returns: A tensor of the shape of x, and a pullback that returns the gradient of x.
   /// - Throws: `AttentionError` if shapes disagree, or if the block has cross-attention.

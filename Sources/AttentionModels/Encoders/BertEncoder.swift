@@ -90,8 +90,10 @@ public struct BertEncoder: Sendable {
     return try Embedding(
       weight: Tensor(shape: positions.shape) { target in
         for position in 0..<positions.shape[0] {
-          for i in 0..<dimension { target[position * dimension + i] = positions[position, i] + types[0, i] }
+          let (source, row) = (positions.base + position * dimension, target.baseAddress! + position * dimension)
+          for i in 0..<dimension { row[i] = source[i] + types.base[i] }
         }
+        withExtendedLifetime((positions, types)) {}
       })
   }
 

@@ -39,6 +39,8 @@ public struct RankingLoss<Element: AttentionElement>: Sendable {
 /// - Throws: `AttentionError` if the shapes disagree, or with the code `.notFinite` if the loss is not finite.
 ///
 /// Source: van den Oord et al. 2018 (arXiv:1807.03748), equation 4; Henderson et al. 2017 (arXiv:1705.00652), §4.4.
+@_specialize(where Element == Float)
+@_specialize(where Element == Double)
 public func multipleNegativesRankingLoss<Element: AttentionElement>(
   queries: Tensor<Element>, candidates: Tensor<Element>, similarity: VectorSimilarity = .cosine, scale: Double = 20,
   context: AttentionContext = .default
@@ -54,8 +56,12 @@ public func multipleNegativesRankingLoss<Element: AttentionElement>(
   let scores = try matmul(q.vectors, c.vectors.transposed(), alpha: scale, context: context)
   let count = queries.shape[0]
   let loss = try crossEntropy(scores, targets: Tensor((0..<count).map { Int32($0) }, shape: [count]), context: context)
-  let correctCount = (0..<count).count { i in
-    (0..<candidates.shape[0]).allSatisfy { $0 == i || scores[i, $0] < scores[i, i] }
+  let candidateCount = candidates.shape[0]
+  let correctCount = try scores.withUnsafeBufferPointer { scores in
+    (0..<count).count { i in
+      let row = UnsafeBufferPointer(rebasing: scores[i * candidateCount..<(i + 1) * candidateCount])
+      return row.indices.allSatisfy { $0 == i || row[$0] < row[i] }
+    }
   }
   // forward: S = scale · Q̂ Ĉᵀ  ⇒  dQ̂ = scale · dS Ĉ, dĈ = scale · dSᵀ Q̂
   return RankingLoss(

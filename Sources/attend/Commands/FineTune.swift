@@ -10,8 +10,8 @@ struct FineTune: ParsableCommand {
     commandName: "finetune",
     abstract: "Train a sentence model further, on pairs of texts.",
     discussion: """
-      PAIRS holds a pair a line: a query and the text that belongs to it, separated by a tab, perhaps followed by texts \
-      that do not belong to it; or JSON objects, {"query":"…","positive":"…","negatives":["…"]}. The other texts of a batch \
+      Each line of PAIRS is a query and the text that belongs to it, with a tab between them. More columns are texts that do \
+      not belong to the query. A line may also be a JSON object, {"query":"…","positive":"…","negatives":["…"]}. The other texts of a batch \
       are negatives too (the loss is InfoNCE, MultipleNegativesRankingLoss of sentence-transformers). A part of the pairs is \
       held out: on it the model is measured before and after. OUT becomes a folder that sentence-transformers and \
       `attend embed --model OUT` load, with the loss curve loss.svg and the figures training.json.

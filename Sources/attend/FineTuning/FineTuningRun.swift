@@ -1,4 +1,5 @@
 import Attention
+import AttentionBLAS
 import AttentionFiles
 import AttentionModels
 import AttentionTraining
@@ -99,8 +100,8 @@ struct FineTuningRun {
     let json = JSONEncoder()
     json.outputFormatting = .sortedKeys
     writer.metadata["settings"] = String(decoding: try json.encode(settings), as: UTF8.self)
-    // Numbers as text that reads back to the same bits.
     writer.metadata["kernels"] = try kernels()
+    // Swift writes the shortest decimal that reads back to the same bits.
     writer.metadata["losses"] = losses.map { "\($0)" }.joined(separator: " ")
     for (name, value) in try encoder.parameters(prefix: Self.modelPrefix) { try writer.add(name, value) }
     for (name, value) in optimizer.stateDictionary.sorted(by: { $0.key < $1.key }) {
@@ -177,14 +178,13 @@ struct RetrievalFigures: Codable {
 /// The rank of text i among all texts by their cosine with query i, from 1. Equal cosines of other texts count as greater ones;
 /// texts that equal text i do not count.
 private func ranks(_ queries: Tensor<Float>, _ texts: Tensor<Float>, _ pairs: [TrainingPair]) throws -> [Int] {
-  func length(_ x: [Float]) -> Double { max(x.reduce(0) { $0 + Double($1) * Double($1) }.squareRoot(), 1e-12) }
-  let rows = try (0..<texts.shape[0]).map { try texts.select($0, axis: 0).array }
-  let lengths = rows.map(length)
+  let lengths = try (0..<texts.shape[0]).map { row in
+    let square = try texts.select(row, axis: 0).array.reduce(0.0) { $0 + Double($1) * Double($1) }
+    return Float(max(square.squareRoot(), 1e-12))
+  }
   return try (0..<queries.shape[0]).map { index in
-    let query = try queries.select(index, axis: 0).array
-    let cosines = zip(rows, lengths).map { row, length in
-      zip(query, row).reduce(0.0) { $0 + Double($1.0) * Double($1.1) } / length
-    }
+    let products = try matmul(queries.slice(index..<index + 1, axis: 0), texts.transposed()).array
+    let cosines = zip(products, lengths).map { $0 / $1 }
     return 1
       + cosines.indices.count {
         $0 != index && cosines[$0] >= cosines[index] && pairs[$0].positive != pairs[index].positive

@@ -41,30 +41,39 @@ struct FineTuningSettings: Codable, Equatable {
       shape: LearningRateSchedule.Shape(rawValue: schedule) ?? .linear)
   }
 
-  /// A checksum of texts: FNV-1a of 64 bits.
+  /// A checksum of texts.
   static func checksum(_ pairs: [TrainingPair]) -> String {
-    var hash: UInt64 = 0xcbf2_9ce4_8422_2325
+    var checksum = Checksum()
     for pair in pairs {
-      for text in [pair.query, pair.positive] + pair.negatives + ["\n"] {
-        for byte in text.utf8 { hash = (hash ^ UInt64(byte)) &* 0x100_0000_01b3 }
-        // A byte that UTF-8 does not have: where a text ends counts too.
-        hash = (hash ^ 0xff) &* 0x100_0000_01b3
-      }
+      for text in [pair.query, pair.positive] + pair.negatives + ["\n"] { checksum.add(text) }
     }
-    return String(hash, radix: 16)
+    return checksum.text
   }
 
   /// A checksum of the weights of a model, and of how it makes vectors.
   static func checksum(_ encoder: SentenceEncoder) throws -> String {
-    var hash: UInt64 = 0xcbf2_9ce4_8422_2325
+    var checksum = Checksum()
     for (_, value) in try encoder.parameters() {
       try value.withUnsafeBufferPointer { elements in
-        for element in elements { hash = (hash ^ UInt64(element.bitPattern)) &* 0x100_0000_01b3 }
+        for element in elements { checksum.add(UInt64(element.bitPattern)) }
       }
     }
-    let settings = "\(encoder.poolings) \(encoder.isNormalized) \(encoder.maximumLength) \(encoder.dimension)"
-    for byte in settings.utf8 { hash = (hash ^ UInt64(byte)) &* 0x100_0000_01b3 }
-    return String(hash, radix: 16)
+    checksum.add("\(encoder.poolings) \(encoder.isNormalized) \(encoder.maximumLength) \(encoder.dimension)")
+    return checksum.text
+  }
+
+  /// FNV-1a of 64 bits.
+  private struct Checksum {
+    private var hash: UInt64 = 0xcbf2_9ce4_8422_2325
+    var text: String { String(hash, radix: 16) }
+
+    mutating func add(_ value: UInt64) { hash = (hash ^ value) &* 0x100_0000_01b3 }
+
+    mutating func add(_ text: String) {
+      for byte in text.utf8 { add(UInt64(byte)) }
+      // A byte that UTF-8 does not have: where a text ends counts too.
+      add(0xff)
+    }
   }
 
   /// What differs from the settings of another run, in the words of the command line.
