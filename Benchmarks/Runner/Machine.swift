@@ -4,7 +4,7 @@ import AttentionTensors
 import CMachinePeaks
 import Foundation
 
-/// The limits of this machine, measured at the time of the call.
+/// The limits of this machine. Each call of ``measure(threads:)`` measures them anew.
 struct Machine: Encodable {
   let cpu: String
   /// The FMA peak of one thread.

@@ -12,6 +12,8 @@ struct Workload {
   let operationCount: Double
   /// The bytes of key and value that one call reads.
   var keyValueByteCount = 0
+  /// The memory that is kept from one call to the next, as a loop over training steps keeps it. 0: as much as usual.
+  var keptByteCount = 0
   /// The rate in GB/s at which all threads read every pair of key and value once and do nothing else.
   var readRate: (AttentionContext) -> Double = { _ in .nan }
   /// The sum of the elements of the last call's result: equal inputs give equal sums.
@@ -62,7 +64,9 @@ struct Workload {
 
   /// The seconds that each of several calls takes.
   func seconds(_ algorithm: Request.Algorithm, _ context: AttentionContext, iterations: Int) throws -> [Double] {
-    try (0..<iterations).map { _ in try secondsTaken { try call(algorithm, context) } }
+    try withKeptMemory(byteCount: keptByteCount) {
+      try (0..<iterations).map { _ in try secondsTaken { try call(algorithm, context) } }
+    }
   }
 }
 

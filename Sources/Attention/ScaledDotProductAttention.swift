@@ -26,10 +26,10 @@ public import AttentionTensors
 ///
 /// Cost: 2·B·H·L·S·(E + Ev) operations, and about half of them under a causal mask with L = S.
 ///
-/// The same inputs give the same bits on the same kernels, with any number of threads. Also, a sequence has the same
-/// bits as if it were the only one in the call, whatever else is in the batch or packed next to it. This need not hold
-/// with OpenBLAS's products, with a ``BlockMask``, with dropout, or for a sequence of few queries that is packed as a
-/// document or padded without ``AttentionMask/queryLengths(_:)``.
+/// The same inputs give the same bits on the same kernels, with any number of threads. Also, the result of a
+/// sequence has the same bits as if the sequence were the only one in the call, whatever else is in the batch or packed
+/// next to it. The latter need not hold with OpenBLAS's products, with a ``BlockMask``, with dropout, or for a sequence
+/// of few queries that is packed as a document or padded without ``AttentionMask/queryLengths(_:)``.
 ///
 /// Source: Vaswani et al. 2017 (arXiv:1706.03762), equation 1; Dao et al. 2022 (arXiv:2205.14135); softcap: Gemma Team
 /// 2024 (arXiv:2408.00118), §2; sinks: Miller 2023, "Attention is off by one", and gpt-oss.

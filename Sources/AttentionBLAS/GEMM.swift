@@ -143,11 +143,14 @@ package func runProducts<Element: BLASElement>(
     }
   }
   if let packed {
-    let scratchByteCount = packed.scratchByteCount(depth: depth)
+    // The first product stands for all: whether rows are packed changes no bit.
+    let packsRows = packed.packsRows(operands(0).a, columnCount: columnCount)
+    let scratchByteCount = packed.scratchByteCount(depth: depth, packsRows: packsRows)
     try withScratch(byteCount: workerCount * scratchByteCount) { memory in
       let scratches = UncheckedSendable(memory)
       context.execute(taskCount: cut.taskCount, threadCount: workerCount) { task, worker in
-        let scratch = packed.scratch(at: scratches.value + worker * scratchByteCount, depth: depth)
+        let scratch = packed.scratch(
+          at: scratches.value + worker * scratchByteCount, depth: depth, packsRows: packsRows)
         forEachBlock(task, unless: { $0.rowStride == 1 || $0.columnStride == 1 }) { a, b, c, cStride in
           packed.multiply(alpha: alpha, a, b, mode, into: c, stride: cStride, scratch)
         }

@@ -22,7 +22,9 @@ package final class PackedWeight<Element: BLASElement>: Sendable {
   /// The number of panels.
   package var panelCount: Int { panels.count }
 
-  package init(_ weight: Tensor<Element>, _ bias: Tensor<Element>?, kernels: Kernels<Element>) throws {
+  /// Packs the weight on the threads of `context`, for its instruction set.
+  package init(_ weight: Tensor<Element>, _ bias: Tensor<Element>?, context: AttentionContext) throws {
+    let kernels = try context.kernels(for: Element.self)
     columnCount = weight.shape[0]
     depth = weight.shape[1]
     self.kernels = kernels
@@ -44,14 +46,19 @@ package final class PackedWeight<Element: BLASElement>: Sendable {
     storage = try TensorStorage(
       byteCount: max(1, paddedCount * (depth + 1) * MemoryLayout<Element>.stride))
     let base = storage.base.assumingMemoryBound(to: Element.self)
-    var rows: [UnsafeRawPointer] = []
-    for panel in panels {
-      rows.removeAll(keepingCapacity: true)
-      for column in panel.columns { rows.append(UnsafeRawPointer(weight.base + column * weight.strides[0])) }
-      kernels.pack(
-        .scaled(by: 1), rowCount: rows.count, columnCount: depth, rows: rows, columnStride: weight.strides[1],
-        into: base + panel.columns.lowerBound * depth, stride: panel.width)
+    let (source, target) = (UncheckedSendable(weight.base), UncheckedSendable(base))
+    let (rowStride, columnStride) = (weight.strides[0], weight.strides[1])
+    // An estimate that sets the size of tasks: one thread takes 1 ns for each element.
+    context.parallelFor(count: panels.count, nanosecondsPerItem: Double(lanes * kernels.panelVectorCount * depth)) {
+      [depth] range, _ in
+      for panel in panels[range] {
+        let rows = panel.columns.map { UnsafeRawPointer(source.value + $0 * rowStride) }
+        kernels.pack(
+          .scaled(by: 1), rowCount: rows.count, columnCount: depth, rows: rows, columnStride: columnStride,
+          into: target.value + panel.columns.lowerBound * depth, stride: panel.width)
+      }
     }
+    withExtendedLifetime(weight) {}
     // The bias, followed by zeros.
     let biases = base + paddedCount * depth
     biases.update(repeating: 0, count: paddedCount)

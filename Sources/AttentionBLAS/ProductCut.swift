@@ -31,6 +31,7 @@ package struct ProductCut {
   private static let leastWork = 2e7
   private static let leastExtent = 256
   private static let mostBlocks = 8
+  private static let wantedBlocks = 4
   /// If each block of rows packs the columns again, rows are cut only where there are this many times as many as columns.
   private static let packedTallness = 4
   /// Tasks of less work than this, about 10 µs, are joined, because handing out a task also costs time.
@@ -49,8 +50,10 @@ package struct ProductCut {
     let product = 2 * Double(rowCount) * Double(columnCount) * Double(depth)
     while rows * columns < Self.mostBlocks, product / Double(rows * columns) >= 2 * Self.leastWork {
       let isTall = rowCount / rows >= (panelWidth > 1 ? Self.packedTallness : 1) * (columnCount / columns)
-      if max(rowCount / rows, columnCount / columns) < 2 * Self.leastExtent { break }
-      if isTall || columnCount / columns < 2 * Self.leastExtent { rows *= 2 } else { columns *= 2 }
+      // A product that is still in one or two blocks is cut into shorter ones, so that more threads take part.
+      let extent = rows * columns < Self.wantedBlocks ? Self.leastExtent / 2 : Self.leastExtent
+      if max(rowCount / rows, columnCount / columns) < 2 * extent { break }
+      if isTall || columnCount / columns < 2 * extent { rows *= 2 } else { columns *= 2 }
     }
     let blockCount = productCount * rows * columns
     let blockWork = product / Double(rows * columns) + Self.callWork

@@ -47,6 +47,8 @@ package struct Tuning: Sendable, Equatable {
   /// If A has at most this many rows, B is read in place where its rows are contiguous. 32: 14 % slower with 48 rows; 0: 17
   /// to 56 % slower.
   package var unpackedRowLimit = 64
+  /// Rows of a transposed A that are packed at once. 192: 0 to 6 % slower; 768: 1 % slower to 3 % faster (Intel, model 207).
+  package var packedRowLimit = 384
 
   package init() {}
 

@@ -1,9 +1,10 @@
 // Corrects OpenBLAS's choice of kernels before main, where OpenBLAS is older than the CPU.
 //
-// OpenBLAS picks its kernels once, from a table of CPU models. For a model newer than itself it falls back to SSE3
-// ("Prescott": 16 instead of 155 GFLOP/s a thread), or to AVX2 on a CPU with AVX-512 (121 instead of 227 GFLOP/s a
-// thread, sgemm 2048³, EPYC of family 26, OpenBLAS 0.3.21). Builds with DYNAMIC_ARCH export the two functions that
-// choose. Calling them again with OPENBLAS_CORETYPE set makes them choose anew.
+// OpenBLAS picks its kernels once, from a table of CPU models. For a model newer than itself it falls back to kernels
+// for older CPUs: to AVX2 on a CPU with AVX-512 (121 instead of 227 GFLOP/s a thread, sgemm 2048³, EPYC of family 26,
+// OpenBLAS 0.3.21), or even to SSE3, under the name "Prescott" (16 instead of 155 GFLOP/s a thread). Builds with
+// DYNAMIC_ARCH export the two functions that choose. Calling them again with OPENBLAS_CORETYPE set makes them choose
+// anew.
 //
 // Hazard: the kernel table is NULL during the choice, so no other thread may call OpenBLAS meanwhile.
 // - OpenBLAS's own workers would use the table. They start when OpenBLAS is loaded, and each first allocates a buffer,

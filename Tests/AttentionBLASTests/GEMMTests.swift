@@ -70,7 +70,7 @@ struct GEMMTests {
     let a = Stored<Element>(m, k, gap: gap, isTransposed: variant & 1 != 0, &generator)
     let b = Stored<Element>(k, n, gap: gap, isTransposed: variant & 2 != 0, &generator)
     let mode = variant & 8 == 0 ? ResultMode.replacing : .accumulating
-    // Float cannot hold −0.7 exactly, so the test finds an α of a Double product that is rounded to Float.
+    // Float cannot represent −0.7 exactly, so the test fails if a Double product rounds its α to Float.
     let alpha: Element = variant % 3 == 0 ? 1 : -0.7
     // A result that is replaced starts as NaN. If the product reads it, the NaN reaches the new result.
     var c = [Element](repeating: .nan, count: m * (n + gap))
@@ -191,6 +191,28 @@ struct GEMMTests {
       let strided = try matmul(a, b, context: context)
       let plain = try matmul(a.copied(), b.copied(), context: context)
       #expect(mismatch(strided.array, plain.array.map(Double.init), tolerance: 1e-4) == nil)
+    }
+  }
+
+  /// Sizes around the limits of what is packed at once: 384 rows and a depth of 512.
+  @Test(
+    "a transposed first operand whose columns lie far apart gives the bits of its copy",
+    arguments: [(384, 512, 65), (385, 513, 130), (800, 1100, 70), (1000, 33, 300)])
+  func farColumns(m: Int, k: Int, n: Int) throws {
+    let a = try Tensor<Float>(uniform: -1..<1, shape: [k, m], seed: 5).transposed()
+    let b = try Tensor<Float>(uniform: -1..<1, shape: [k, n], seed: 6)
+    let exact = product(a, b)
+    for context in AttentionContext.everyPath {
+      for mode in [ResultMode.replacing, .accumulating] {
+        func result(_ a: Tensor<Float>) throws -> [Float] {
+          var c = try Tensor<Float>(repeating: mode == .replacing ? .nan : 0, shape: [m, n])
+          try c.withMutableView { try matmul(a, b, mode, into: &$0, context: context) }
+          return c.array
+        }
+        let far = try result(a)
+        #expect(mismatch(far, exact, tolerance: 1e-4, context.path) == nil)
+        if context.resolvedAlgorithm == .packed { #expect(try far == result(a.copied()), "\(context.path)") }
+      }
     }
   }
 

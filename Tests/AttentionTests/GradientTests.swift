@@ -44,8 +44,8 @@ struct GradientTests {
     "have the same bits with any number of threads",
     arguments: [Scenario.Mask.none, .causal, .bias, .biasPerQuery, .everything, .documents, .keepingFirst])
   func threads(mask: Scenario.Mask) throws {
-    // A unit is a key/value head of an element of the batch. There are 1 and 4 units and, for the bias, also 24, which
-    // is more than the 16 threads.
+    // The backward pass divides its work by units: the key/value heads of all elements of the batch. The cases have 1
+    // and 4 units, fewer than the 16 threads below, and for `bias` also 24, which is more.
     for (B, H, Hk) in [(1, 1, 1), (2, 4, 2)] + (mask == .bias ? [(3, 8, 8)] : []) {
       var scenario = Scenario(B: B, H: H, Hk: Hk, L: 210, S: 530, E: 24, Ev: 16, mask: mask)
       scenario.hasSinks = true

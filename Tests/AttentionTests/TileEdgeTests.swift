@@ -6,7 +6,7 @@ import Testing
 /// The tested lengths are computed from plans, so they follow the constants of plans.
 @Suite("The edges of tiles")
 struct TileEdgeTests {
-  /// The problem whose plans give the sizes of tiles. The sizes depend neither on the mask nor on the width.
+  /// The problem whose plans give the sizes of tiles. The sizes depend neither on the mask nor on E and Ev.
   private static let longest = Scenario(B: 1, H: 8, Hk: 8, L: 4096, S: 8192, E: 64, Ev: 64)
 
   /// Lengths around the first two edges between tiles of queries, for both element types and every path.

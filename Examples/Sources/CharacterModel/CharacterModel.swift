@@ -170,7 +170,7 @@ struct Main {
       gradients.reset()
       var loss = 0.0
       do {
-        // The pullback is released here, before the parameters change.
+        // The pullback lives only within this `do`, so that it is released before the parameters change.
         let (logits, pullback) = try model.valueWithPullback(batch(0))
         let result = try crossEntropy(logits, targets: batch(1))
         try pullback(result.gradient, adding: &gradients)

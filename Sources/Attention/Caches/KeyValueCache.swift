@@ -248,7 +248,7 @@ public final class KeyValueCache<Element: AttentionStorage> {
   /// window.
   /// - Parameter queryCount: L, the number of queries. If it is the n of the last `append`, the queries are those of
   ///   the tokens that each sample took then. Any other L means the last L tokens of every sample.
-  /// - Returns: The mask that calls with this cache use.
+  /// - Returns: The mask that this cache adds to a call of attention.
   public func mask(queryCount: Int) -> AttentionMask {
     let queryCount = max(queryCount, 0)
     let stored = storedCounts

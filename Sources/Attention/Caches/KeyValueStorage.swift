@@ -7,7 +7,8 @@ protocol KeyValueStorage: AnyObject {
   /// The number of rows from the start of one head to the start of the next.
   var headRowCount: Int { get }
 
-  /// Makes room for the rows `range` of a sample, in memory that no other cache or sample shares. All rows before exist.
+  /// Makes room for the rows `range` of a sample, in memory that no other cache or sample shares. The sample must
+  /// already have all rows before `range`.
   func prepare(sample: Int, _ range: Range<Int>) throws
 
   /// The place of the first head's row `index`, and how many rows from there lie one after another, at most `limit`.

@@ -85,11 +85,11 @@ public struct Linear<Element: AttentionElement>: Sendable {
   public func pack(context: AttentionContext = .default) throws {
     if let error = context.environmentError { throw error }
     guard context.resolvedAlgorithm == .packed else { return }
-    _ = try packedWeight(context.kernels(for: Element.self))
+    _ = try packedWeight(context)
   }
 
-  private func packedWeight(_ kernels: Kernels<Element>) throws -> PackedWeight<Element> {
-    try packed[kernels.instructionSet.ordinal].get { try PackedWeight(weight, bias, kernels: kernels) }
+  private func packedWeight(_ context: AttentionContext) throws -> PackedWeight<Element> {
+    try packed[context.resolvedInstructionSet().ordinal].get { try PackedWeight(weight, bias, context: context) }
   }
 
   /// ``callAsFunction(_:context:)`` for rank 2 or more, into an existing view `[…, out]` with a contiguous last axis.
@@ -117,7 +117,7 @@ public struct Linear<Element: AttentionElement>: Sendable {
         x, weight.transposed(), bias == nil ? .replacing : .accumulating, into: &result, context: context)
       return activate(&result, activation, kernels)
     }
-    let weight = try packedWeight(kernels)
+    let weight = try packedWeight(context)
     let a = StridedMatrix(
       base: x.base, rowCount: input.count, columnCount: inputDimension, rowStride: input.stride, columnStride: 1)
     let cut = WeightCut(

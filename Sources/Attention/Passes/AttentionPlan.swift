@@ -56,9 +56,9 @@ package struct AttentionPlan: CustomStringConvertible {
   /// The number of bytes of all keys and values from which on the keys of the next tile are prefetched.
   ///
   /// A CPU reads ahead only within a page. Each small head begins on another page than the head before it, so without
-  /// prefetching the CPU waits for the head's keys and values. With prefetching, calls with heads of 16 queries by E 64
-  /// (6.3 MB) take 0.83 times as long as without on two threads, and 0.74 times as long on one thread; calls with heads
-  /// of 32 queries by E 32 (3.1 MB) take 1.05 times as long (Zen 4, 2026-11).
+  /// prefetching the CPU waits for the head's keys and values. The time with prefetching divided by the time without
+  /// (Zen 4, 2026-11): for heads of 16 queries with E = 64, and 6.3 MB of keys and values in all, 0.83 on two threads
+  /// and 0.74 on one; for heads of 32 queries with E = 32, and 3.1 MB, 1.05. E is the width of queries and keys.
   private static let farByteCount = 4e6
 
   /// The number of tiles of queries, of all heads and elements of the batch.

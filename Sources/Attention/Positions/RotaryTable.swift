@@ -1,7 +1,8 @@
 internal import AttentionBLAS
 public import AttentionTensors
 
-/// The cosines and sines that turn the rows of some tokens. Every layer and head uses the same table.
+/// The cosines and sines that turn queries and keys by the positions of their tokens. Every layer and head uses
+/// the same table.
 ///
 /// ``RotaryEmbedding/table(_:count:length:as:)`` makes one; ``init(cosines:sines:pairing:)`` takes your own values.
 public struct RotaryTable<Element: AttentionElement>: Sendable {

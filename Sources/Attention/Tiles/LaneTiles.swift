@@ -154,8 +154,8 @@ struct LaneTiles<Element: AttentionElement>: TilePrimitives {
   /// Computes the scores. The product adds the bias and takes the maximum while the scores are in registers.
   ///
   /// Memory that is read soon is prefetched: the values, by the first panel of a tile, and the rows of a bias or a
-  /// boolean mask that the next panel needs. The CPU does not do this by itself: it recognises no stream where columns
-  /// are taken from one row after another.
+  /// boolean mask that the next panel needs. The CPU does not do this by itself, because it does not recognise
+  /// a stream in reads of a few columns from one row after another.
   func computeScores(
     _ block: Block<Element>, _ tile: QueryTile, _ key: StoredMatrix<Element>, adding bias: Operand?,
     maximum: UnsafeMutablePointer<Element>?, next: StoredMatrix<Element>?

@@ -9,7 +9,7 @@ struct TileMemory<Element: AttentionElement> {
   let sum: UnsafeMutablePointer<Element>
   /// The factor that makes each row of the result the mean of the values.
   let factor: UnsafeMutablePointer<Element>
-  /// The maximum, raised to the scores of the current block.
+  /// The greater of `maximum` and the scores of the current block.
   let newMaximum: UnsafeMutablePointer<Element>
   /// exp(old maximum − new maximum): the factor for the results of earlier blocks, after the softmax of a block.
   let rescale: UnsafeMutablePointer<Element>

@@ -255,8 +255,8 @@ final class EmbeddingQueue: @unchecked Sendable {
       }
     }
     let end = ContinuousClock.now
-    // The texts of the batch no longer count as waiting before callers get their vectors, so that the next requests of
-    // these callers are not refused.
+    // From here on, the texts of the batch do not count as waiting. Callers get their vectors only afterwards, so that
+    // their next requests are not refused for texts that no longer wait.
     var waitingTextCount = release(sequences.count)
     switch result {
     case .success:

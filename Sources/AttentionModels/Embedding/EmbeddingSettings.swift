@@ -44,7 +44,7 @@ struct EmbeddingSettings {
   private struct Lengths: Decodable {
     let max_seq_length: Double?
     let model_max_length: Double?
-    /// The name of `model_max_length` in releases of transformers before 3.
+    /// The name of `model_max_length` in releases of transformers before 2.9.
     let max_len: Double?
     let do_lower_case: Bool?
   }

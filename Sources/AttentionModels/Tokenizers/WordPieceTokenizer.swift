@@ -229,8 +229,8 @@ public struct WordPieceTokenizer: Sendable {
         case .beyondASCII:
           let (scalar, count) = decode(bytes, index)
           if let scalar = tokenizer.parts.normalizer.cleaned(scalar) {
-            // If many scalars are pending, they are normalised, but only before a letter: normalisation sorts the marks
-            // after a letter.
+            // Many pending scalars are normalised early, as soon as the next scalar is a letter. If it is a mark, they
+            // stay pending: normalisation sorts the marks after a letter, and so needs all of them at once.
             if pending.count >= Self.pendingLimit, BertCharacters.isLetter(scalar) { flush() }
             pending.append(scalar)
           }

@@ -9,7 +9,7 @@ internal import CAttentionKernels
   @usableFromInline package let columnCount: Int
   @usableFromInline package let rowStride: Int
   @usableFromInline package let columnStride: Int
-  /// The row that is read after the last one, if it is not where it would be expected.
+  /// The row that is read after the last one, to be prefetched; nil: it follows at the same stride.
   @usableFromInline package let next: UnsafeRawPointer?
 
   @inlinable package init(

@@ -107,7 +107,11 @@ public struct Tensor<Element: TensorElement>: Sendable {
     let width = shape.last ?? 1
     let stride = strides.last ?? 1
     forEachRow(shape: shape.isEmpty ? [1] : shape, strides, strides) { offset, _ in
-      for i in 0..<width { result.append(base[offset + i * stride]) }
+      if stride == 1 {
+        result.append(contentsOf: UnsafeBufferPointer(start: base + offset, count: width))
+      } else {
+        for i in 0..<width { result.append(base[offset + i * stride]) }
+      }
     }
     return result
   }

@@ -27,7 +27,8 @@ struct FineTuningSettings: Codable, Equatable {
     return min(all, stepLimit ?? all)
   }
 
-  /// A last batch of a single pair is left out: without another text to tell it from, its loss is 0.
+  /// A last batch of a single pair is left out: it has no other pair to be compared with, so its loss is 0 unless the
+  /// pair has negatives.
   func stepsPerEpoch(pairCount: Int) -> Int {
     max(1, pairCount / batchLength + (pairCount % batchLength > 1 ? 1 : 0))
   }

@@ -4,8 +4,8 @@ import Foundation
 
 /// The folder of a model that is being trained: `OUT.unfinished`, which is renamed to `OUT` when it is complete.
 ///
-/// It holds the model's settings from the start, so what could go wrong with them goes wrong before the training, and the
-/// run's checkpoint. A lock keeps a second run with the same output out.
+/// It holds the run's checkpoint and, from the start, the model's settings, so that problems with the settings show
+/// before the training begins. A lock prevents a second run with the same output.
 final class OutputFolder {
   let path: String
   private let unfinished: String
