@@ -42,18 +42,23 @@ struct ForwardPass<Tiles: TilePrimitives>: ScorePass {
     guard let whole, let splitState else { return attend(tile, in: 0..<call.shape.keyCount) { finish(tile, $0) } }
     // A split reaches from its first key to the first key of the next split.
     var first = 0
-    var isFirst = true
+    var (hasKeys, isFirst) = (false, true)
     func add(_ keys: Range<Int>) {
       attend(tile, in: keys) { _ in store(tile, into: isFirst ? whole : splitState) }
       if !isFirst { whole.merge(splitState, rowCount: tile.rowCount, call.kernels) }
       isFirst = false
     }
     call.forEachKeyTile(tile, in: 0..<call.shape.keyCount) { keyTile in
-      guard let start = keyTile.splitStart else { return }
-      if start > first { add(first..<start) }
+      defer { hasKeys = true }
+      // A split without keys is not computed.
+      guard let start = keyTile.splitStart, hasKeys else { return }
+      add(first..<start)
       first = start
     }
-    add(first..<call.shape.keyCount)
+    let last = first..<call.shape.keyCount
+    // With keys in one split alone, and without sinks, there is nothing to merge.
+    if isFirst && call.sinks == nil { return attend(tile, in: last) { finish(tile, $0) } }
+    add(last)
     finish(tile, whole)
   }
 
