@@ -26,7 +26,8 @@ public struct FuzzedAttention: CustomStringConvertible {
   }
 
   /// Makes the problem from `bytes`. `path` replaces the context that the bytes choose, except the number of threads.
-  public init(_ bytes: UnsafeRawBufferPointer, path: AttentionContext? = nil) {
+  /// `limit` is about the number of products of the reference, for problems of the usual size.
+  public init(_ bytes: UnsafeRawBufferPointer, path: AttentionContext? = nil, limit usualLimit: Int? = nil) {
     var bytes = FuzzBytes(bytes)
     isDouble = bytes.flag()
     let threadCount = 1 + bytes.choice(4)
@@ -40,7 +41,8 @@ public struct FuzzedAttention: CustomStringConvertible {
     reference.E = bytes.extent(upTo: 80)
     reference.Ev = bytes.extent(upTo: 80)
     // Sizes for which the reference takes some milliseconds, rarely more. Otherwise the fuzzer tries too few problems.
-    let limit = bytes.choice(16) == 15 ? 600_000 : 50_000
+    let isLarge = bytes.choice(16) == 15
+    let limit = usualLimit ?? (isLarge ? 600_000 : 50_000)
     let row = max(1, reference.B * reference.H * (reference.E + reference.Ev))
     reference.L = bytes.extent(upTo: 260)
     reference.S = bytes.extent(upTo: max(1, limit / (row * max(1, reference.L))))
@@ -216,7 +218,9 @@ public struct FuzzedAttention: CustomStringConvertible {
         outputGradient: outputGradientPlacement.place(
           Tensor(
             outputGradient.map { Element($0) }, shape: [reference.B, reference.H, reference.L, reference.Ev])),
-        returning: sinks == nil ? [.biases, .alibiSlopes] : [.biases, .alibiSlopes, .sinks], context: context)
+        returning: sinks == nil
+          ? [.biases, .alibiSlopes, .scoreParameters] : [.biases, .alibiSlopes, .scoreParameters, .sinks],
+        context: context)
       if let mismatch = try mismatch(gradients, score: score) { return mismatch }
     }
     return results.lazy.compactMap(compare).first
@@ -225,6 +229,75 @@ public struct FuzzedAttention: CustomStringConvertible {
 }
 
 extension FuzzedAttention {
+  /// True if the loss has a derivative: all numbers are finite, and the mask has at most one function of scores.
+  public var isDifferentiable: Bool {
+    [reference.query, reference.key, reference.value, outputGradient].allSatisfy { $0.allSatisfy(\.isFinite) }
+      && parts.count(where: \.isFunction) <= 1
+  }
+
+  /// Describes how the library's gradients, in Double, differ from central differences of the reference; nil if they do
+  /// not, or if there is no derivative.
+  ///
+  /// All inputs move along one random direction d at once. The derivative of the loss Σ dO ∘ O along d is
+  /// (8·(f(h) − f(−h)) − (f(2h) − f(−2h))) / 12h, with an error of the order of h⁴. The library's gradients g give Σ g ∘ d.
+  public func differenceMismatch() throws -> String? {
+    let p = reference
+    if !isDifferentiable { return nil }
+    let inputs = try Inputs<Double>(p)
+    let (query, key, value) = (
+      try placements[0].place(inputs.query), try placements[1].place(inputs.key),
+      try placements[2].place(inputs.value)
+    )
+    let sinks = try p.sinks.map { try Tensor($0, shape: [$0.count]) }
+    let options = AttentionOptions(scale: p.scale, softcap: p.softcap, sinks: sinks)
+    var extras: AttentionGradientExtras = [.biases, .alibiSlopes, .scoreParameters]
+    if sinks != nil { extras.insert(.sinks) }
+    let mask = try parts.mask(Double.self)
+    let gradients = try scaledDotProductAttentionGradients(
+      query: query, key: key, value: value, mask: mask, options: options,
+      result: scaledDotProductAttention(
+        query: query, key: key, value: value, mask: mask, options: options, returning: .logSumExp, context: context),
+      outputGradient: outputGradientPlacement.place(Tensor(outputGradient, shape: [p.B, p.H, p.L, p.Ev])),
+      returning: extras, context: context)
+
+    var generator = TestGenerator(seed: UInt64(p.query.count + p.key.count + p.value.count))
+    let directions = [p.query, p.key, p.value].map { generator.numbers($0.count) }
+    let sinkDirection = generator.numbers(p.sinks?.count ?? 0)
+    let partDirections = parts.map { generator.numbers($0.numberCount) }
+    func loss(_ step: Double) -> Double {
+      func moved(_ numbers: [Double], _ direction: [Double]) -> [Double] {
+        zip(numbers, direction).map { $0 + step * $1 }
+      }
+      var other = p
+      (other.query, other.key) = (moved(p.query, directions[0]), moved(p.key, directions[1]))
+      other.value = moved(p.value, directions[2])
+      other.sinks = p.sinks.map { moved($0, sinkDirection) }
+      zip(parts, partDirections).map { part, direction in part.moved.map { $0(direction.map { $0 * step }) } ?? part }
+        .apply(to: &other)
+      return zip(other.answer().output, outputGradient).reduce(0) { $0 + $1.0 * $1.1 }
+    }
+    let h = 2e-5
+    let numeric = (8 * (loss(h) - loss(-h)) - (loss(2 * h) - loss(-2 * h))) / (12 * h)
+
+    var pairs = [
+      (gradients.query.array, directions[0]), (gradients.key.array, directions[1]),
+      (gradients.value.array, directions[2]),
+    ]
+    if sinks != nil { pairs.append((try gradients.sinks.array, sinkDirection)) }
+    func add(_ gradients: [Tensor<Double>], where isWanted: (MaskPart) -> Bool) {
+      let wanted = zip(parts, partDirections).filter { isWanted($0.0) }
+      pairs += zip(gradients, wanted).map { ($0.array, $1.1) }
+    }
+    add(try gradients.biases) { $0.biasShape != nil }
+    add(try gradients.alibiSlopes) { $0.distance != nil }
+    add([try gradients.scoreParameters]) { $0.isFunction }
+    let terms = pairs.flatMap { zip($0, $1).map { $0 * $1 } }
+    let (sum, size) = terms.reduce((0.0, 0.0)) { ($0.0 + $1, $0.1 + abs($1)) }
+    let rounding = 1e-15 / h * outputGradient.reduce(0) { $0 + abs($1) } * (p.value.map(abs).max() ?? 0)
+    if abs(numeric - sum) <= 1e-6 * size + rounding { return nil }
+    return "derivative along a direction: \(numeric) by differences, \(sum) by gradients, of the size \(size)"
+  }
+
   /// Describes how `gradients` differ from those of the reference; nil if they do not. `score` is the size of scores.
   private func mismatch<Element: AttentionElement>(
     _ gradients: AttentionGradients<Element, Element>, score: Double
@@ -258,6 +331,13 @@ extension FuzzedAttention {
     let biases = zip(parts.biasGradients(plain.scores, p), parts.biasGradients(exact.scores, p))
     for (got, expected) in zip(try gradients.biases, biases) {
       results.append(compare("a bias", got.array, expected.0, expected.1, termCount: rowCount * p.S))
+    }
+    if parts.contains(where: \.isFunction) {
+      results.append(
+        compare(
+          "the function's parameters", try gradients.scoreParameters.array, plain.scoreParameters,
+          exact.scoreParameters,
+          termCount: rowCount * p.S * 64))
     }
     let slopes = zip(parts.slopeGradients(plain.scores, p), parts.slopeGradients(exact.scores, p))
     for (got, expected) in zip(try gradients.alibiSlopes, slopes) {

@@ -11,10 +11,16 @@ public struct MaskPart {
   public var score: (Double, Int, Int, Int, Int) -> Double = { score, _, _, _, _ in score }
   /// The derivative of ``score`` with respect to the score. The arguments are (score, b, h, i, j).
   public var scoreDerivative: (Double, Int, Int, Int, Int) -> Double = { _, _, _, _, _ in 1 }
+  /// The derivatives of ``score`` with respect to its parameters; nil: it has none. The arguments are (score, b, h, i, j).
+  public var parameterDerivatives: ((Double, Int, Int, Int, Int) -> [Double])?
   /// The shape of the bias; nil if this part is not a bias.
   public var biasShape: [Int]?
   /// The distance of query i from key j, if this part is a linear bias. The arguments are (i, j).
   public var distance: ((Int, Int) -> Double)?
+  /// The numbers of this part whose gradients are computed: of a bias, of slopes or of a function; 0: none.
+  public var numberCount = 0
+  /// The same part with its numbers moved by a step. The argument is the step, ``numberCount`` numbers.
+  public var moved: (([Double]) -> MaskPart)?
   /// True if this part is a function of scores.
   public var isFunction = false
   /// The same part as a mask of the library. The argument is the element type of its biases.
@@ -100,29 +106,43 @@ public struct MaskPart {
   public static func alibi(slopes: [Double], _ places: ReferencePlaces) -> MaskPart {
     MaskPart(
       bias: { _, h, i, j in -slopes[h] * Double(abs(places.key(i) - j)) },
-      distance: { i, j in Double(abs(places.key(i) - j)) }, mask: { _ in .alibi(slopes: slopes) })
+      distance: { i, j in Double(abs(places.key(i) - j)) }, numberCount: slopes.count,
+      moved: { .alibi(slopes: zip(slopes, $0).map { $0 + $1 }, places) }, mask: { _ in .alibi(slopes: slopes) })
   }
 
-  /// A function that changes scores, and forbids some keys.
-  public static func function() -> MaskPart {
-    MaskPart(
+  /// A function that changes scores, and forbids some keys: S / (1 + |S| / bound) + slope · place, where place is a number
+  /// that depends on the positions. Its parameters are the bound and the slope.
+  public static func function(bound: Double = 16, slope: Double = 0.25) -> MaskPart {
+    @Sendable func place(_ b: Int, _ h: Int, _ i: Int, _ j: Int) -> Int { (i + 2 * j + 3 * h + b) % 8 }
+    return MaskPart(
       attends: { _, h, i, j in (i + j + h) % 11 != 4 },
-      score: { score, b, h, i, j in score / (1 + abs(score) / 16) + Double((i + 2 * j + 3 * h + b) % 8) / 4 },
-      scoreDerivative: { score, _, _, _, _ in 1 / ((1 + abs(score) / 16) * (1 + abs(score) / 16)) },
+      score: { score, b, h, i, j in score / (1 + abs(score) / bound) + slope * Double(place(b, h, i, j)) },
+      scoreDerivative: { score, _, _, _, _ in 1 / ((1 + abs(score) / bound) * (1 + abs(score) / bound)) },
+      parameterDerivatives: { score, b, h, i, j in
+        let ratio = score / (bound + abs(score))
+        return [ratio * abs(ratio), Double(place(b, h, i, j))]
+      },
+      numberCount: 2, moved: { .function(bound: bound + $0[0], slope: slope + $0[1]) },
       isFunction: true,
       mask: { element in
         func make<Element: AttentionElement>(_: Element.Type) -> AttentionMask {
-          .scores(Element.self) { tile in
+          let (bound, slope) = (Element(bound), Element(slope))
+          return .scores(Element.self, parameterCount: 2) { tile in
             tile.update { score, at in
               (at.query + at.key + at.head) % 11 == 4
                 ? -.infinity
-                : score / (1 + abs(score) / 16)
-                  + Element((at.query + 2 * at.key + 3 * at.head + at.batch) % 8) / 4
+                : score / (1 + abs(score) / bound) + slope * Element(place(at.batch, at.head, at.query, at.key))
             }
-          } derivative: { scores, gradient in
+          } derivative: { scores, gradient, parameters in
             for row in 0..<gradient.rowCount {
               for key in gradient.keys {
-                let divisor = 1 + abs(scores[row, key]) / 16
+                let (score, at) = (scores[row, key], gradient.position(row: row, key: key))
+                // What a masked key holds as its score may be anything.
+                if gradient[row, key] == 0 { continue }
+                let ratio = score / (bound + abs(score))
+                parameters[0] += gradient[row, key] * ratio * abs(ratio)
+                parameters[1] += gradient[row, key] * Element(place(at.batch, at.head, at.query, at.key))
+                let divisor = 1 + abs(score) / bound
                 gradient[row, key] /= divisor * divisor
               }
             }
@@ -146,9 +166,13 @@ public struct MaskPart {
     var generator = TestGenerator(seed: seed)
     let count = shape.reduce(1, *)
     let forbidden = generator.flags(count, trueShare: infinities)
-    let numbers = zip(generator.numbers(count, bound: 3), forbidden).map { $1 ? -Double.infinity : $0 }
-    return MaskPart(
-      bias: { numbers[position(shape, [$0, $1, $2, $3])] }, biasShape: shape,
+    return bias(shape, zip(generator.numbers(count, bound: 3), forbidden).map { $1 ? -Double.infinity : $0 })
+  }
+
+  private static func bias(_ shape: [Int], _ numbers: [Double]) -> MaskPart {
+    MaskPart(
+      bias: { numbers[position(shape, [$0, $1, $2, $3])] }, biasShape: shape, numberCount: numbers.count,
+      moved: { .bias(shape, zip(numbers, $0).map { $0 + $1 }) },
       mask: { element in
         func make<Element: AttentionElement>(_: Element.Type) throws -> AttentionMask {
           .bias(try Tensor<Element>(numbers.map { Element($0) }, shape: shape))
@@ -169,6 +193,9 @@ extension [MaskPart] {
     problem.attends = { b, h, i, j in allSatisfy { $0.attends(b, h, i, j) } }
     problem.bias = { b, h, i, j in reduce(0) { $0 + $1.bias(b, h, i, j) } }
     problem.score = { score, b, h, i, j in reduce(score) { $1.score($0, b, h, i, j) } }
+    if let parameterDerivatives = compactMap(\.parameterDerivatives).first {
+      problem.parameterDerivatives = parameterDerivatives
+    }
     problem.scoreDerivative = { score, b, h, i, j in
       reduce((score, 1.0)) {
         ($1.score($0.0, b, h, i, j), $0.1 * $1.scoreDerivative($0.0, b, h, i, j))

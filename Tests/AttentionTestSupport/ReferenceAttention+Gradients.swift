@@ -11,6 +11,8 @@ extension ReferenceAttention {
     public var scores: [Number] = []
     /// The gradients of the sinks, `[H]`; zeros if there are no sinks.
     public var sinks: [Number] = []
+    /// The gradients of the parameters of the function of scores.
+    public var scoreParameters: [Number] = []
   }
 
   /// The gradients of a loss with respect to the operands, by the plain formula, one number after another.
@@ -38,6 +40,7 @@ extension ReferenceAttention {
     result.value = [Number](repeating: 0, count: value.count)
     result.scores = [Number](repeating: 0, count: forward.weights.count)
     result.sinks = [Number](repeating: 0, count: H)
+    result.scoreParameters = parameterDerivatives(0, 0, 0, 0, 0).map { _ in 0 }
     for b in 0..<B {
       for h in 0..<H {
         let g = h / (H / Hk)
@@ -74,6 +77,9 @@ extension ReferenceAttention {
               let t = Number(tanh(Double(score / Number(softcap))))
               score = Number(softcap) * t
               capDerivative = 1 - t * t
+            }
+            for (index, derivative) in parameterDerivatives(Double(score), b, h, i, j).enumerated() {
+              result.scoreParameters[index] += gradient * Number(derivative)
             }
             gradient *= Number(scoreDerivative(Double(score), b, h, i, j)) * capDerivative
             for e in 0..<E {

@@ -26,6 +26,8 @@ public struct ReferenceAttention {
   public var score: (Double, Int, Int, Int, Int) -> Double = { score, _, _, _, _ in score }
   /// The derivative of ``score`` with respect to the score. The arguments are (score, b, h, i, j).
   public var scoreDerivative: (Double, Int, Int, Int, Int) -> Double = { _, _, _, _, _ in 1 }
+  /// The derivatives of ``score`` with respect to its parameters. The arguments are (score, b, h, i, j).
+  public var parameterDerivatives: (Double, Int, Int, Int, Int) -> [Double] = { _, _, _, _, _ in [] }
   /// The factor by which the weight of query i of head h for key j is multiplied after the softmax. The arguments are
   /// (b, h, i, j).
   public var dropout: (Int, Int, Int, Int) -> Double = { _, _, _, _ in 1 }

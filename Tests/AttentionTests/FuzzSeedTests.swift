@@ -19,10 +19,26 @@ struct FuzzSeedTests {
     try bytes(path).withUnsafeBytes { bytes in
       for context in AttentionContext.everyPath {
         let problem = FuzzedAttention(bytes, path: context)
-        let finding = try problem.mismatch()
+        let finding = try problem.mismatch() ?? problem.differenceMismatch()
         #expect(finding == nil, "\(problem)")
       }
     }
+  }
+
+  @Test("gradients of thousands of random problems agree with central differences of the reference")
+  func differences() throws {
+    let seed = UInt64.random(in: 0..<1 << 32)
+    var generator = TestGenerator(seed: seed)
+    let contexts = AttentionContext.everyPath
+    var count = 0
+    for index in 0..<3000 {
+      let bytes = (0..<96).map { _ in UInt8.random(in: 0...255, using: &generator) }
+      let problem = bytes.withUnsafeBytes { FuzzedAttention($0, path: contexts[index % contexts.count], limit: 5000) }
+      if problem.isDifferentiable { count += 1 }
+      guard let finding = try problem.differenceMismatch() else { continue }
+      Issue.record("problem \(index) of seed \(seed), \(problem): \(finding)")
+    }
+    #expect(count > 2000, "seed \(seed)")
   }
 
   @Test("safetensors files are refused or survive a round trip", arguments: seeds("safetensors"))

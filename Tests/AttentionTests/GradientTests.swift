@@ -57,7 +57,8 @@ struct GradientTests {
           var context = path
           context.threadCount = threadCount
           let own = try scenario.gradients(inputs, outputGradient, context)
-          let all = try [own.query, own.key, own.value, own.sinks] + own.biases + own.alibiSlopes
+          let all =
+            try [own.query, own.key, own.value, own.sinks] + own.biases + own.alibiSlopes + [own.scoreParameters]
           return all.flatMap { $0.array.map(Double.init) }
         }
         let one = try numbers(1)

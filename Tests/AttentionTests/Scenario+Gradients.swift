@@ -18,7 +18,7 @@ extension Scenario {
   func gradients<Element: AttentionElement>(
     _ inputs: Inputs<Element>, _ outputGradient: [Double], _ context: AttentionContext
   ) throws -> AttentionGradients<Element, Element> {
-    var extras: AttentionGradientExtras = [.biases, .alibiSlopes]
+    var extras: AttentionGradientExtras = [.biases, .alibiSlopes, .scoreParameters]
     if hasSinks { extras.insert(.sinks) }
     return try scaledDotProductAttentionGradients(
       query: inputs.query, key: inputs.key, value: inputs.value, mask: libraryMask(Element.self),
@@ -53,6 +53,11 @@ extension Scenario {
       let biases = zip(parts.biasGradients(plain.scores, problem), parts.biasGradients(exact.scores, problem))
       for (got, expected) in zip(try gradients.biases, biases) {
         compare("bias", got.array, expected.0, expected.1, slack: slack)
+      }
+      if parts.contains(where: \.isFunction) {
+        compare(
+          "score parameters", try gradients.scoreParameters.array, plain.scoreParameters, exact.scoreParameters,
+          slack: slack * Double(S))
       }
       let slopes = zip(parts.slopeGradients(plain.scores, problem), parts.slopeGradients(exact.scores, problem))
       for (got, expected) in zip(try gradients.alibiSlopes, slopes) {

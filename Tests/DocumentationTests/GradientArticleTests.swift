@@ -51,6 +51,38 @@ struct GradientArticleTests {
         }
       }
     }
+    let slope: Float = 0.05
+    let sloping = AttentionMask.scores(Float.self, parameterCount: 1) { tile in
+      tile.update { score, at in score + slope * Float(at.key - at.query) }
+    } derivative: { _, gradient, parameters in
+      for row in 0..<gradient.rowCount {
+        for key in gradient.keys {
+          let at = gradient.position(row: row, key: key)
+          parameters[0] += gradient[row, key] * Float(at.key - at.query)
+        }
+      }
+    }
+    let sloped = try scaledDotProductAttention(
+      query: query, key: key, value: value, mask: sloping, returning: .logSumExp)
+    let slopeGradients = try scaledDotProductAttentionGradients(
+      query: query, key: key, value: value, mask: sloping, result: sloped, outputGradient: outputGradient,
+      returning: .scoreParameters)
+    print(try slopeGradients.scoreParameters.shape)  // [1]
+    // Under a causal mask, this function is ALiBi with the same slope for all heads.
+    func maskGradients(_ mask: AttentionMask, _ extras: AttentionGradientExtras) throws -> AttentionGradients<Float, Float>
+    {
+      let mask = AttentionMask.causal.combined(with: mask)
+      let result = try scaledDotProductAttention(
+        query: query, key: key, value: value, mask: mask, returning: .logSumExp)
+      return try scaledDotProductAttentionGradients(
+        query: query, key: key, value: value, mask: mask, result: result, outputGradient: outputGradient,
+        returning: extras)
+    }
+    let ofFunction = try maskGradients(sloping, .scoreParameters).scoreParameters[0]
+    let linear = AttentionMask.alibi(slopes: Array(repeating: Double(slope), count: 8))
+    let ofSlopes = try maskGradients(linear, .alibiSlopes).alibiSlopes[0].array.reduce(0, +)
+    #expect(ofSlopes != 0 && abs(ofFunction - ofSlopes) < 1e-5 * max(1, abs(ofSlopes)))
+
     let options = AttentionOptions<Float>(dropout: AttentionDropout(probability: 0.1, seed: step))
     let dropped = try scaledDotProductAttention(
       query: query, key: key, value: value, mask: squashed, options: options, returning: .logSumExp)

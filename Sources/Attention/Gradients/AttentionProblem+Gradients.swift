@@ -21,6 +21,10 @@ extension AttentionProblem {
       "a derivative expected for the function of scores: AttentionMask.scores(_:_:derivative:)")
     try requireArgument(
       functions.count <= 1, Self.gradientSubject, "at most one function of scores expected; got \(functions.count)")
+    let parameterCount = functions.first?.parameterCount ?? 0
+    try requireArgument(
+      parameterCount >= 0, Self.gradientSubject,
+      "a number of parameters of 0 or more expected; got \(parameterCount)")
     try requireArgument(
       !extras.contains(.sinks) || sinks != nil, Self.gradientSubject,
       "sinks expected, because their gradients are asked for; got none")
@@ -65,15 +69,22 @@ extension AttentionProblem {
     let sums = try Tensor<Element>(repeating: 0, shape: [rowBiases.count + distanceCount, rowCount])
     let rowSums = RowSums(biases: rowBiases, distanceCount: distanceCount, sums: sums.mutableBase)
 
+    var scoreParameters = try Tensor<Element>(repeating: 0, shape: [parameterCount])
     if !isEmpty {
       let call = call(kernels, plan, schedule, softcap: softcap, nil)
+      let regions = (0..<shape.batchCount).map { call.keyRegions(batch: $0) }
+      let most = regions.map(\.count).max() ?? 0
+      let parameters = try Tensor<Element>(repeating: 0, shape: [unitCount * most, parameterCount])
       let gradients = GradientCall(
         call: call, outputGradient: readOperand(outputGradient), output: readOperand(result.output),
         logSumExp: logSumExp.base, delta: delta.mutableBase, query: operand(queryGradient), key: operand(keyGradient),
-        value: operand(valueGradient), biases: biases, copyCount: copyCount, rowSums: rowSums)
-      try withExtendedLifetime((self, result, outputGradient, logSumExp, delta, copies, sums)) {
+        value: operand(valueGradient), biases: biases, copyCount: copyCount, rowSums: rowSums, keyRegions: regions,
+        parameterSums: ScoreParameterSums(
+          base: parameters.mutableBase, regionCount: most, parameterCount: parameterCount))
+      try withExtendedLifetime((self, result, outputGradient, logSumExp, delta, copies, sums, parameters)) {
         try run(gradients, context: context)
       }
+      if parameterCount > 0 { scoreParameters = try columnSums(parameters, context) }
     }
     for (sum, index) in rowBiases.enumerated() { addRowSums(sums, sum, to: biases[index], context) }
     return AttentionGradients(
@@ -87,7 +98,8 @@ extension AttentionProblem {
           } : nil,
         alibiSlopes: extras.contains(.alibiSlopes)
           ? try (0..<distanceCount).map { try slopeGradient(sums, rowBiases.count + $0, context) } : nil,
-        sinks: extras.contains(.sinks) ? try sinkGradient(logSumExp, delta, context) : nil))
+        sinks: extras.contains(.sinks) ? try sinkGradient(logSumExp, delta, context) : nil,
+        scoreParameters: extras.contains(.scoreParameters) ? scoreParameters : nil))
   }
 
   /// Runs the backward pass. It is specialised, and so also serves two-byte types, which are computed in Float.

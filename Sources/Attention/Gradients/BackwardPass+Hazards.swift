@@ -9,7 +9,7 @@ extension BackwardPass {
   @inline(never)
   func differentiateWithHazards(
     _ block: Block<Element>, _ cut: BlockCut?, _ tile: QueryTile, _ key: StridedMatrix<Element>,
-    _ value: StridedMatrix<Element>, copy: Int
+    _ value: StridedMatrix<Element>, _ shared: SharedSums<Element>
   ) {
     let (shape, gradient) = (call.shape, tiles.scoreGradients(block))
     let forbidden = placesForbiddenByFunctions(block)
@@ -43,7 +43,7 @@ extension BackwardPass {
       }
       gradient[place] = block.scores[place] * (factor * sum - delta)
     }
-    differentiateModifiers(block, tile, cut, copy: copy)
+    differentiateModifiers(block, tile, cut, shared)
     if call.scale == 0 { return }
     for (row, index) in attended {
       let dS = gradient[block.place(row: row, key: index)]

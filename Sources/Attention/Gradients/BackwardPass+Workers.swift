@@ -10,17 +10,16 @@ extension BackwardPass {
   /// regions these sums are added in order.
   static func run(_ gradients: GradientCall<Element>, context: AttentionContext) throws {
     computeDelta(gradients, context)
-    let regions = (0..<gradients.call.shape.batchCount).map { gradients.keyRegions(batch: $0) }
     var counter = ScratchArrays(base: nil)
     let querySumCount = BackwardPass(gradients, &counter).tiles.querySumCount
     let schedule = GradientSchedule(
-      unitCount: gradients.unitCount, regionCount: regions.map(\.count).max() ?? 0, copyCount: gradients.copyCount,
+      unitCount: gradients.unitCount, regionCount: gradients.parameterSums.regionCount, copyCount: gradients.copyCount,
       sharesBiases: gradients.biases.contains { $0.isShared(by: gradients.call.shape) },
       threadCount: context.threadCount,
       unitByteCount: gradients.mostTiles * querySumCount * MemoryLayout<Element>.stride)
     try withWorkers(gradients, schedule, context) { workers in
-      if !schedule.sharesUnits { return runUnits(gradients, regions, workers, context) }
-      for round in schedule.rounds { runRegions(gradients, round, regions, schedule, workers, context) }
+      if !schedule.sharesUnits { return runUnits(gradients, workers, context) }
+      for round in schedule.rounds { runRegions(gradients, round, schedule, workers, context) }
     }
     for bias in gradients.biases { bias.merge(copyCount: schedule.copyCount, gradients.call.kernels, context) }
   }
@@ -54,7 +53,7 @@ extension BackwardPass {
   }
 
   private static func runUnits(
-    _ gradients: GradientCall<Element>, _ regions: [[Range<Int>]], _ workers: Workers, _ context: AttentionContext
+    _ gradients: GradientCall<Element>, _ workers: Workers, _ context: AttentionContext
   ) {
     context.execute(taskCount: gradients.unitCount, threadCount: workers.count) { unit, worker in
       Tiles.onWorker {
@@ -62,8 +61,8 @@ extension BackwardPass {
         let count = own.tiles.querySumCount
         let tileCount = gradients.tileCount(ofUnit: unit)
         sums.update(repeating: 0, count: tileCount * count)
-        for region in regions[gradients.batch(ofUnit: unit)] {
-          own.differentiate(unit: unit, region, copy: 0) { index, added in
+        for region in gradients.keyRegions[gradients.batch(ofUnit: unit)].indices {
+          own.differentiate(unit: unit, region: region, copy: 0) { index, added in
             gradients.call.kernels.add(count, added, to: sums + index * count)
           }
         }
@@ -75,14 +74,13 @@ extension BackwardPass {
   /// Computes some units. Each unit has memory for its own sums of dQ, and for those of
   /// ``GradientSchedule/regionsPerStep`` regions.
   private static func runRegions(
-    _ gradients: GradientCall<Element>, _ units: [Int], _ allRegions: [[Range<Int>]],
-    _ schedule: GradientSchedule,
-    _ workers: Workers, _ context: AttentionContext
+    _ gradients: GradientCall<Element>, _ units: [Int], _ schedule: GradientSchedule, _ workers: Workers,
+    _ context: AttentionContext
   ) {
     let (tileCount, stepCount) = (gradients.mostTiles, schedule.regionsPerStep)
     let count = workers.querySumCount
     let blockCount = tileCount * count
-    func regions(of unit: Int) -> [Range<Int>] { allRegions[gradients.batch(ofUnit: unit)] }
+    func regionCount(of unit: Int) -> Int { gradients.keyRegions[gradients.batch(ofUnit: unit)].count }
     func sums(_ slot: Int, _ step: Int) -> UnsafeMutablePointer<Element> {
       workers.shared + (slot * (stepCount + 1) + step) * blockCount
     }
@@ -90,19 +88,20 @@ extension BackwardPass {
     func hasSums(_ slot: Int, _ step: Int, tile: Int) -> UnsafeMutablePointer<Bool> {
       workers.flags + (slot * (stepCount + 1) + step) * tileCount + tile
     }
-    let most = units.map { regions(of: $0).count }.max() ?? 0
+    let most = units.map { regionCount(of: $0) }.max() ?? 0
     for slot in units.indices { sums(slot, 0).update(repeating: 0, count: blockCount) }
     for first in stride(from: 0, to: most, by: stepCount) {
       let steps = min(stepCount, most - first)
       context.execute(taskCount: steps * units.count, threadCount: workers.count) { task, worker in
         let (step, slot) = task.quotientAndRemainder(dividingBy: units.count)
-        let own = regions(of: units[slot])
         let target = sums(slot, 1 + step)
         hasSums(slot, 1 + step, tile: 0).update(repeating: false, count: tileCount)
-        if first + step >= own.count { return }
+        if first + step >= regionCount(of: units[slot]) { return }
         Tiles.onWorker {
           let pass = workers.pass(worker)
-          pass.differentiate(unit: units[slot], own[first + step], copy: schedule.copy(ofUnit: units[slot])) {
+          pass.differentiate(
+            unit: units[slot], region: first + step, copy: schedule.copy(ofUnit: units[slot])
+          ) {
             (target + $0 * count).update(from: $1, count: count)
             hasSums(slot, 1 + step, tile: $0).pointee = true
           }

@@ -32,10 +32,12 @@ struct BackwardPass<Tiles: GradientTiles>: ScorePass {
   /// batch. Writes the gradients of the region's keys and values, and calls `add` for each tile of queries that attends
   /// to some of these keys, with the tile's number and its ``GradientTiles/querySums``.
   ///
-  /// `copy`: which copy of the gradients of biases to add to.
+  /// `region`: the number of the region. `copy`: which copy of the gradients of biases to add to.
   func differentiate(
-    unit: Int, _ region: Range<Int>, copy: Int, add: (_ index: Int, _ sums: UnsafeMutablePointer<Element>) -> Void
+    unit: Int, region: Int, copy: Int, add: (_ index: Int, _ sums: UnsafeMutablePointer<Element>) -> Void
   ) {
+    let shared = SharedSums(copy: copy, parameters: gradients.parameterSums.sums(unit: unit, region: region))
+    let region = gradients.keyRegions[gradients.batch(ofUnit: unit)][region]
     tiles.beginRegion(region)
     for index in 0..<gradients.tileCount(ofUnit: unit)
     where gradients.mayAttend(unit: unit, index: index, to: region) {
@@ -45,14 +47,14 @@ struct BackwardPass<Tiles: GradientTiles>: ScorePass {
       call.forEachKeyTile(tile, in: region) { keyTile in
         if !hasBegun { tiles.begin(tile) }
         hasBegun = true
-        differentiate(tile, keyTile, copy: copy)
+        differentiate(tile, keyTile, shared)
       }
       if hasBegun { add(index, tiles.querySums) }
     }
     writeKeys(unit: unit, region)
   }
 
-  private func differentiate(_ tile: QueryTile, _ keyTile: KeyTile, copy: Int) {
+  private func differentiate(_ tile: QueryTile, _ keyTile: KeyTile, _ shared: SharedSums<Element>) {
     let key = tiles.keys(tile, keyTile.keys, keyTile.set).native
     let value = tiles.values(tile, keyTile.keys, keyTile.set, isNative: true).native
     let isSafe = !call.schedule.isHiding || (tiles.isSafe(tile) && call.isFinite(key))
@@ -62,7 +64,7 @@ struct BackwardPass<Tiles: GradientTiles>: ScorePass {
       let (ownKey, ownValue) = (key.rows(keys), value.rows(keys))
       if isSafe { tiles.prepare(block, cut) }
       _ = computeScores(block, cut, tile, StoredMatrix(ownKey), next: nil)
-      if !isSafe { return differentiateWithHazards(block, cut, tile, ownKey, ownValue, copy: copy) }
+      if !isSafe { return differentiateWithHazards(block, cut, tile, ownKey, ownValue, shared) }
       tiles.computeWeights(block, tile, cut)
       tiles.computeWeightGradients(block, cut, ownValue)
       // forward: O = (D ∘ P) V, where D is 0 for a dropped weight  ⇒  dP ← D ∘ dP, and dV needs D ∘ P
@@ -70,15 +72,17 @@ struct BackwardPass<Tiles: GradientTiles>: ScorePass {
       tiles.computeScoreGradients(block, cut)
       modifiers.dropOut(block.scores, of: block, tile)
       tiles.accumulateValue(block)
-      differentiateModifiers(block, tile, cut, copy: copy)
+      differentiateModifiers(block, tile, cut, shared)
       if call.scale != 0 { tiles.accumulateQuery(block, cut, ownKey) }
     }
     tiles.endKeys(tile)
   }
 
-  func differentiateModifiers(_ block: Block<Element>, _ tile: QueryTile, _ cut: BlockCut?, copy: Int) {
+  func differentiateModifiers(
+    _ block: Block<Element>, _ tile: QueryTile, _ cut: BlockCut?, _ shared: SharedSums<Element>
+  ) {
     modifiers.differentiate(
-      block, tile, cut, tiles.scoreGradients(block), gradients, copy: copy, tiles.gradientMemory
+      block, tile, cut, tiles.scoreGradients(block), gradients, shared, tiles.gradientMemory
     ) { tiles.rowSum($0, in: tiles.querySums) }
   }
 

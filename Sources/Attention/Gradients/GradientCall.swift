@@ -26,11 +26,16 @@ final class GradientCall<Element: AttentionElement>: @unchecked Sendable {
   private let keyReaches: [[Range<Int>]]
   /// The sums over the keys of each row, from which some gradients are made: ``RowSums``.
   let rowSums: RowSums<Element>
+  /// For each element of the batch, the ranges into which its keys are cut.
+  let keyRegions: [[Range<Int>]]
+  /// The gradients of the parameters of a function of scores.
+  let parameterSums: ScoreParameterSums<Element>
 
   init(
     call: AttentionCall<Element>, outputGradient: Operand, output: Operand, logSumExp: UnsafePointer<Element>,
     delta: UnsafeMutablePointer<Element>, query: MutableOperand, key: MutableOperand, value: MutableOperand,
-    biases: [BiasGradient<Element>], copyCount: Int, rowSums: RowSums<Element>
+    biases: [BiasGradient<Element>], copyCount: Int, rowSums: RowSums<Element>, keyRegions: [[Range<Int>]],
+    parameterSums: ScoreParameterSums<Element>
   ) {
     self.call = call
     self.outputGradient = outputGradient
@@ -43,6 +48,8 @@ final class GradientCall<Element: AttentionElement>: @unchecked Sendable {
     self.biases = biases
     self.copyCount = copyCount
     self.rowSums = rowSums
+    self.keyRegions = keyRegions
+    self.parameterSums = parameterSums
     let ranges = (0..<call.shape.batchCount).map { Self.queryRanges(call, batch: $0) }
     queryRanges = ranges
     keyReaches = ranges.indices.map { batch in
@@ -89,21 +96,44 @@ final class GradientCall<Element: AttentionElement>: @unchecked Sendable {
       }
     }
   }
+}
 
-  /// The ranges into which the keys of an element of the batch are cut: at multiples of a tile's length in their
-  /// sequence.
+extension AttentionCall {
+  /// The ranges into which the keys of an element of the batch are cut in the backward pass: at multiples of a tile's
+  /// length in their sequence.
   func keyRegions(batch: Int) -> [Range<Int>] {
     var regions: [Range<Int>] = []
     var low = 0
-    while low < call.shape.keyCount {
-      let sequence = call.schedule.sequences.sequence(ofKey: low, batch: batch)
-      let next = ((low - sequence.lowerBound) / call.plan.keyTileLength + 1) * call.plan.keyTileLength
+    while low < shape.keyCount {
+      let sequence = schedule.sequences.sequence(ofKey: low, batch: batch)
+      let next = ((low - sequence.lowerBound) / plan.keyTileLength + 1) * plan.keyTileLength
       let end = min(sequence.upperBound, sequence.lowerBound + next)
       regions.append(low..<end)
       low = end
     }
     return regions
   }
+}
+
+/// The gradients of the parameters of a function of scores, `[units, regions, parameters]`: one sum for each region of
+/// keys of each unit, so that regions can be computed in any order. They are 0 before the pass.
+struct ScoreParameterSums<Element: AttentionElement> {
+  let base: UnsafeMutablePointer<Element>
+  let regionCount: Int
+  let parameterCount: Int
+
+  func sums(unit: Int, region: Int) -> UnsafeMutableBufferPointer<Element> {
+    let first = (unit * regionCount + region) * parameterCount
+    return UnsafeMutableBufferPointer(start: base + first, count: parameterCount)
+  }
+}
+
+/// Where the gradients of what several rows share are added.
+struct SharedSums<Element: AttentionElement> {
+  /// Which copy of the gradients of biases.
+  let copy: Int
+  /// The gradients of the parameters of a function of scores.
+  let parameters: UnsafeMutableBufferPointer<Element>
 }
 
 /// The gradient of a bias, whose shape broadcasts to `[B, H, L, S]`.

@@ -4,15 +4,15 @@ extension ScoreModifiers {
   /// The derivatives of what is done to scores, in reverse order.
   ///
   /// `gradients` holds dS, the gradients of the scores that the softmax took. They become the gradients of the scaled products.
-  /// Meanwhile they are added to the gradients of biases, in the copy `copy`, and to the sums of rows.
+  /// Meanwhile they are added to the gradients of biases and parameters, in `shared`, and to the sums of rows.
   func differentiate(
     _ block: Block<Element>, _ tile: QueryTile, _ cut: BlockCut?, _ gradients: UnsafeMutablePointer<Element>,
-    _ wanted: GradientCall<Element>, copy: Int, _ memory: GradientMemory<Element>,
+    _ wanted: GradientCall<Element>, _ shared: SharedSums<Element>, _ memory: GradientMemory<Element>,
     rowSum: (_ index: Int) -> UnsafeMutablePointer<Element>
   ) {
     if let terms = terms(block) {
       if wanted.rowSums.count > 0 || wanted.biases.contains(where: { !$0.isBroadcastOverKeys }) {
-        addRows(block, tile, gradients, wanted, terms, copy: copy, memory, rowSum: rowSum)
+        addRows(block, tile, gradients, wanted, terms, copy: shared.copy, memory, rowSum: rowSum)
       }
       if let derivative = terms.functions.first?.derivative {
         forEachSlice(of: block, cut) { slice in
@@ -20,7 +20,8 @@ extension ScoreModifiers {
           let place = block.place(row: slice.rows.lowerBound, key: slice.keys.lowerBound)
           let inputs = view(scores, of: slice, tile)
           var results = view(gradients + place, of: slice, tile)
-          derivative(inputs, &results)
+          var parameters = shared.parameters.mutableSpan
+          derivative(inputs, &results, &parameters)
         }
       }
     }

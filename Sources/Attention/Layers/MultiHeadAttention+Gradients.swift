@@ -25,6 +25,8 @@ public struct MultiHeadInputGradients<Element: AttentionElement>: Sendable {
   public var biases: [Tensor<Element>] { get throws(AttentionError) { try attention.biases } }
   /// The gradients of the slopes of the mask's linear biases: ``AttentionGradients/alibiSlopes``.
   public var alibiSlopes: [Tensor<Element>] { get throws(AttentionError) { try attention.alibiSlopes } }
+  /// The gradients of the parameters of the mask's function of scores: ``AttentionGradients/scoreParameters``.
+  public var scoreParameters: Tensor<Element> { get throws(AttentionError) { try attention.scoreParameters } }
 }
 
 extension MultiHeadAttention {

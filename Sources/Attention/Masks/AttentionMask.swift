@@ -285,7 +285,8 @@ public struct AttentionMask: Sendable {
   ///     results. It sees scores after scale and softcap, also those of masked keys, whose results are not used. A
   ///     result of −inf forbids the key.
   ///   - derivative: Needed for gradients only. It gets the scores that `body` gets, and the gradient of the results of
-  ///     `body`, which it replaces by the gradient of the scores. Where a key is masked, the gradient is 0 and must stay 0.
+  ///     `body`, which it replaces by the gradient of the scores. Where a key is masked, the gradient is 0 and must stay 0,
+  ///     whatever the score is.
   /// - Returns: The mask.
   public static func scores<Element: AttentionElement>(
     _ element: Element.Type, _ body: @escaping @Sendable (inout AttentionScoreTile<Element>) -> Void,
@@ -293,7 +294,52 @@ public struct AttentionMask: Sendable {
       @Sendable (_ scores: borrowing AttentionScoreTile<Element>, _ gradient: inout AttentionScoreTile<Element>) -> Void
     )? = nil
   ) -> AttentionMask {
-    let function = AttentionScoreFunction<Element>(body: body, derivative: derivative)
+    guard let derivative else { return function(body, nil, 0) }
+    return function(body, { scores, gradient, _ in derivative(scores, &gradient) }, 0)
+  }
+
+  /// The derivative of a function of scores with parameters.
+  public typealias ScoreDerivative<Element: AttentionElement> =
+    @Sendable (
+      _ scores: borrowing AttentionScoreTile<Element>, _ gradient: inout AttentionScoreTile<Element>,
+      _ parameters: inout MutableSpan<Element>
+    ) -> Void
+
+  /// Replaces scores by a function of them, their positions and parameters that are trained.
+  ///
+  ///     // S = f(x, θ)  ⇒  dθ += Σ dS·∂f/∂θ
+  ///     let mask = AttentionMask.scores(Float.self, parameterCount: 1) { [slope] tile in
+  ///       tile.update { score, at in score + slope * Float(at.key - at.query) }
+  ///     } derivative: { scores, gradient, parameters in
+  ///       for row in 0..<gradient.rowCount {
+  ///         for key in gradient.keys {
+  ///           let at = gradient.position(row: row, key: key)
+  ///           parameters[0] += gradient[row, key] * Float(at.key - at.query)
+  ///         }
+  ///       }
+  ///     }
+  ///
+  /// - Parameters:
+  ///   - element: As in ``scores(_:_:derivative:)``.
+  ///   - parameterCount: The number of parameters: 0 or more.
+  ///   - body: As in ``scores(_:_:derivative:)``.
+  ///   - derivative: As in ``scores(_:_:derivative:)``. It also gets `parameterCount` sums, and adds to them the gradients
+  ///     of the parameters. It is called once for each score whose gradient is computed. The bits of the sums do not
+  ///     depend on the number of threads.
+  /// - Returns: The mask. ``AttentionGradients/scoreParameters`` has the gradients.
+  public static func scores<Element: AttentionElement>(
+    _ element: Element.Type, parameterCount: Int,
+    _ body: @escaping @Sendable (inout AttentionScoreTile<Element>) -> Void,
+    derivative: @escaping ScoreDerivative<Element>
+  ) -> AttentionMask {
+    function(body, derivative, parameterCount)
+  }
+
+  private static func function<Element: AttentionElement>(
+    _ body: @escaping @Sendable (inout AttentionScoreTile<Element>) -> Void, _ derivative: ScoreDerivative<Element>?,
+    _ parameterCount: Int
+  ) -> AttentionMask {
+    let function = AttentionScoreFunction<Element>(body: body, derivative: derivative, parameterCount: parameterCount)
     return AttentionMask(Components(functions: [Function(body: function, dataType: Element._dataType)]))
   }
 

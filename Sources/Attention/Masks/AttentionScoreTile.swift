@@ -97,6 +97,9 @@ public struct AttentionScoreTile<Element: AttentionElement>: ~Copyable {
 /// The function given to ``AttentionMask/scores(_:_:derivative:)``, kept until the element type of the call is known.
 struct AttentionScoreFunction<Element: AttentionElement>: Sendable {
   let body: @Sendable (inout AttentionScoreTile<Element>) -> Void
-  /// Replaces the gradient of the function's results by the gradient of the scores; nil: the function has no derivative.
-  let derivative: (@Sendable (borrowing AttentionScoreTile<Element>, inout AttentionScoreTile<Element>) -> Void)?
+  /// Replaces the gradient of the function's results by the gradient of the scores, and adds to the gradients of the
+  /// function's parameters; nil: the function has no derivative.
+  let derivative: AttentionMask.ScoreDerivative<Element>?
+  /// The number of parameters whose gradients ``derivative`` adds to.
+  let parameterCount: Int
 }

@@ -14,6 +14,9 @@ public struct AttentionGradientExtras: OptionSet, Sendable {
   public static let alibiSlopes = AttentionGradientExtras(rawValue: 2)
   /// The gradients of the sinks. They cost next to nothing.
   public static let sinks = AttentionGradientExtras(rawValue: 4)
+  /// The gradients of the parameters of ``AttentionMask/scores(_:parameterCount:_:derivative:)``. The function's
+  /// derivative computes them whether they are asked for or not.
+  public static let scoreParameters = AttentionGradientExtras(rawValue: 8)
 }
 
 /// The gradients of one call of attention.
@@ -33,6 +36,7 @@ where KeyElement.Arithmetic == Element.Arithmetic {
     var biases: [Tensor<Element.Arithmetic>]?
     var alibiSlopes: [Tensor<Element.Arithmetic>]?
     var sinks: Tensor<Element.Arithmetic>?
+    var scoreParameters: Tensor<Element.Arithmetic>?
   }
 
   init(query: Tensor<Element>, key: Tensor<KeyElement>, value: Tensor<KeyElement>, extras: Extras) {
@@ -56,6 +60,11 @@ where KeyElement.Arithmetic == Element.Arithmetic {
   /// `[H]`: the gradients of the sinks.
   public var sinks: Tensor<Element.Arithmetic> {
     get throws(AttentionError) { try requested(extras.sinks, "sinks") }
+  }
+
+  /// The gradients of the parameters of the mask's function of scores, as many as it has.
+  public var scoreParameters: Tensor<Element.Arithmetic> {
+    get throws(AttentionError) { try requested(extras.scoreParameters, "scoreParameters") }
   }
 
   private func requested<Gradient>(_ gradient: Gradient?, _ name: String) throws(AttentionError) -> Gradient {

@@ -6,7 +6,7 @@ import AttentionProblems
 public func fuzz(_ data: UnsafePointer<UInt8>?, _ count: Int) -> CInt {
   let problem = FuzzedAttention(UnsafeRawBufferPointer(start: data, count: count))
   let finding: String?
-  do { finding = try problem.mismatch() } catch { finding = "\(error)" }
+  do { finding = try problem.mismatch() ?? problem.differenceMismatch() } catch { finding = "\(error)" }
   if let finding { fatalError("\(problem): \(finding)") }
   return 0
 }
