@@ -9,7 +9,7 @@ internal import CLibrary
 /// Hugging Face's transformers.
 public struct LearningRateSchedule: Sendable, Hashable {
   /// How the rate goes on after the first steps.
-  public enum Shape: String, Sendable, Hashable, CaseIterable {
+  public enum Shape: String, Sendable, Hashable, Codable, CaseIterable {
     /// It stays at its peak.
     case constant
     /// It falls evenly to 0.

@@ -1,8 +1,8 @@
-import ArgumentParser
+public import ArgumentParser
 import AttentionDrawing
 import AttentionModels
 import AttentionRuntime
-import AttentionTraining
+public import AttentionTraining
 import Foundation
 
 struct FineTune: ParsableCommand {
@@ -50,8 +50,8 @@ struct FineTune: ParsableCommand {
       valueName: "share"))
   var warmUp = 0.1
 
-  @Option(help: ArgumentHelp("How the rate falls afterwards: linear, cosine or constant.", valueName: "name"))
-  var schedule = LearningRateSchedule.Shape.linear.rawValue
+  @Option(help: ArgumentHelp("How the rate falls afterwards.", valueName: "name"))
+  var schedule = LearningRateSchedule.Shape.linear
 
   @Option(help: ArgumentHelp("AdamW's weight decay, except for biases and norms.", valueName: "rate"))
   var weightDecay = 0.01
@@ -104,9 +104,6 @@ struct FineTune: ParsableCommand {
     try require("batch", (2...1_000_000).contains(batch), "a number from 2 to 1000000", batch)
     try require("learning-rate", learningRate > 0 && learningRate.isFinite, "a number above 0", learningRate)
     try require("warm-up", (0...1).contains(warmUp), "a share from 0 to 1", warmUp)
-    try require(
-      "schedule", LearningRateSchedule.Shape(rawValue: schedule) != nil, "linear, cosine or constant", "\"\(schedule)\""
-    )
     try require("weight-decay", weightDecay >= 0 && weightDecay.isFinite, "a number from 0", weightDecay)
     try require("clip", clip > 0 && clip.isFinite, "a finite number above 0", clip)
     try require("scale", scale > 0 && scale.isFinite, "a number above 0", scale)
@@ -221,7 +218,7 @@ struct FineTune: ParsableCommand {
     let json = JSONEncoder()
     json.outputFormatting = [.prettyPrinted, .sortedKeys, .withoutEscapingSlashes]
     let subtitle =
-      "\(figures.pairCount) pairs, \(batch) a step, AdamW at \(learningRate) (\(schedule)); thick: the mean of 9 steps"
+      "\(figures.pairCount) pairs, \(batch) a step, AdamW at \(learningRate) (\(schedule.rawValue)); thick: the mean of 9 steps"
     let chart = LineChart(
       title: "Loss of \(model.model)", subtitle: subtitle, axisLabel: "step", values: run.losses)
     do {
@@ -254,3 +251,5 @@ struct FineTune: ParsableCommand {
     print("written to     \(place.path)")
   }
 }
+
+extension LearningRateSchedule.Shape: ExpressibleByArgument {}

@@ -14,7 +14,7 @@ struct FineTuningSettings: Codable, Equatable {
   var stepLimit: Int?
   var learningRate: Double
   var warmUpShare: Double
-  var schedule: String
+  var schedule: LearningRateSchedule.Shape
   var weightDecay: Double
   var maximumNorm: Double
   var scale: Double
@@ -38,8 +38,7 @@ struct FineTuningSettings: Codable, Equatable {
     return LearningRateSchedule(
       peak: learningRate, stepCount: count,
       // The rate of the first step is 0, so at least one more step follows.
-      warmUpStepCount: min(Int((Double(count) * warmUpShare).rounded(.up)), count - 1),
-      shape: LearningRateSchedule.Shape(rawValue: schedule) ?? .linear)
+      warmUpStepCount: min(Int((Double(count) * warmUpShare).rounded(.up)), count - 1), shape: schedule)
   }
 
   /// A checksum of texts.
