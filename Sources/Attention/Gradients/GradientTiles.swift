@@ -6,6 +6,13 @@ internal import AttentionTensors
 /// dV and dO are the gradients of query, key, value and output. dQ is summed over the keys of one region for each tile
 /// of queries; dK and dV are summed over all tiles of queries.
 protocol GradientTiles: ScoreTiles {
+  /// The tiles of the forward pass that compute the scores.
+  associatedtype Forward: ScoreTiles where Forward.Element == Element
+  var forward: Forward { get }
+
+  /// The rows of the current tile.
+  var rows: GradientRows<Element> { get }
+
   /// `arrays` cuts the working memory out of one allocation; without an allocation, `arrays` only counts the bytes.
   init(_ gradients: GradientCall<Element>, _ arrays: inout ScratchArrays)
 
@@ -57,10 +64,6 @@ protocol GradientTiles: ScoreTiles {
 
   /// True if the queries and the gradients of the output are finite, and no log-sum-exp and no Δ is NaN.
   func isSafe(_ tile: QueryTile) -> Bool
-  var logSumExp: UnsafeMutablePointer<Element> { get }
-  var delta: UnsafeMutablePointer<Element> { get }
-  func query(ofRow row: Int) -> UnsafePointer<Element>
-  func outputGradient(ofRow row: Int) -> UnsafePointer<Element>
   /// dQ of a row of a group.
   func queryGradient(ofRow row: Int, group: Range<Int>) -> (base: UnsafeMutablePointer<Element>, columnStride: Int)
   func keyGradient(_ key: Int) -> UnsafeMutablePointer<Element>
@@ -69,6 +72,34 @@ protocol GradientTiles: ScoreTiles {
 
 extension GradientTiles {
   static var needsMaximum: Bool { false }
+
+  var logSumExp: UnsafeMutablePointer<Element> { rows.logSumExp }
+  var delta: UnsafeMutablePointer<Element> { rows.delta }
+  func query(ofRow row: Int) -> UnsafePointer<Element> { rows.query.rows(row..<row + 1).base }
+  func outputGradient(ofRow row: Int) -> UnsafePointer<Element> { rows.outputGradient.rows(row..<row + 1).base }
+}
+
+/// Scores and the rows of their blocks are those of the forward pass.
+extension GradientTiles {
+  var memory: TileMemory<Element> { forward.memory }
+  var scores: Forward.Scores { forward.scores }
+  static func onWorker(_ body: () -> Void) { Forward.onWorker(body) }
+  var stripLength: Int { forward.stripLength }
+  static var cutsRows: Bool { Forward.cutsRows }
+  func paddedCount(_ rows: Range<Int>) -> Int { forward.paddedCount(rows) }
+
+  func forEachGroup(_ tile: QueryTile, isRagged: Bool, _ body: (Range<Int>) -> Void) {
+    forward.forEachGroup(tile, isRagged: isRagged, body)
+  }
+
+  func computeScores(
+    _ block: Block<Element>, _ tile: QueryTile, _ key: StoredMatrix<Element>, adding bias: Operand?,
+    maximum: UnsafeMutablePointer<Element>?, next: StoredMatrix<Element>?
+  ) -> ScoreMaximum {
+    forward.computeScores(block, tile, key, adding: bias, maximum: maximum, next: next)
+  }
+
+  func addsBias(_ bias: Operand) -> Bool { forward.addsBias(bias) }
 }
 
 /// The rows of one tile that the backward pass reads: its queries and the gradients of its output, with their

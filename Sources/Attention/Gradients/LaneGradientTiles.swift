@@ -88,23 +88,10 @@ struct LaneGradientTiles<Element: AttentionElement>: GradientTiles {
 
   private var own: Memory { _read { yield ownMemory.pointee } }
   private var call: AttentionCall<Element> { gradients.call }
-  var memory: TileMemory<Element> { forward.memory }
   var gradientMemory: GradientMemory<Element> { own.common }
-  var scores: LaneScores<Element> { forward.scores }
-
-  static func onWorker(_ body: () -> Void) { body() }
+  var rows: GradientRows<Element> { own.rows }
 
   // MARK: Rows
-
-  var stripLength: Int { forward.stripLength }
-
-  static var cutsRows: Bool { LaneTiles<Element>.cutsRows }
-
-  func paddedCount(_ rows: Range<Int>) -> Int { forward.paddedCount(rows) }
-
-  func forEachGroup(_ tile: QueryTile, isRagged: Bool, _ body: (Range<Int>) -> Void) {
-    forward.forEachGroup(tile, isRagged: isRagged, body)
-  }
 
   func begin(_ tile: QueryTile) {
     ownMemory.pointee.rows.read(tile, gradients)
@@ -203,15 +190,6 @@ struct LaneGradientTiles<Element: AttentionElement>: GradientTiles {
     }
     own.panels[panel.lowerBound / call.kernels.laneCount].isCleared = true
   }
-
-  func computeScores(
-    _ block: Block<Element>, _ tile: QueryTile, _ key: StoredMatrix<Element>, adding bias: Operand?,
-    maximum: UnsafeMutablePointer<Element>?, next: StoredMatrix<Element>?
-  ) -> ScoreMaximum {
-    forward.computeScores(block, tile, key, adding: bias, maximum: maximum, next: next)
-  }
-
-  func addsBias(_ bias: Operand) -> Bool { forward.addsBias(bias) }
 
   func scoreGradients(_ block: Block<Element>) -> UnsafeMutablePointer<Element> {
     own.scoreGradients + (block.scores - own.weights)
@@ -382,11 +360,6 @@ struct LaneGradientTiles<Element: AttentionElement>: GradientTiles {
       && call.kernels.isFinite(count * call.shape.valueDimension, own.outputGradient)
       && !(0..<tile.rowCount).contains { logSumExp[$0].isNaN || delta[$0].isNaN }
   }
-
-  var logSumExp: UnsafeMutablePointer<Element> { own.rows.logSumExp }
-  var delta: UnsafeMutablePointer<Element> { own.rows.delta }
-  func query(ofRow row: Int) -> UnsafePointer<Element> { own.rows.query.rows(row..<row + 1).base }
-  func outputGradient(ofRow row: Int) -> UnsafePointer<Element> { own.rows.outputGradient.rows(row..<row + 1).base }
 
   func queryGradient(ofRow row: Int, group: Range<Int>) -> (base: UnsafeMutablePointer<Element>, columnStride: Int) {
     (own.querySums + group.lowerBound * call.shape.headDimension + row - group.lowerBound, paddedCount(group))

@@ -51,23 +51,10 @@ struct RowGradientTiles<Element: AttentionElement>: GradientTiles {
 
   private var own: Memory { _read { yield ownMemory.pointee } }
   private var call: AttentionCall<Element> { gradients.call }
-  var memory: TileMemory<Element> { forward.memory }
   var gradientMemory: GradientMemory<Element> { own.common }
-  var scores: RowScores<Element> { forward.scores }
-
-  static func onWorker(_ body: () -> Void) { Forward.onWorker(body) }
+  var rows: GradientRows<Element> { own.rows }
 
   // MARK: Rows
-
-  var stripLength: Int { forward.stripLength }
-
-  static var cutsRows: Bool { Forward.cutsRows }
-
-  func paddedCount(_ rows: Range<Int>) -> Int { forward.paddedCount(rows) }
-
-  func forEachGroup(_ tile: QueryTile, isRagged: Bool, _ body: (Range<Int>) -> Void) {
-    forward.forEachGroup(tile, isRagged: isRagged, body)
-  }
 
   func begin(_ tile: QueryTile) {
     forward.begin(tile)
@@ -103,15 +90,6 @@ struct RowGradientTiles<Element: AttentionElement>: GradientTiles {
   }
 
   func prepare(_: Block<Element>, _: BlockCut?) {}
-
-  func computeScores(
-    _ block: Block<Element>, _ tile: QueryTile, _ key: StoredMatrix<Element>, adding bias: Operand?,
-    maximum: UnsafeMutablePointer<Element>?, next: StoredMatrix<Element>?
-  ) -> ScoreMaximum {
-    forward.computeScores(block, tile, key, adding: bias, maximum: maximum, next: next)
-  }
-
-  func addsBias(_ bias: Operand) -> Bool { forward.addsBias(bias) }
 
   func scoreGradients(_ block: Block<Element>) -> UnsafeMutablePointer<Element> {
     own.scoreGradients + (block.scores - own.weights)
@@ -199,11 +177,6 @@ struct RowGradientTiles<Element: AttentionElement>: GradientTiles {
         && !delta[row].isNaN
     }
   }
-
-  var logSumExp: UnsafeMutablePointer<Element> { own.rows.logSumExp }
-  var delta: UnsafeMutablePointer<Element> { own.rows.delta }
-  func query(ofRow row: Int) -> UnsafePointer<Element> { own.rows.query.rows(row..<row + 1).base }
-  func outputGradient(ofRow row: Int) -> UnsafePointer<Element> { own.rows.outputGradient.rows(row..<row + 1).base }
 
   func queryGradient(ofRow row: Int, group _: Range<Int>) -> (base: UnsafeMutablePointer<Element>, columnStride: Int) {
     (own.querySums + row * call.shape.headDimension, 1)
