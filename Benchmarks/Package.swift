@@ -7,8 +7,8 @@ let package = Package(
   platforms: [.macOS(.v15)],
   dependencies: [
     .package(name: "swift-attention", path: ".."),
-    // The traits are off, because this package needs more packages to count allocations itself. CAllocationCounter,
-    // below, needs none.
+    // The traits are off, because with them `benchmark` needs further packages to count allocations itself. The target
+    // CAllocationCounter, below, counts them without further packages.
     .package(url: "https://github.com/ordo-one/benchmark", from: "1.38.1", traits: []),
   ],
   targets: [

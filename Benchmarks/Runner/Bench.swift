@@ -227,8 +227,8 @@ extension Request {
     return byteCount / max(pair, 1) + 2
   }
 
-  /// The same request with fewer elements of the batch, heads, queries and keys, so that it takes at most
-  /// `operationLimit` operations.
+  /// The same request with a smaller batch and fewer heads, queries and keys, so that it takes at most `operationLimit`
+  /// operations.
   func part(operationLimit: Double) -> Request {
     var part = self
     func operations() -> Double {

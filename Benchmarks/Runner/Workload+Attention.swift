@@ -185,7 +185,8 @@ struct RequestedMask<Element: AttentionElement> {
     }
   }
 
-  /// The mask as booleans, for code that cannot use a rule: `[1 or B, 1, L, S]`; nil: every query attends to every key.
+  /// The mask as a boolean for each pair of a query and a key, for code that cannot compute a mask from a rule such as
+  /// causality: `[1 or B, 1, L, S]`; nil: every query attends to every key.
   func flags(_ request: Request) throws -> Tensor<Bool>? {
     if request.window == nil && (request.mask == .none || request.mask == .bias) { return nil }
     return try mask.attendance(

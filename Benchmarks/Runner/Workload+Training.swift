@@ -99,7 +99,8 @@ extension Workload {
       guard case .library = algorithm else {
         throw AttentionError(.unsupported, "field \"algorithm\"", "an algorithm of the library expected")
       }
-      // Weights change in each step of training, so each call packs them anew.
+      // Weights change in each step of training, so their packed copies are made anew. `forEachParameter` discards the
+      // packed copies, as a step of an optimizer does.
       var changed = layer
       try changed.forEachParameter(prefix: "") { _, _ in }
       gradients.reset()

@@ -12,7 +12,8 @@ struct Workload {
   let operationCount: Double
   /// The bytes of key and value that one call reads.
   var keyValueByteCount = 0
-  /// The memory that is kept from one call to the next, as a loop over training steps keeps it. 0: as much as usual.
+  /// The number of bytes of memory that are kept from one call to the next, as a loop over training steps keeps them.
+  /// 0: the usual number.
   var keptByteCount = 0
   /// The rate in GB/s at which all threads read every pair of key and value once and do nothing else.
   var readRate: (AttentionContext) -> Double = { _ in .nan }

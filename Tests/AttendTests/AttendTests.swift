@@ -47,8 +47,8 @@ struct AttendTests {
     $0.hasPrefix("test_attention") && !$0.contains("bf16") && !$0.contains("fp16")
   }.sorted()
 
-  /// The tolerance of ONNX's own cases is a thousandth. This test is stricter: it compares results in Float with those
-  /// in Double.
+  /// ONNX's own cases have a relative tolerance of 1e-3. This test is stricter: it compares the results in Float with
+  /// the results in Double.
   @Test("ONNX's cases have the same results in Float as in Double", arguments: onnxCases, ["packed", "openblas"])
   func onnxInDouble(name: String, algorithm: String) throws {
     let file = try SafeTensorsFile(contentsOf: "\(Self.fixtures)/onnx/\(name)")
@@ -146,7 +146,7 @@ struct AttendTests {
     #expect(try !folder.fileNames.contains("out"))
   }
 
-  @Test("map draws weights that are NaN, and prints no control characters of words")
+  @Test("map draws weights that are NaN, and does not print the control characters in words")
   func hostileMap() throws {
     let layer = try SafeTensorsFile(contentsOf: Self.layer)
     var writer = SafeTensorsWriter()
@@ -193,7 +193,7 @@ struct AttendTests {
     #expect((summary["cases"] as? [[String: Any]])?.count == 12)
   }
 
-  @Test("an instruction set, algorithm or thread count that is not possible is an error that says what is")
+  @Test("the error for an impossible instruction set, algorithm or thread count says what is possible")
   func absentPaths() throws {
     for (option, value, present) in [
       ("--isa", "amx", "portable"), ("--algorithm", "matrix", "openblas"), ("--algorithm", "amx", "packed"),
@@ -209,7 +209,7 @@ struct AttendTests {
     #expect(wrong.errors.contains("ATTENTION_ISA: one of portable, neon, avx2, avx512 expected; got \"sse9\""))
   }
 
-  @Test("paths that do not exist", arguments: ["check", "compute", "map"])
+  @Test("a path that does not exist is an error, and nothing is written", arguments: ["check", "compute", "map"])
   func missingPaths(command: String) throws {
     let arguments = [command, folder("missing")] + (command == "compute" ? ["-o", folder("out")] : [])
     let result = try Command("attend", arguments)

@@ -40,7 +40,7 @@ struct Command {
     try process.run()
     try standardInput.fileHandleForWriting.write(contentsOf: Data(input.utf8))
     try standardInput.fileHandleForWriting.close()
-    // The text on standard error is short: it fits in the buffer of its pipe while standard output is read.
+    // Standard output is read first. Meanwhile, the short text on standard error fits in the buffer of its pipe.
     output = String(decoding: standardOutput.fileHandleForReading.readDataToEndOfFile(), as: UTF8.self)
     errors = String(decoding: standardError.fileHandleForReading.readDataToEndOfFile(), as: UTF8.self)
     process.waitUntilExit()

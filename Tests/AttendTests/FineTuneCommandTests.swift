@@ -62,7 +62,7 @@ struct FineTuneCommandTests {
     #expect(!names.contains { $0.contains("checkpoint") || $0 == "lock" })
   }
 
-  @Test("a run that is killed goes on from its last checkpoint, and gives the bits of one that was not")
+  @Test("a killed run goes on from its last checkpoint, and gives the same bits as a run that was not killed")
   func resumed() throws {
     let pairs = try pairs()
     let options = ["--epochs", "40", "--checkpoint-every", "1"]
@@ -71,7 +71,8 @@ struct FineTuneCommandTests {
     let arguments =
       ["finetune", pairs, "--model", Self.model, "-o", folder("killed"), "--batch", "8", "--learning-rate", "1e-3"]
       + options
-    // Killed again and again until a run ends. Checkpoints are whole whenever the kill comes.
+    // Runs are killed again and again, until one of them ends before its kill. The last checkpoint must be a complete
+    // file, whenever the kill comes.
     var killCount = 0
     var isDone = false
     while !isDone {
@@ -141,7 +142,7 @@ struct FineTuneCommandTests {
     expect(64, "--clip: a finite number above 0", try finetune(pairs, "out", "--clip", "inf"))
     expect(64, "got both", try finetune(pairs, "out", "--held-out", "0.5", "--evaluation", pairs))
     expect(1, "pairs to measure on expected", try finetune(pairs, "out", "--evaluation", write("", "empty.tsv")))
-    // The weights of the only step with a rate above 0 are finite, but the vectors are not.
+    // After the only step of this run, the weights are finite, but the vectors that they give are not.
     expect(
       1, "a smaller --learning-rate",
       try finetune(pairs, "out", "--learning-rate", "1e12", "--steps", "1", "--warm-up", "0", "--held-out", "0"))
@@ -149,7 +150,7 @@ struct FineTuneCommandTests {
     #expect(names.isEmpty, "\(names)")
   }
 
-  @Test("a run is resumed only with its own model, pairs and settings, and by one process at a time")
+  @Test("a run is resumed only with its own pairs and settings")
   func otherSettings() throws {
     let pairs = try pairs()
     _ = try Command.shell(

@@ -7,8 +7,8 @@
   private final class ControlGroup {
     let folder: String
 
-    /// Makes a group of `controller`, which is "cpu" or "memory". `version1` and `version2` are the names and contents
-    /// of the files to write, for each version of control groups.
+    /// Makes a group of `controller`, which is "cpu" or "memory". The files to write differ between the two versions of
+    /// control groups: `version1` and `version2` hold their names and contents.
     init?(_ controller: String, version1: [(String, String)], version2: [(String, String)]) {
       let isVersion1 = FileManager.default.fileExists(atPath: "/sys/fs/cgroup/\(controller)/cgroup.procs")
       folder = "/sys/fs/cgroup/\(isVersion1 ? "\(controller)/" : "")attention-\(UUID().uuidString)"

@@ -7,7 +7,7 @@
   import Glibc
   import Testing
 
-  /// Writes a file of 2 MB in which every element is `value`. This takes long enough to be interrupted.
+  /// Writes a file of 2 MiB in which every element is `value`. The write takes long enough to be interrupted.
   private func writeFile(of value: Float, to path: String) throws {
     var writer = SafeTensorsWriter()
     try writer.add("x", Tensor<Float>(repeating: value, shape: [1 << 19]))
@@ -77,7 +77,7 @@
 
     @Test("a full disk is an error, and the old file stays")
     func fullDisk() throws {
-      // A disk of 3 MB, if this process may mount one.
+      // A disk of 3 MiB, if this process may mount one.
       guard mount("none", folder.path, "tmpfs", 0, "size=3m") == 0 else {
         return print("skipped, because this process may not mount a small disk: a full disk")
       }

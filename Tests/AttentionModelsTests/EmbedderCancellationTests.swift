@@ -77,7 +77,7 @@ struct EmbedderCancellationTests {
     #expect(gate.isHolding)
     gate.open()
     try expectVectors(try await embedder.embed(["rain"]), of: ["rain"])
-    // Two whole batches were computed, and only the first layer of the cancelled batch.
+    // Two whole batches were computed, but only the beginning of the cancelled batch.
     #expect(gate.passedCount < 3 * callsOfBatch)
   }
 

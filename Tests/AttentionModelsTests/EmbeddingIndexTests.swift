@@ -55,7 +55,7 @@ struct EmbeddingIndexTests {
     }
   }
 
-  /// The tiny model without its last module, which normalises. So its vectors do not have length 1.
+  /// The tiny model without its last module, which normalises vectors: this model's vectors do not have length 1.
   private func plainModel(similarity: String?) throws -> SentenceEncoder {
     let copy = try ModelCopy()
     try copy.write(
@@ -69,7 +69,7 @@ struct EmbeddingIndexTests {
   @Test("texts are compared by the cosine, normalised or not, unless the model's settings ask for the product")
   func similarity() throws {
     var generator = TestGenerator(seed: 11)
-    // The texts of the index are more than one block.
+    // The index has more texts than a search compares in one block.
     let (texts, queries) = (generator.texts(Self.manyCount), generator.texts(5))
     let expected = try EmbeddingIndex(texts: texts, encoder: model).search(model.embed(queries), limit: 20)
     for name in [nil, "cosine"] as [String?] {
@@ -196,7 +196,7 @@ struct EmbeddingIndexTests {
       let matches = try index.search(model.embed(["A single man in that house."]), limit: limit, context: context)[0]
       let found = matches.map(\.position)
       #expect(matches.allSatisfy { abs($0.score - 1) < 1e-6 }, "\(context.path), seed \(seed)")
-      // OpenBLAS sums in another order if only a few rows are left, so equal vectors may have different scores.
+      // OpenBLAS sums the last few rows of a block in another order, so equal vectors may have different scores.
       let isRight =
         context.resolvedAlgorithm == .openBLAS
         ? Set(found).isSubset(of: places) && found.count == limit : found == Array(places.sorted().prefix(limit))

@@ -123,7 +123,7 @@ struct EncoderCallTests {
         if count.add(1, ordering: .relaxed).newValue >= 20 { throw Stop() }
       }
     }
-    // When the first checkpoint throws, each thread may be in a batch and call the checkpoint once more.
+    // When a checkpoint throws for the first time, each thread may be in a batch and call the checkpoint once more.
     #expect((20...20 + threadCount).contains(count.load(ordering: .relaxed)))
     #expect(total.load(ordering: .relaxed) > 100)
     #expect(try model.embed(tokens: tokens, context: context).shape == [600, 48])

@@ -6,7 +6,7 @@ import AttentionTestSupport
 import Foundation
 import Testing
 
-/// A stored file of texts and of what the Python library transformers computes from them, padded to one length.
+/// A stored file of texts, padded to one length, and of the tensors that the Python library transformers makes of them.
 struct StoredResults {
   let file: SafeTensorsFile
   let texts: [String]

@@ -28,11 +28,12 @@ struct EncoderTrainingTests {
       try pullback(outputGradient, adding: &gradients, prefix: "m.")
       let parameters = try encoder.parameters(prefix: "m.")
       #expect(Set(gradients.names) == Set(parameters.map(\.name)))
-      // Every parameter moves along its own gradient: the slope of the loss is then the gradient's square norm.
+      // Each parameter in turn moves along its own gradient. The slope of the loss is then the gradient's squared norm.
       for (name, parameter) in parameters {
         let gradient = try #require(gradients[name])
         let square = gradient.array.reduce(0.0) { $0 + Double($1) * Double($1) }
-        // A bias of keys has the gradient 0: a softmax does not change when all scores move alike.
+        // A bias of keys has the gradient 0: a softmax does not change when all scores of a query grow by the same
+        // number.
         if square < 1e-8 { continue }
         let step = min(0.02 / square.squareRoot(), 1e3) * (parameter.count > 5000 ? 1 : 0.5)
         func moved(_ factor: Double) throws -> Double {
@@ -84,7 +85,7 @@ struct EncoderTrainingTests {
     let loaded = try SentenceEncoder(directory: folder("new"))
     #expect(try vectors(loaded) == vectors(encoder))
     #expect(loaded.poolings == encoder.poolings && loaded.maximumLength == encoder.maximumLength)
-    // Through a link, and a link inside of the folder.
+    // The settings may also be read through a symbolic link to the folder.
     try FileManager.default.createSymbolicLink(atPath: folder("link"), withDestinationPath: Fixture.tiny)
     try encoder.write(to: folder("linked"), settingsFrom: folder("link"))
     #expect(try vectors(SentenceEncoder(directory: folder("linked"))) == vectors(encoder))

@@ -70,7 +70,7 @@ struct HostileTokenizerTests {
   }
 
   @Test(
-    "no limit for the characters of a word traps",
+    "any limit of the characters of a word is accepted without a trap",
     arguments: ["-9223372036854775808", "-1", "0", "1", "9223372036854775807"])
   func wordLimit(limit: String) throws {
     let vocabulary = ###""vocab": {"[UNK]": 0, "[CLS]": 1, "[SEP]": 2, "a": 3, "##a": 4}"###

@@ -97,7 +97,7 @@ struct StoredTensors {
       dataType: Element._dataType, shape: shape ?? [values.count], bytes: values.withUnsafeBytes(Array.init))
   }
 
-  /// The numbers of a tensor of `Element`.
+  /// The numbers of the tensor `name`, whose element type must be `Element`.
   func values<Element: TensorElement>(_ name: String, as _: Element.Type = Element.self) throws -> [Element] {
     let entry = try #require(entries[name])
     #expect(entry.dataType == Element._dataType)
@@ -154,7 +154,7 @@ extension TestGenerator {
     letters unknown42 Café 愛 x-ray
     """.split(separator: " ").map(String.init)
 
-  /// A text of words and signs of the tiny model's vocabulary, a few of them unknown to it.
+  /// A text of random words and punctuation marks. Most of them, but not all, are in the tiny model's vocabulary.
   mutating func text(wordCount: ClosedRange<Int> = 1...12) -> String {
     (0..<Int.random(in: wordCount, using: &self)).map { _ in
       Self.words.randomElement(using: &self)! + ["", "", "", ",", ".", "!"].randomElement(using: &self)!
@@ -165,8 +165,8 @@ extension TestGenerator {
     (0..<count).map { _ in text(wordCount: wordCount) }
   }
 
-  /// A random Unicode scalar, assigned or not. At least half of the scalars are below U+3000, where most letters and
-  /// marks are.
+  /// A random Unicode scalar, assigned or not. At least half of the scalars are below U+3000, where the letters and
+  /// marks of most alphabets are.
   mutating func scalar() -> Unicode.Scalar {
     while true {
       let limit: UInt32 = Bool.random(using: &self) ? 0x3000 : 0x11_0000

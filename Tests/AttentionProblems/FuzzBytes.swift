@@ -14,7 +14,8 @@ struct FuzzBytes {
 
   mutating func element<Element>(of choices: [Element]) -> Element { choices[choice(choices.count)] }
 
-  /// A number from 0 to `limit`: half of the time below 20, otherwise mostly next to 32, 64 or 128, where tiles end.
+  /// A number from 0 to `limit`: half of the time below 20, otherwise mostly 32, 64 or 128 or a number beside one of
+  /// them. Tiles end at these numbers.
   mutating func extent(upTo limit: Int) -> Int {
     let kind = byte()
     let value = byte()

@@ -26,7 +26,8 @@ public struct FuzzedAttention: CustomStringConvertible {
   }
 
   /// Makes the problem from `bytes`. `path` replaces the context that the bytes choose, except the number of threads.
-  /// `limit` is about the number of products of the reference, for problems of the usual size.
+  /// `limit` is about the greatest number of multiplications in the reference; if it is nil, the bytes choose one of
+  /// two limits.
   public init(_ bytes: UnsafeRawBufferPointer, path: AttentionContext? = nil, limit usualLimit: Int? = nil) {
     var bytes = FuzzBytes(bytes)
     isDouble = bytes.flag()
@@ -40,7 +41,8 @@ public struct FuzzedAttention: CustomStringConvertible {
     reference.H = reference.Hk * (1 + bytes.choice(4))
     reference.E = bytes.extent(upTo: 80)
     reference.Ev = bytes.extent(upTo: 80)
-    // Sizes for which the reference takes some milliseconds, rarely more. Otherwise the fuzzer tries too few problems.
+    // The sizes are limited so that the reference takes some milliseconds, rarely more. With larger problems, the
+    // fuzzer would try too few of them.
     let isLarge = bytes.choice(16) == 15
     let limit = usualLimit ?? (isLarge ? 600_000 : 50_000)
     let row = max(1, reference.B * reference.H * (reference.E + reference.Ev))
@@ -189,9 +191,9 @@ public struct FuzzedAttention: CustomStringConvertible {
       let squares = numbers.reduce(0) { $1.isFinite ? $0 + $1 * $1 : $0 }
       return (squares / Double(max(numbers.count, 1))).squareRoot()
     }
-    // The size of scores: the scores that matter are near the log-sum-exp; the partial sums of a random score reach the
-    // size of √E terms.
-    // The partial sums of equal terms are as large as E of them, and are all rounded in the same direction.
+    // `score` is an estimate of the size of scores. The scores that matter are near the log-sum-exp. The partial sums
+    // of a score with random terms are about √E times as large as a term. If all terms are equal, the partial sums are
+    // up to E times as large as a term, and all are rounded in the same direction.
     let hasEqualTerms = placements[0].hasEqualColumns && placements[1].hasEqualColumns
     let root = Double(reference.E).squareRoot()
     let score =
@@ -238,8 +240,9 @@ extension FuzzedAttention {
   /// Describes how the library's gradients, in Double, differ from central differences of the reference; nil if they do
   /// not, or if there is no derivative.
   ///
-  /// All inputs move along one random direction d at once. The derivative of the loss Σ dO ∘ O along d is
-  /// (8·(f(h) − f(−h)) − (f(2h) − f(−2h))) / 12h, with an error of the order of h⁴. The library's gradients g give Σ g ∘ d.
+  /// All inputs move along one random direction d at once. Let f(t) be the loss Σ dO ∘ O after a step of t·d. Its
+  /// derivative at 0 is (8·(f(h) − f(−h)) − (f(2h) − f(−2h))) / 12h, with an error of the order of h⁴. The library's
+  /// gradients g give Σ g ∘ d.
   public func differenceMismatch() throws -> String? {
     let p = reference
     if !isDifferentiable { return nil }
@@ -348,13 +351,13 @@ extension FuzzedAttention {
   }
 }
 
-/// How an operand lies in memory: the order of its axes, the distance of its elements, and the axes that are broadcast.
+/// How an operand lies in memory: the order of its axes, the distance between its elements, and its broadcast axes.
 private struct Placement: CustomStringConvertible {
   private let order: [Int]
   private let elementStride: Int
   private let isBroadcast: [Bool]
 
-  /// Row-major.
+  /// The placement of a contiguous tensor in row-major order.
   init() {
     order = [0, 1, 2, 3]
     elementStride = 1
@@ -368,7 +371,7 @@ private struct Placement: CustomStringConvertible {
     isBroadcast = (0..<4).map { _ in bytes.choice(8) == 7 && !isWritten }
   }
 
-  /// True if the elements of every row are equal.
+  /// True if all elements of a row are equal to each other.
   var hasEqualColumns: Bool { isBroadcast[3] }
 
   var description: String {

@@ -5,8 +5,8 @@ import AttentionTensors
 /// round trip.
 ///
 /// If the first byte is even, the other bytes are the file. If it is odd, the bytes from the third on are only a
-/// header: its length is put before it, and data are put after it, as many bytes as the second byte says. This is
-/// because a fuzzer rarely finds the right length of a header.
+/// header. Its length is put before it, and as many bytes of data as the second byte says are put after it. This second
+/// form exists because a fuzzer rarely finds the right length of a header.
 /// - Returns: What is wrong; nil if nothing is.
 public func fuzzSafeTensors(_ bytes: UnsafeRawBufferPointer) -> String? {
   let file: SafeTensorsFile

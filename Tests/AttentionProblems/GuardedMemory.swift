@@ -1,8 +1,8 @@
 public import AttentionTensors
 import CLibrary
 
-/// Memory between two pages that may not be touched. A process that touches one of these pages, or a hidden page, ends
-/// at once.
+/// Memory between two pages that may not be touched. A process that touches one of these pages, or a page that
+/// ``hide(_:)`` has hidden, ends at once.
 public final class GuardedMemory {
   /// The end of the memory that lies directly at a page that may not be touched. The other end does, too, if the size
   /// is a multiple of the page size.

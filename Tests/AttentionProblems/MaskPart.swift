@@ -11,15 +11,17 @@ public struct MaskPart {
   public var score: (Double, Int, Int, Int, Int) -> Double = { score, _, _, _, _ in score }
   /// The derivative of ``score`` with respect to the score. The arguments are (score, b, h, i, j).
   public var scoreDerivative: (Double, Int, Int, Int, Int) -> Double = { _, _, _, _, _ in 1 }
-  /// The derivatives of ``score`` with respect to its parameters; nil: it has none. The arguments are (score, b, h, i, j).
+  /// The derivatives of ``score`` with respect to its parameters, if it has any. The arguments are (score, b, h, i, j).
   public var parameterDerivatives: ((Double, Int, Int, Int, Int) -> [Double])?
   /// The shape of the bias; nil if this part is not a bias.
   public var biasShape: [Int]?
   /// The distance of query i from key j, if this part is a linear bias. The arguments are (i, j).
   public var distance: ((Int, Int) -> Double)?
-  /// The numbers of this part whose gradients are computed: of a bias, of slopes or of a function; 0: none.
+  /// The number of this part's numbers whose gradients are computed: the elements of a bias, the slopes, or the
+  /// parameters of a function; 0 for other parts.
   public var numberCount = 0
-  /// The same part with its numbers moved by a step. The argument is the step, ``numberCount`` numbers.
+  /// Makes the same part with its numbers changed by a step. The argument is the step, which has ``numberCount``
+  /// numbers.
   public var moved: (([Double]) -> MaskPart)?
   /// True if this part is a function of scores.
   public var isFunction = false
@@ -137,7 +139,7 @@ public struct MaskPart {
             for row in 0..<gradient.rowCount {
               for key in gradient.keys {
                 let (score, at) = (scores[row, key], gradient.position(row: row, key: key))
-                // What a masked key holds as its score may be anything.
+                // The score of a masked key may be any number, even NaN, so keys without a gradient are skipped.
                 if gradient[row, key] == 0 { continue }
                 let ratio = score / (bound + abs(score))
                 parameters[0] += gradient[row, key] * ratio * abs(ratio)
@@ -161,7 +163,7 @@ public struct MaskPart {
       mask: { _ in .attending(try Tensor(flags, shape: shape)) })
   }
 
-  /// Random numbers of a shape that broadcasts to [B, H, L, S], a share of which is −inf.
+  /// Random numbers of a shape that broadcasts to [B, H, L, S]. The share `infinities` of them is −inf.
   public static func bias(_ shape: [Int], infinities: Double, seed: UInt64) -> MaskPart {
     var generator = TestGenerator(seed: seed)
     let count = shape.reduce(1, *)

@@ -7,7 +7,7 @@ public import Attention
 public final class ReferencePlaces {
   private let L: Int
   private let S: Int
-  /// Offsets of packed documents; nil: there are none.
+  /// The offsets of packed documents; nil if there are none.
   public var documents: (queries: [Int], keys: [Int])?
   /// For each left padding that the mask has: the number of padding keys in each sample.
   public var paddings: [[Int]] = []

@@ -57,7 +57,7 @@ struct KeptMemoryTests {
     @Test("the amount of kept memory is bounded")
     func bound() async {
       await #expect(processExitsWith: .success) {
-        // 400 MiB are allocated, then all are freed. At most 128 MiB of them stay resident, together with the other
+        // 400 MiB are allocated, then all are freed. At most 128 MiB of them stay resident, in addition to the other
         // memory of the process.
         var tensors = try (0..<100).map { try Tensor<Float>(repeating: Float($0), shape: [1 << 20]) }
         let most = withExtendedLifetime(tensors) { processByteCount("VmRSS") }

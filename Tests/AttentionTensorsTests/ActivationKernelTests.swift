@@ -69,8 +69,9 @@ struct ActivationKernelTests {
             let variance = sum.reduce(0) { $0 + ($1 - mean) * ($1 - mean) } / Double(width)
             let factor = 1 / (variance + 1e-3).squareRoot()
             let want = (0..<width).map { (sum[$0] - mean) * factor * weight[$0] + (hasBias ? bias[$0] : 0) }
-            // The tolerance is the rounding error of the mean, divided by the standard deviation, times the largest
-            // weight; and the last rounding errors.
+            // The tolerance has two parts. The first is six times the rounding error of the mean, divided by the
+            // standard deviation and multiplied by 2, the largest weight. The second allows for the rounding errors of
+            // the last operations.
             let rounding = Double(Element(31).ulp) / (variance + 1e-3).squareRoot() * 2
             let tolerance = 6 * rounding + 4 * Double(Element.ulpOfOne) * want.map(\.magnitude).max()!
             let got = Array(y[row * stride..<row * stride + width])

@@ -21,7 +21,7 @@ struct LaneKernelTests {
 
   @Test("pack brings rows into lanes, and unpack brings them back", arguments: InstructionSet.present, counts)
   func packing(isa: InstructionSet, rowCount: Int) {
-    // With 17 rows, also 600 columns: more than a kernel masks at once.
+    // With 17 rows, the test also takes 600 columns, which are more than a kernel masks at once.
     for columnCount in Self.counts + (rowCount == 17 ? [600] : []) {
       for columnStride in columnCount == 600 ? [1] : [1, 3] {
         forEachKernels(
@@ -37,7 +37,7 @@ struct LaneKernelTests {
     let seed = UInt64(rowCount * 1000 + columnCount * 10 + columnStride)
     var generator = TestGenerator(seed: seed)
     let lanes = kernels.laneCount
-    // Whole vectors, and a gap of one element.
+    // The stride is a whole number of vectors and a gap of one element.
     let stride = (rowCount + lanes - 1) / lanes * lanes + 1
     let rowLength = (columnCount - 1) * columnStride + 1
     let x = generator.numbers(rowCount * rowLength).map { T($0) }
@@ -108,7 +108,7 @@ struct LaneKernelTests {
     expect(y, "boolean over NaN") { flag($0, $1) ? before($0, $1) + value($0, $1) : -.infinity }
   }
 
-  /// Expects each lane's maximum to be the largest of `before` and of the lane's column of y, NaN left out.
+  /// Expects each lane's maximum to be the largest of `before` and the numbers in the lane's column of `y`, except NaN.
   private func expectMaxima<T: RealTensorElement & BinaryFloatingPoint>(
     _ maximum: [T], of y: [T], stride: Int, lanes: Int, before: T, _ what: String
   ) {

@@ -65,8 +65,8 @@ struct ScoreKernelTests {
       let kernels = Kernels<Float>(set)!
       var generator = TestGenerator(seed: 12)
       var x = (0..<200_000).map { _ in Float(bitPattern: UInt32.random(in: 0...UInt32.max, using: &generator)) }
-      // For each two neighbouring Float16 numbers from 0 on: the middle between them, its negative, and the Floats just
-      // above and below the middle.
+      // For each pair of neighbouring Float16 numbers from 0 on: the middle between them, its negative, and the Floats
+      // just above and below the middle.
       for bits in stride(from: UInt16(0), to: 0x7c00, by: 1) {
         let middle = (Float(Float16(bitPattern: bits)) + Float(Float16(bitPattern: bits + 1))) / 2
         x += [middle, middle.nextUp, middle.nextDown, -middle]

@@ -90,7 +90,7 @@ struct SoftmaxKernelTests {
   ) {
     var generator = TestGenerator(seed: UInt64(count))
     let numbers = generator.numbers(count, bound: 20)
-    // An infinity follows the row. If a kernel reads it, the result shows it.
+    // An infinity follows the row, so a kernel that reads past the row gives a wrong result.
     let x = numbers.map { T($0) } + [.infinity]
     let most = numbers.max() ?? -.infinity
     #expect(Double(kernels.maximum(count, x)) == most)

@@ -20,7 +20,7 @@ public struct ReferenceAttention {
   public var scale: Double?
   /// Whether query i of head h may attend to key j. The arguments are (b, h, i, j); b is the element of the batch.
   public var attends: (Int, Int, Int, Int) -> Bool = { _, _, _, _ in true }
-  /// Replaces each score by softcap·tanh(score / softcap); nil: scores are not capped.
+  /// The bound of scores: each score becomes softcap·tanh(score / softcap). It is nil if scores are not capped.
   public var softcap: Double?
   /// The score that replaces the given score after the softcap. The arguments are (score, b, h, i, j).
   public var score: (Double, Int, Int, Int, Int) -> Double = { score, _, _, _, _ in score }
@@ -44,9 +44,9 @@ public struct ReferenceAttention {
     public var logSumExp: [Number] = []
   }
 
-  /// softmax(score(softcap(scale · Q Kᵀ)) + bias) V, one number after another. Products and sums are computed in
-  /// `Number`; tanh, exp and log in Double, and then rounded. The answer in Double is the reference; the answer in
-  /// Float shows how large the error of the plain formula is.
+  /// (dropout ∘ softmax(score(softcap(scale · Q Kᵀ)) + bias)) V, one number after another. Products and sums are
+  /// computed in `Number`; tanh, exp and log in Double, and then rounded. The answer in Double is the reference; the
+  /// answer in Float shows how large the error of the plain formula is.
   ///
   /// Masked keys are left out, not multiplied by 0. For a query that attends to nothing, output and weights are 0, and
   /// the log-sum-exp is the head's sink, or −inf without sinks.

@@ -1,5 +1,5 @@
-/// Random numbers for tests: xorshift64* (Vigna 2016). Tests do not use the library's own generator, because they must
-/// not rely on the code that they test.
+/// Random numbers for tests: xorshift64* (Vigna 2016). The generator is independent of the library's own, so that tests
+/// with these numbers do not rely on the code that they test.
 public struct TestGenerator: RandomNumberGenerator {
   private var state: UInt64
 

@@ -43,7 +43,7 @@ struct BatchInvarianceTests {
         query: try tensor(4, queries, seed), key: try tensor(2, keys, seed + 1), value: try tensor(2, keys, seed + 2))
     }
 
-    /// Joins sequences into one batch. Each sequence begins at row `first`; the rows around it are NaN.
+    /// Joins sequences into one batch. Each begins at the row that `first` returns; the rows around it are NaN.
     static func batch(_ all: [Tokens], queries: Int, keys: Int, first: (Tokens) -> Int = { _ in 0 }) throws -> Tokens {
       func joined(_ part: (Tokens) -> Tensor<Element>, _ count: Int) throws -> Tensor<Element> {
         let heads = part(all[0]).shape[1]

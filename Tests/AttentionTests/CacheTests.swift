@@ -238,8 +238,8 @@ struct CacheTests {
     #expect(
       loaded.retention == cache.retention && loaded.placement == cache.placement && loaded.lengths == [100, 70]
         && loaded.storedCounts == cache.storedCounts)
-    // This cache gets all its tokens in one call. The loaded cache has had no `append`, so the queries are those of its
-    // last 30 tokens.
+    // `whole` gets its 30 tokens in one call, and `again` is read from the file of `whole`. `again` has had no
+    // `append`, so its 30 queries must stand at its last 30 tokens, as those of `whole` do.
     if kind == .growing {
       let whole = try KeyValueCache<BFloat16>(batchCount: 2, headCount: 2, headDimension: 16, valueDimension: 9)
       let first = try tokens.slice(0..<30)

@@ -68,7 +68,7 @@ struct DropoutTests {
     }
   }
 
-  @Test("another seed, head, query or element of the batch drops other weights; as many as the probability says")
+  @Test("another seed, query, key, head or element of the batch drops other weights; their share is the probability")
   func independence() throws {
     let (B, H, L, S) = (2, 2, 64, 256)
     let x = try Tensor<Float>(repeating: 0, shape: [B, H, L, 4])

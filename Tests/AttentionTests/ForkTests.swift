@@ -62,7 +62,8 @@
       }
     }
 
-    // A thread that packs a weight holds the lock of `Once` while it takes memory.
+    // A thread that packs a weight holds the lock of `Once` and then takes the lock of the memory pool. A fork takes
+    // both locks too. Unless it takes them in the same order, the two threads wait for each other for ever.
     @Test("a fork while other threads pack the weights of layers", .timeLimit(.minutes(2)))
     func packingFork() async {
       await #expect(processExitsWith: .success) {

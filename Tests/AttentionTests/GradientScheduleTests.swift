@@ -14,8 +14,8 @@ struct GradientScheduleTests {
           unitByteCount: unitByteCount)
         #expect(schedule.taskCount >= min(threadCount, sharesBiases ? 128 : unitCount * 128))
         #expect(schedule.rounds.flatMap { $0 }.sorted() == Array(0..<unitCount))
-        // Either all sums take at most 32 MiB, which is the limit of a schedule. Or the units are so large that there
-        // is only one sum for each slot and about one for each thread.
+        // Either all sums take at most 32 MiB, which is the limit of a schedule, or the units are so large that there
+        // are only about one sum for each thread and one for each slot.
         let sumCount = schedule.slotCount * (schedule.regionsPerStep + 1)
         if schedule.sharesUnits {
           #expect(sumCount * unitByteCount <= 32 << 20 || sumCount <= threadCount + 2 * schedule.slotCount)

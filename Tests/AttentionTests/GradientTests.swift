@@ -79,7 +79,8 @@ struct GradientTests {
     var value: Tensor<Float>
     var outputGradient: Tensor<Float>
 
-    /// `[1, H, count, 20]`, with NaN in `before` rows before and `after` rows after the tokens.
+    /// Makes random tensors `[1, H, before + count + after, 20]`. The `before` rows before the tokens and the `after`
+    /// rows after them are NaN.
     init(_ count: Int, seed: UInt64, before: Int = 0, after: Int = 0) throws {
       func tensor(_ heads: Int, _ seed: UInt64, padding: Float) throws -> Tensor<Float> {
         let own = try Tensor<Float>(uniform: -2..<2, shape: [1, heads, count, 20], seed: seed)
@@ -113,7 +114,7 @@ struct GradientTests {
   }
 
   @Test(
-    "of a sequence have the bits that they have alone, padded on either side, and packed; padding has gradients of 0")
+    "of a sequence that is padded on either side or packed have the same bits as alone; padding has gradients of 0")
   func batches() throws {
     let most = Self.lengths.max()!
     for context in AttentionContext.everyPath where context.resolvedAlgorithm == .packed {
@@ -156,7 +157,7 @@ struct GradientTests {
   // MARK: Numbers that are not finite
 
   @Test(
-    "a NaN in a key, a value or a query reaches no gradient of what does not attend to it",
+    "a NaN in a key, a value or a query does not reach the gradients of rows that the mask keeps apart from it",
     arguments: [Scenario.Mask.boolean, .keyLengths, .causal, .window, .blocks, .everything, .function])
   func maskedNaN(mask: Scenario.Mask) throws {
     let scenario = Scenario(B: 2, H: 2, Hk: 1, L: 70, S: 90, E: 8, Ev: 8, mask: mask)
@@ -262,7 +263,7 @@ struct GradientTests {
     }
   }
 
-  @Test("of a sink of +inf, which takes all the weight, and of what has no weight beside it are 0")
+  @Test("of a sink of +inf, which takes all the weight of its head, and of the operands of this head are 0")
   func infiniteSink() throws {
     let x = try Tensor<Float>(uniform: -1..<1, shape: [1, 2, 60, 8], seed: 1)
     let options = AttentionOptions<Float>(sinks: try Tensor([Float.infinity, -.infinity], shape: [2]))

@@ -7,7 +7,7 @@
   import Testing
 
   /// Each test runs in its own process, because touching a protected page ends the process. The last line that the
-  /// process prints names the call that did this.
+  /// process prints names the call that touched the page.
   @Suite("Memory that calls must not touch")
   struct GuardPageTests {
     @Test("no memory beyond the ends of operands and results is touched, on any path")
@@ -104,7 +104,7 @@
 
   private func checkHidden<Stored: AttentionStorage>(_: Stored.Type) throws {
     typealias Element = Stored.Arithmetic
-    // A page holds 16 rows of 64 Floats.
+    // A page of 4 KiB holds 16 rows of 64 Floats.
     let (S, E) = (3000, 64)
     for L in [1, 3, 40, 200] {
       let hides: [(String, AttentionMask, [Range<Int>])] = [

@@ -63,8 +63,8 @@ struct IntervalTests {
   func pairs(index: Int) throws {
     for other in Self.parts {
       let own = Self.parts[index]
-      // Together with documents, the alignments bottom-right and top-left apply within each document. The reference
-      // here does not do so; other tests cover it.
+      // Together with documents, the alignments bottom-right and top-left apply within each document. The reference of
+      // this test applies them to the whole mask, so these pairs are left to other tests.
       let isAligned = { (name: String) in !["key lengths", "no key", "left padding", "query lengths"].contains(name) }
       if own.name == "documents" && isAligned(other.name) || other.name == "documents" && isAligned(own.name) {
         continue

@@ -14,7 +14,8 @@ struct LayerGradientTests {
     }
   }
 
-  /// The gradient of the output: the loss is the sum of the output's elements, each times a number of this tensor.
+  /// The gradient of the loss with respect to the output. The loss is the sum of the output's elements, each multiplied
+  /// by an element of this tensor.
   private func outputGradient<Element: AttentionElement>(_ value: Tensor<Element>) throws -> Tensor<Element> {
     try Tensor(converting: Tensor<Float>(uniform: -1..<1, shape: value.shape, seed: 99))
   }
@@ -27,7 +28,7 @@ struct LayerGradientTests {
     return zip(value.array, try outputGradient(value).array).reduce(0) { $0 + $1.0 * $1.1 }
   }
 
-  /// (loss(x + step) − loss(x − step)) / 2·step: its error is some 1e-9 for the layers here.
+  /// The central difference (loss(step) − loss(−step)) / (2 · step). Its error is some 1e-9 for the layers here.
   private func centralDifference(_ loss: (Double) throws -> Double) rethrows -> Double {
     let step = 1e-5
     return try (loss(step) - loss(-step)) / (2 * step)

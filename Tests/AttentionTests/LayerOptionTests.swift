@@ -27,7 +27,7 @@ struct LayerOptionTests {
   /// A Float layer whose norms, sinks and biases are random instead of their initial values.
   private func layer(_ configuration: Layer.Configuration) throws -> Layer { try layer(configuration, Float.self) }
 
-  /// The same layer with any element type. If it is Double, Float cannot hold the layer's numbers exactly.
+  /// The same layer with any element type. Float cannot hold the numbers of a Double layer exactly.
   private func layer<Element: AttentionElement>(
     _ configuration: Layer.Configuration, _: Element.Type
   ) throws -> MultiHeadAttention<Element> {
@@ -234,7 +234,7 @@ struct LayerOptionTests {
     #expect(keras["attention_output/kernel"]![1, 2, 3] == own["o_proj.weight"]![3, E + 2])
   }
 
-  @Test("with more queries than keys, both are turned for one length, and the last query is at the last key")
+  @Test("with more queries than keys, both are rotated by one length's angles, and the last query is at the last key")
   func moreQueriesThanKeys() throws {
     let rotary = try RotaryEmbedding(dimension: 8, scaling: .dynamicNTK(factor: 8, trainedLength: 4))
     let layer = try Layer(

@@ -158,7 +158,8 @@ enum LayerScenario: Sendable, CustomTestStringConvertible {
     }
   }
 
-  /// The value with its pullback: calls `outputGradient` with the value, and returns the gradients of the inputs.
+  /// Runs the layer forward and backward: calls `outputGradient` with the value, and returns the gradients of the
+  /// inputs.
   func gradients<Element: AttentionElement>(
     _ layer: any TrainableLayer<Element>, _ x: [Tensor<Element>], _ context: AttentionContext,
     adding gradients: inout ParameterGradients<Element>, prefix: String = "",

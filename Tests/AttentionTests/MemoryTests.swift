@@ -10,7 +10,7 @@ private func expectedValue(_ index: Int, ofKey key: Int) -> Float {
 @Suite("Memory")
 struct MemoryTests {
   #if os(Linux)
-    @Test("peak memory is below inputs, output and 64 MiB at 16384 × 16384 scores per head, with causal mask and bias")
+    @Test("peak memory is below inputs + output + 64 MiB at 16384 × 16384 scores per head, with causal mask and bias")
     func linearInLength() async {
       // The call runs in its own process, so that the peak of the process is the peak of the call.
       await #expect(processExitsWith: .success) {
@@ -43,7 +43,7 @@ struct MemoryTests {
     }
 
     @Test(
-      "peak memory of forward and backward is below operands, gradients and 64 MiB at 16384 × 16384 scores per head")
+      "peak memory of forward and backward is below operands + gradients + 64 MiB at 16384 × 16384 scores per head")
     func gradients() async {
       await #expect(processExitsWith: .success) {
         let length = 16384

@@ -94,7 +94,8 @@ struct PropertyTests {
     for context in AttentionContext.everyPath { try checkMaskedNaN(mask, lengths, context) }
   }
 
-  /// Masks with which every key is attended to by some query, and the numbers of queries for which this is so.
+  /// The masks with which every key has a query that attends to it, each with the numbers of queries for which this is
+  /// true.
   private static let fullMasks: [Scenario.Mask: Set<Int>] = [
     .biasWithInfinities: [40, 200], .blocks: [200], .boolean: [40, 200], .causal: [1, 40, 200], .causalTopLeft: [200],
     .chunks: [200], .function: [40, 200], .keepingFirst: [200], .prefix: [1, 40, 200], .queryLengths: [40, 200],

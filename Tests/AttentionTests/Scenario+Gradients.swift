@@ -4,7 +4,7 @@ import AttentionTestSupport
 import Testing
 
 extension Scenario {
-  /// Compares all gradients of both element types with the reference in Double, on some paths.
+  /// Compares all gradients of both element types with the reference in Double, with each context.
   func checkGradients(_ contexts: [AttentionContext] = AttentionContext.everyPath) throws {
     let problem = reference()
     var generator = TestGenerator(seed: seed &+ 77)

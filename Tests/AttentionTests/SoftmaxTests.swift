@@ -68,7 +68,7 @@ struct SoftmaxTests {
   }
 
   #if !os(macOS) && arch(x86_64)
-    @Test("in Double, the error is within that bound, too (80-bit reference)", arguments: InstructionSet.present)
+    @Test("the error of small exponentials in Double is within the documented bound", arguments: InstructionSet.present)
     func smallExponentialsOfDouble(isa: InstructionSet) throws {
       let x = (0..<8000).map { -Double($0) / 11.3 }
       let y = try softmax(Tensor(x, shape: [1, x.count]), context: AttentionContext(instructionSet: isa)).array

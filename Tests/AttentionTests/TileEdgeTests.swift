@@ -167,7 +167,7 @@ struct TileEdgeTests {
       }
       let missing = Self.branches.map(\.name).filter { !taken.contains($0) }
       #expect(missing.isEmpty, "\(path.path)")
-      // The vectors of the portable kernels are short. So this test does not check which cases have few rows for them.
+      // The portable kernels have short vectors, so the test does not check which cases have few rows for them.
       let hasFewRows = path.resolvedAlgorithm == .packed && path.instructionSet != .portable
       let expected: Set<TileStyle> =
         path.resolvedAlgorithm == .openBLAS ? [.openBLAS] : hasFewRows ? [.lanes, .fewRows] : styles
@@ -184,8 +184,8 @@ struct TileEdgeTests {
       return context
     }
     try one.scenario.check(contexts)
-    // New memory may hold the results of an earlier call, which would hide elements that are not written. Here it holds
-    // NaN.
+    // New memory may hold the results of an earlier call, which would hide elements that are not written. So the output
+    // holds NaN before this call.
     let (inputs, mask) = (try Inputs<Float>(one.scenario.reference()), try one.scenario.libraryMask(Float.self))
     for context in contexts {
       var output = try Tensor<Float>(

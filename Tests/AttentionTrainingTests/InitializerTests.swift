@@ -46,8 +46,8 @@ struct InitializerTests {
     let count = Double(numbers.count)
     let mean = numbers.reduce(0, +) / count
     let deviation = (numbers.reduce(0) { $0 + ($1 - mean) * ($1 - mean) } / count).squareRoot()
-    // Five standard errors of the estimates. With 15 000 numbers, the fewest here, they are about 4.1 and 2.9 per cent
-    // of the deviation.
+    // The tolerances are five standard errors of the estimates. With 15 000 numbers, the fewest here, they are about
+    // 4.1 and 2.9 per cent of the deviation.
     #expect(abs(mean) < 5 * spread.deviation / count.squareRoot())
     #expect(abs(deviation / spread.deviation - 1) < 5 / (2 * count).squareRoot())
     let largest = numbers.map(abs).max()!

@@ -5,7 +5,7 @@ import Testing
 
 @Suite("Losses")
 struct LossTests {
-  /// ln Σ exp(xⱼ) − x[target].
+  /// The cross entropy of a row x of logits: ln Σ exp(xⱼ) − x[target].
   private func crossEntropy(_ row: [Double], _ target: Int) -> Double {
     let maximum = row.max() ?? 0
     return maximum + row.reduce(0) { $0 + ($1 - maximum).exponential }.logarithm - row[target]
@@ -115,7 +115,7 @@ struct LossTests {
     #expect(mismatch(loss.candidateGradient.array, candidateGradient, tolerance: 1e-8) == nil)
   }
 
-  @Test("queries that equal their candidates are counted as correct; equal candidates are not")
+  @Test("a query that equals its own candidate counts as correct, but not if all candidates are equal")
   func correctCount() throws {
     let vectors = try Tensor<Float>(uniform: -1..<1, shape: [4, 6], seed: 3)
     #expect(try multipleNegativesRankingLoss(queries: vectors, candidates: vectors).correctCount == 4)

@@ -78,7 +78,8 @@ struct TrainingRunTests {
     }
   }
 
-  /// The losses of 50 steps, in two parts of each batch whose gradients add up if `isSplit`.
+  /// The losses of 50 steps. If `isSplit` is true, each batch is computed in two parts, and their gradients are
+  /// averaged.
   private func train<Choice: Optimizer<Float>>(
     _ fixture: Fixture, _ model: inout Model, _ optimizer: Choice, isSplit: Bool = false, recomputes: Bool = false,
     context: AttentionContext = .default, rate: (Int) -> Double
@@ -127,8 +128,9 @@ struct TrainingRunTests {
     check(losses, fixture.losses.adamW)
     for (name, value) in try model.parameters() {
       let expected = fixture.weights["trained." + name]!.array.map { Double($0) }
-      // A softmax does not change when all scores of a query move alike, so the biases of keys have the gradient 0. Adam divides
-      // by the root of the mean square, and makes whole steps of the rounding errors there.
+      // The biases of keys, elements 16 to 31 of in_proj_bias, are left out. Their gradient is 0, because a softmax
+      // does not change when all scores of a query change by the same number. Adam divides a gradient by the root of
+      // its mean square, so it makes steps of full size from the rounding errors there.
       let indices = value.array.indices.filter { !(name.hasSuffix("in_proj_bias") && (16..<32).contains($0)) }
       let difference = mismatch(indices.map { value.array[$0] }, indices.map { expected[$0] }, tolerance: 2e-3, name)
       #expect(difference == nil)

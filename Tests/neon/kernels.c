@@ -34,8 +34,9 @@ static double kept(const attn_dropout *p, int32_t head, int32_t query, uint32_t 
   return c[key % 4] >= p->threshold ? p->factor : 0;
 }
 
-// Defines the checks of the kernels for one element type: they compare with plain code. In check_tiles, the lane
-// kernels together compute the attention of a panel. The kernel for few rows is compared with the lane kernels.
+// Defines the checks of the kernels for one element type. The checks compare results of kernels with those of plain
+// code. In check_tiles, the lane kernels together compute the attention of a panel, and the kernel for few rows is
+// compared with the lane kernels.
 #define DEFINE_CHECKS(T, TYPE, LOWEST, EXACT_EXP2, NEXT, TOLERANCE)                                                \
   static void check_exp2_##T(const attn_kernels *kernels, const char *name) {                                      \
     enum { samples = 200000 };                                                                                     \

@@ -7,7 +7,7 @@ import CAllocationCounter
 // depend on the kernels. Seconds and instructions do, so `make regressions BASE=commit` compares them with those of
 // another commit on the same machine.
 
-// The thresholds are stored under this name, so it is plain.
+// The stored thresholds use the metric's name as a key, so it consists of plain characters.
 private let allocations = BenchmarkMetric.custom("allocations-a-call")
 
 /// One thread: with more, the threads' own allocations would count.

@@ -1,15 +1,16 @@
-// Trains a small language model on the first chapters of a novel, character by character, from random weights, and lets it write.
+// Trains a small language model, from random weights, to predict each character of the first chapters of a novel, and
+// lets the model write text.
 //
 //     swift run -c release CharacterModel [STEPS]
 //
-// The model is a decoder like GPT: embeddings of characters and places, blocks of causal attention with norms before their
-// sublayers, a norm, and a linear layer whose outputs are the logits of the next character.
+// The model is a decoder like GPT: embeddings of characters and of their positions, blocks of causal attention with
+// norms before their sublayers, a norm, and a linear layer whose outputs are the logits of the next character.
 
 import Attention
 import AttentionTraining
 import Foundation
 
-/// The text, as numbers of characters.
+/// A text in which each character is replaced by its number.
 struct Corpus {
   let characters: [Character]
   let training: [Int32]
@@ -25,7 +26,8 @@ struct Corpus {
     heldOut = Array(all[end...])
   }
 
-  /// The loss on the held-out text of a bigram model: one that knows how often each character follows each other one.
+  /// The loss of a bigram model on the held-out text. Such a model knows only how often each character follows each
+  /// other.
   var bigramLoss: Double {
     let count = characters.count
     // Each pair counts once more than it occurs, so that no pair is impossible.
@@ -89,7 +91,7 @@ struct CharacterModel: TrainableLayer {
     let here = try Tensor((0..<batch).flatMap { _ in (0..<length).map { Int32($0) } }, shape: tokens.shape)
     let (character, charactersPullback) = try characters.valueWithPullback(tokens)
     let (place, placesPullback) = try places.valueWithPullback(here)
-    // The norm of the sum of both.
+    // This norm is applied to the sum of both embeddings.
     let (embedded, embeddingPullback) = try embeddingNorm.valueWithPullback(character, adding: place)
     var x = embedded
     var blockPullbacks: [Pullback<Float, Tensor<Float>>] = []
@@ -124,14 +126,15 @@ struct CharacterModel: TrainableLayer {
     return losses.reduce(0, +) / Double(losses.count)
   }
 
-  /// Goes on with a text, one character after another, each drawn by its probability.
+  /// Continues a text, one character after another. Each character is drawn at random from the model's probabilities,
+  /// which are sharpened.
   func write(after start: [Int32], count: Int, seed: UInt64) throws -> [Int32] {
     var generator = SeededGenerator(seed: seed)
     var text = start
     for _ in 0..<count {
       let context = text.suffix(length)
       let logits = try valueWithPullback(Tensor(context, shape: [1, context.count])).value
-      // Sharper than the probabilities themselves: less likely characters are drawn even less often.
+      // The temperature 0.7 sharpens the probabilities: less likely characters are drawn even less often.
       let weights = (0..<head.outputDimension).map { exp(Double(logits[0, context.count - 1, $0]) / 0.7) }
       var rest = Double.random(in: 0..<weights.reduce(0, +), using: &generator)
       text.append(

@@ -1,4 +1,5 @@
-// Swift's own automatic differentiation, with derivatives of attention and of a layer that this package computes.
+// Swift's own automatic differentiation, for which swift-attention computes the derivatives of attention and of a
+// layer.
 //
 //     let gradient = gradient(at: query) { query in
 //       attention(query, key, value).sumOfSquares()
@@ -15,7 +16,8 @@ public struct DifferentiableTensor: Differentiable {
 
   public init(_ tensor: Tensor<Float>) { self.tensor = tensor }
 
-  /// The gradient of a tensor. Nil is 0, of any shape: a sum begins before its shape is known.
+  /// The gradient of a tensor. Nil stands for zeros of any shape: `zero`, with which a sum begins, does not know the
+  /// shape.
   public struct TangentVector: Differentiable, AdditiveArithmetic {
     public var tensor: Tensor<Float>?
 
@@ -94,7 +96,7 @@ public struct DifferentiableLayer: Differentiable {
 
   public init(_ layer: MultiHeadAttention<Float>) { self.layer = layer }
 
-  /// The gradients of the layer's parameters, by name. A name that is missing is 0.
+  /// The gradients of the layer's parameters, by name. If a name is missing, the gradient of that parameter is 0.
   public struct TangentVector: Differentiable, AdditiveArithmetic {
     public var gradients: [String: DifferentiableTensor.TangentVector]
 

@@ -1,4 +1,4 @@
-// A layer with PyTorch's weights, stored and loaded as `torch.nn.MultiheadAttention` names them.
+// A layer with PyTorch's weights, which is stored and loaded under the names that `torch.nn.MultiheadAttention` uses.
 //
 //     python: safetensors.torch.save_file(layer.state_dict(), "layer.safetensors")
 //     here:   PyTorchLayer layer.safetensors HEADS
@@ -28,7 +28,7 @@ let file = try SafeTensorsFile(contentsOf: path)
 for entry in file.entries { print(entry.name, entry.shape) }
 let layer = try MultiHeadAttention(stateDictionary: file.tensors(convertingTo: Float.self), headCount: headCount)
 
-// Two sentences of five tokens at most; the second has three.
+// A batch of two sentences: the first has five tokens; the second has three, and padding up to five.
 let x = try Tensor<Float>(uniform: -1..<1, shape: [2, 5, layer.configuration.embeddingDimension], seed: 2)
 let result = try layer.forward(query: x, key: x, value: x, mask: .keyLengths([5, 3]), weights: .averaged)
 print("output \(result.output.shape), averaged weights of the second sentence:")

@@ -1,4 +1,4 @@
-// Attention in ten lines: two heads, three tokens, each looking at itself and those before it.
+// Attention in ten lines: two heads and three tokens, each of which attends to itself and to the tokens before it.
 
 import Attention
 

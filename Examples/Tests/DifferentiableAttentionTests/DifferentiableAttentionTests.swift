@@ -9,7 +9,7 @@ struct DifferentiableAttentionTests {
     DifferentiableTensor(try Tensor(uniform: -1..<1, shape: shape, seed: seed))
   }
 
-  /// (f(x + step) − f(x − step)) / 2·step for one element of x.
+  /// (f(x + step) − f(x − step)) / (2·step), where x is one element of the tensor.
   private func centralDifference(
     _ x: DifferentiableTensor, _ index: Int, _ f: (DifferentiableTensor) -> Float
   ) throws -> Float {

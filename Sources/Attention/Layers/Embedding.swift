@@ -62,7 +62,7 @@ public struct Embedding<Element: AttentionElement>: TrainableLayer {
         if mode == .replacing { view.fill(0) }
         let (source, target) = (UncheckedSendable(outputGradient.base), UncheckedSendable(view.base))
         let dimension = weightShape[1]
-        // Threads share the columns, so each sum is added up in the order of the tokens.
+        // The columns are divided among the threads, so one thread adds up each sum, in the order of the tokens.
         let blockLength = 64
         context.parallelFor(
           count: dimension.dividedRoundingUp(by: blockLength),

@@ -16,7 +16,7 @@ extension FeedForward: TrainableLayer {
     gate == nil ? ("", "linear1.", "linear2.") : ("gate_proj.", "up_proj.", "down_proj.")
   }
 
-  /// The output of the block for x, and its backward pass.
+  /// The output of this layer for x, and its backward pass.
   ///
   ///     h = f(Wg·x + bg) ⊙ u, u = W₁·x + b₁  ⇒  du = dh ⊙ f(Wg·x + bg),  d(f(Wg·x + bg)) = dh ⊙ u
   ///

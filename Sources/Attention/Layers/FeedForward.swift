@@ -19,7 +19,7 @@ public struct FeedForward<Element: AttentionElement>: Sendable {
   public internal(set) var up: Linear<Element>
   /// Wg: `[inner, d]`. Its activation is f. Nil: the plain form.
   public internal(set) var gate: Linear<Element>?
-  /// W₂: `[d, inner]`.
+  /// W₂: `[out, inner]`. In a transformer block, out is d.
   public internal(set) var down: Linear<Element>
 
   /// The plain form; the activation is that of `up`.
@@ -46,7 +46,7 @@ public struct FeedForward<Element: AttentionElement>: Sendable {
     self.down = down
   }
 
-  /// The output y of the block for x.
+  /// The output y of this layer for x.
   ///
   /// - Parameters:
   ///   - x: `[…, d]`.

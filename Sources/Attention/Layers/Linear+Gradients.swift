@@ -2,7 +2,7 @@ internal import AttentionBLAS
 public import AttentionTensors
 
 extension Linear: TrainableLayer {
-  /// Calls `body` with `weight` and `bias`.
+  /// Calls `body` with `weight` and, if there is one, `bias`.
   public mutating func forEachParameter(
     prefix: String, _ body: (_ name: String, _ value: inout Tensor<Element>) throws -> Void
   ) throws {

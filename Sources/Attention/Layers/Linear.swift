@@ -1,15 +1,15 @@
 internal import AttentionBLAS
 public import AttentionTensors
 
-/// A linear layer: `y = f(x·Wᵀ + b)`. If the product reads the packed weight, its epilogue adds the bias and applies
-/// the activation f.
+/// A linear layer: `y = f(x·Wᵀ + b)`, where f is the activation.
 ///
 ///     let layer = try Linear(weight: weight, bias: bias, activation: .gelu)
 ///     let y = try layer(x)   // […, in] to […, out]
 ///
-/// For each instruction set, the weight is packed once: at the first call or by ``pack(context:)``. Copies of the layer
-/// share the packed weight. `AttentionAlgorithm.openBLAS` reads the weight without packing it. Safe to call from several
-/// threads at once.
+/// For each instruction set, the weight is packed once: at the first call or by ``pack(context:)``. A product with the
+/// packed weight adds the bias and applies f as it writes its last sums. Copies of the layer share the packed weight.
+/// `AttentionAlgorithm.openBLAS` reads the weight without packing it, and the bias and f take passes of their own. Safe
+/// to call from several threads at once.
 public struct Linear<Element: AttentionElement>: Sendable {
   /// W, `[out, in]`; any strides.
   public internal(set) var weight: Tensor<Element>
@@ -43,7 +43,7 @@ public struct Linear<Element: AttentionElement>: Sendable {
 
   private static var nothingPacked: [Once<PackedWeight<Element>>] { InstructionSet.allCases.map { _ in Once() } }
 
-  /// The weight has changed: it is packed anew when it is needed.
+  /// Forgets the packed weight, because the weight has changed. The next call that needs it packs it again.
   mutating func forgetPacking() { packed = Self.nothingPacked }
 
   /// The number of elements in a row of x.
@@ -138,7 +138,8 @@ public struct Linear<Element: AttentionElement>: Sendable {
     }
   }
 
-  /// All axes but the last as one axis of rows: its count and stride. Nil if the rows are not evenly spaced.
+  /// The number of rows along all axes but the last, and the stride from one row to the next. Nil if the rows are not
+  /// evenly spaced.
   private func rows(_ shape: [Int], _ strides: [Int]) -> (count: Int, stride: Int)? {
     var count = 1
     var stride: Int?

@@ -84,13 +84,13 @@ extension MultiHeadAttention {
 
   /// Self-attention of new tokens over themselves and the tokens in a cache.
   ///
-  /// The cache takes the keys and values of the new tokens.
+  /// The call appends the keys and values of the new tokens to the cache.
   ///
   /// - Parameters:
   ///   - x: `[B, L, d]`: the new tokens.
   ///   - cache: A cache for this layer only, with the layer's key/value heads and head dimension.
-  ///   - counts: How many of the L tokens each sample takes, always the first ones; nil: all. The other tokens give 0 before
-  ///     the output projection.
+  ///   - counts: How many of the L tokens are added to each sample, always the first ones; nil: all. The other tokens
+  ///     have 0 in ``MultiHeadResult/context``, so their output is the bias of the output projection.
   ///   - positions: The positions of the tokens, for rotary positions; nil: those after the tokens in the cache.
   ///   - mask: Which keys each query may attend to; the mask of the cache and the layer's window apply too.
   ///   - weights: Which attention weights are returned.

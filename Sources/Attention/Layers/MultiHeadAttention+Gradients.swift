@@ -73,8 +73,8 @@ extension MultiHeadAttention {
   ///   - extras: The gradients of the mask that the pullback returns besides those of the inputs. Gradients of sinks are among
   ///     those of the parameters.
   ///   - context: Threads, instruction set, algorithm, also those of the backward pass.
-  /// - Returns: A tensor of the query's shape, and a pullback that returns the gradients of query, key and value. Each is
-  ///   given by itself, also if two inputs are the same tensor.
+  /// - Returns: A tensor of the query's shape, and a pullback that returns the gradients of query, key and value. If
+  ///   two inputs are the same tensor, their gradients are not added up.
   /// - Throws: `AttentionError` if shapes disagree, or if the mask's gradients are asked for and the layer adds keys of its
   ///   own.
   public func valueWithPullback(
@@ -195,7 +195,7 @@ extension MultiHeadAttention {
       return projected
     }
 
-    /// forward: K = [x·Wkᵀ; bias_k; 0] for each sample  ⇒  dbias_k = Σ dK[last rows]
+    /// forward: K = [x·Wkᵀ + b_k; bias_k; 0] for each sample  ⇒  dbias_k += Σ dK[row of bias_k], over the samples
     private func addAddedRows(
       _ gradient: Tensor<Element>, _ name: String, _ bias: Tensor<Element>?,
       to gradients: inout ParameterGradients<Element>, _ prefix: String
@@ -206,7 +206,8 @@ extension MultiHeadAttention {
         columnSums(row.contiguous(), context).reshaped([1, 1, bias.count]), to: prefix + name, context: context)
     }
 
-    /// Goes back through the norm of queries or keys: `gradient` is `[B, L, heads, E]`, contiguous.
+    /// Goes back through the norm of queries or keys. On entry, `gradient`, `[B, L, heads, E]`, is the gradient of the
+    /// normalised rows. On return, it is that of the projected rows, contiguous.
     private func unnormalize(
       _ gradient: inout Tensor<Element>, _ inputs: ProjectedInputs<Element>,
       _ columns: ProjectedInputs<Element>.Columns,

@@ -20,8 +20,8 @@ struct ProjectedInputs<Element: AttentionElement> {
 }
 
 extension MultiHeadAttention {
-  /// Projects the inputs `[B, L, d]`, `[B, S, kdim]` and `[B, S, vdim]`. After the projected keys and values, it writes
-  /// those that the layer adds.
+  /// Projects the inputs `[B, L, d]`, `[B, S, kdim]` and `[B, S, vdim]`, and appends the keys and values that the layer
+  /// adds.
   func project(
     _ query: Tensor<Element>, _ key: Tensor<Element>, _ value: Tensor<Element>, _ context: AttentionContext
   ) throws -> ProjectedInputs<Element> {

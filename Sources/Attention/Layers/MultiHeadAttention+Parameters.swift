@@ -23,7 +23,8 @@ extension MultiHeadAttention: TrainableLayer {
   private mutating func forStackedProjection(
     _ prefix: String, _ body: (String, inout Tensor<Element>) throws -> Void
   ) throws {
-    // The views of the stacked projection are removed first: a tensor that others see is copied before it is changed.
+    // The views of the stacked projection are removed first, so that `body` changes its tensors in place. A tensor that
+    // shares its memory with a view is copied before it is changed.
     let nothing = try Linear<Element>(weight: Tensor(uninitializedShape: [0, 0]))
     (queryProjection, keyProjection, valueProjection, keyValueProjection) = (nothing, nothing, nothing, nothing)
     let result = Result {
@@ -39,7 +40,8 @@ extension MultiHeadAttention: TrainableLayer {
     try result.get()
   }
 
-  /// For inputs of different dimensions: a weight for each, and one bias for the three.
+  /// Calls `body` with the projections of a layer whose inputs differ in dimension: a weight for each input, and one
+  /// bias for all three.
   private mutating func forEachProjection(
     _ prefix: String, _ body: (String, inout Tensor<Element>) throws -> Void
   ) throws {
@@ -61,7 +63,8 @@ extension MultiHeadAttention: TrainableLayer {
     valueProjection.bias = try bias.slice(rows.value, axis: 0)
   }
 
-  /// `bias_k` and `bias_v` are `[1, 1, Hk·E]` in PyTorch.
+  /// Calls `body` with a key or value that the layer adds, in the shape of PyTorch's `bias_k` and `bias_v`:
+  /// `[1, 1, Hk·E]`.
   private static func forAddedRow(
     _ name: String, _ row: inout Tensor<Element>?, _ body: (String, inout Tensor<Element>) throws -> Void
   ) throws {

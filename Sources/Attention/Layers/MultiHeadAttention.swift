@@ -91,7 +91,7 @@ public struct MultiHeadAttention<Element: AttentionElement>: Sendable {
     ///   - headDimension: E; default d / H.
     ///   - scale: Multiplies the scores; nil: 1/√E.
     ///   - softcap: Bounds scores; nil: no bound.
-    ///   - window: How many keys back a query can attend, itself included; nil: all.
+    ///   - window: How many keys a query can attend to, counted back from the key at its own position; nil: all.
     ///   - rotary: Turns queries and keys by their positions.
     ///   - normEpsilon: The ε of the norm of queries and keys; nil: no norm.
     ///   - hasSinks: Whether each head has a sink.

@@ -12,7 +12,7 @@ extension RowNorm {
   func valueWithPullback(
     _ subject: String, _ x: Tensor<Element>, adding residual: Tensor<Element>?, context: AttentionContext
   ) throws -> (value: Tensor<Element>, pullback: Pullback<Element, Tensor<Element>>) {
-    // Contiguous here, because the backward pass reads both once more.
+    // x and the residual are made contiguous here, once for both passes: the backward pass reads them again.
     let (x, residual) = (try x.contiguous(), try residual?.contiguous())
     var value = x
     try apply(subject, to: &value, adding: residual, context: context)
@@ -43,9 +43,9 @@ extension RowNorm {
     let gradient: UnsafeMutablePointer<Element>
   }
 
-  /// Goes through all rows, or groups of rows, in ranges. `body` takes a range, and adds what its rows add to the gradients of
-  /// weight and bias.
-  /// - Returns: `[2, d]`: the gradients of weight and bias.
+  /// Sums the gradients of weight and bias over `rowCount` items. An item is one row, or a group of `rowsPerItem` rows.
+  /// `body` gets a range of items, and adds the contributions of their rows to `sums`.
+  /// - Returns: `[2, d]`: the gradients of weight and bias. A gradient that is not wanted is 0.
   func sumParameterGradients(
     rowCount: Int, rowsPerItem: Int = 1, _ gradients: ParameterGradients<Element>, _ prefix: String,
     _ context: AttentionContext,
@@ -93,7 +93,7 @@ struct ParameterSums<Element: AttentionElement> {
 }
 
 extension LayerNorm: TrainableLayer {
-  /// Calls `body` with `weight` and `bias`.
+  /// Calls `body` with `weight` and, if there is one, `bias`.
   public mutating func forEachParameter(
     prefix: String, _ body: (_ name: String, _ value: inout Tensor<Element>) throws -> Void
   ) throws {

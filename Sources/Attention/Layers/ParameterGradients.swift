@@ -16,23 +16,24 @@ public import AttentionTensors
 public struct ParameterGradients<Element: AttentionElement>: Sendable {
   private struct Entry {
     var tensor: Tensor<Element>
-    /// False after ``ParameterGradients/reset()``: the memory is kept, and its content is old.
+    /// False if the tensor holds no gradient: it is new, it is being written, or ``ParameterGradients/reset()`` was
+    /// called. Its memory is kept.
     var isSet: Bool
   }
 
   private var entries: [String: Entry] = [:]
   private let isWanted: @Sendable (String) -> Bool
 
-  /// No gradients yet.
+  /// An empty set of gradients.
   ///
-  /// - Parameter isWanted: Whether the gradient of the parameter with this name is computed. Parameters that stay as they
-  ///   are need no gradients, and their products are left out.
+  /// - Parameter isWanted: Returns true if the gradient of the parameter with this name is to be computed. Parameters
+  ///   that are not trained need no gradients, and the products that would compute these gradients are left out.
   public init(where isWanted: @escaping @Sendable (_ name: String) -> Bool = { _ in true }) { self.isWanted = isWanted }
 
   /// The names of all gradients, in alphabetical order.
   public var names: [String] { entries.filter(\.value.isSet).keys.sorted() }
 
-  /// The gradient of the parameter with this name. Nil: nothing was added to it.
+  /// The gradient of the parameter with this name. Nil if nothing was added to it since the last ``reset()``.
   public subscript(name: String) -> Tensor<Element>? { entries[name].flatMap { $0.isSet ? $0.tensor : nil } }
 
   /// All gradients by name.
@@ -87,8 +88,8 @@ public struct ParameterGradients<Element: AttentionElement>: Sendable {
     return sum.squareRoot()
   }
 
-  /// Calls `body` with the memory of a gradient, contiguous, and whether to overwrite it or to add to it. A gradient that is
-  /// not wanted is left out.
+  /// Calls `body` with a contiguous view of the memory of a gradient, and with the mode that says whether `body`
+  /// overwrites this memory or adds to it. Does nothing for a gradient that is not wanted.
   mutating func accumulate(
     _ name: String, shape: [Int], _ body: (inout MutableTensorView<Element>, ResultMode) throws -> Void
   ) throws {
@@ -100,7 +101,7 @@ public struct ParameterGradients<Element: AttentionElement>: Sendable {
     try requireShape(
       present == shape, "ParameterGradients", "a gradient \(name) of shape \(present) expected; got \(shape)")
     let mode: ResultMode = entries[name]!.isSet ? .accumulating : .replacing
-    // Partly written gradients must not look like whole ones.
+    // If `body` throws, the gradient may be partly written, and must not count as a whole one.
     entries[name]!.isSet = false
     try entries[name]!.tensor.withMutableView { try body(&$0, mode) }
     entries[name]!.isSet = true

@@ -1,9 +1,9 @@
 internal import AttentionTensors
 
-/// Adds what `body` adds for some rows, over all rows.
+/// Computes sums over all rows. `body` computes them for a range of rows.
 ///
-/// Rows are summed in chunks, whose number depends only on the number of rows, and the chunks' sums are added in order. So
-/// the bits do not depend on the number of threads.
+/// The rows are cut into chunks, whose number depends only on the number of rows, and the sums of the chunks are added
+/// in order. So the bits do not depend on the number of threads.
 ///
 /// - Parameters:
 ///   - rowCount: The number of rows.
@@ -12,14 +12,15 @@ internal import AttentionTensors
 ///   - nanosecondsPerRow: About how long one thread takes for a row.
 ///   - kernels: Those of the context.
 ///   - context: Threads.
-///   - body: Adds up some rows. It gets the sums, one after another, which are 0 at first.
+///   - body: Adds some rows to the sums. The sums lie one after another in memory, and are 0 when `body` is called.
 /// - Returns: `[sumCount, columnCount]`.
 /// - Throws: `AttentionError` if memory runs out.
 func sumOverRows<Element: AttentionElement>(
   rowCount: Int, columnCount: Int, sumCount: Int, nanosecondsPerRow: Double, _ kernels: Kernels<Element>,
   _ context: AttentionContext, _ body: (_ rows: Range<Int>, _ sums: UnsafeMutablePointer<Element>) -> Void
 ) throws -> Tensor<Element> {
-  // At least 32 rows in each of at most 64 chunks: beyond that, the chunks' own sums cost more than they help.
+  // There are at most 64 chunks, each of at least 32 rows, except for the last. Each chunk has sums of its own, which
+  // must be set to 0 and added up, so more or shorter chunks would cost more than they save.
   let chunkLength = max(32, rowCount.dividedRoundingUp(by: 64))
   let chunkCount = max(1, rowCount.dividedRoundingUp(by: chunkLength))
   let count = sumCount * columnCount

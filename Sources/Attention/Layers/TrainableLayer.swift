@@ -61,8 +61,9 @@ extension TrainableLayer {
   }
 }
 
-/// Calls `body` with a parameter, which is contiguous afterwards. Throws if `body` throws or changes the shape; a parameter whose
-/// shape was changed becomes NaN, because a layer relies on its parameters' shapes.
+/// Calls `body` with a parameter, which is contiguous afterwards. Throws if `body` throws or changes the shape. If
+/// `body` changes the shape, the parameter becomes a tensor of the old shape that is filled with NaN, because a layer
+/// relies on the shapes of its parameters.
 func visit<Element: AttentionElement>(
   _ name: String, _ value: inout Tensor<Element>, _ body: (String, inout Tensor<Element>) throws -> Void
 ) throws {
@@ -75,7 +76,7 @@ func visit<Element: AttentionElement>(
     changed == shape, "TrainableLayer", "\(name) of shape \(shape) expected after the change; got \(changed)")
 }
 
-/// ``visit(_:_:_:)`` for a parameter that a layer may be without.
+/// ``visit(_:_:_:)`` for an optional parameter. Nothing happens if the layer does not have it.
 func visit<Element: AttentionElement>(
   _ name: String, _ value: inout Tensor<Element>?, _ body: (String, inout Tensor<Element>) throws -> Void
 ) throws {

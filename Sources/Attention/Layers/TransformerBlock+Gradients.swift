@@ -18,8 +18,9 @@ extension TransformerBlock: TrainableLayer {
   ///   - x: `[B, L, d]` or `[L, d]`.
   ///   - mask: Which positions each position may attend to. A function of scores needs a derivative.
   ///   - dropout: Dropout of the attention weights. Nil: none.
-  ///   - recomputes: True: the pullback saves only x, and computes everything else once more: activation checkpointing. What
-  ///     is saved shrinks to one tensor for each block, at the cost of one more forward pass. The bits are the same.
+  ///   - recomputes: If true, the pullback saves only x, and computes everything else once more (activation
+  ///     checkpointing). So each block saves only one tensor, at the cost of one more forward pass. The bits of the
+  ///     gradients are the same.
   ///   - context: Threads, instruction set, algorithm, also those of the backward pass.
   /// - Returns: A tensor of the shape of x, and a pullback that returns the gradient of x.
   /// - Throws: `AttentionError` if shapes disagree, or if the block has cross-attention.
@@ -44,7 +45,7 @@ extension TransformerBlock: TrainableLayer {
   ///   - mask: Which positions of x each position may attend to. A function of scores needs a derivative.
   ///   - memoryMask: Which rows of the memory each position may attend to.
   ///   - dropout: Dropout of the attention weights of both attentions. Nil: none.
-  ///   - recomputes: True: the pullback saves only x and the memory, and computes everything else once more.
+  ///   - recomputes: If true, the pullback saves only x and the memory, and computes everything else once more.
   ///   - context: Threads, instruction set, algorithm, also those of the backward pass.
   /// - Returns: A tensor of the shape of x, and a pullback that returns the gradients of x and of the memory.
   /// - Throws: `AttentionError` if shapes disagree, or if the block has no cross-attention.

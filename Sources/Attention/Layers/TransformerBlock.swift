@@ -12,8 +12,9 @@ public import AttentionTensors
 ///     let block = try TransformerBlock(stateDictionary: tensors, prefix: "layers.0.", headCount: 12)
 ///     let y = try block(x, mask: .causal)   // [B, L, d]
 ///
-/// It computes what PyTorch's `nn.TransformerEncoderLayer` and `nn.TransformerDecoderLayer` compute without dropout. A block
-/// whose norms come before its sublayers needs one more norm after the last block; it is not part of the block.
+/// It computes what PyTorch's `nn.TransformerEncoderLayer` and `nn.TransformerDecoderLayer` compute without dropout. If
+/// the norms come before the sublayers, a model needs one more norm after its last block. That norm is not part of the
+/// block.
 ///
 /// Source: Vaswani et al. 2017 (arXiv:1706.03762), figure 1; Xiong et al. 2020 (arXiv:2002.04745) on the two placements.
 public struct TransformerBlock<Element: AttentionElement>: Sendable {
@@ -140,7 +141,7 @@ public struct TransformerBlock<Element: AttentionElement>: Sendable {
     return try feed(z, context)
   }
 
-  /// The output of the block for sequences that lie one after another, without padding between them:
+  /// The output of the block for sequences that lie one after another, without padding between them. Self-attention is
   /// ``MultiHeadAttention/forward(packed:lengths:isCausal:context:)``.
   ///
   /// - Parameters:

@@ -1,6 +1,6 @@
 public import AttentionTensors
 
-/// Which query may attend to which key, and what is added to the scores.
+/// Which query may attend to which key, and how scores are changed.
 ///
 /// Masks compose: ``combined(with:)`` attends where both masks attend, and applies the biases and functions of both.
 ///
@@ -19,8 +19,8 @@ public import AttentionTensors
 public struct AttentionMask: Sendable {
   /// Where the diagonal lies if the numbers of queries and keys differ.
   ///
-  /// If a mask has ``documents(_:keyOffsets:left:right:)``, each document has its own diagonal, among its own queries and
-  /// keys. Only ``offsets(_:)`` still refer to the whole row.
+  /// If a mask has ``documents(_:keyOffsets:left:right:)``, each document has its own diagonal, among its own queries
+  /// and keys. Only ``offsets(_:)`` ignore documents: they count from query 0 and key 0 of the call.
   public enum Alignment: Sendable, Hashable {
     /// Query 0 stands at key 0: key j is on the diagonal of query i if j = i. This is PyTorch's `is_causal`.
     case topLeft
@@ -34,7 +34,7 @@ public struct AttentionMask: Sendable {
   enum Rule: Sendable {
     /// Keys from `left` before to `right` after the diagonal; nil: no bound on that side.
     case band(Alignment, left: Int?, right: Int?)
-    /// The first keys, and all keys from `left` before the diagonal on.
+    /// The first keys, and all keys from the one that is `left` before the diagonal to the last.
     case keeping(first: Int, Alignment, left: Int)
     /// The first keys of each element of the batch, and those up to the diagonal.
     case prefix([Int], Alignment)
@@ -213,7 +213,8 @@ public struct AttentionMask: Sendable {
   /// Attends to only the first keys of each element of the batch, as many as `lengths` says: right padding.
   public static func keyLengths(_ lengths: [Int]) -> AttentionMask { AttentionMask(Components(keyLengths: [lengths])) }
 
-  /// In each element of the batch, the queries from its length on attend to nothing: their output is 0.
+  /// Lets only the first queries of each element of the batch attend, as many as `lengths` says. The other queries
+  /// attend to nothing, so their output is 0.
   public static func queryLengths(_ lengths: [Int]) -> AttentionMask {
     AttentionMask(Components(queryLengths: [lengths]))
   }
@@ -280,10 +281,10 @@ public struct AttentionMask: Sendable {
   ///
   /// - Parameters:
   ///   - element: The type that the query is computed in: Float, also for types of two bytes, or Double.
-  ///   - body: Called for each tile of scores, which holds some queries by some keys, from several threads at once. It
-  ///     is called again if weights or scores are asked for, or if a result is not finite: equal scores must give equal
-  ///     results. It sees scores after scale and softcap, also those of masked keys, whose results are not used. A
-  ///     result of −inf forbids the key.
+  ///   - body: Called for each tile of scores, from several threads at once. A tile holds the scores of some queries
+  ///     and some keys. If weights or scores are asked for, or if a result is not finite, `body` is called again for
+  ///     the same scores, so equal scores must give equal results. It sees scores after scale and softcap, also those
+  ///     of masked keys, whose results are not used. A result of −inf forbids the key.
   ///   - derivative: Needed for gradients only. It gets the scores that `body` gets, and the gradient of the results of
   ///     `body`, which it replaces by the gradient of the scores. Where a key is masked, the gradient is 0 and must stay 0,
   ///     whatever the score is.
@@ -323,9 +324,9 @@ public struct AttentionMask: Sendable {
   ///   - element: As in ``scores(_:_:derivative:)``.
   ///   - parameterCount: The number of parameters: 0 or more.
   ///   - body: As in ``scores(_:_:derivative:)``.
-  ///   - derivative: As in ``scores(_:_:derivative:)``. It also gets `parameterCount` sums, and adds to them the gradients
-  ///     of the parameters. It is called once for each score whose gradient is computed. The bits of the sums do not
-  ///     depend on the number of threads.
+  ///   - derivative: As in ``scores(_:_:derivative:)``. It also gets `parameterCount` sums, and adds to them the
+  ///     gradients of the parameters. Each score whose gradient is computed is passed to it exactly once. The bits of
+  ///     the sums do not depend on the number of threads.
   /// - Returns: The mask. ``AttentionGradients/scoreParameters`` has the gradients.
   public static func scores<Element: AttentionElement>(
     _ element: Element.Type, parameterCount: Int,

@@ -182,6 +182,7 @@ extension AttentionMask.Rule {
   }
 
   /// True if the rule depends on where keys stand in their sequence, and not only on how far they are from the query.
+  /// False for `.keeping`, although its first keys are counted from the start.
   var countsFromTheStart: Bool {
     switch self {
     case .prefix, .chunks, .documents: true

@@ -66,7 +66,7 @@ struct KeyIntervals {
     return low < high ? Int(low)..<Int(high) : 0..<0
   }
 
-  /// The keys that every one of some queries has in its interval.
+  /// The keys that lie in the intervals of all of some queries.
   func common(batch: Int, queries: Range<Int>) -> Range<Int> {
     guard let bounds, isRagged else { return self[batch, queries.lowerBound] }
     var (low, high) = (Int32(0), Int32.max)

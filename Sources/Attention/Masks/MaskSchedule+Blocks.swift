@@ -2,9 +2,9 @@ extension MaskSchedule {
   /// The block masks that apply to the keys of a set.
   func blocks(in set: IntervalSet) -> [BlockMask] { set.isMasked ? terms?.blocks ?? [] : [] }
 
-  /// Calls `body` for the ranges of `keys` that remain without the blocks that some block mask leaves empty for all
-  /// `queries` of all `heads`. `isFull` is true if the block masks let every query of every head attend to the whole
-  /// range.
+  /// Leaves out the blocks of `keys` that some block mask leaves empty for all `queries` of all `heads`, and calls
+  /// `body` for each range of the keys that remain. `isFull` is true if the block masks let every query of every head
+  /// attend to the whole range.
   func forEachAttendedRange(
     batch: Int, heads: Range<Int>, queries: Range<Int>, keys: Range<Int>,
     _ body: (_ keys: Range<Int>, _ isFull: Bool) -> Void

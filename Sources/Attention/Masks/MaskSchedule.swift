@@ -40,13 +40,13 @@ struct MaskSchedule<Element: AttentionElement> {
   /// True if some query's intervals may leave keys out.
   var isStructured: Bool { firstSet.intervals.isStructured }
 
-  /// How many queries an element of the batch has; those after them attend to nothing.
+  /// How many queries an element of the batch has. The call's queries after these attend to nothing.
   func queryCount(batch: Int, of shape: AttentionShape) -> Int {
     sequences.queryCount(batch: batch) ?? shape.queryCount
   }
 
-  /// True if a tile can hold a key to which some query of the tile may not attend. Keys outside every interval of a
-  /// tile's queries are not in the tile.
+  /// True if a tile can hold a key to which some query of the tile may not attend. Intervals that are the same for all
+  /// queries hide nothing within a tile, because keys outside every interval of a tile's queries are not in the tile.
   var isHiding: Bool { isRagged || hidesWithinIntervals }
 
   func forEachSet(_ body: (IntervalSet) -> Void) {

@@ -37,8 +37,8 @@ final class MaskTerms<Element: AttentionElement>: @unchecked Sendable {
   let biases: [Operand]
   let distances: [Distances]
   let functions: [AttentionScoreFunction<Element>]
-  /// The bias or boolean mask that is applied first. It can have an element for each score, so it can be the largest
-  /// input of a call.
+  /// The bias or boolean mask that is applied first. Nil if there is neither. The plan of a call depends on it, because
+  /// it can have an element for each score, and so be the largest input of the call.
   var firstMatrix: Operand? { biases.first ?? booleans.first }
   /// True if these terms may forbid a key that lies in a query's interval.
   let isHiding: Bool

@@ -5,6 +5,7 @@ internal import AttentionTensors
 /// A query stands at its key on the diagonal, which an `Alignment` places. If the mask has
 /// ``AttentionMask/documents(_:keyOffsets:left:right:)``, each document has its own diagonal, as if it were the only
 /// sequence: `.bottomRight` puts a document's last query at its last key, `.topLeft` its first query at its first key.
+/// `.offsets` ignores documents.
 struct QueryPlaces {
   private let queryCount: Int
   private let keyCount: Int

@@ -56,7 +56,7 @@ struct SequencePlaces {
   /// True if a row of keys may hold several sequences.
   var hasDocuments: Bool { table?.documents != nil }
 
-  /// How many queries an element of the batch has; nil if all of the call's queries are its own.
+  /// How many queries an element of the batch has; nil if it has all queries of the call.
   func queryCount(batch: Int) -> Int? { table?.queryCounts?[batch] }
 
   /// The keys of the sequence that a key belongs to. Empty documents that begin at the same key are skipped.

@@ -54,8 +54,8 @@ extension EmbeddingPrompts {
 
 /// How a model's vectors are meant to be compared.
 public enum EmbeddingSimilarity: String, Sendable, Hashable, CaseIterable {
-  /// The cosine of the angle between two vectors: their product after both are divided by their lengths.
+  /// The cosine of the angle between two vectors: their dot product after both are divided by their lengths.
   case cosine
-  /// The product of two vectors.
+  /// The dot product of two vectors.
   case dot
 }

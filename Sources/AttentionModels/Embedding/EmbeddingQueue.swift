@@ -2,7 +2,7 @@ internal import AttentionTensors
 internal import Foundation
 internal import Synchronization
 
-/// One call of ``TextEmbedder/embed(_:)-([String])`` that is not finished.
+/// One call of ``TextEmbedder/embed(_:prompt:)-([String],_)`` that is not finished.
 final class EmbeddingJob: @unchecked Sendable {
   // Sendable: `continuation` is used only under `lock`; `sequences`, `takenCount` and `vectors` only by the queue's
   // thread. Everything else is constant or atomic.
@@ -33,7 +33,7 @@ final class EmbeddingJob: @unchecked Sendable {
   var isEnded: Bool { ended.load(ordering: .acquiring) }
   var isTaken: Bool { takenCount == texts.count }
 
-  /// Gives the caller the result; only the first call counts.
+  /// Gives the caller the result. If this method is called more than once, only the first call has an effect.
   func end(_ result: Result<[[Float]], any Error>) {
     let waiting = lock.withLock {
       defer { continuation = nil }
@@ -110,10 +110,11 @@ final class EmbeddingQueue: @unchecked Sendable {
     condition.unlock()
   }
 
-  /// Embeds the texts of jobs with `encoder`, on the thread that calls it, until the queue is stopped and empty.
+  /// Embeds the texts of jobs with `encoder`, on the calling thread, until the queue is stopped and empty.
   func run(_ encoder: SentenceEncoder) {
     #if canImport(ObjectiveC)
-      // This function never returns to Foundation, so the objects that Foundation autoreleases are freed after each turn.
+      // Foundation would free autoreleased objects only after this function returns, so each turn has a pool of its
+      // own.
       while autoreleasepool(invoking: { turn(encoder) }) {}
     #else
       while turn(encoder) {}
@@ -126,7 +127,7 @@ final class EmbeddingQueue: @unchecked Sendable {
     active += jobs
     dropEnded()
     if options.maximumDelay > .zero, !isLast, !active.isEmpty, isSmall(encoder) {
-      // The delay counts from the first job; jobs that join it wait no longer than it does.
+      // The delay begins with the first job. Jobs that join it wait until the same deadline.
       let end = deadline ?? ContinuousClock.now + min(options.maximumDelay, Self.longestDelay)
       if ContinuousClock.now < end {
         deadline = end
@@ -195,7 +196,7 @@ final class EmbeddingQueue: @unchecked Sendable {
       if job.takenCount > 0 { return false }
       for index in job.texts.indices {
         count += job.tokens(index, encoder).count
-        // At this number of tokens, computing another text in the same batch costs as much as computing it in the next one.
+        // With this many tokens in a batch, another text costs as much in this batch as in the next one.
         if count >= TokenBatch.tokenTarget { return false }
       }
     }
@@ -221,8 +222,8 @@ final class EmbeddingQueue: @unchecked Sendable {
       for index in shares.indices {
         let job = shares[index].job
         var count = 0
-        // A job gives at least one text that has room, and more texts up to its equal part of the room. The first text
-        // of a batch may have any length.
+        // Each job gives at least one text if the batch has room for it, and more texts up to an equal share of the
+        // room. The first text of a batch may have any length.
         while !job.isTaken {
           let length = job.tokens(job.takenCount, encoder).count
           guard isEmpty || (length <= rest && (count == 0 || count + length <= part)) else { break }

@@ -58,7 +58,8 @@ struct EmbeddingSettings {
   /// The default settings: mean pooling, not normalised.
   init() {}
 
-  /// Reads the settings. Without `modules.json`, pooling is the mean, not normalised, as in sentence-transformers.
+  /// Reads the settings. Without `modules.json`, pooling is the mean and vectors are not normalised, as in
+  /// sentence-transformers.
   init(folder: ModelFolder) throws(AttentionError) {
     if let modules: [Module] = try folder.json("modules.json") { try read(modules, folder) }
     try readModel(folder)
@@ -94,7 +95,8 @@ struct EmbeddingSettings {
       }
       names.append(name)
     }
-    // Only these orders, each module once: any other order would compute something else, or nothing.
+    // Only these two orders are supported. Other orders, or a module that occurs twice, would compute something else or
+    // nothing.
     guard names == ["Transformer", "Pooling"] || names == ["Transformer", "Pooling", "Normalize"] else {
       throw AttentionError(
         .unsupported, path,

@@ -10,7 +10,7 @@ public enum Pooling: String, Sendable, Hashable, CaseIterable {
   case max
   /// The sum of the states divided by the square root of their number.
   case meanSquareRoot
-  /// A weighted mean: the state of token i (from 1) counts i times as much as the first one.
+  /// A weighted mean: the state of token i (counted from 1) has i times the weight of the state of token 1.
   case weightedMean
   /// The state of the last token.
   case lastToken

@@ -4,15 +4,17 @@ extension SentenceEncoder {
   /// A text in parts of at most ``maximumLength`` tokens each, including those of the prompt. Parts are cut between words. A word
   /// that is longer than a part is also cut at its punctuation marks and ideographs.
   ///
-  /// Each part begins with the last words of the part before, as many as have at most `overlap` tokens. A run of letters that is
-  /// longer than the model's limit becomes a part of its own, and the model cuts it.
+  /// Each part begins with the last words of the part before: as many as have at most `overlap` tokens together and
+  /// leave room for the next word. A run of letters that is longer than the model's limit becomes a part of its own,
+  /// and the model cuts it.
   ///
   /// - Parameters:
   ///   - text: Any text.
   ///   - overlap: The largest number of tokens that two parts share; nil: an eighth of a part.
   ///   - prompt: The prompt before each part when it is embedded.
   /// - Returns: The text itself if it fits; otherwise its parts, in order.
-  /// - Throws: `AttentionError` for an overlap below 0 or of at least half a part, and a prompt that the model does not have.
+  /// - Throws: `AttentionError` for an overlap below 0 or of at least half a part, or for a prompt that the model does
+  ///   not have.
   public func chunks(
     of text: String, overlap: Int? = nil, prompt: EmbeddingPrompt = .automatic
   ) throws(AttentionError) -> [String] {
@@ -37,7 +39,8 @@ extension SentenceEncoder {
       }
       parts.append(String(text[words[first].startIndex..<words[end - 1].endIndex]))
       if end == words.count { break }
-      // Go back by the words that fit the overlap, but only while the next word fits too: each part must add a new word.
+      // The next part begins with the words before the cut that fit in the overlap, as long as the first word after the
+      // cut fits too: each part must add a new word.
       var (next, common) = (end, 0)
       while next - 1 > first, common + max(counts[next - 1], 1) <= overlap,
         common + max(counts[next - 1], 1) + counts[end] <= room

@@ -12,13 +12,14 @@ extension SentenceEncoder: TrainableLayer {
 
   /// A vector for each text, and the backward pass.
   ///
-  /// The vectors are those of ``embed(_:prompt:context:)``, but for rounding. All texts pass through the encoder together.
+  /// The vectors are those of ``embed(_:prompt:context:)``, up to rounding. All texts pass through the encoder
+  /// together.
   ///
   /// - Parameters:
   ///   - texts: Any texts. A text with more than ``maximumLength`` tokens is cut.
   ///   - prompt: The prompt before each text.
   ///   - dropout: Dropout of the attention weights. Nil: none.
-  ///   - recomputes: True: the pullback saves only the input of each layer, and computes everything else once more.
+  ///   - recomputes: True: only the input of each layer is saved, and the pullback computes everything else once more.
   ///   - context: Threads, instruction set, algorithm, also those of the backward pass.
   /// - Returns: `[texts, dimension]`, and a pullback that adds the gradients of the encoder's parameters.
   /// - Throws: `AttentionError` for a prompt that the model does not have, or if memory runs out.
@@ -52,7 +53,7 @@ extension SentenceEncoder: TrainableLayer {
     return (value, pullback)
   }
 
-  /// Calls `body` with the number of each sequence that has tokens, and its first row.
+  /// Calls `body` with the index of each sequence and the index of its first row of hidden states.
   private func forEachSequence(_ sequences: [TokenSequence], _ body: (_ index: Int, _ row: Int) -> Void) {
     var row = 0
     for (index, sequence) in sequences.enumerated() {
@@ -95,8 +96,8 @@ extension SentenceEncoder: TrainableLayer {
   ///
   /// - Parameters:
   ///   - directory: The path of a folder that does not exist yet. It appears only when it is complete.
-  ///   - source: The folder that the model was loaded from. Its settings and its tokenizer are copied, and those of its weights
-  ///     that the encoder does not use. Its model card is not: it describes another model.
+  ///   - source: The folder that the model was loaded from. Its settings, its tokenizer and the weights that the
+  ///     encoder does not use are copied. Its model card is not copied, because it describes another model.
   /// - Throws: `AttentionError` if the folder exists, or a file cannot be read or written; then there is no new folder.
   public func write(to directory: String, settingsFrom source: String) throws {
     let files = FileManager.default
@@ -116,8 +117,8 @@ extension SentenceEncoder: TrainableLayer {
     }
   }
 
-  /// Copies the settings and the tokenizer of a model's folder, and of the folders of its modules, into a folder, which is made
-  /// if it does not exist.
+  /// Copies the settings and the tokenizer from the folder of a model, and from the folders of its modules, to
+  /// `directory`, which is made if it does not exist.
   /// - Throws: `AttentionError` if a file cannot be read or written.
   package static func copySettings(from source: String, to directory: String) throws {
     let folder = ModelFolder(path: source)
@@ -137,13 +138,16 @@ extension SentenceEncoder: TrainableLayer {
     }
   }
 
-  /// Settings, vocabularies and templates; not weights, model cards, or what belongs to version control.
+  /// True for settings, vocabularies and templates; false for weights, model cards, the figures of a training, and what
+  /// belongs to version control.
   private static func isSettings(_ name: String) -> Bool {
     [".json", ".txt", ".model", ".jinja"].contains(where: name.hasSuffix) && !name.hasSuffix(".index.json")
       && !name.hasPrefix(".") && name != "training.json"
   }
 
-  /// Writes the encoder's weights, and those of `source` that the encoder does not use, under the names of `source`.
+  /// Writes the encoder's weights, and those of `source` that the encoder does not use. Names have the prefix `bert.`
+  /// if those of `source` have it. The encoder's norms have a weight and a bias, even if `source` calls them gamma and
+  /// beta.
   package func writeWeights(to directory: String, othersFrom source: String) throws {
     let place = try EmbeddingSettings(folder: ModelFolder(path: source)).encoderPath
     let name = place.isEmpty ? "model.safetensors" : ModelFolder(path: place).path("model.safetensors")
@@ -187,7 +191,7 @@ extension Pooling {
       for row in rows { add(Float(row + 1) / sum, row) }
     case .max:
       for i in 0..<dimension {
-        // The first of equal states has the gradient.
+        // If several states have the largest element, the first of them gets the gradient.
         let row = rows.reduce(first) { states[$1 * dimension + i] > states[$0 * dimension + i] ? $1 : $0 }
         target[row * dimension + i] += vectorGradient[i]
       }

@@ -16,7 +16,7 @@ public struct SentenceEncoder: Sendable {
   public let tokenizer: WordPieceTokenizer
   /// Turns tokens into hidden states.
   public internal(set) var encoder: BertEncoder
-  /// The ways in which hidden states become one vector: their results follow one another in it.
+  /// The ways of pooling the hidden states. The vector of a text holds the results of all of them, one after another.
   public let poolings: [Pooling]
   /// Whether vectors are divided by their length, so that the product of two is the cosine of the angle between them. This
   /// happens before they are cut to ``truncatedDimension``.
@@ -58,7 +58,8 @@ public struct SentenceEncoder: Sendable {
   ///   - pooling: How hidden states become one vector.
   ///   - isNormalized: Whether vectors are divided by their length.
   ///   - maximumLength: The largest number of tokens of a text; nil: the number of the encoder's positions.
-  /// - Throws: `AttentionError` if the tokenizer has tokens that the encoder does not have, or the length has no room for a token.
+  /// - Throws: `AttentionError` if the tokenizer has tokens that the encoder does not have, or if the length has no
+  ///   room for a token or exceeds the number of the encoder's positions.
   public init(
     tokenizer: WordPieceTokenizer, encoder: BertEncoder, pooling: Pooling = .mean, isNormalized: Bool = true,
     maximumLength: Int? = nil
@@ -92,9 +93,9 @@ public struct SentenceEncoder: Sendable {
     truncatedDimension = settings.truncatedDimension
   }
 
-  /// The model of a folder. It holds `config.json`, `model.safetensors`, and `tokenizer.json` or `vocab.txt`. If
-  /// sentence-transformers has saved it, it also holds `modules.json`, the pooling's configuration, and
-  /// `config_sentence_transformers.json` with prompts, similarity and `truncate_dim`.
+  /// The model of a folder. The folder holds `config.json`, `model.safetensors`, and `tokenizer.json` or `vocab.txt`.
+  /// If sentence-transformers has saved the model, the folder also holds `modules.json`, the pooling's configuration,
+  /// and `config_sentence_transformers.json` with prompts, similarity and `truncate_dim`.
   ///
   /// - Parameters:
   ///   - directory: The path of the folder.
@@ -177,7 +178,8 @@ public struct SentenceEncoder: Sendable {
   /// - Parameters:
   ///   - sequences: The ids of each text.
   ///   - context: Threads, instruction set, algorithm.
-  ///   - checkpoint: Called before each layer, on any of the threads; an error that it throws ends the call.
+  ///   - checkpoint: Called before the embeddings of each batch and before each layer, on any of the threads; an error
+  ///     that it throws ends the call.
   /// - Returns: `[sequences, dimension]`.
   /// - Throws: The errors of ``BertEncoder/hiddenStates(_:context:checkpoint:)``.
   public func embed(
@@ -245,7 +247,7 @@ public struct SentenceEncoder: Sendable {
     min(sequence.promptTokenCount, sequence.ids.count)..<sequence.ids.count
   }
 
-  /// Pools in each way, one result after another.
+  /// Pools the states in each of the ways in ``poolings``, and writes the results one after another.
   func poolAll(_ states: UnsafePointer<Float>, _ rows: Range<Int>, into whole: UnsafeMutablePointer<Float>) {
     let dimension = encoder.configuration.hiddenDimension
     for (index, pooling) in poolings.enumerated() {
@@ -306,7 +308,7 @@ struct TokenBatch {
 
 /// The first error that occurs on any of several threads.
 private final class FirstError: @unchecked Sendable {
-  // Sendable: only the thread that sets `claimed` writes `error`, and it is read after all threads are done.
+  // Sendable: only the thread that sets `claimed` writes `error`, and `error` is read after all threads are done.
   private let claimed = Atomic<Bool>(false)
   private var error: (any Error)?
 

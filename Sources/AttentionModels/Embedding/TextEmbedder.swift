@@ -90,7 +90,7 @@ public final class TextEmbedder: Sendable {
       options.tokenLimit >= 1 && options.waitingLimit >= 1 && options.maximumDelay >= .zero, "TextEmbedder",
       "limits from 1 and a delay from 0 expected; got \(options.tokenLimit), \(options.waitingLimit), "
         + "\(options.maximumDelay)")
-    // Made here and not on the thread, so that ThreadSanitizer sees that it is made before it is used.
+    // The queue is made here and not on the thread, so that ThreadSanitizer sees that it is made before it is used.
     let queue = EmbeddingQueue(options: options)
     // Loading and packing take a while, so the new thread does them too.
     let model = try await withCheckedThrowingContinuation {
@@ -100,7 +100,8 @@ public final class TextEmbedder: Sendable {
         do {
           model = try load()
           try model.encoder.pack(context: options.context)
-          // The first text with characters beyond ASCII looks up all decompositions; done now, so that no caller waits for it.
+          // The first text with characters beyond ASCII causes a look-up of all decompositions. It happens now, so that
+          // no caller waits for it.
           _ = model.tokens("é")
         } catch {
           continuation.resume(throwing: error)

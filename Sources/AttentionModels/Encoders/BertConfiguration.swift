@@ -21,7 +21,7 @@ public struct BertConfiguration: Sendable, Hashable {
   /// ε of the layer norms.
   public var normEpsilon: Double
 
-  /// A configuration with BERT's usual positions, types, activation and ε.
+  /// A configuration. Positions, types, activation and ε are BERT's usual ones by default.
   public init(
     hiddenDimension: Int, layerCount: Int, headCount: Int, intermediateDimension: Int, vocabularySize: Int,
     positionCount: Int = 512, typeCount: Int = 2, activation: Activation = .gelu, normEpsilon: Double = 1e-12

@@ -1,8 +1,9 @@
 public import Attention
 
 extension BertEncoder: TrainableLayer {
-  /// Calls `body` with the parameters of the embeddings under their names in a file, and with those of each layer as
-  /// `encoder.layer.N.` and the names of `TransformerBlock`. ``stateDictionary()`` has all names of a file.
+  /// Calls `body` with each parameter and its name. The embeddings have the names that a file gives them. The names of
+  /// layer N are `encoder.layer.N.` followed by those of `TransformerBlock`; a file has other names for them, which
+  /// ``stateDictionary()`` uses.
   public mutating func forEachParameter(
     prefix: String, _ body: (_ name: String, _ value: inout Tensor<Float>) throws -> Void
   ) throws {
@@ -61,7 +62,7 @@ extension BertEncoder: TrainableLayer {
   /// - Parameters:
   ///   - sequences: The token ids of each sequence.
   ///   - dropout: Dropout of the attention weights. Nil: none.
-  ///   - recomputes: True: the pullback saves only the input of each layer, and computes everything else once more.
+  ///   - recomputes: True: only the input of each layer is saved, and the pullback computes everything else once more.
   ///   - context: Threads, instruction set, algorithm, also those of the backward pass.
   /// - Returns: `[T, d]`: the tokens of the first sequence, then those of the next; and a pullback that adds the gradients of
   ///   all parameters.
@@ -79,7 +80,7 @@ extension BertEncoder: TrainableLayer {
     let typePullback = try types.valueWithPullback(tensor(tokens.map { _ in 0 }), context: context).pullback
     let (embedded, normPullback) = try embeddingNorm.valueWithPullback(word, adding: position, context: context)
 
-    // One row that holds all sequences, each of which attends to itself.
+    // The sequences follow one another in one element of the batch, and each attends only to itself.
     let offsets = sequences.reduce(into: [0]) { $0.append($0[$0.count - 1] + $1.count) }
     var x = try embedded.reshaped([1] + embedded.shape)
     var pullbacks: [Pullback<Float, Tensor<Float>>] = []

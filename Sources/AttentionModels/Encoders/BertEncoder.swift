@@ -3,9 +3,9 @@ public import AttentionFiles
 
 /// A BERT encoder: embeddings, then layers of attention and feed-forward parts, each followed by a residual sum and a norm.
 ///
-/// Sequences are packed one after another, without padding, so padding costs no time. The hidden states of a sequence
-/// have the same bits alone and together with others (with OpenBLAS's products, nearly the same bits). Safe to call
-/// from several threads at once.
+/// Sequences are packed one after another, so no time is spent on padding. The hidden states of a sequence have the
+/// same bits whether it is computed alone or together with others (with OpenBLAS's products, nearly the same bits). An
+/// encoder is safe to call from several threads at once.
 ///
 /// Source: Devlin et al. 2018 (arXiv:1810.04805); Vaswani et al. 2017 (arXiv:1706.03762).
 /// Accuracy: the hidden states of all-MiniLM-L6-v2 differ from PyTorch's by at most 2e-5 an element (`RealModelTests`).
@@ -23,8 +23,9 @@ public struct BertEncoder: Sendable {
   var embeddingNorm: LayerNorm<Float>
   var layers: [TransformerBlock<Float>]
 
-  /// An encoder with the weights of a safetensors file. Tensors have the names of Hugging Face's `BertModel`, with or without
-  /// the prefix `bert.`; heads and the pooler are ignored. Float16 and BFloat16 weights are converted to Float.
+  /// An encoder with the weights of a safetensors file. Tensors have the names of Hugging Face's `BertModel`, with or
+  /// without the prefix `bert.`. In a file with the prefix, tensors without it belong to task heads and are ignored.
+  /// The pooler is ignored in every file. Float16 and BFloat16 weights are converted to Float.
   ///
   /// - Parameters:
   ///   - configuration: The extents that the tensors must have.
@@ -50,7 +51,8 @@ public struct BertEncoder: Sendable {
     let positionWeights = try loader.tensor("embeddings.position_embeddings.weight", [configuration.positionCount, d])
     let typeWeights = try loader.tensor("embeddings.token_type_embeddings.weight", [configuration.typeCount, d])
     embeddingNorm = try norm("embeddings.LayerNorm")
-    // Attention layers are made after all names are checked: their own error for missing tensors has a different form.
+    // Attention layers are made after all names are checked, so that one error lists all wrong tensors. An attention
+    // layer's own error for missing tensors has a different form.
     var parts: [(state: [String: Tensor<Float>], EncoderLayerParts)] = []
     for index in 0..<configuration.layerCount {
       let name = "encoder.layer.\(index)"
@@ -110,7 +112,7 @@ public struct BertEncoder: Sendable {
   /// - Parameters:
   ///   - sequences: The token ids of each sequence, each of at most ``BertConfiguration/positionCount`` tokens.
   ///   - context: Threads, instruction set, algorithm.
-  ///   - checkpoint: Called before each layer; an error that it throws ends the call.
+  ///   - checkpoint: Called before the embeddings and before each layer; an error that it throws ends the call.
   /// - Returns: `[T, d]`: the tokens of the first sequence, then those of the next.
   /// - Throws: `AttentionError` if a sequence is too long or a token is not in the vocabulary; any error of `checkpoint`.
   public func hiddenStates(

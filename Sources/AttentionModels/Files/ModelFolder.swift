@@ -58,7 +58,7 @@ struct ModelFolder {
     case .keyNotFound(let key, let context): return "\"\(key.stringValue)\" expected in \(place(context))"
     case .valueNotFound(_, let context): return "\(place(context)): a value expected; got null"
     case .typeMismatch(let type, let context): return "\(place(context)): a value of type \(type) expected"
-    // Foundation tells neither which number does not fit its property nor that a number is the cause.
+    // Foundation's error says neither that a number is the cause nor which number does not fit its property.
     case .dataCorrupted(let context) where context.codingPath.isEmpty:
       return "valid JSON expected, and whole numbers where they are due"
     case .dataCorrupted(let context): return "\(place(context)): \(context.debugDescription)"

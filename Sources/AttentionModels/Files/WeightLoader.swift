@@ -9,15 +9,16 @@ struct WeightLoader {
   private var problems: [String] = []
   private var wanted: Set<String> = []
 
-  /// A loader of `file`. In the file of an encoder that was trained with a head, the names of the encoder's tensors
-  /// begin with `prefix`. If no name in the file begins with it, the loader leaves it out.
+  /// A loader of `file`. If an encoder was trained together with a task head, the names of the encoder's tensors in its
+  /// file begin with `prefix`. If no name in the file begins with `prefix`, the loader uses the names without it.
   init(_ file: SafeTensorsFile, optionalPrefix prefix: String) {
     self.file = file
     self.prefix = file.entries.contains { $0.name.hasPrefix(prefix) } ? prefix : ""
   }
 
-  /// The tensor of that name and shape, as contiguous Float: a view of the file if it is stored so. ``finish(ignoring:)`` reports
-  /// wrong tensors; until then zeros replace them. These zeros are not contiguous and take no memory.
+  /// The tensor of this name and shape, contiguous and of type Float. It is a view of the file if the file stores it in
+  /// this form. In place of a wrong tensor, the result is zeros, which are not contiguous and share one element in
+  /// memory; ``finish(ignoring:)`` then reports the wrong tensor.
   mutating func tensor(_ name: String, _ shape: [Int]) throws -> Tensor<Float> {
     let name = stored(prefix + name)
     wanted.insert(name)
@@ -52,7 +53,7 @@ struct WeightLoader {
   ///   the number of the rest.
   mutating func finish(ignoring isIgnored: (String) -> Bool) throws(AttentionError) {
     for entry in file.entries where !wanted.contains(entry.name) {
-      // If the file has the prefix, tensors without it belong to heads.
+      // If the file has the prefix, tensors without it belong to task heads.
       guard entry.name.hasPrefix(prefix), !isIgnored(String(entry.name.dropFirst(prefix.count))) else { continue }
       problems.append("\(entry.name) \(entry.shape) is unknown")
     }

@@ -42,8 +42,8 @@ public struct EmbeddingIndex: Sendable {
 
   /// How a text that is longer than the model's limit is cut into several texts.
   public struct Chunking: Sendable, Hashable {
-    /// The largest number of tokens of a chunk that the next chunk repeats, so that words that a cut would separate are together
-    /// in one of them; nil: an eighth of a chunk.
+    /// The largest number of tokens that two successive chunks share, so that words on both sides of a cut stand
+    /// together in one of the chunks; nil: an eighth of a chunk.
     public var overlap: Int?
 
     /// Chunks of as many tokens as the model accepts; neighbours share some of them.
@@ -97,7 +97,7 @@ public struct EmbeddingIndex: Sendable {
     try self.init(texts: texts, lines: numbers, encoder: encoder, context: context, progress: progress)
   }
 
-  /// An index of texts, including blank ones; the line of a text is its place, from 1.
+  /// An index of texts, including blank ones. The line number of a text is its place in `texts`, counted from 1.
   public init(
     texts: [String], encoder: SentenceEncoder, context: AttentionContext = .default,
     progress: (Int, Int) throws -> Void = { _, _ in }
@@ -143,7 +143,7 @@ public struct EmbeddingIndex: Sendable {
           "vectors of finite numbers expected; the model gives others for \"\(text.prefix(40))\"")
       }
     }
-    // Products of vectors of length 1 are cosines already, unless the vectors are truncated.
+    // Products of normalised vectors are already cosines, unless the vectors were truncated after normalisation.
     let isProduct = similarity == .dot || (encoder.isNormalized && encoder.truncatedDimension == nil)
     inverseLengths = isProduct ? nil : try Self.inverseLengths(vectors)
     self.vectors = vectors

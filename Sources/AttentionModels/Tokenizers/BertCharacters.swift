@@ -23,7 +23,7 @@ enum BertCharacters {
   /// True for characters that become a space.
   static func isSpace(_ scalar: Unicode.Scalar) -> Bool { scalar.properties.isWhitespace }
 
-  /// True for ideographs, each of which is a word of its own. The gap before U+2B920 is Hugging Face's.
+  /// True for ideographs, each of which is a word of its own. Hugging Face's ranges, too, leave out U+2B820 to U+2B91F.
   static func isIdeograph(_ scalar: Unicode.Scalar) -> Bool {
     switch scalar.value {
     case 0x3400...0x4dbf, 0x4e00...0x9fff, 0xf900...0xfaff, 0x20000...0x2a6df, 0x2a700...0x2b81f, 0x2b920...0x2ceaf,

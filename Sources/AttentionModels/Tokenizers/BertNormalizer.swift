@@ -82,7 +82,8 @@ struct BertNormalizer: Sendable, Hashable {
   }
 }
 
-/// Foundation's decompositions of scalars. They are asked for once, because asking is slow. No scalar above U+2FFFF decomposes.
+/// The canonical decompositions of scalars, as Foundation gives them. They are computed once and kept, because
+/// Foundation is slow. No scalar above U+2FFFF decomposes.
 private struct Decompositions: Sendable {
   static let shared = Decompositions()
 

@@ -28,8 +28,8 @@ extension WordPieceTokenizer {
       var parts = try file.parts(path)
       if file.hasGaps, folder.contains("vocab.txt") {
         // The keys of the JSON object become Swift strings. Tokens that Unicode counts as equal, such as é in one
-        // scalar and in two, are equal Swift strings, so only one of them is left. The lines of vocab.txt are not
-        // compared with one another.
+        // scalar and in two, are equal Swift strings, so only one of them is left. `vocab.txt` still has all of them,
+        // because its lines are not compared with one another.
         let tokens = try Self.vocabulary(folder)
         let isSame = parts.tokens.enumerated().allSatisfy { id, token in
           token == nil || tokens.indices.contains(id) && tokens[id] == token
@@ -117,7 +117,7 @@ private struct TokenizerSettings {
 
   /// Classes that are BERT's tokenizer under another name.
   private static let classes = ["Bert", "DistilBert", "Electra", "MobileBert", "RetriBert"]
-  /// Classes that use `tokenizer.json` as it is, whatever the settings say about letters and names.
+  /// Classes that use `tokenizer.json` as it is, whatever the settings say about normalisation and special tokens.
   private static let plainClasses = ["PreTrainedTokenizerFast", "TokenizersBackend"]
 
   private var isPlain: Bool { file.tokenizer_class.map(Self.plainClasses.contains) ?? false }
@@ -154,8 +154,8 @@ private struct TokenizerSettings {
           content: token.content, id: id, isSingleWord: token.single_word ?? false,
           isNormalized: token.normalized ?? (token.special != true)))
     }
-    // The oldest form holds only names and ids. Its tokens are searched for in the normalised text, except special
-    // tokens.
+    // `added_tokens.json` is the oldest form of added tokens and holds only their texts and ids. Except for special
+    // tokens, these tokens are searched for in the normalised text.
     let oldest: [String: Int32] = try folder.json("added_tokens.json") ?? [:]
     for (content, id) in oldest where !added.contains(where: { $0.id == id }) {
       try requireFile(id >= 0, folder.path("added_tokens.json"), "ids from 0 expected; got \(id)")
@@ -166,7 +166,7 @@ private struct TokenizerSettings {
     self.added = added.sorted { $0.id < $1.id }
   }
 
-  /// Completes the parts of a tokenizer that have only a vocabulary so far.
+  /// Completes `parts`, which hold only the vocabulary of `vocab.txt` so far.
   func complete(_ parts: inout WordPieceTokenizer.Parts, _ path: String) throws(AttentionError) {
     parts.normalizer.lowercases = file.do_lower_case ?? true
     parts.normalizer.stripsAccents = file.strip_accents ?? parts.normalizer.lowercases
@@ -220,7 +220,7 @@ private struct TokenizerSettings {
   /// Adds the added tokens, and makes room for their ids.
   private func add(_ parts: inout WordPieceTokenizer.Parts) throws(AttentionError) {
     for token in added {
-      // Gaps between ids take memory.
+      // The limit bounds the memory that gaps between ids take.
       let limit = min(WordPieceTokenizer.idLimit, max(1 << 20, 2 * (parts.tokens.count + added.count)))
       try requireFile(
         Int(token.id) < limit, path, "ids of added tokens below \(limit) expected; got \(token.id)")
@@ -231,7 +231,8 @@ private struct TokenizerSettings {
     }
   }
 
-  /// The ids by the bytes of their tokens; as strings, tokens that look alike would be equal.
+  /// The ids by the bytes of their tokens. As keys, Swift strings would not do: tokens that Unicode counts as equal
+  /// would share one key.
   private static func ids(_ parts: WordPieceTokenizer.Parts) -> [[UInt8]: Int32] {
     var ids: [[UInt8]: Int32] = [:]
     for (id, token) in parts.tokens.enumerated() {
@@ -328,7 +329,7 @@ private struct TokenizerFile: Decodable {
     let added = added_tokens ?? []
     let ids = model.vocab.values + added.map(\.id)
     let most = Int(ids.max() ?? -1)
-    // Gaps between ids take memory.
+    // The limit bounds the memory that gaps between ids take.
     let limit = min(WordPieceTokenizer.idLimit, max(1 << 20, 2 * ids.count))
     try requireFile(
       (ids.min() ?? 0) >= 0 && most < limit, path,

@@ -11,9 +11,9 @@ internal import AttentionTensors
 /// with `ARGUMENTS=--every-scalar` also every scalar. As in `tokenizers`, special and added tokens that are in the
 /// text, such as `[SEP]`, are recognised as these tokens.
 ///
-/// Cost: linear in the text up to the word of the last token that is kept. If the first tokens are left out, or if
-/// added tokens are searched for in the normalised text, it may be linear in the whole text. Safe to use from several
-/// threads at once.
+/// Cost: linear in the length of the text up to the word of the last token that is kept. If the first tokens are left
+/// out, or if added tokens are searched for in the normalised text, the cost may be linear in the length of the whole
+/// text. A tokenizer is safe to use from several threads at once.
 /// Source: Devlin et al. 2018 (arXiv:1810.04805); Schuster and Nakajima 2012, "Japanese and Korean voice search".
 public struct WordPieceTokenizer: Sendable {
   /// The parts of a tokenizer.
@@ -37,9 +37,10 @@ public struct WordPieceTokenizer: Sendable {
   struct AddedToken: Sendable, Hashable {
     var content: String
     var id: Int32
-    /// Whether it is recognised only if no letter, digit, mark or underscore touches it.
+    /// Whether the token is recognised only if no letter, digit, mark or underscore touches it.
     var isSingleWord = false
-    /// Whether it is normalised and searched for in the normalised text; otherwise it is searched for in the raw text.
+    /// Whether the token is normalised and searched for in the normalised text; otherwise it is searched for in the raw
+    /// text.
     var isNormalized = false
   }
 
@@ -141,14 +142,14 @@ public struct WordPieceTokenizer: Sendable {
   /// The encoding of one text, while it runs.
   private struct Run {
     let tokenizer: WordPieceTokenizer
-    /// The largest number of tokens of the text.
+    /// The number of tokens at which the encoding stops, at the end of a word.
     let limit: Int
     var ids: [Int32] = []
     /// The current word in normal form, and the number of its characters.
     private var word: [UInt8] = []
     private var characterCount = 0
-    /// Scalars beyond ASCII that follow one another; characters that are removed between them do not count. They are normalised
-    /// together, because normalisation sorts the marks after a letter.
+    /// A run of scalars beyond ASCII. Removed characters do not interrupt a run. The scalars are normalised together,
+    /// because normalisation sorts the marks after a letter.
     private var pending: [Unicode.Scalar] = []
 
     init(tokenizer: WordPieceTokenizer, limit: Int) {
@@ -199,7 +200,7 @@ public struct WordPieceTokenizer: Sendable {
     private mutating func encodeWords(_ bytes: UnsafeBufferPointer<UInt8>, _ tokens: PieceTrie?) {
       let lowercases = tokenizer.parts.normalizer.lowercases
       var index = 0
-      /// The end of the last token that was found but does not count because a word touches it.
+      /// The end of the last added token that was found but does not count, because a word character touches it.
       var tokenFreeEnd = 0
       while index < bytes.count, !isFull {
         let byte = bytes[index]
@@ -306,7 +307,8 @@ public struct WordPieceTokenizer: Sendable {
       ids.append(id >= 0 ? id : tokenizer.unknown)
     }
 
-    /// Appends the longest pieces of the word, from left to right; the unknown token if they do not cover the word.
+    /// Appends the longest pieces of the word, from left to right. Appends the unknown token instead if the pieces do
+    /// not cover the word or the word has too many characters.
     private mutating func endPieces() {
       if word.isEmpty { return }
       defer {

@@ -74,7 +74,8 @@ public func multipleNegativesRankingLoss<Element: AttentionElement>(
 /// Vectors, divided by their lengths if the similarity is the cosine.
 private struct Directions<Element: AttentionElement> {
   let vectors: Tensor<Element>
-  /// The vectors' lengths, at least PyTorch's lower bound of 1e-12. Empty if they are not divided.
+  /// The numbers that the vectors were divided by: their lengths, but at least 1e-12, as in PyTorch. Empty if they are
+  /// not divided.
   private let lengths: [Double]
 
   init(_ vectors: Tensor<Element>, _ similarity: VectorSimilarity) throws {
@@ -95,7 +96,9 @@ private struct Directions<Element: AttentionElement> {
     self.vectors = unit
   }
 
-  /// forward: x̂ = x / ‖x‖  ⇒  dx = (dx̂ − x̂·(x̂·dx̂)) / ‖x‖
+  /// The gradient of the given vectors x from that of the directions x̂.
+  ///
+  ///     x̂ = x / ‖x‖  ⇒  dx = (dx̂ − x̂·(x̂·dx̂)) / ‖x‖
   func gradient(_ gradient: Tensor<Element>) throws -> Tensor<Element> {
     if lengths.isEmpty { return gradient }
     var result = gradient

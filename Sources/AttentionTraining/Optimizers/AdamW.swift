@@ -15,7 +15,7 @@ public struct AdamW<Element: AttentionElement>: Optimizer {
   public let betas: (first: Double, second: Double)
   /// ε, which is added to the divisor.
   public let epsilon: Double
-  /// How much of a parameter is taken away in each step, times the learning rate.
+  /// The decay: each step multiplies a parameter by 1 − rate·decay.
   public let weightDecay: Double
   private let decays: @Sendable (String) -> Bool
 
@@ -34,8 +34,9 @@ public struct AdamW<Element: AttentionElement>: Optimizer {
   ///   - learningRate: The rate.
   ///   - betas: β₁ and β₂.
   ///   - epsilon: ε.
-  ///   - weightDecay: How much of a parameter is taken away in each step, times the learning rate.
-  ///   - decays: Whether the parameter of this name decays: all, or ``WeightDecay/exceptBiasesAndNorms(_:)``.
+  ///   - weightDecay: The decay: each step multiplies a parameter by 1 − rate·decay.
+  ///   - decays: Whether the parameter of this name decays. By default all do; ``WeightDecay/exceptBiasesAndNorms(_:)``
+  ///     leaves some out.
   /// - Throws: `AttentionError` for a β outside 0 ..< 1, or a negative number elsewhere.
   public init(
     learningRate: Double = 1e-3, betas: (first: Double, second: Double) = (0.9, 0.999), epsilon: Double = 1e-8,
@@ -53,7 +54,8 @@ public struct AdamW<Element: AttentionElement>: Optimizer {
     self.decays = decays
   }
 
-  /// `exp_avg.NAME` (m), `exp_avg_sq.NAME` (v) and `step.NAME` (t, a scalar) for each parameter: PyTorch's words.
+  /// `exp_avg.NAME` (m), `exp_avg_sq.NAME` (v) and `step.NAME` (t, a scalar) for each parameter. The words are
+  /// PyTorch's.
   public var stateDictionary: [String: Tensor<Element>] {
     var tensors: [String: Tensor<Element>] = [:]
     for (name, state) in states {
@@ -87,7 +89,7 @@ public struct AdamW<Element: AttentionElement>: Optimizer {
   public mutating func update(
     _ name: String, _ value: inout Tensor<Element>, _ gradient: Tensor<Element>, _ context: AttentionContext
   ) throws {
-    // Taken out of the dictionary while it changes, so that it is changed in place.
+    // The state is taken out of the dictionary while it changes. Otherwise it would have two owners and be copied.
     var state: State
     if let present = states.removeValue(forKey: name) {
       state = present

@@ -1,15 +1,17 @@
 public import Attention
 
 extension ParameterGradients {
-  /// Scales all gradients down if their norm is greater than `maximum`. The same as PyTorch's `clip_grad_norm_`.
+  /// Scales all gradients down if their norm is greater than `maximum`. The same as PyTorch's `clip_grad_norm_` with
+  /// `error_if_nonfinite=True`.
   ///
   ///     g ← g · min(1, maximum / (norm + 1e-6)),  norm = √Σ g² over all gradients
   ///
   /// - Parameters:
   ///   - maximum: The greatest norm.
   ///   - context: Threads, instruction set.
-  /// - Returns: The norm before it was clipped.
-  /// - Throws: `AttentionError` with the code `.notFinite` if the norm is not finite; then no gradient has changed.
+  /// - Returns: The norm of the gradients before they were scaled.
+  /// - Throws: `AttentionError` if `maximum` is not above 0, or with the code `.notFinite` if the norm is not finite;
+  ///   then no gradient has changed.
   @discardableResult
   public mutating func clip(toNorm maximum: Double, context: AttentionContext = .default) throws -> Double {
     try requireArgument(maximum > 0, "ParameterGradients.clip", "a norm above 0 expected; got \(maximum)")

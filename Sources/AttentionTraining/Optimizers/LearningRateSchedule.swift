@@ -1,6 +1,6 @@
 internal import CLibrary
 
-/// The learning rate of each step: it grows evenly over the first steps, and then falls.
+/// The learning rate of each step: it grows evenly over the first steps, and then falls or stays as it is.
 ///
 ///     let schedule = LearningRateSchedule(peak: 2e-5, stepCount: 1000, warmUpStepCount: 100, shape: .cosine)
 ///     optimizer.learningRate = schedule(step)   // step from 0
@@ -20,7 +20,7 @@ public struct LearningRateSchedule: Sendable, Hashable {
 
   /// The greatest rate.
   public let peak: Double
-  /// The number of steps after which the rate is 0.
+  /// The number of all steps. Unless the shape is constant, the rate is 0 after them.
   public let stepCount: Int
   /// The number of steps in which the rate grows from 0 to its peak.
   public let warmUpStepCount: Int
@@ -32,7 +32,7 @@ public struct LearningRateSchedule: Sendable, Hashable {
   ///   - peak: The greatest rate.
   ///   - stepCount: The number of all steps.
   ///   - warmUpStepCount: The number of steps in which the rate grows.
-  ///   - shape: How the rate goes on after these.
+  ///   - shape: How the rate goes on after the steps in which it grows.
   public init(peak: Double, stepCount: Int, warmUpStepCount: Int = 0, shape: Shape = .linear) {
     self.peak = peak
     self.stepCount = stepCount

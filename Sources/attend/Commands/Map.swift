@@ -144,7 +144,8 @@ struct Map: ParsableCommand {
       origin: model.printable, comparisons: nil, milliseconds: { nil })
   }
 
-  /// Writes the requested pictures, or draws on the terminal, or prints JSON.
+  /// Writes the requested pictures. Then prints JSON if it is requested; otherwise draws on the terminal, unless there
+  /// are pictures.
   private func show(
     _ map: AttentionMap, position: Int, origin: String, comparisons: [Comparison]?, milliseconds: () throws -> Double?
   ) throws {

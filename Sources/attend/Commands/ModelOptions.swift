@@ -56,8 +56,8 @@ struct TextOptions: ParsableArguments {
 
 /// A text on the command line, which may begin with a minus sign.
 ///
-/// The parser takes every argument that begins with a minus sign for an option, known or unknown. So an argument that cannot be
-/// an option's name gets a mark before parsing, and the mark is removed here.
+/// The parser takes every argument that begins with a minus sign for an option, known or unknown. So ``marked(_:)``
+/// puts a mark before each argument that cannot be an option's name, and `init(argument:)` removes the mark.
 struct TextArgument: ExpressibleByArgument {
   let text: String
 

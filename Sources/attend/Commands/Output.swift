@@ -18,7 +18,8 @@ func printJSONLine(_ value: some Encodable) throws {
   print(String(decoding: try encoder.encode(value), as: UTF8.self))
 }
 
-/// Throws unless all printed output has arrived: a reader of the output must not take an empty or cut output for the whole.
+/// Throws unless all printed output has been written, so that a reader never takes an empty or cut output for the whole
+/// output.
 func flushOutput() throws {
   guard fflush(nil) == 0 else {
     throw AttentionError(.inputOutput, "standard output", String(cString: strerror(errno)))

@@ -2,7 +2,8 @@ import Foundation
 
 /// Properties of the terminal: whether output goes to one, and how many columns text takes there.
 enum Terminal {
-  /// Whether standard output is coloured by default: if it is a terminal, not a dumb one, and NO_COLOR is not set.
+  /// Whether standard output is coloured by default: if it is a terminal, `TERM` is not "dumb", and `NO_COLOR` is empty
+  /// or not set.
   static var isColoured: Bool {
     isatty(STDOUT_FILENO) == 1 && (variable("NO_COLOR") ?? "").isEmpty && !isDumb
   }
@@ -29,7 +30,8 @@ enum Terminal {
   /// Opens the standard streams that are closed. Otherwise a file that is opened later would get one of their numbers, and
   /// messages would be written to it.
   static func openClosedStreams() {
-    // Each is opened for the other direction, so reading from or writing to it fails as before.
+    // Standard input is opened for writing and standard output for reading, so that using them fails as before.
+    // Standard error is opened for writing, so messages are lost.
     for (descriptor, mode) in [(STDIN_FILENO, O_WRONLY), (STDOUT_FILENO, O_RDONLY), (STDERR_FILENO, O_WRONLY)]
     where fcntl(descriptor, F_GETFD) < 0 {
       _ = open("/dev/null", mode)

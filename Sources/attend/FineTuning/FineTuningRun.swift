@@ -33,7 +33,8 @@ struct FineTuningRun {
   var stepCount: Int { settings.stepCount(pairCount: pairs.count) }
   var isDone: Bool { losses.count >= stepCount }
 
-  /// The pairs of a step. Each epoch takes all pairs, in an order that follows from the seed and the epoch.
+  /// The pairs of a step. The order of the pairs in an epoch follows from the seed and the epoch; without shuffling, it
+  /// is the order of the file.
   private func batch(_ step: Int) -> [TrainingPair] {
     let perEpoch = settings.stepsPerEpoch(pairCount: pairs.count)
     let (epoch, place) = step.quotientAndRemainder(dividingBy: perEpoch)
@@ -52,7 +53,8 @@ struct FineTuningRun {
     let texts = batch.map(\.query) + batch.map(\.positive) + batch.flatMap(\.negatives)
     gradients.reset()
     do {
-      // The pullback ends here: as long as it exists, each changed parameter would be copied first.
+      // The pullback is released at the end of this `do`. It shares the parameters, so if it still existed when the
+      // optimizer changes them, each one would be copied first.
       let (vectors, pullback) = try encoder.valueWithPullback(texts, recomputes: recomputes, context: context)
       let loss = try multipleNegativesRankingLoss(
         queries: vectors.slice(0..<batch.count, axis: 0), candidates: vectors.slice(batch.count..<texts.count, axis: 0),
@@ -76,7 +78,7 @@ struct FineTuningRun {
     return texts.reduce(0) { $0 + encoder.tokens($1).count }
   }
 
-  /// Throws if a weight is not finite: nothing that is written may hold such a model.
+  /// Throws if a weight is not finite, so that such a model is never written.
   private func checkWeights() throws {
     let kernels = try context.kernels(for: Float.self)
     for (name, value) in try encoder.parameters() {
@@ -94,7 +96,8 @@ struct FineTuningRun {
   private static let modelPrefix = "model."
   private static let optimizerPrefix = "optimizer."
 
-  /// Writes everything that the rest of the run needs. The path holds the old checkpoint or the whole new one.
+  /// Writes everything that the rest of the run needs. At any time, the path holds either the old checkpoint or the
+  /// whole new one.
   func writeCheckpoint(to path: String) throws {
     var writer = SafeTensorsWriter()
     let json = JSONEncoder()
@@ -110,12 +113,13 @@ struct FineTuningRun {
     try writer.write(to: path)
   }
 
-  /// The kernels of this run: other ones compute other last bits.
+  /// The algorithm and the instruction set of this run. With other ones, the last bits of results differ.
   private func kernels() throws -> String {
     "\(context.resolvedAlgorithm.rawValue) \(try context.resolvedInstructionSet().rawValue)"
   }
 
-  /// Goes on from a checkpoint. Tells if the bits will not be those of a run that was not stopped.
+  /// Goes on from a checkpoint. If the run began with other kernels, a note on standard error says that the last bits
+  /// of the model will differ from those of a run that was not stopped.
   /// - Throws: `AttentionError` if the file is no checkpoint, or one of a run with other settings.
   mutating func resume(from path: String) throws {
     let file = try SafeTensorsFile(contentsOf: path)
@@ -159,7 +163,7 @@ struct FineTuningRun {
 struct RetrievalFigures: Codable {
   /// The share of queries whose own text is the most similar one.
   let accuracy: Double
-  /// The mean of 1 / rank of the own text.
+  /// The mean of 1 / rank over all queries, where rank is that of the query's own text.
   let meanReciprocalRank: Double
 
   init(_ encoder: SentenceEncoder, _ pairs: [TrainingPair], context: AttentionContext) throws {
@@ -175,8 +179,8 @@ struct RetrievalFigures: Codable {
   }
 }
 
-/// The rank of text i among all texts by their cosine with query i, from 1. Equal cosines of other texts count as greater ones;
-/// texts that equal text i do not count.
+/// For each query i, the rank of text i among all texts, from 1. Texts are ranked by their cosine with the query. Other
+/// texts with the same cosine as text i come before it; texts that equal text i are not counted.
 private func ranks(_ queries: Tensor<Float>, _ texts: Tensor<Float>, _ pairs: [TrainingPair]) throws -> [Int] {
   let lengths = try (0..<texts.shape[0]).map { row in
     let square = try texts.select(row, axis: 0).array.reduce(0.0) { $0 + Double($1) * Double($1) }

@@ -3,7 +3,8 @@ import AttentionModels
 import AttentionTraining
 import Foundation
 
-/// What determines the bits of a fine-tuned model, besides the model itself. A run is resumed only with the same settings.
+/// What determines the bits of a fine-tuned model, apart from the kernels: the settings of the run, and checksums of
+/// the pairs and of the model before training. A run is resumed only if all of these are the same.
 struct FineTuningSettings: Codable, Equatable {
   /// A checksum of the pairs for training.
   var pairs: String
@@ -21,14 +22,14 @@ struct FineTuningSettings: Codable, Equatable {
   var seed: UInt64
   var isShuffled: Bool
 
-  /// The number of steps for so many pairs.
+  /// The number of steps of a run on `pairCount` pairs.
   func stepCount(pairCount: Int) -> Int {
     let all = stepsPerEpoch(pairCount: pairCount) * epochCount
     return min(all, stepLimit ?? all)
   }
 
-  /// A last batch of a single pair is left out: it has no other pair to be compared with, so its loss is 0 unless the
-  /// pair has negatives.
+  /// The number of steps in an epoch. A last batch of a single pair is left out: it has no other pair to be compared
+  /// with, so its loss is 0 unless the pair has negatives.
   func stepsPerEpoch(pairCount: Int) -> Int {
     max(1, pairCount / batchLength + (pairCount % batchLength > 1 ? 1 : 0))
   }
@@ -37,11 +38,12 @@ struct FineTuningSettings: Codable, Equatable {
     let count = stepCount(pairCount: pairCount)
     return LearningRateSchedule(
       peak: learningRate, stepCount: count,
-      // The rate of the first step is 0, so at least one more step follows.
+      // In the first step of a warm-up, the rate is 0. At least one step follows the warm-up, so that even a run of a
+      // single step changes the model.
       warmUpStepCount: min(Int((Double(count) * warmUpShare).rounded(.up)), count - 1), shape: schedule)
   }
 
-  /// A checksum of texts.
+  /// A checksum of the texts of pairs.
   static func checksum(_ pairs: [TrainingPair]) -> String {
     var checksum = Checksum()
     for pair in pairs {
@@ -62,7 +64,7 @@ struct FineTuningSettings: Codable, Equatable {
     return checksum.text
   }
 
-  /// FNV-1a of 64 bits.
+  /// The 64-bit hash FNV-1a. A text is added byte by byte, but a number in one step.
   private struct Checksum {
     private var hash: UInt64 = 0xcbf2_9ce4_8422_2325
     var text: String { String(hash, radix: 16) }
@@ -71,7 +73,8 @@ struct FineTuningSettings: Codable, Equatable {
 
     mutating func add(_ text: String) {
       for byte in text.utf8 { add(UInt64(byte)) }
-      // A byte that UTF-8 does not have: where a text ends counts too.
+      // This byte does not occur in UTF-8. It marks the end of a text, so that the same bytes in other texts give
+      // another checksum.
       add(0xff)
     }
   }

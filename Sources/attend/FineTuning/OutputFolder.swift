@@ -32,7 +32,7 @@ final class OutputFolder {
     if name.isEmpty || name == "." || name == ".." || name == "/" {
       return "the path of a new folder expected; got \"\(path)\""
     }
-    // A link that leads nowhere is something too.
+    // A symbolic link whose target does not exist counts as something, too.
     if (try? FileManager.default.attributesOfItem(atPath: path)) != nil {
       return "the path of a new folder expected; there is something at \"\(path)\""
     }
@@ -72,7 +72,7 @@ final class OutputFolder {
     for (name, content) in additions {
       try writeAtomically(to: unfinished + "/" + name) { try Array(content.utf8).withUnsafeBytes($0) }
     }
-    // Read back as a whole before it gets its name.
+    // The folder is loaded as a model, to test it, before it gets its final name.
     _ = try SentenceEncoder(directory: unfinished)
     try? FileManager.default.removeItem(atPath: checkpoint)
     try? FileManager.default.removeItem(atPath: lockPath)

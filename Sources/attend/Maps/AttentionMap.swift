@@ -36,7 +36,7 @@ struct AttentionMap {
 
   let sentences: [Sentence]
 
-  /// A map of texts in a whole model.
+  /// A map of all layers of a model, for each text.
   init(texts: [String], encoder: SentenceEncoder, context: AttentionContext) throws {
     sentences = try texts.map { text in
       let (tokens, layers) = try encoder.attentions(for: text, context: context)
@@ -54,7 +54,8 @@ struct AttentionMap {
   /// A map of one layer: the words of `stored` with `weights` `[B, H, L, S]`.
   ///
   /// `tokens` in the file's metadata has a line for each sentence, with a word for each key. Without it, the words are
-  /// numbers. Keys that the layer adds are called "(added)". Queries that are not keys too are numbered.
+  /// numbers. Keys that the layer adds are called "(added)". If there are as many queries as keys, queries have the
+  /// words of the keys; otherwise they are numbered.
   init(stored: SafeTensorsFile, layer: MultiHeadAttention<Float>, weights: Tensor<Float>) throws {
     let (sentenceCount, headCount) = (weights.shape[0], weights.shape[1])
     guard sentenceCount > 0 else { throw AttentionError(.invalidFile, stored.path, "at least one sentence expected") }

@@ -32,8 +32,8 @@ struct MapPage {
         origin: origin, sentences: map.sentences.map(\.rounded), sentence: sentence, layer: layer, head: head ?? -1,
         token: token ?? -1
       )
-      // A word from the file must not end the script that holds it. "<" is replaced as a byte, because as a character it may be
-      // joined with the characters next to it.
+      // A word must not end the script element that holds it, so each "<" is escaped. It is replaced as a byte, because
+      // a `Character` may hold "<" together with a combining mark after it.
       let json = try encoder.encode(content).flatMap { $0 == UInt8(ascii: "<") ? Array("\\u003c".utf8) : [$0] }
       let parts = String(decoding: PackageResources.map_html, as: UTF8.self).components(separatedBy: "/*DATA*/")
       return Array(parts[0].utf8) + json + Array(parts[1].utf8)

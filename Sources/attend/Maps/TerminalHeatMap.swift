@@ -10,7 +10,7 @@ struct TerminalHeatMap {
     /// square root of the share: otherwise one large weight would hide all others.
     func cell(_ share: Float) -> String {
       if isColoured {
-        // From the background over red to yellow, on the 6 × 6 × 6 colour cube.
+        // From black through red to yellow, in the colour cube of 6 × 6 × 6 colours of a terminal with 256 colours.
         let ramp = [16, 52, 88, 124, 160, 166, 172, 178, 220, 227]
         return "\u{1b}[48;5;\(ramp[Self.step(share, of: ramp.count)])m  \u{1b}[0m"
       }
@@ -52,7 +52,7 @@ struct TerminalHeatMap {
     let height = labels.map(\.count).max() ?? 0
     return (0..<height).map { line in
       let letters = labels.map { label in
-        // Bottom-aligned: the label ends at its column.
+        // Labels are aligned at the bottom: each one ends just above the cells of its column.
         let index = line - (height - label.count)
         // Each letter takes two terminal columns, whether it is one or two wide.
         return (index >= 0 ? String(label[index]) : "").padded(to: 2)

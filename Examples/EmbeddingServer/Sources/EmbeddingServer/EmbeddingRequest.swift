@@ -5,8 +5,8 @@ import Foundation
 struct EmbeddingRequest {
   var texts: [String]
   var prompt = EmbeddingPrompt.automatic
-  /// If set, only this many first numbers of each vector are wanted, and they are brought to length 1; nil: all
-  /// numbers.
+  /// If set, the client wants only this many numbers from the beginning of each vector, and these are scaled so that
+  /// the shortened vector has length 1; nil: all numbers.
   var dimensions: Int?
   /// Whether a text that is longer than the model's limit is an error.
   var refusesCuts = false

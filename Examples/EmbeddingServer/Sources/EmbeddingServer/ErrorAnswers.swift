@@ -23,7 +23,8 @@ struct HeadAnswers: RouterMiddleware {
   }
 }
 
-/// Answers every error with `{"error":"…"}`, under `/v1` with `{"error":{"message":"…"}}`, as OpenAI's clients read it.
+/// Answers errors with `{"error":"…"}`, and under `/v1/` with `{"error":{"message":"…","type":"…"}}`, the form that
+/// OpenAI's clients read. Only errors of the HTTP parser are left to Hummingbird.
 struct ErrorAnswers: RouterMiddleware {
   func handle(
     _ request: Request, context: ConnectionContext, next: (Request, ConnectionContext) async throws -> Response
