@@ -127,7 +127,8 @@ struct FineTuneCommandTests {
     expect(1, "line 1: texts expected; one is empty", try finetune(write("a\t \n", "b.tsv"), "out"))
     expect(1, "at least 2 pairs to train on expected; got 1", try finetune(write("a\tb\n", "c.tsv"), "out"))
     expect(64, "--learning-rate: a number above 0 expected; got -1", try finetune(pairs, "out", "--learning-rate=-1"))
-    expect(64, "Please provide one of 'constant', 'linear' or 'cosine'", try finetune(pairs, "out", "--schedule", "steep"))
+    expect(
+      64, "Please provide one of 'constant', 'linear' or 'cosine'", try finetune(pairs, "out", "--schedule", "steep"))
     expect(64, "there is no checkpoint", try finetune(pairs, "out", "--resume"))
     expect(1, "a finite loss expected", try finetune(pairs, "out", "--learning-rate", "1e30", "--clip", "1e30"))
     try FileManager.default.createDirectory(atPath: folder("there"), withIntermediateDirectories: true)
@@ -154,7 +155,7 @@ struct FineTuneCommandTests {
   func otherSettings() throws {
     let pairs = try pairs()
     _ = try Command.shell(
-      "timeout -s KILL 20 \"$0\" \"$@\" & while [ ! -f \"$CHECK\" ]; do sleep 0.02; done; kill -9 $(pgrep -f \"$MARK\") ; wait",
+      "timeout -s KILL 20 \"$0\" \"$@\" & for i in $(seq 1000); do [ -f \"$CHECK\" ] && break; sleep 0.02; done; kill -9 $(pgrep -f \"$MARK\") ; wait",
       "attend",
       ["finetune", pairs, "--model", Self.model, "-o", folder("run"), "--epochs", "100000", "--checkpoint-every", "1"],
       environment: ["CHECK": folder("run.unfinished/checkpoint.safetensors"), "MARK": "finetune \(pairs)"])

@@ -334,7 +334,7 @@ struct BatchedGEMMTests {
         #expect(throws: AttentionError.self) { try UnsafeMatrix(x, rowCount: -1, columnCount: 4) }
         #expect(throws: AttentionError.self) { try UnsafeMatrix(x, rowCount: 1, columnCount: 1 << 33) }
         let b = try UnsafeMatrix(x, rowCount: 4, columnCount: 3)
-        for (rows, columns) in [(2, 3), (3, 2), (4, 3)] where rows * columns <= 12 {
+        for (rows, columns) in [(2, 3), (3, 2), (4, 3)] {
           let wrong = try UnsafeMutableMatrix(y, rowCount: rows, columnCount: columns)
           let error = #expect(throws: AttentionError.self) { try gemm(a, b, into: wrong) }
           #expect(error?.description.hasSuffix("got [3, 4] · [4, 3] into [\(rows), \(columns)]") == true)

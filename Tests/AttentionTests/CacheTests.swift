@@ -492,6 +492,15 @@ struct CacheTests {
     } else {
       masks += [.chunks(length: 4), .window(left: 1, keepingFirst: 1)]
     }
+    if case .window = kind.retention {
+      // The first keys of the mask are those of the sequence, which the cache may have forgotten.
+      for mask in [AttentionMask.chunks(length: 4), .window(left: 1, keepingFirst: 1)] {
+        let error = #expect(throws: AttentionError.self) {
+          try scaledDotProductAttention(query: rest.query, cache: batched, mask: mask)
+        }
+        #expect(error?.description.contains("a windowed cache") == true)
+      }
+    }
     for mask in masks {
       let output = try scaledDotProductAttention(query: rest.query, cache: batched, mask: mask)
       for (sample, count) in counts.enumerated() {

@@ -181,6 +181,24 @@ struct LayerGradientTests {
     #expect(gradients.names == ["norm1.weight"])
   }
 
+  @Test("packing a block packs the weights that its calls read, and no others")
+  func packing() throws {
+    let scenario = LayerScenario.decoderBlock(.after)
+    let inputs = try inputs(scenario, Float.self)
+    for context in AttentionContext.everyPath where context.resolvedAlgorithm == .packed {
+      let block = try scenario.layer(Float.self) as! TransformerBlock<Float>
+      let instructionSet = try context.resolvedInstructionSet()
+      func counts() -> [Int] {
+        [block.selfAttention, block.crossAttention!].map { $0.packedCount(for: instructionSet) }
+      }
+      try block.pack(context: context)
+      // Self-attention has one product for its inputs, cross-attention two, and both one for the output.
+      #expect(counts() == [2, 3], "\(context.path)")
+      _ = try block(inputs[0], memory: inputs[1], context: context)
+      #expect(counts() == [2, 3], "\(context.path)")
+    }
+  }
+
   @Test("changed parameters take effect, though weights were packed before")
   func repacking() throws {
     for scenario in LayerScenario.everyScenario {

@@ -69,8 +69,9 @@ struct GradientArticleTests {
       returning: .scoreParameters)
     print(try slopeGradients.scoreParameters.shape)  // [1]
     // Under a causal mask, this function is ALiBi with the same slope for all heads.
-    func maskGradients(_ mask: AttentionMask, _ extras: AttentionGradientExtras) throws -> AttentionGradients<Float, Float>
-    {
+    func maskGradients(_ mask: AttentionMask, _ extras: AttentionGradientExtras) throws -> AttentionGradients<
+      Float, Float
+    > {
       let mask = AttentionMask.causal.combined(with: mask)
       let result = try scaledDotProductAttention(
         query: query, key: key, value: value, mask: mask, returning: .logSumExp)

@@ -209,7 +209,7 @@ static double kept(const attn_dropout *p, int32_t head, int32_t query, uint32_t 
     for (int i = 0; i < rows * depth; i++) a[i] = (T)(random_number() - 0.5);                                      \
     for (int i = 0; i < depth * lanes; i++) b[i] = (T)(random_number() - 0.5);                                     \
     for (int i = 0; i < lanes; i++) bias[i] = (T)(4 * random_number() - 2);                                        \
-    for (attn_activation f = attn_activation_none; f <= attn_activation_gelu_tanh; f++) {                          \
+    for (attn_activation f = attn_activation_none; f <= attn_activation_silu; f++) {                          \
       attn_product product = {.vector_count = vectors, .row_count = rows, .depth = depth, .a = a,                  \
                               .row_stride = depth, .column_stride = 1, .b = b, .b_stride = columns, .c = c,        \
                               .c_stride = columns, .bias = bias, .activation = f};                                 \
@@ -220,6 +220,7 @@ static double kept(const attn_dropout *p, int32_t head, int32_t query, uint32_t 
           for (int k = 0; k < depth; k++) x += (double)a[i * depth + k] * (double)b[k * columns + j];              \
           double exact = f == attn_activation_relu        ? fmax(x, 0)                                             \
                          : f == attn_activation_gelu      ? x / 2 * erfc(-x * sqrt(0.5))                           \
+                         : f == attn_activation_silu      ? x / (1 + exp(-x))                                      \
                          : f == attn_activation_gelu_tanh ? x / 2 * (1 + tanh(0.7978845608028654 * (x + 0.044715 * x * x * x)))\
                                                           : x;                                                     \
           double error = fabs((double)c[i * columns + j] - exact);                                                 \

@@ -316,7 +316,8 @@ public final class KeyValueCache<Element: AttentionStorage> {
       try requireArgument(
         !isAbsolute && (first == 0 || !isDistant), Self.subject,
         "a windowed cache\(first == 0 ? "" : " that keeps its first tokens") cannot be combined with prefix, chunk "
-          + "\(first == 0 ? "or document masks" : "and document masks, windows or ALiBi")")
+          + "\(first == 0 ? "or document masks, or windows that keep first keys" : "and document masks, windows or ALiBi")"
+      )
       let hasForgotten = forgotten.contains { $0 > 0 }
       try requireArgument(
         !hasForgotten || mask.alignments.allSatisfy { $0 == .bottomRight || $0 == alignment }, Self.subject,

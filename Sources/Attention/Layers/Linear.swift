@@ -80,6 +80,9 @@ public struct Linear<Element: AttentionElement>: Sendable {
     return result
   }
 
+  /// True if the weight is packed for an instruction set.
+  func isPacked(for instructionSet: InstructionSet) -> Bool { packed[instructionSet.ordinal].hasValue }
+
   /// Packs the weight now, so that the first call takes no longer than later calls.
   /// - Throws: `AttentionError` if memory runs out.
   public func pack(context: AttentionContext = .default) throws {

@@ -327,16 +327,30 @@ public struct MultiHeadAttention<Element: AttentionElement>: Sendable {
       sinks: configuration.hasSinks ? Tensor(repeating: 0, shape: [configuration.headCount]) : nil)
   }
 
-  /// Packs the weights of self-attention now, so that the first call takes no longer than later calls.
+  /// Packs the weights now, so that the first call takes no longer than later calls.
+  ///
+  /// - Parameters:
+  ///   - isSelfAttention: True if query, key and value of the calls will be the same tensor; false if only key and value are.
+  ///   - context: Instruction set and threads.
   /// - Throws: `AttentionError` if memory runs out.
-  public func pack(context: AttentionContext = .default) throws {
+  public func pack(isSelfAttention: Bool = true, context: AttentionContext = .default) throws {
     var projections = [queryProjection, keyProjection, valueProjection]
     if let stackedProjection, let keyValueProjection {
       // Keys that the layer adds follow the projected ones, so queries have a product of their own.
-      projections = configuration.addedKeyCount == 0 ? [stackedProjection] : [queryProjection, keyValueProjection]
+      projections =
+        isSelfAttention && configuration.addedKeyCount == 0
+        ? [stackedProjection] : [queryProjection, keyValueProjection]
     }
     for projection in projections { try projection.pack(context: context) }
     try outputProjection.pack(context: context)
+  }
+
+  /// How many matrices of weights are packed for an instruction set.
+  package func packedCount(for instructionSet: InstructionSet) -> Int {
+    let projections = [
+      stackedProjection, keyValueProjection, queryProjection, keyProjection, valueProjection, outputProjection,
+    ]
+    return projections.count { $0?.isPacked(for: instructionSet) == true }
   }
 
   /// ``init(configuration:seed:)`` with default options.

@@ -165,7 +165,7 @@ public struct TransformerBlock<Element: AttentionElement>: Sendable {
   /// - Throws: `AttentionError` if memory runs out.
   public func pack(context: AttentionContext = .default) throws {
     try selfAttention.pack(context: context)
-    try crossAttention?.pack(context: context)
+    try crossAttention?.pack(isSelfAttention: false, context: context)
     try feedForward.pack(context: context)
   }
 

@@ -93,8 +93,8 @@ extension AttentionMask: CustomStringConvertible {
         batches.append(lengths.count)
       default: break
       }
-      if case .offsets(let offsets) = rule.alignment { batches.append(offsets.count) }
     }
+    for case .offsets(let offsets) in alignments { batches.append(offsets.count) }
     let lengths = keyLengths + leftPaddings
     let queryCount = extent(2, queries + blocks.map(\.queryCount) + queryLengths.flatMap { $0 })
     let keyCount = extent(1, keys + blocks.map(\.keyCount) + lengths.flatMap { $0 })

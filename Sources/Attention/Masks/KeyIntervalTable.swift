@@ -182,16 +182,15 @@ extension AttentionMask.Rule {
   }
 
   /// True if the rule depends on where keys stand in their sequence, and not only on how far they are from the query.
-  /// False for `.keeping`, although its first keys are counted from the start.
   var countsFromTheStart: Bool {
     switch self {
     case .prefix, .chunks, .documents: true
-    case .band, .keeping: false
+    case .keeping(let first, _, _): first > 0
+    case .band: false
     }
   }
 
-  /// True if the keys of this rule begin at a distance before the diagonal. False for rules for which
-  /// ``countsFromTheStart`` is true, even for documents with a bound on the left.
+  /// True if keys of this rule begin at a distance before the diagonal. False for documents, even with a bound on the left.
   var looksBack: Bool {
     switch self {
     case .band(_, let left, _): left != nil

@@ -12,6 +12,9 @@ package final class Once<Value: Sendable>: @unchecked Sendable {
 
   package init() {}
 
+  /// True if the value is made.
+  package var hasValue: Bool { isMade.load(ordering: .acquiring) }
+
   /// The value. The first caller makes it, and other callers wait. If making fails, the next caller tries again.
   package func get(_ make: () throws -> Value) throws -> Value {
     if isMade.load(ordering: .acquiring) { return value! }
