@@ -47,16 +47,23 @@ package final class PackedWeight<Element: BLASElement>: Sendable {
       byteCount: max(1, paddedCount * (depth + 1) * MemoryLayout<Element>.stride))
     let base = storage.base.assumingMemoryBound(to: Element.self)
     let (source, target) = (UncheckedSendable(weight.base), UncheckedSendable(base))
-    let (rowStride, columnStride) = (weight.strides[0], weight.strides[1])
-    // An estimate that sets the size of tasks: one thread takes 1 ns for each element.
-    context.parallelFor(count: panels.count, nanosecondsPerItem: Double(lanes * kernels.panelVectorCount * depth)) {
-      [depth] range, _ in
+    let (rowStride, columnStride, rowLength) = (weight.strides[0], weight.strides[1], weight.shape[1])
+    func pack(_ range: Range<Int>) {
       for panel in panels[range] {
         let rows = panel.columns.map { UnsafeRawPointer(source.value + $0 * rowStride) }
         kernels.pack(
-          .scaled(by: 1), rowCount: rows.count, columnCount: depth, rows: rows, columnStride: columnStride,
-          into: target.value + panel.columns.lowerBound * depth, stride: panel.width)
+          .scaled(by: 1), rowCount: rows.count, columnCount: rowLength, rows: rows, columnStride: columnStride,
+          into: target.value + panel.columns.lowerBound * rowLength, stride: panel.width)
       }
+    }
+    // A lock is held while a weight is packed. So only the package's own threads may help: an executor of the program's
+    // own may make this thread wait for one that waits for the lock.
+    if context.executor is ThreadTeam {
+      // An estimate that sets the size of tasks: one thread takes 1 ns for each element.
+      let nanosecondsPerPanel = Double(lanes * kernels.panelVectorCount * rowLength)
+      context.parallelFor(count: panels.count, nanosecondsPerItem: nanosecondsPerPanel) { range, _ in pack(range) }
+    } else {
+      pack(panels.indices)
     }
     withExtendedLifetime(weight) {}
     // The bias, followed by zeros.
