@@ -117,7 +117,7 @@ package func runProducts<Element: BLASElement>(
 ) throws(AttentionError) {
   if let error = context.environmentError { throw error }
   let packed =
-    context.resolvedAlgorithm == .packed
+    context.resolvedAlgorithm != .openBLAS
     ? PackedProduct<Element>(
       kernels: try context.kernels(for: Element.self), tuning: context.tuning, columnCount: columnCount) : nil
   if rowCount == 0 || columnCount == 0 || count == 0 { return }

@@ -5,4 +5,10 @@ public enum AttentionAlgorithm: String, Sendable, Hashable, CaseIterable {
   case packed
   /// OpenBLAS, one thread per call. The default with portable kernels.
   case openBLAS = "openblas"
+  /// Products of operands that are split into BFloat16 parts, by the matrix unit of ``InstructionSet/amx``, by the
+  /// products of ``InstructionSet/avx512BF16``, or by other vectors with the results of AMX, which is slow.
+  ///
+  /// It serves scaled dot product attention in Float, Float16 and `BFloat16`; calls in Double, gradients, decoding of a
+  /// few queries, and all other products are as with `packed`. ``AttentionPrecision`` says how accurate it is.
+  case matrix
 }

@@ -15,6 +15,8 @@ public struct AttentionContext: Sendable {
   public var instructionSet: InstructionSet?
   /// What computes products; nil: the faster one for the instruction set. ``resolvedAlgorithm`` tells which one that is.
   public var algorithm: AttentionAlgorithm?
+  /// How accurate products are at least.
+  public var precision = AttentionPrecision.full
   /// The constants of plans. Only measurements change them.
   package var tuning = Tuning()
   /// Where the tasks of a call run.

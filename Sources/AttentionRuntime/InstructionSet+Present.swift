@@ -7,6 +7,8 @@ extension InstructionSet {
     case .neon: attn_isa_neon
     case .avx2: attn_isa_avx2
     case .avx512: attn_isa_avx512
+    case .avx512BF16: attn_isa_avx512_bf16
+    case .amx: attn_isa_amx
     }
   }
 
@@ -34,11 +36,11 @@ extension AttentionContext {
   /// The algorithm that calls with this context use: the one asked for, else the faster one for the instruction set.
   public var resolvedAlgorithm: AttentionAlgorithm {
     // If the instruction set is not present, the call throws an error when it looks up its kernels.
-    algorithm(with: instructionSet ?? InstructionSet.present[InstructionSet.present.count - 1])
+    algorithm ?? (usesOpenBLAS(with: instructionSet ?? InstructionSet.present.last!) ? .openBLAS : .packed)
   }
 
-  /// The algorithm that calls use with the kernels of an instruction set.
-  package func algorithm(with instructionSet: InstructionSet) -> AttentionAlgorithm {
-    algorithm ?? (instructionSet == .portable ? .openBLAS : .packed)
+  /// True if OpenBLAS computes the products of calls with the kernels of an instruction set.
+  package func usesOpenBLAS(with instructionSet: InstructionSet) -> Bool {
+    (algorithm ?? (instructionSet == .portable ? .openBLAS : .packed)) == .openBLAS
   }
 }

@@ -9,4 +9,9 @@ public enum InstructionSet: String, Sendable, Hashable, CaseIterable {
   case avx2
   /// x86-64 with AVX-512 F, BW, DQ and VL.
   case avx512
+  /// The same with products of BFloat16 pairs, AVX512-BF16. They serve ``AttentionAlgorithm/matrix`` only.
+  case avx512BF16 = "avx512-bf16"
+  /// x86-64 with AVX-512 and AMX, a matrix unit for BFloat16. It serves ``AttentionAlgorithm/matrix`` only. A process
+  /// needs the permission of Linux for the unit, which is asked for once; if Linux refuses, `amx` is not present.
+  case amx
 }

@@ -1,6 +1,9 @@
 // Detects the instruction sets of this machine and returns their kernels. The file is compiled for the baseline of the
 // architecture, so that it runs on the oldest CPU.
 
+// For the declaration of `syscall`.
+#define _DEFAULT_SOURCE
+
 #include "CAttentionKernels.h"
 
 #include <stdatomic.h>
@@ -9,6 +12,10 @@
 
 #if defined(__x86_64__)
 #include <cpuid.h>
+#if defined(__linux__)
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
 
 static uint64_t saved_state(void) {
   uint32_t low, high;
@@ -27,8 +34,25 @@ enum {
   leaf7_ebx_avx512bw = 1 << 30,
 };
 static const uint32_t leaf7_ebx_avx512vl = UINT32_C(1) << 31;
-static const uint64_t state_avx = 0x06;     // XMM, YMM
-static const uint64_t state_avx512 = 0xe6;  // and opmask, ZMM
+enum {
+  leaf7_edx_amx_bf16 = 1 << 22,
+  leaf7_edx_amx_tile = 1 << 24,
+  leaf7_1_eax_avx512_bf16 = 1 << 5,
+};
+static const uint64_t state_avx = 0x06;       // XMM, YMM
+static const uint64_t state_avx512 = 0xe6;    // and opmask, ZMM
+static const uint64_t state_amx = 0x600e6;    // and the tiles and their configuration
+
+// Linux gives a process the tiles only if it asks for them, once. It refuses if it is too old, or if a thread's alternative
+// signal stack is too small for a tile's contents.
+static bool tiles_are_permitted(void) {
+#if defined(__linux__)
+  enum { request_permission = 0x1023, tile_data = 18 };
+  return syscall(SYS_arch_prctl, request_permission, tile_data) == 0;
+#else
+  return false;
+#endif
+}
 
 static bool x86_isa_is_present(attn_isa isa) {
   uint32_t a, b, c, d;
@@ -41,7 +65,13 @@ static bool x86_isa_is_present(attn_isa isa) {
   if (!(b & leaf7_ebx_avx2) || (state & state_avx) != state_avx) return false;
   if (isa == attn_isa_avx2) return true;
   uint32_t avx512 = (uint32_t)leaf7_ebx_avx512f | leaf7_ebx_avx512dq | leaf7_ebx_avx512bw | leaf7_ebx_avx512vl;
-  return (b & avx512) == avx512 && (state & state_avx512) == state_avx512;
+  if ((b & avx512) != avx512 || (state & state_avx512) != state_avx512) return false;
+  if (isa == attn_isa_avx512) return true;
+  if (isa == attn_isa_amx) {
+    const uint32_t amx = leaf7_edx_amx_bf16 | leaf7_edx_amx_tile;
+    return (d & amx) == amx && (state & state_amx) == state_amx && tiles_are_permitted();
+  }
+  return __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a & leaf7_1_eax_avx512_bf16);
 }
 #endif
 
@@ -50,7 +80,9 @@ static bool find_isa(attn_isa isa) {
     case attn_isa_portable: return true;
 #if defined(__x86_64__)
     case attn_isa_avx2:
-    case attn_isa_avx512: return x86_isa_is_present(isa);
+    case attn_isa_avx512:
+    case attn_isa_avx512_bf16:
+    case attn_isa_amx: return x86_isa_is_present(isa);
 #elif defined(__aarch64__)
     case attn_isa_neon: return true;
 #endif
@@ -80,7 +112,28 @@ const attn_kernels *attn_kernels_for(attn_isa isa, attn_type type) {
     case attn_isa_portable: return OF(portable);
 #if defined(__x86_64__)
     case attn_isa_avx2: return OF(avx2);
+    case attn_isa_avx512:
+    case attn_isa_avx512_bf16:
+    case attn_isa_amx: return OF(avx512);
+#elif defined(__aarch64__)
+    case attn_isa_neon: return OF(neon);
+#endif
+    default: return NULL;
+  }
+}
+
+#undef OF
+#define OF(isa) &attn_f32_matrix_kernels__##isa
+
+const attn_matrix_kernels *attn_matrix_kernels_for(attn_isa isa) {
+  if (!attn_isa_is_present(isa)) return NULL;
+  switch (isa) {
+    case attn_isa_portable: return OF(portable);
+#if defined(__x86_64__)
+    case attn_isa_avx2: return OF(avx2);
     case attn_isa_avx512: return OF(avx512);
+    case attn_isa_avx512_bf16: return OF(avx512_bf16);
+    case attn_isa_amx: return OF(amx);
 #elif defined(__aarch64__)
     case attn_isa_neon: return OF(neon);
 #endif

@@ -21,16 +21,18 @@ struct AttendTests {
 
   // MARK: check
 
-  static let instructionSets = ["portable", "avx2", "avx512", "neon"]
+  static let instructionSets = ["portable", "avx2", "avx512", "neon", "avx512-bf16", "amx"]
 
   @Test(
-    "every conformance case passes", arguments: instructionSets, ["packed", "openblas"])
+    "every conformance case passes", arguments: instructionSets, ["packed", "openblas", "matrix"])
   func conformance(isa: String, algorithm: String) throws {
     let present = try #require(try json(attend("info", "--json"))["isaPresent"] as? [String])
     guard present.contains(isa) else {
       print("skipped, because this machine does not have the instruction set: conformance with \(isa)")
       return
     }
+    // Only the matrix algorithm uses these instructions.
+    if ["avx512-bf16", "amx"].contains(isa) && algorithm != "matrix" { return }
     for threads in ["1", "2"] {
       let path = ["--isa", isa, "--algorithm", algorithm, "--threads", threads]
       for (folder, count, rest) in [
@@ -196,7 +198,7 @@ struct AttendTests {
   @Test("the error for an impossible instruction set, algorithm or thread count says what is possible")
   func absentPaths() throws {
     for (option, value, present) in [
-      ("--isa", "amx", "portable"), ("--algorithm", "matrix", "openblas"), ("--algorithm", "amx", "packed"),
+      ("--isa", "sse9", "portable"), ("--algorithm", "fast", "openblas"), ("--algorithm", "amx", "packed"),
       ("--threads", "0", "from 1"), ("--threads", "x", "threads"),
     ] {
       let command = try attend("check", option, value, "\(Self.fixtures)/mha")
@@ -206,7 +208,9 @@ struct AttendTests {
     }
     let wrong = try attend("check", "\(Self.fixtures)/mha", environment: ["ATTENTION_ISA": "sse9"])
     #expect(wrong.status == 1)
-    #expect(wrong.errors.contains("ATTENTION_ISA: one of portable, neon, avx2, avx512 expected; got \"sse9\""))
+    #expect(
+      wrong.errors.contains(
+        "ATTENTION_ISA: one of portable, neon, avx2, avx512, avx512-bf16, amx expected; got \"sse9\""))
   }
 
   @Test("a path that does not exist is an error, and nothing is written", arguments: ["check", "compute", "map"])

@@ -20,7 +20,7 @@ struct RunnerTests {
       #"{"op":"sdpa","batch":1,"heads":2,"kv_heads":1,"queries":32,"keys":48,"width":16,"value_width":8,"dtype":"f32","mask":"causal","window":7,"pass":"forward","algorithm":"auto","threads":2,"iterations":3,"seed":1,"error":true}"#,
       "junk", #"{"op":"fly"}"#, #"{"op":"sdpa"}"#, #"{"op":"sdpa","queries":-1}"#,
       #"{"op":"softmax","queries":4,"dtype":"bf16"}"#,
-      #"{"op":"mha","queries":4,"pass":"forward_backward"}"#, #"{"op":"sdpa","queries":4,"algorithm":"matrix"}"#,
+      #"{"op":"mha","queries":4,"pass":"forward_backward"}"#, #"{"op":"sdpa","queries":4,"algorithm":"fast"}"#,
       #"{"op":"sdpa","queries":4,"heads":3,"kv_heads":2,"algorithm":"naive"}"#,
       #"{"op":"softmax","batch":1048576,"heads":1048576,"queries":1048576}"#, #"{"op":"sdpa","queries":1e300}"#,
       #"{"op":"mha","queries":4,"width":4294967296,"heads":4294967296}"#,

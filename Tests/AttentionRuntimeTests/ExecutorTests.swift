@@ -145,7 +145,8 @@ struct WidthTests {
     #expect(ThreadChoice { $0 == "ATTENTION_NUM_THREADS" ? "3" : nil }.source == "ATTENTION_NUM_THREADS")
     let wrong = AttentionContext { ["ATTENTION_ISA": "sse9"][$0] }
     #expect(
-      wrong.environmentError?.description == "ATTENTION_ISA: one of portable, neon, avx2, avx512 expected; got \"sse9\""
+      wrong.environmentError?.description
+        == "ATTENTION_ISA: one of portable, neon, avx2, avx512, avx512-bf16, amx expected; got \"sse9\""
     )
     #expect(AttentionContext { ["ATTENTION_NUM_THREADS": "none"][$0] }.environmentError != nil)
     #expect(AttentionContext { ["ATTENTION_NUM_THREADS": "", "ATTENTION_ISA": ""][$0] }.environmentError == nil)

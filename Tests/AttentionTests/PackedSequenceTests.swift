@@ -36,7 +36,7 @@ struct PackedSequenceTests {
             try mismatch(y.slice(rows, axis: 0).array, whole.array.map(Double.init), tolerance: 2e-6, what) == nil)
           // A sequence has the same bits whether it is packed together with others or by itself.
           let single = try layer.forward(packed: part, lengths: [length], isCausal: isCausal, context: context)
-          if context.resolvedAlgorithm == .packed {
+          if context.resolvedAlgorithm != .openBLAS {
             #expect(try sameBits(y.slice(rows, axis: 0).array, single.array), "\(what)")
           }
           row += length

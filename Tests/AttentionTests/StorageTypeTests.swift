@@ -8,7 +8,7 @@ struct StorageTypeTests {
   static let masks: [Scenario.Mask] = [.none, .causal, .everything, .everythingElse, .biasWithInfinities]
 
   @Test(
-    "two-byte elements are converted to Float, and results are rounded once",
+    "results with two-byte elements are those of their conversions to Float, rounded once",
     arguments: masks, [(1, 90), (3, 1300), (70, 130)])
   func bits(mask: Scenario.Mask, lengths: (Int, Int)) throws {
     let scenario = Scenario(
@@ -37,14 +37,29 @@ struct StorageTypeTests {
         query: query, key: key, value: value, mask: mask, options: AttentionOptions(softcap: 5, sinks: sinks),
         returning: [.logSumExp, .weights],
         context: context)
-      #expect(same(result.output, rounded), "\(Stored.self) \(scenario) \(context.path)")
-      #expect(try sameBits(result.logSumExp.array, expected.logSumExp.array))
-      #expect(try sameBits(result.weights.array, expected.weights.array))
+      // Products of parts depend on the type, so their results differ slightly: by no more than half of the last place of
+      // the result's type.
+      let isExact = context.algorithm != .matrix
+      func agree(_ own: [Float], _ expected: [Float], within tolerance: Float = 2e-6) throws {
+        if isExact { return #expect(sameBits(own, expected), "\(Stored.self) \(scenario) \(context.path)") }
+        #expect(mismatch(own, expected.map(Double.init), tolerance: Double(tolerance), context.path) == nil)
+      }
+      func agree(_ own: Tensor<Stored>) throws {
+        if isExact { return #expect(same(own, rounded), "\(Stored.self) \(scenario) \(context.path)") }
+        for (own, expected) in zip(own.array, expected.output.array) {
+          let rounded = Float(Stored(_nearest: Double(expected))._double)
+          let place = Float(Stored.self == BFloat16.self ? 0x1p-8 : 0x1p-11) * abs(expected)
+          #expect(abs(Float(own._double) - expected) <= abs(rounded - expected) + place / 2 + 2e-6)
+        }
+      }
+      try agree(result.output)
+      try agree(result.logSumExp.array, expected.logSumExp.array)
+      try agree(result.weights.array, expected.weights.array)
       // A Float query with keys and values of two bytes.
       let mixed = try scaledDotProductAttention(
         query: floats.query, key: key, value: value, mask: mask, options: AttentionOptions(softcap: 5, sinks: sinks),
         context: context)
-      #expect(sameBits(mixed.array, expected.output.array))
+      try agree(mixed.array, expected.output.array)
       // Operands and a result whose elements are not next to each other in memory.
       func apart(_ x: Tensor<Stored>) throws -> Tensor<Stored> {
         var wide = try Tensor(repeating: Stored(_nearest: .nan), shape: x.shape + [2])
@@ -58,7 +73,7 @@ struct StorageTypeTests {
         query: apart(query), key: apart(key), value: apart(value), mask: mask,
         options: AttentionOptions(softcap: 5, sinks: sinks), into: &target,
         context: context)
-      #expect(same(target, rounded))
+      try agree(target)
     }
   }
 

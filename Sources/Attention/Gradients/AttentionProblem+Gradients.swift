@@ -108,7 +108,8 @@ extension AttentionProblem {
   private func run(_ gradients: GradientCall<Element>, context: AttentionContext) throws {
     switch gradients.call.plan.tiles {
     case .openBLAS: try BackwardPass<RowGradientTiles<Element>>.run(gradients, context: context)
-    case .lanes, .fewRows: try BackwardPass<LaneGradientTiles<Element>>.run(gradients, context: context)
+    case .matrix: try BackwardPass<LaneGradientTiles<MatrixTiles<Element>>>.run(gradients, context: context)
+    case .lanes, .fewRows: try BackwardPass<LaneGradientTiles<LaneTiles<Element>>>.run(gradients, context: context)
     }
   }
 

@@ -56,7 +56,7 @@ extension BackwardPass {
     _ gradients: GradientCall<Element>, _ workers: Workers, _ context: AttentionContext
   ) {
     context.execute(taskCount: gradients.unitCount, threadCount: workers.count) { unit, worker in
-      Tiles.onWorker {
+      Tiles.onWorker(gradients.call.kernels) {
         let (own, sums) = (workers.pass(worker), workers.sums(worker))
         let count = own.tiles.querySumCount
         let tileCount = gradients.tileCount(ofUnit: unit)
@@ -97,7 +97,7 @@ extension BackwardPass {
         let target = sums(slot, 1 + step)
         hasSums(slot, 1 + step, tile: 0).update(repeating: false, count: tileCount)
         if first + step >= regionCount(of: units[slot]) { return }
-        Tiles.onWorker {
+        Tiles.onWorker(gradients.call.kernels) {
           let pass = workers.pass(worker)
           pass.differentiate(
             unit: units[slot], region: first + step, copy: schedule.copy(ofUnit: units[slot])
@@ -115,7 +115,7 @@ extension BackwardPass {
       }
     }
     context.execute(taskCount: units.count * tileCount, threadCount: workers.count) { task, worker in
-      Tiles.onWorker {
+      Tiles.onWorker(gradients.call.kernels) {
         let (slot, tile) = task.quotientAndRemainder(dividingBy: tileCount)
         if tile >= gradients.tileCount(ofUnit: units[slot]) { return }
         workers.pass(worker).finish(unit: units[slot], index: tile, sums(slot, 0) + tile * count)

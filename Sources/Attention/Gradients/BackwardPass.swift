@@ -55,7 +55,8 @@ struct BackwardPass<Tiles: GradientTiles>: ScorePass {
   }
 
   private func differentiate(_ tile: QueryTile, _ keyTile: KeyTile, _ shared: SharedSums<Element>) {
-    let key = tiles.keys(tile, keyTile.keys, keyTile.set).native
+    let scoreKey = tiles.keys(tile, keyTile.keys, keyTile.set)
+    let key = tiles.nativeKeys(scoreKey, tile, keyTile.keys, keyTile.set)
     let value = tiles.values(tile, keyTile.keys, keyTile.set, isNative: true).native
     let isSafe = !call.schedule.isHiding || (tiles.isSafe(tile) && call.isFinite(key))
     tiles.beginKeys(keyTile.keys)
@@ -63,7 +64,7 @@ struct BackwardPass<Tiles: GradientTiles>: ScorePass {
       let keys = block.keys.counted(from: keyTile.keys)
       let (ownKey, ownValue) = (key.rows(keys), value.rows(keys))
       if isSafe { tiles.prepare(block, cut) }
-      _ = computeScores(block, cut, tile, StoredMatrix(ownKey), next: nil)
+      _ = computeScores(block, cut, tile, scoreKey.rows(keys), next: nil)
       if !isSafe { return differentiateWithHazards(block, cut, tile, ownKey, ownValue, shared) }
       tiles.computeWeights(block, tile, cut)
       tiles.computeWeightGradients(block, cut, ownValue)

@@ -18,6 +18,12 @@ protocol GradientTiles: ScoreTiles {
 
   var gradientMemory: GradientMemory<Element> { get }
 
+  /// Some keys of a tile in the type that attention computes in. `key`: what ``ScoreTiles/keys(_:_:_:)`` has returned for
+  /// them, which may have another form.
+  func nativeKeys(
+    _ key: StoredMatrix<Element>, _ tile: QueryTile, _ keys: Range<Int>, _ set: IntervalSet
+  ) -> StridedMatrix<Element>
+
   /// Sets dK and dV of a region of keys to 0.
   func beginRegion(_ keys: Range<Int>)
 
@@ -73,6 +79,10 @@ protocol GradientTiles: ScoreTiles {
 extension GradientTiles {
   static var needsMaximum: Bool { false }
 
+  func nativeKeys(
+    _ key: StoredMatrix<Element>, _: QueryTile, _: Range<Int>, _: IntervalSet
+  ) -> StridedMatrix<Element> { key.native }
+
   var logSumExp: UnsafeMutablePointer<Element> { rows.logSumExp }
   var delta: UnsafeMutablePointer<Element> { rows.delta }
   func query(ofRow row: Int) -> UnsafePointer<Element> { rows.query.rows(row..<row + 1).base }
@@ -83,7 +93,7 @@ extension GradientTiles {
 extension GradientTiles {
   var memory: TileMemory<Element> { forward.memory }
   var scores: Forward.Scores { forward.scores }
-  static func onWorker(_ body: () -> Void) { Forward.onWorker(body) }
+  static func onWorker(_ kernels: Kernels<Element>, _ body: () -> Void) { Forward.onWorker(kernels, body) }
   var stripLength: Int { forward.stripLength }
   static var cutsRows: Bool { Forward.cutsRows }
   func paddedCount(_ rows: Range<Int>) -> Int { forward.paddedCount(rows) }

@@ -7,9 +7,11 @@ internal import AttentionTensors
 /// they are the left operand of the products for the gradients dV and dK, which sum over all rows of the tile, and the
 /// right operand of the product for dQ. Only the queries, dO and dQ are transposed in memory. E is the width of queries
 /// and keys, Ev the width of values.
-struct LaneGradientTiles<Element: AttentionElement>: GradientTiles {
+struct LaneGradientTiles<Forward: LaneScoreTiles>: GradientTiles {
+  typealias Element = Forward.Element
+
   let gradients: GradientCall<Element>
-  let forward: LaneTiles<Element>
+  let forward: Forward
   private let ownMemory: UnsafeMutablePointer<Memory>
 
   private struct Memory {
@@ -35,7 +37,9 @@ struct LaneGradientTiles<Element: AttentionElement>: GradientTiles {
     let panels: UnsafeMutablePointer<Panel>
     var region: Range<Int>
     var keys: Range<Int>
-    /// The keys and values that the products have read last, which the next tile of queries mostly reads again.
+    /// The keys and values that the products have read last, which the next tile of queries mostly reads again. The
+    /// scores may read keys in another form than the other products.
+    var scoreKey: Stored?
     var key: Stored?
     var value: Stored?
   }
@@ -59,7 +63,7 @@ struct LaneGradientTiles<Element: AttentionElement>: GradientTiles {
     let own: UnsafeMutablePointer<Memory> = arrays.take(1)
     let call = gradients.call
     let shape = call.shape
-    forward = LaneTiles(call, &arrays)
+    forward = Forward(call, &arrays)
     let laneCount = call.kernels.laneCount
     let rowCapacity = call.plan.rowsPerTile.roundedUp(toMultipleOf: laneCount)
     let keyCapacity = min(call.plan.keyTileLength, max(shape.keyCount, 1))
@@ -88,6 +92,7 @@ struct LaneGradientTiles<Element: AttentionElement>: GradientTiles {
 
   private var own: Memory { _read { yield ownMemory.pointee } }
   private var call: AttentionCall<Element> { gradients.call }
+  private var lanes: LaneTiles<Element> { forward.lanes }
   var gradientMemory: GradientMemory<Element> { own.common }
   var rows: GradientRows<Element> { own.rows }
 
@@ -100,7 +105,7 @@ struct LaneGradientTiles<Element: AttentionElement>: GradientTiles {
     forward.packQueries(tile, columnStride: 1)
     let columnCount = call.shape.valueDimension
     for row in 0..<tile.rowCount { memory.modifiers.rows[row] = UnsafeRawPointer(outputGradient(ofRow: row)) }
-    forward.forEachGroup(tile) { panel in
+    lanes.forEachGroup(tile) { panel in
       call.kernels.pack(
         .scaled(by: 1), rowCount: panel.count, columnCount: columnCount,
         rows: memory.modifiers.rows + panel.lowerBound, columnStride: 1,
@@ -118,6 +123,7 @@ struct LaneGradientTiles<Element: AttentionElement>: GradientTiles {
 
   func beginRegion(_ keys: Range<Int>) {
     ownMemory.pointee.region = keys
+    ownMemory.pointee.scoreKey = nil
     ownMemory.pointee.key = nil
     ownMemory.pointee.value = nil
     own.keyGradient.update(repeating: 0, count: keys.count * own.keyStride)
@@ -132,7 +138,13 @@ struct LaneGradientTiles<Element: AttentionElement>: GradientTiles {
   }
 
   func keys(_ tile: QueryTile, _ keys: Range<Int>, _ set: IntervalSet) -> StoredMatrix<Element> {
-    stored(\.key, keys, set) { forward.keys(tile, keys, set) }
+    stored(\.scoreKey, keys, set) { forward.keys(tile, keys, set) }
+  }
+
+  func nativeKeys(
+    _ key: StoredMatrix<Element>, _ tile: QueryTile, _ keys: Range<Int>, _ set: IntervalSet
+  ) -> StridedMatrix<Element> {
+    key.half == nil ? key.native : stored(\.key, keys, set) { lanes.keys(tile, keys, set) }.native
   }
 
   func values(_ tile: QueryTile, _ keys: Range<Int>, _ set: IntervalSet, isNative: Bool) -> StoredMatrix<Element> {
@@ -214,7 +226,7 @@ struct LaneGradientTiles<Element: AttentionElement>: GradientTiles {
       memory.maximum.update(from: logSumExp, count: count)
       memory.sum.update(repeating: 0, count: count)
       call.kernels.softmaxLanes(
-        vectorCount: forward.vectorCount(rows.count), keyCount: slice.keys.count, stride: slice.keyStride,
+        vectorCount: lanes.vectorCount(rows.count), keyCount: slice.keys.count, stride: slice.keyStride,
         scores: slice.scores, begin: slice.isRagged ? UnsafePointer(memory.begin) : nil,
         end: slice.isRagged ? UnsafePointer(memory.end) : nil, maximum: memory.maximum, newMaximum: logSumExp,
         sum: memory.sum, rescale: memory.rescale)
@@ -225,8 +237,8 @@ struct LaneGradientTiles<Element: AttentionElement>: GradientTiles {
     let panel = own.outputGradient + block.group.lowerBound * call.shape.valueDimension
     forEachSlice(of: block, cut) { slice in
       call.kernels.multiply(
-        vectorCount: forward.vectorCount(slice.rows.count), value.rows(slice.keys.counted(from: block.keys)),
-        panel + forward.lane(slice), bStride: paddedCount(block.group), into: scoreGradients(slice),
+        vectorCount: lanes.vectorCount(slice.rows.count), value.rows(slice.keys.counted(from: block.keys)),
+        panel + lanes.lane(slice), bStride: paddedCount(block.group), into: scoreGradients(slice),
         stride: slice.keyStride, rescale: nil)
     }
   }
@@ -234,7 +246,7 @@ struct LaneGradientTiles<Element: AttentionElement>: GradientTiles {
   func computeScoreGradients(_ block: Block<Element>, _ cut: BlockCut?) {
     forEachSlice(of: block, cut) { slice in
       call.kernels.scoreGradient(
-        vectorCount: forward.vectorCount(slice.rows.count), keyCount: slice.keys.count, stride: slice.keyStride,
+        vectorCount: lanes.vectorCount(slice.rows.count), keyCount: slice.keys.count, stride: slice.keyStride,
         weights: slice.scores, delta: delta + slice.rows.lowerBound, lanes: scoreGradients(slice))
     }
   }
@@ -251,9 +263,9 @@ struct LaneGradientTiles<Element: AttentionElement>: GradientTiles {
     let panel = own.querySums + block.group.lowerBound * call.shape.headDimension
     forEachSlice(of: block, cut) { slice in
       call.kernels.multiply(
-        vectorCount: forward.vectorCount(slice.rows.count),
+        vectorCount: lanes.vectorCount(slice.rows.count),
         key.rows(slice.keys.counted(from: block.keys)).transposed, scoreGradients(slice), bStride: slice.keyStride,
-        into: panel + forward.lane(slice), stride: paddedCount(block.group), rescale: nil, continues: true)
+        into: panel + lanes.lane(slice), stride: paddedCount(block.group), rescale: nil, continues: true)
     }
   }
 
@@ -284,12 +296,12 @@ struct LaneGradientTiles<Element: AttentionElement>: GradientTiles {
   /// have no blocks. Its P and dS are then set to 0, so that it adds nothing.
   private func rowsOfBlocks(with keys: Range<Int>, _ tile: QueryTile) -> Range<Int> {
     var rows = 0..<0
-    forward.forEachGroup(tile) { group in
+    lanes.forEachGroup(tile) { group in
       if !own.panels[group.lowerBound / call.kernels.laneCount].keys.overlaps(keys) { return }
       rows = (rows.isEmpty ? group.lowerBound : rows.lowerBound)..<group.upperBound
     }
     if rows.isEmpty { return rows }
-    forward.forEachGroup(tile) { group in
+    lanes.forEachGroup(tile) { group in
       let panel = own.panels[group.lowerBound / call.kernels.laneCount]
       if rows.contains(group.lowerBound) && panel.keys.isEmpty && !panel.isCleared { clear(group) }
     }
@@ -338,7 +350,7 @@ struct LaneGradientTiles<Element: AttentionElement>: GradientTiles {
         ? UnsafeMutableRawPointer(memory.modifiers.converted + row * columnCount)
         : target.row(batch: tile.batch, head: head, index: query)
     }
-    forward.forEachGroup(tile) { panel in
+    lanes.forEachGroup(tile) { panel in
       call.kernels.unpack(
         rowCount: panel.count, columnCount: columnCount, sums + panel.lowerBound * columnCount,
         stride: paddedCount(panel), factor: memory.factor + panel.lowerBound,
@@ -356,7 +368,7 @@ struct LaneGradientTiles<Element: AttentionElement>: GradientTiles {
 
   func isSafe(_ tile: QueryTile) -> Bool {
     let count = paddedCount(0..<tile.rowCount)
-    return call.kernels.isFinite(count * call.shape.headDimension, forward.own.query)
+    return call.kernels.isFinite(count * call.shape.headDimension, lanes.own.query)
       && call.kernels.isFinite(count * call.shape.valueDimension, own.outputGradient)
       && !(0..<tile.rowCount).contains { logSumExp[$0].isNaN || delta[$0].isNaN }
   }

@@ -87,7 +87,7 @@ public struct Linear<Element: AttentionElement>: Sendable {
   /// - Throws: `AttentionError` if memory runs out.
   public func pack(context: AttentionContext = .default) throws {
     if let error = context.environmentError { throw error }
-    guard context.resolvedAlgorithm == .packed else { return }
+    guard context.resolvedAlgorithm != .openBLAS else { return }
     _ = try packedWeight(context)
   }
 
@@ -112,7 +112,8 @@ public struct Linear<Element: AttentionElement>: Sendable {
     let kernels = try context.kernels(for: Element.self)
     let input = rows(x.shape, x.strides)
     let output = rows(result.shape, result.strides)
-    guard context.resolvedAlgorithm == .packed, let input, let output, result.strides.last == 1 || outputDimension == 1,
+    guard context.resolvedAlgorithm != .openBLAS, let input, let output,
+      result.strides.last == 1 || outputDimension == 1,
       input.stride != 0, x.strides.last == 1 || inputDimension == 1
     else {
       if let bias { try result.copy(from: bias) }

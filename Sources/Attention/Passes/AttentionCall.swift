@@ -88,6 +88,7 @@ final class AttentionCall<Element: AttentionElement>: @unchecked Sendable {
     switch plan.tiles {
     case .openBLAS: try ForwardPass<RowTiles<OpenBLASProducts<Element>>>.run(self, work, context: context)
     case .fewRows: try ForwardPass<RowTiles<FewRowProducts<Element>>>.run(self, work, context: context)
+    case .matrix: try ForwardPass<MatrixTiles<Element>>.run(self, work, context: context)
     case .lanes: try ForwardPass<LaneTiles<Element>>.run(self, work, context: context)
     }
   }

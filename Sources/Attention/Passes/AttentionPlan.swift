@@ -8,8 +8,18 @@ package enum TileStyle: String {
   case openBLAS = "OpenBLAS"
   /// Queries along the lanes of vectors.
   case lanes
+  /// The same, with products of BFloat16 parts.
+  case matrix
   /// For too few rows to fill the lanes, as in decoding. Keys and values are streamed along the lanes instead.
   case fewRows = "few rows"
+
+  var algorithm: AttentionAlgorithm {
+    switch self {
+    case .openBLAS: .openBLAS
+    case .matrix: .matrix
+    case .lanes, .fewRows: .packed
+    }
+  }
 }
 
 /// How one call is carried out: which algorithm, which tile sizes, how many tasks.
@@ -22,6 +32,7 @@ package enum TileStyle: String {
 package struct AttentionPlan: CustomStringConvertible {
   package let algorithm: AttentionAlgorithm
   package let tiles: TileStyle
+  package let precision: AttentionPrecision
   /// The elements of the batch that this plan computes; nil: all.
   let batches: [Int]?
   /// The number of queries of one head in a tile.
@@ -70,6 +81,12 @@ package struct AttentionPlan: CustomStringConvertible {
   package let expectsNextTile: Bool
   private let work: Double
 
+  /// The tiles for many rows.
+  private static func manyRows<Element>(_ kernels: Kernels<Element>, _ context: AttentionContext) -> TileStyle {
+    if context.usesOpenBLAS(with: kernels.instructionSet) { return .openBLAS }
+    return context.algorithm == .matrix && kernels.hasMatrix ? .matrix : .lanes
+  }
+
   /// Calls `body` with each plan of a call. There are two plans if some elements of the batch have few rows and others do
   /// not.
   ///
@@ -83,7 +100,8 @@ package struct AttentionPlan: CustomStringConvertible {
         AttentionPlan(
           tiles, batches, schedule: schedule, shape: shape, hasSinks: hasSinks, kernels: kernels, context: context))
     }
-    if context.algorithm(with: kernels.instructionSet) == .openBLAS { return try plan(.openBLAS) }
+    let many = manyRows(kernels, context)
+    if many == .openBLAS { return try plan(many) }
     // Whether an element has few rows depends only on its own queries and keys, so that it is computed as if it were
     // alone.
     func hasFewRows(_ batch: Int) -> Bool {
@@ -94,20 +112,21 @@ package struct AttentionPlan: CustomStringConvertible {
         // Self-attention of a few tokens is never computed as few rows: neither alone, nor padded beside longer sequences.
         && schedule.unionCount(batch: batch, queries: 0..<queryCount) > kernels.laneCount
     }
-    if !isStreamable || shape.batchCount == 0 { return try plan(.lanes) }
-    if !schedule.differsByBatch { return try plan(hasFewRows(0) ? .fewRows : .lanes) }
+    if !isStreamable || shape.batchCount == 0 { return try plan(many) }
+    if !schedule.differsByBatch { return try plan(hasFewRows(0) ? .fewRows : many) }
     let few = (0..<shape.batchCount).filter(hasFewRows)
-    if few.isEmpty { return try plan(.lanes) }
+    if few.isEmpty { return try plan(many) }
     if few.count == shape.batchCount { return try plan(.fewRows) }
     try plan(.fewRows, few)
-    try plan(.lanes, (0..<shape.batchCount).filter { !few.contains($0) })
+    try plan(many, (0..<shape.batchCount).filter { !few.contains($0) })
   }
 
   private init<Element>(
     _ tiles: TileStyle, _ batches: [Int]?, schedule: MaskSchedule<Element>, shape: AttentionShape, hasSinks: Bool,
     kernels: Kernels<Element>, context: AttentionContext
   ) {
-    algorithm = tiles == .openBLAS ? .openBLAS : .packed
+    algorithm = tiles.algorithm
+    precision = context.precision
     self.tiles = tiles
     self.batches = batches
     let tuning = context.tuning
@@ -141,7 +160,7 @@ package struct AttentionPlan: CustomStringConvertible {
     let keys = tuning.keyTileByteCount / MemoryLayout<Element>.stride
     keyTileLength =
       switch tiles {
-      case .lanes: max(64, keys * kernels.vectorByteCount / 64)
+      case .lanes, .matrix: max(64, keys * kernels.vectorByteCount / 64)
       case .fewRows: keys
       // No more keys than OpenBLAS sums at once.
       case .openBLAS: keys / 2
@@ -204,8 +223,10 @@ package struct AttentionPlan: CustomStringConvertible {
     context: AttentionContext
   ) {
     let tuning = context.tuning
-    algorithm = context.algorithm(with: kernels.instructionSet)
-    tiles = algorithm == .openBLAS ? .openBLAS : .lanes
+    let many = Self.manyRows(kernels, context)
+    algorithm = many.algorithm
+    tiles = many
+    precision = context.precision
     batches = nil
     blockLength = tuning.blockLength
     headsPerTile = 1

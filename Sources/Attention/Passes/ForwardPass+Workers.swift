@@ -20,7 +20,7 @@ extension ForwardPass {
       let plan = call.plan
       let taskCount = (plan.tileCount + plan.tilesPerTask - 1) / plan.tilesPerTask
       context.execute(taskCount: taskCount, threadCount: workers.count) { task, worker in
-        Tiles.onWorker {
+        Tiles.onWorker(call.kernels) {
           let own = workers.pass(worker)
           // The last tiles are computed first: under a causal mask they take the longest.
           let first = (taskCount - 1 - task) * plan.tilesPerTask
@@ -45,7 +45,7 @@ extension ForwardPass {
     let scores = UncheckedSendable(scores)
     try withWorkers(call, context) { workers in
       context.execute(taskCount: call.plan.tileCount, threadCount: workers.count) { index, worker in
-        Tiles.onWorker { workers.pass(worker).writeScores(scores.value, call.tile(index)) }
+        Tiles.onWorker(call.kernels) { workers.pass(worker).writeScores(scores.value, call.tile(index)) }
       }
     }
   }
@@ -68,7 +68,7 @@ extension ForwardPass {
       for first in stride(from: 0, to: plan.splitsPerTile, by: count) {
         let splits = first..<min(first + count, plan.splitsPerTile)
         context.execute(taskCount: plan.tileCount * splits.count, threadCount: workers.count) { task, worker in
-          Tiles.onWorker {
+          Tiles.onWorker(call.kernels) {
             let (index, split) = task.quotientAndRemainder(dividingBy: splits.count)
             let (own, tile) = (workers.pass(worker), call.tile(index))
             own.attend(tile, split: first + split, into: state(index, 1 + split))
@@ -76,7 +76,7 @@ extension ForwardPass {
         }
         let isLast = splits.upperBound == plan.splitsPerTile
         context.execute(taskCount: plan.tileCount, threadCount: workers.count) { index, worker in
-          Tiles.onWorker {
+          Tiles.onWorker(call.kernels) {
             let (own, tile, whole) = (workers.pass(worker), call.tile(index), state(index, 0))
             if first == 0 { whole.copy(state(index, 1), rowCount: tile.rowCount) }
             for split in (first == 0 ? 1 : 0)..<splits.count {

@@ -28,7 +28,7 @@ extension LaneTiles {
   }
 
   /// Marks a panel as one that has a result. Returns true if it had none before.
-  private func start(_ panel: Range<Int>) -> Bool {
+  func start(_ panel: Range<Int>) -> Bool {
     let index = panel.lowerBound / own.laneCount
     if own.isStarted[index] { return false }
     own.isStarted[index] = true

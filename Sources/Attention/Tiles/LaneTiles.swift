@@ -8,7 +8,7 @@ internal import AttentionTensors
 /// one element at a time, so that any width and either layout is equally good. A tile of them is packed only if neither
 /// of their strides is 1, if their rows lie pages apart, or if they are stored in two bytes. E is the width of queries
 /// and keys, Ev the width of values.
-struct LaneTiles<Element: AttentionElement>: TilePrimitives {
+struct LaneTiles<Element: AttentionElement>: TilePrimitives, LaneScoreTiles {
   let call: AttentionCall<Element>
   let ownMemory: UnsafeMutablePointer<Memory>
 
@@ -37,17 +37,22 @@ struct LaneTiles<Element: AttentionElement>: TilePrimitives {
   }
 
   init(_ call: AttentionCall<Element>, _ arrays: inout ScratchArrays) {
+    self.init(call, panelVectorCount: call.kernels.panelVectorCount, &arrays)
+  }
+
+  /// Tiles whose panels have at most `panelVectorCount` vectors, which is not more than the kernels have.
+  init(_ call: AttentionCall<Element>, panelVectorCount: Int, _ arrays: inout ScratchArrays) {
     self.call = call
     let isCounting = arrays.isCounting
     let own: UnsafeMutablePointer<Memory> = arrays.take(1)
     let (shape, plan) = (call.shape, call.plan)
     let laneCount = call.kernels.laneCount
     let rowCapacity = (plan.rowsPerTile + laneCount - 1) / laneCount * laneCount
-    let panelCapacity = min(rowCapacity, laneCount * call.kernels.panelVectorCount)
+    let panelCapacity = min(rowCapacity, laneCount * panelVectorCount)
     let keyCapacity = min(plan.keyTileLength, max(shape.keyCount, 1))
     let memory = Memory(
       common: TileMemory(call, rowCapacity: rowCapacity, keyCapacity: keyCapacity, &arrays), laneCount: laneCount,
-      panelVectorCount: call.kernels.panelVectorCount, query: arrays.take(rowCapacity * shape.headDimension),
+      panelVectorCount: panelVectorCount, query: arrays.take(rowCapacity * shape.headDimension),
       result: arrays.take(rowCapacity * shape.valueDimension), isStarted: arrays.take(rowCapacity / laneCount),
       blockResult: arrays.take(call.schedule.isRagged ? panelCapacity * shape.valueDimension : 0),
       scores: arrays.take(panelCapacity * keyCapacity),
@@ -59,10 +64,11 @@ struct LaneTiles<Element: AttentionElement>: TilePrimitives {
   }
 
   var own: Memory { ownMemory.pointee }
+  var lanes: LaneTiles { self }
   var memory: TileMemory<Element> { own.common }
   var scores: LaneScores<Element> { LaneScores(call: call, memory: memory.modifiers, laneCount: own.laneCount) }
 
-  static func onWorker(_ body: () -> Void) { body() }
+  static func onWorker(_: Kernels<Element>, _ body: () -> Void) { body() }
 
   // MARK: Rows
 
@@ -89,14 +95,16 @@ struct LaneTiles<Element: AttentionElement>: TilePrimitives {
 
   func begin(_ tile: QueryTile) {
     clear(tile)
-    packQueries(
-      tile,
-      columnStride: scores.gatherRows(
-        call.query, tile, 0..<tile.rowCount, from: 0, count: call.shape.headDimension))
+    packQueries(tile, columnStride: gatherQueries(tile))
+  }
+
+  /// Sets ``ModifierMemory/rows`` to the queries of a tile. Returns how far apart their columns lie.
+  func gatherQueries(_ tile: QueryTile) -> Int {
+    scores.gatherRows(call.query, tile, 0..<tile.rowCount, from: 0, count: call.shape.headDimension)
   }
 
   /// Discards the result of the previous tile, and sets the maximum, sum and factor of the lanes after the last row.
-  private func clear(_ tile: QueryTile) {
+  func clear(_ tile: QueryTile) {
     own.isStarted.update(repeating: false, count: vectorCount(tile.rowCount))
     for lane in tile.rowCount..<paddedCount(0..<tile.rowCount) {
       memory.maximum[lane] = -.infinity
@@ -105,12 +113,16 @@ struct LaneTiles<Element: AttentionElement>: TilePrimitives {
     }
   }
 
-  /// Packs the queries to which ``ModifierMemory/rows`` points, multiplied by the scale.
-  func packQueries(_ tile: QueryTile, columnStride stride: Int) {
+  func packQueries(_ tile: QueryTile, columnStride: Int) {
+    packQueries(tile, columnStride: columnStride, scale: call.scale)
+  }
+
+  /// Packs the queries to which ``ModifierMemory/rows`` points, multiplied by `scale`.
+  func packQueries(_ tile: QueryTile, columnStride stride: Int, scale: Element) {
     let columnCount = call.shape.headDimension
     forEachGroup(tile) { panel in
       call.kernels.pack(
-        .scaled(by: call.scale._double), rowCount: panel.count, columnCount: columnCount,
+        .scaled(by: scale._double), rowCount: panel.count, columnCount: columnCount,
         rows: memory.modifiers.rows + panel.lowerBound, columnStride: stride,
         into: own.query + panel.lowerBound * columnCount,
         stride: paddedCount(panel))
@@ -248,4 +260,16 @@ struct LaneTiles<Element: AttentionElement>: TilePrimitives {
       maximum: memory.maximum + block.rows.lowerBound, newMaximum: newMaximum.map { UnsafePointer($0) },
       sum: memory.sum + block.rows.lowerBound, rescale: memory.rescale + lane(block))
   }
+}
+
+/// Tiles whose queries run along the lanes of vectors, and that can compute scores for the backward pass too.
+protocol LaneScoreTiles: ScoreTiles where Scores == LaneScores<Element> {
+  /// The tiles that do everything but the products.
+  var lanes: LaneTiles<Element> { get }
+
+  /// `arrays` cuts the working memory out of one allocation; without an allocation, `arrays` only counts the bytes.
+  init(_ call: AttentionCall<Element>, _ arrays: inout ScratchArrays)
+
+  /// Packs the queries to which ``ModifierMemory/rows`` points, for ``ScoreTiles/computeScores``.
+  func packQueries(_ tile: QueryTile, columnStride: Int)
 }

@@ -17,7 +17,7 @@ protocol RowProducts {
   /// True if rows that attend to different keys are computed block by block, because their products are large.
   static var cutsRows: Bool { get }
 
-  static func onWorker(_ body: () -> Void)
+  static func onWorker(_ kernels: Kernels<Element>, _ body: () -> Void)
 
   /// scores[R, N] ← Q[R, E] · K[N, E]ᵀ.
   static func computeScores(
@@ -38,7 +38,7 @@ enum OpenBLASProducts<Element: AttentionElement>: RowProducts {
 
   static var cutsRows: Bool { true }
 
-  static func onWorker(_ body: () -> Void) { OpenBLAS.withOneThread(body) }
+  static func onWorker(_: Kernels<Element>, _ body: () -> Void) { OpenBLAS.withOneThread(body) }
 
   static func computeScores(
     _: Kernels<Element>, query: StridedMatrix<Element>, key: StoredMatrix<Element>,
@@ -72,7 +72,7 @@ enum FewRowProducts<Element: AttentionElement>: RowProducts {
 
   static var cutsRows: Bool { false }
 
-  static func onWorker(_ body: () -> Void) { body() }
+  static func onWorker(_: Kernels<Element>, _ body: () -> Void) { body() }
 
   static func computeScores(
     _ kernels: Kernels<Element>, query: StridedMatrix<Element>, key: StoredMatrix<Element>,

@@ -42,7 +42,7 @@ struct RowTiles<Products: RowProducts>: TilePrimitives {
   var memory: TileMemory<Element> { own.common }
   var scores: RowScores<Element> { RowScores(call: call, memory: memory.modifiers) }
 
-  static func onWorker(_ body: () -> Void) { Products.onWorker(body) }
+  static func onWorker(_ kernels: Kernels<Element>, _ body: () -> Void) { Products.onWorker(kernels, body) }
 
   // MARK: Rows
 

@@ -24,8 +24,8 @@ protocol ScoreTiles: SendableMetatype {
   /// The number of rows in a strip. A block is cut into strips where an edge of the mask crosses it.
   var stripLength: Int { get }
 
-  /// Calls `body` with the thread settings that these primitives need.
-  static func onWorker(_ body: () -> Void)
+  /// Calls `body` with the settings of the thread that these primitives need.
+  static func onWorker(_ kernels: Kernels<Element>, _ body: () -> Void)
 
   /// True if rows that attend to different keys are divided into smaller groups.
   static var cutsRows: Bool { get }

@@ -25,10 +25,13 @@ typedef enum attn_isa {
   attn_isa_neon = 1,
   attn_isa_avx2 = 2,
   attn_isa_avx512 = 3,
+  attn_isa_avx512_bf16 = 4,
+  attn_isa_amx = 5,
 } attn_isa;
-enum { attn_isa_count = 4 };
+enum { attn_isa_count = 6 };
 
-/// True if this machine (CPU and operating system) runs the kernels of `isa`.
+/// True if this machine (CPU and operating system) runs the kernels of `isa`. The first question about AMX asks the
+/// operating system to let this process use it. If the system refuses, AMX is not present.
 bool attn_isa_is_present(attn_isa isa);
 
 /// True if this thread traps any floating-point exception, and always on other architectures than x86-64 and AArch64.
@@ -313,6 +316,61 @@ typedef struct attn_half_kernels {
   void (*_Nullable narrow)(attn_half, ptrdiff_t count, const void *x, uint16_t *y);
 } attn_half_kernels;
 
+// Numbers that are split into BFloat16 parts, largest first: their sum is the number, or nearly. One part has a
+// number's first 8 bits, two parts 16, three parts all 24. Products of parts are exact in float.
+//
+// Rows stay rows: part i of x[row, column] goes to y[i·part_stride + row·y_stride + before + column]. Each row of y begins
+// with `before` zeros and is filled up with 0 to padded_count. Returns false if a size is above `greatest`, or NaN.
+typedef struct attn_split_rows {
+  ptrdiff_t row_count, column_count;
+  const void *x;
+  ptrdiff_t x_stride, part_count, before, padded_count;
+  double greatest;
+  uint16_t *y;
+  ptrdiff_t y_stride, part_stride;
+} attn_split_rows;
+
+// The same for the rows of a panel, x[row_count, lanes], in pairs: word [pair, lane] of y holds the parts of rows 2·pair
+// (in the lower half) and 2·pair + 1 of that lane, where rows are counted after `before` rows of 0. padded_count, a
+// multiple of 2, counts all rows.
+typedef struct attn_split_lanes {
+  ptrdiff_t vector_count, row_count;
+  const void *x;
+  ptrdiff_t x_stride, part_count, before, padded_count;
+  double greatest;
+  uint32_t *y;
+  ptrdiff_t part_stride;
+} attn_split_lanes;
+
+// c[row_count, lanes] = factor · Σ a[i]·b[j], or c·rescale + factor · Σ a[i]·b[j], over all parts i and j with
+// i + j ≤ limit. a's rows are those of attn_split_rows, and b is a panel of attn_split_lanes. The depth is a multiple of
+// 32. Each element is summed from the first step of the depth to the last, with all parts in each 32 of them. So its
+// bits do not depend on the other rows and lanes, or on groups of 32 whose products are 0.
+typedef struct attn_parts_product {
+  ptrdiff_t vector_count, row_count, depth;
+  ptrdiff_t a_part_count, b_part_count, limit;
+  const uint16_t *a;
+  ptrdiff_t a_stride, a_part_stride;
+  const uint32_t *b;
+  ptrdiff_t b_part_stride; // words
+  void *c;
+  ptrdiff_t c_stride;
+  double factor;
+  const void *_Nullable rescale; // [lanes]; NULL: c is only written
+  void *_Nullable maximum; // [lanes], raised to the largest of each lane of factor · Σ, NaN left out; NULL: not wanted
+} attn_parts_product;
+
+// Products by a matrix unit or, where there is none, by vectors with the results of Intel's AMX. They exist only for
+// float. A thread calls `begin` before such products and `end` after them.
+typedef struct attn_matrix_kernels {
+  ptrdiff_t panel_vector_count;
+  void (*begin)(void);
+  void (*end)(void);
+  bool (*split_rows)(const attn_split_rows *);
+  bool (*split_lanes)(const attn_split_lanes *);
+  void (*multiply)(const attn_parts_product *);
+} attn_matrix_kernels;
+
 typedef struct attn_kernels {
   attn_array_kernels arrays;
   attn_row_kernels rows;
@@ -324,6 +382,9 @@ typedef struct attn_kernels {
 
 /// The kernels of one instruction set and element type; NULL if the set is not present. The tables are constants.
 const attn_kernels *_Nullable attn_kernels_for(attn_isa isa, attn_type type);
+
+/// The products of parts with an instruction set; NULL if the set is not present.
+const attn_matrix_kernels *_Nullable attn_matrix_kernels_for(attn_isa isa);
 
 #pragma clang assume_nonnull end
 
