@@ -38,6 +38,7 @@ struct Request: Decodable {
   var window: Int?
   let pass: Pass
   var algorithm: Algorithm
+  var precision: AttentionPrecision
   /// The number of pairs of a key and a value tensor that calls use in turn, so that a pair is no longer in the CPU's
   /// cache when its turn comes again.
   var rotation: Int
@@ -56,7 +57,7 @@ struct Request: Decodable {
 
   private enum CodingKeys: String, CodingKey {
     case op, batch, heads, keyValueHeads = "kv_heads", queries, keys, width, valueWidth = "value_width", dtype, mask,
-      cache, window, pass, algorithm, threads, iterations, seed, transposed, error, rotation, fresh, save
+      cache, window, pass, algorithm, precision, threads, iterations, seed, transposed, error, rotation, fresh, save
   }
 
   init(from decoder: any Decoder) throws {
@@ -78,6 +79,12 @@ struct Request: Decodable {
     window = try fields.decodeIfPresent(Int.self, forKey: .window)
     pass = try field(.pass, .forward)
     let algorithmName = try field(.algorithm, "auto")
+    let precisionName = try field(.precision, AttentionPrecision.full.rawValue)
+    guard let precision = AttentionPrecision(rawValue: precisionName) else {
+      let names = AttentionPrecision.allCases.map(\.rawValue).joined(separator: ", ")
+      throw Self.unsupported("precision", precisionName, names)
+    }
+    self.precision = precision
     rotation = try field(.rotation, 1)
     fresh = try field(.fresh, false)
     threads = try fields.decodeIfPresent(Int.self, forKey: .threads)

@@ -77,6 +77,7 @@ extension AttentionContext {
     var wanted: AttentionAlgorithm?
     if case .library(let algorithm) = request.algorithm { wanted = algorithm }
     self.init(threadCount: request.threads, algorithm: wanted)
+    precision = request.precision
   }
 }
 

@@ -5,9 +5,10 @@ internal import CLibrary
 /// Replaces a file as a whole: `path` holds either the old content or the whole new content, never a part of it.
 ///
 /// `body` calls `append` with the bytes, which go to a temporary file in the same folder. That file is synced and then
-/// renamed to `path`. A symbolic link is followed, and the permissions of an old file are kept. If there is anything
-/// but a regular file at `path`, it is refused.
-/// - Throws: Any error of `body`; `AttentionError` if the file cannot be written. The temporary file is then removed.
+/// renamed to `path`. If `path` is a symbolic link, the file to which it leads is replaced. The permissions of an old
+/// file are kept.
+/// - Throws: Any error of `body`; `AttentionError` if the file cannot be written, if something other than a regular
+///   file is at `path`, or if `path` is a symbolic link to nothing. The temporary file is then removed.
 package func writeAtomically(
   to path: String, _ body: (_ append: (UnsafeRawBufferPointer) throws -> Void) throws -> Void
 ) throws {
@@ -66,7 +67,8 @@ private func writeAll(_ bytes: UnsafeRawBufferPointer, to descriptor: CInt, _ pa
   }
 }
 
-/// Calls `write`. Beyond the process's limit of file size, it fails with EFBIG; no signal ends the process.
+/// Calls `write` without letting a signal end the process: a write beyond the process's limit of file size fails with
+/// EFBIG, and SIGXFSZ is not delivered.
 private func writeWithoutSignal(_ descriptor: CInt, _ bytes: UnsafeRawPointer, _ byteCount: Int) -> Int {
   var signals = sigset_t()
   var before = sigset_t()
@@ -76,7 +78,8 @@ private func writeWithoutSignal(_ descriptor: CInt, _ bytes: UnsafeRawPointer, _
   let count = write(descriptor, bytes, byteCount)
   let error = errno
   if count < 0 && error == EFBIG {
-    // If `write` has left SIGXFSZ pending, it is taken here, so that it is not delivered when the old mask is set.
+    // If `write` has left SIGXFSZ pending, `sigwait` removes that signal here. Otherwise it would be delivered when the
+    // old mask is restored.
     var pending = sigset_t()
     sigpending(&pending)
     var signal: CInt = 0

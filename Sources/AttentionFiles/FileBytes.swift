@@ -8,18 +8,13 @@ final class FileBytes: @unchecked Sendable {
   let bytes: UnsafeRawBufferPointer
   private let isMapped: Bool
 
-  init(path: String, isMapped: Bool) throws(AttentionError) {
-    try requirePath(path)
-    // O_NONBLOCK: if the path is a pipe, do not wait for a writer.
-    let descriptor = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK)
-    guard descriptor >= 0 else { throw systemError(path, "cannot be opened") }
+  /// - Throws: `AttentionError` if the file cannot be read or has more than `byteLimit` bytes.
+  init(path: String, isMapped: Bool, byteLimit: Int = .max) throws(AttentionError) {
+    let (descriptor, count) = try openRegularFile(path)
     defer { close(descriptor) }
-    var status = stat()
-    guard fstat(descriptor, &status) == 0 else { throw systemError(path, "cannot be examined") }
-    guard status.st_mode & S_IFMT == S_IFREG else {
-      throw AttentionError(.inputOutput, path, "a regular file expected")
+    guard count <= byteLimit else {
+      throw AttentionError(.invalidFile, path, "at most \(byteLimit) bytes expected; it has \(count)")
     }
-    let count = Int(status.st_size)
     self.isMapped = isMapped && count > 0
     if self.isMapped {
       guard let base = mmap(nil, count, PROT_READ, MAP_PRIVATE, descriptor, 0), base != MAP_FAILED else {
@@ -29,17 +24,12 @@ final class FileBytes: @unchecked Sendable {
       return
     }
     let base = try Self.allocate(count, path)
-    var filled = 0
-    while filled < count {
-      let got = read(descriptor, base + filled, min(count - filled, transferLimit))
-      if got > 0 {
-        filled += got
-      } else if got == 0 || errno != EINTR {
-        free(base)
-        throw got == 0
-          ? AttentionError(.invalidFile, path, "the file ended after \(filled) of \(count) bytes")
-          : systemError(path, "cannot be read")
-      }
+    let filled = readBytes(descriptor, count, into: base)
+    guard filled == count else {
+      free(base)
+      throw filled < 0
+        ? systemError(path, "cannot be read")
+        : AttentionError(.invalidFile, path, "the file ended after \(filled) of \(count) bytes")
     }
     bytes = UnsafeRawBufferPointer(start: base, count: count)
   }
@@ -66,10 +56,42 @@ final class FileBytes: @unchecked Sendable {
   }
 }
 
-/// The largest number of bytes that one call reads or writes. On macOS, a call for 2 GiB or more fails.
+/// The largest number of bytes in one call of `read` or `write`: 1 GiB. On macOS, a call for 2 GiB or more fails.
 let transferLimit = 1 << 30
 
-/// Throws if `path` is empty or contains a NUL, at which it would end for the operating system.
+/// Opens a file for reading. Returns its descriptor and the number of its bytes.
+/// - Throws: `AttentionError` if `path` is not a regular file or cannot be opened.
+private func openRegularFile(_ path: String) throws(AttentionError) -> (descriptor: Int32, byteCount: Int) {
+  try requirePath(path)
+  let unexpected = AttentionError(.inputOutput, path, "a regular file expected")
+  var status = stat()
+  // The kind of file is checked before the file is opened. If this process opened a pipe, the pipe's writer would take
+  // this process for its reader. SIGPIPE would then kill the writer when this process closes the pipe.
+  guard stat(path, &status) == 0 else { throw systemError(path, "cannot be opened") }
+  guard status.st_mode & S_IFMT == S_IFREG else { throw unexpected }
+  // The path may have become a pipe since. O_NONBLOCK prevents `open` from waiting for a writer.
+  let descriptor = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK)
+  guard descriptor >= 0 else { throw systemError(path, "cannot be opened") }
+  guard fstat(descriptor, &status) == 0, status.st_mode & S_IFMT == S_IFREG else {
+    close(descriptor)
+    throw unexpected
+  }
+  return (descriptor, Int(status.st_size))
+}
+
+/// Reads up to `count` bytes. Returns how many there were before the end of the file; or −1 if reading failed, with the
+/// reason in `errno`.
+private func readBytes(_ descriptor: Int32, _ count: Int, into target: UnsafeMutableRawPointer) -> Int {
+  var filled = 0
+  while filled < count {
+    let got = read(descriptor, target + filled, min(count - filled, transferLimit))
+    if got == 0 { break }
+    if got > 0 { filled += got } else if errno != EINTR { return -1 }
+  }
+  return filled
+}
+
+/// Throws if `path` is empty or contains a NUL, because the operating system ends a path at its first NUL.
 func requirePath(_ path: String) throws(AttentionError) {
   try requireArgument(
     !path.isEmpty && !path.utf8.contains(0), "path",
@@ -81,7 +103,8 @@ func systemError(_ path: String, _ what: String) -> AttentionError {
   AttentionError(.inputOutput, path, "\(what): \(String(cString: strerror(errno)))")
 }
 
-/// Describes what a download has often left instead of the file: a git-lfs pointer or a page of HTML. Nil: neither.
+/// Describes what a failed download often leaves in place of the file: a git-lfs pointer or a page of HTML. Returns nil
+/// if `bytes` are neither.
 package func whatElse(_ bytes: UnsafeRawBufferPointer) -> String? {
   let start = String(decoding: bytes.prefix(64).drop { $0 <= 0x20 }, as: UTF8.self).lowercased()
   if start.hasPrefix("version https://git-lfs") { return "a git-lfs pointer to it: fetch it with git lfs pull" }
@@ -100,31 +123,24 @@ package func splitLines(_ bytes: [UInt8], name: String, firstLine: Int = 1) thro
     }
     lines.append(text)
   }
-  // The text after the last line end is a line only if it is not empty.
+  // A text that ends with a line break has no further line after it.
   if bytes.isEmpty || bytes.last == UInt8(ascii: "\n") { lines.removeLast() }
   return lines
 }
 
 /// The first bytes of a regular file, at most `count`. Nil if `path` is not a regular file or cannot be read.
 package func firstBytes(of path: String, count: Int) -> [UInt8]? {
-  // The kind of file is checked before the file is opened. If this process opened a pipe, the pipe's writer would take
-  // it for the reader, and would die when the pipe is closed.
-  var status = stat()
-  guard stat(path, &status) == 0, status.st_mode & S_IFMT == S_IFREG else { return nil }
-  let descriptor = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK)
-  guard descriptor >= 0 else { return nil }
-  defer { close(descriptor) }
+  guard let file = try? openRegularFile(path) else { return nil }
+  defer { close(file.descriptor) }
   var bytes = [UInt8](repeating: 0, count: count)
-  let got = read(descriptor, &bytes, count)
+  let got = bytes.withUnsafeMutableBytes { readBytes(file.descriptor, count, into: $0.baseAddress!) }
   return got < 0 ? nil : Array(bytes.prefix(got))
 }
 
-/// The bytes of a regular file of at most `byteLimit` bytes.
+/// The bytes of the regular file at `path`.
+/// - Throws: `AttentionError` if the file cannot be read or has more than `byteLimit` bytes.
 package func readFile(_ path: String, byteLimit: Int) throws(AttentionError) -> [UInt8] {
-  // Read, not mapped: if a mapped file were cut short meanwhile, the process would be killed.
-  let file = try FileBytes(path: path, isMapped: false)
-  guard file.bytes.count <= byteLimit else {
-    throw AttentionError(.invalidFile, path, "at most \(byteLimit) bytes expected; it has \(file.bytes.count)")
-  }
+  // The file is read rather than mapped, because if a mapped file is cut short, the process that reads it is killed.
+  let file = try FileBytes(path: path, isMapped: false, byteLimit: byteLimit)
   return withExtendedLifetime(file) { Array(file.bytes) }
 }

@@ -5,23 +5,23 @@ public import AttentionTensors
 ///     let file = try SafeTensorsFile(contentsOf: "model.safetensors")
 ///     let weight = try file.tensor("encoder.weight", as: Float.self)
 ///
-/// Opening reads the header and checks it: types and shapes are valid, byte ranges have neither gaps nor overlaps, and
-/// no name occurs twice (names that Unicode counts as equal are one name). An error about a tensor's type, shape or
-/// range names the tensor and its bytes.
+/// Opening a file reads its header and checks it: types and shapes are valid, byte ranges have neither gaps nor
+/// overlaps, and no name occurs twice. Names that Unicode counts as equal are one name. An error about a tensor's type,
+/// shape or byte range states the tensor's name and its byte range.
 public struct SafeTensorsFile: Sendable {
   /// How the bytes of a file get into memory.
   public enum Loading: Sendable, Hashable {
     /// The file is mapped: tensors are views of it, and each page is read when it is first used.
     ///
-    /// The file must not be changed or cut short while it is open or a tensor of it exists: reading a page that no
-    /// longer exists kills the process.
+    /// Do not change the file or cut it short while a `SafeTensorsFile` of it or a tensor from it exists: reading a
+    /// page that no longer exists kills the process.
     case mapped
     /// The file is read as a whole when it is opened, and may be changed afterwards. If it is cut short while it is
     /// read, opening throws.
     case copied
   }
 
-  /// The path of the file; for bytes in memory, the name by which errors call them.
+  /// The path of the file. For bytes in memory, the name that errors use for them.
   public let path: String
   /// The strings that the header holds under `__metadata__`.
   public let metadata: [String: String]
@@ -37,8 +37,8 @@ public struct SafeTensorsFile: Sendable {
     try self.init(FileBytes(path: path, isMapped: loading == .mapped), path: path)
   }
 
-  /// A file whose bytes are in memory already. They are copied, once.
-  /// - Throws: `AttentionError` where they contradict the format.
+  /// Reads a file whose bytes are already in memory. The bytes are copied once.
+  /// - Throws: `AttentionError` if the bytes contradict the format or memory is lacking.
   public init(bytes: [UInt8], name: String = "bytes in memory") throws(AttentionError) {
     let copy: FileBytes
     do { copy = try bytes.withUnsafeBytes { try FileBytes(copying: $0, name: name) } } catch {
@@ -57,7 +57,7 @@ public struct SafeTensorsFile: Sendable {
     index = Dictionary(uniqueKeysWithValues: header.entries.enumerated().map { ($1.name, $0) })
   }
 
-  /// The description of a tensor; nil where there is none of that name.
+  /// The description of the tensor of this name; nil if there is no such tensor.
   public func entry(_ name: String) -> SafeTensorsEntry? { index[name].map { entries[$0] } }
 
   /// The tensor of this name, in the type in which it is stored.
@@ -74,7 +74,8 @@ public struct SafeTensorsFile: Sendable {
         "tensor \"\(name)\" of \(Element._dataType.rawValue) expected; it is \(entry.dataType.rawValue)")
     }
     let data = data(of: entry)
-    // A Bool in memory must be 0 or 1, but a file can hold anything. So read bytes, and check them.
+    // A Bool in memory must be 0 or 1, but a file can hold any byte. So the elements are checked as bytes before they
+    // become Bools.
     if Element.self == Bool.self {
       guard let bad = data.firstIndex(where: { $0 > 1 }) else { return try copy(data, entry.shape) }
       throw AttentionError(
@@ -91,10 +92,11 @@ public struct SafeTensorsFile: Sendable {
       strides: rowMajorStrides(of: entry.shape))
   }
 
-  /// The tensor of this name, converted to another type of number and rounded to nearest.
+  /// The tensor of this name, converted to `Element` and rounded to nearest.
   ///
-  /// If it is stored in that type, the result is that of ``tensor(_:as:)``.
-  /// - Throws: `AttentionError` if there is no tensor of this name, or it does not hold real numbers.
+  /// If the tensor is stored in that type, the result is that of ``tensor(_:as:)``.
+  /// - Throws: `AttentionError` if there is no tensor of this name, or its type is not F16, BF16, F32 or F64. On Macs
+  ///   with Intel processors, F16 throws too.
   public func tensor<Element: RealTensorElement>(
     _ name: String, convertingTo _: Element.Type
   ) throws -> Tensor<Element> {
@@ -114,13 +116,13 @@ public struct SafeTensorsFile: Sendable {
   }
 
   /// All tensors by their names, each as ``tensor(_:as:)`` gives it: a state dictionary.
-  /// - Throws: `AttentionError` where one has another type.
+  /// - Throws: `AttentionError` if a tensor has another type, or a boolean is not 0 or 1.
   public func tensors<Element: TensorElement>(as element: Element.Type) throws -> [String: Tensor<Element>] {
     Dictionary(uniqueKeysWithValues: try entries.map { ($0.name, try tensor($0.name, as: element)) })
   }
 
   /// All tensors by their names, each as ``tensor(_:convertingTo:)`` gives it.
-  /// - Throws: `AttentionError` where one does not hold real numbers.
+  /// - Throws: `AttentionError` if ``tensor(_:convertingTo:)`` cannot convert the type of a tensor.
   public func tensors<Element: RealTensorElement>(
     convertingTo element: Element.Type
   ) throws -> [String: Tensor<Element>] {

@@ -12,12 +12,13 @@ public struct SafeTensorsEntry: Sendable, Hashable {
   public let byteRange: Range<Int>
 }
 
-/// The header of a safetensors file, after a check: it is consistent in itself, and agrees with the size of the file.
+/// The checked header of a safetensors file: it is consistent in itself, and agrees with the size of the file.
 ///
 /// Format: the length N of the header as 8 bytes little-endian, N bytes of JSON that begin with `{`, then the data. The
 /// tensors' ranges cover the data without gap or overlap. Source: huggingface/safetensors, README "Format".
 struct SafeTensorsHeader {
-  /// The largest number of bytes of a header, as in the reference implementation. Longer headers are taken for attacks.
+  /// The largest number of bytes of a header, as in the reference implementation. A longer header is refused, because
+  /// it is probably an attack.
   static let byteLimit = 100_000_000
   /// The most axes of a tensor; no real tensor has so many.
   static let rankLimit = 64
@@ -25,7 +26,7 @@ struct SafeTensorsHeader {
   let metadata: [String: String]
   /// The tensors, in the order of their bytes.
   let entries: [SafeTensorsEntry]
-  /// Where the data begin in the file.
+  /// The number of bytes in the file before the data.
   let dataOffset: Int
 
   init(file: UnsafeRawBufferPointer, path: String) throws(AttentionError) {

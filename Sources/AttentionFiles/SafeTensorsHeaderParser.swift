@@ -1,9 +1,10 @@
 internal import AttentionTensors
 
-/// Parses the JSON of a safetensors header: one object, whose members are objects. It accepts no other JSON.
+/// Parses the JSON of a safetensors header: one object, whose members are objects. The parser accepts no other JSON.
 ///
-/// A general parser keeps the last of two members of the same name, and accepts any depth. Here a repeated name and a
-/// deeper value are errors. Nothing recurses, so no header exhausts the stack.
+/// A general parser keeps the last of two members of the same name, and accepts any depth of nesting. In this parser, a
+/// repeated name and nesting deeper than the format's are errors. The depth of calls is limited too, so no header
+/// exhausts the stack.
 struct SafeTensorsHeaderParser {
   struct RawTensor {
     var name: String

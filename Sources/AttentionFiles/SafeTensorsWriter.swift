@@ -7,7 +7,7 @@ public import AttentionTensors
 ///     try writer.add("weight", weight)
 ///     try writer.write(to: "model.safetensors")
 ///
-/// Writing is atomic: the path holds its old content or the whole new one, never a part.
+/// Writing is atomic: the path holds either the old content or the whole new content, never a part of it.
 public struct SafeTensorsWriter: Sendable {
   private struct Entry: Sendable {
     var name: String
@@ -26,7 +26,7 @@ public struct SafeTensorsWriter: Sendable {
   /// An empty writer.
   public init() {}
 
-  /// Adds a tensor of any strides. Its elements are not copied before they are written.
+  /// Adds a tensor of any strides. Its elements are not copied until the file is written.
   /// - Throws: `AttentionError` if the name is taken or reserved, or the tensor is too large for a file.
   public mutating func add<Element: TensorElement>(_ name: String, _ tensor: Tensor<Element>) throws(AttentionError) {
     let (byteCount, overflow) = try elementCount(of: tensor.shape)
@@ -38,8 +38,9 @@ public struct SafeTensorsWriter: Sendable {
         withBytes: { body in try tensor.withUnsafeBufferPointer { try body(UnsafeRawBufferPointer($0)) } }))
   }
 
-  /// Adds a tensor, given as bytes, of any type that the format has.
-  /// - Throws: `AttentionError` where the name is taken or reserved, or the number of bytes does not fit the shape.
+  /// Adds a tensor of any type that the format has. `bytes` are its elements as they will be in the file.
+  /// - Throws: `AttentionError` if the name is taken or reserved, or the number of bytes does not fit the type and
+  ///   shape.
   public mutating func add(_ name: String, dataType: DataType, shape: [Int], bytes: [UInt8]) throws(AttentionError) {
     let (bitCount, overflow) = try elementCount(of: shape).multipliedReportingOverflow(by: dataType.bitCount)
     try requireShape(
@@ -71,7 +72,7 @@ public struct SafeTensorsWriter: Sendable {
   }
 
   /// The bytes of the file, for storage outside a file system.
-  /// - Throws: `AttentionError` where the header would be longer than the format allows.
+  /// - Throws: `AttentionError` if the header would be longer than the format allows.
   public func bytes() throws -> [UInt8] {
     var result: [UInt8] = []
     try emit { result += $0 }
@@ -109,8 +110,8 @@ public struct SafeTensorsWriter: Sendable {
       offset += entry.byteCount
     }
     var bytes = Array("{\(members.joined(separator: ","))}".utf8)
-    // The format allows blanks at the end of the header. They are added so that the data of a mapped file begin at a
-    // cache line.
+    // The format allows blanks at the end of the header. They are added so that the data begin at a multiple of 64
+    // bytes in the file. In a mapped file, this is the beginning of a cache line.
     while (8 + bytes.count) % TensorStorage.alignment != 0 { bytes.append(UInt8(ascii: " ")) }
     return bytes
   }

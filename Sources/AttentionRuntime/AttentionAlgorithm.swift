@@ -1,14 +1,16 @@
 /// What computes the products of attention, of layers and of `matmul`.
 public enum AttentionAlgorithm: String, Sendable, Hashable, CaseIterable {
-  /// This package's own kernels, for which one operand is packed into the layout of vectors. The default with every
-  /// instruction set but `portable`.
+  /// This package's own kernels. They pack an operand into the layout of vectors where that is faster. The default with
+  /// every instruction set but ``InstructionSet/portable``.
   case packed
   /// OpenBLAS, one thread per call. The default with portable kernels.
   case openBLAS = "openblas"
-  /// Products of operands that are split into BFloat16 parts, by the matrix unit of ``InstructionSet/amx``, by the
-  /// products of ``InstructionSet/avx512BF16``, or by other vectors with the results of AMX, which is slow.
+  /// Products of operands that are split into BFloat16 parts. The matrix unit of ``InstructionSet/amx`` or the
+  /// instructions of ``InstructionSet/avx512BF16`` compute them. Other instruction sets compute what AMX would, which
+  /// is slow.
   ///
-  /// It serves scaled dot product attention in Float, Float16 and `BFloat16`; calls in Double, gradients, decoding of a
-  /// few queries, and all other products are as with `packed`. ``AttentionPrecision`` says how accurate it is.
+  /// This algorithm serves scaled dot product attention in Float, Float16 and `BFloat16`. In gradients, it computes
+  /// only the scores. The other products of gradients, calls in Double, decoding of a few queries, and the products of
+  /// layers and of `matmul` are computed as with `packed`. ``AttentionPrecision`` says how accurate this algorithm is.
   case matrix
 }

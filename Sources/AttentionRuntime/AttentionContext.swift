@@ -1,10 +1,11 @@
-/// Settings that belong to no single call: threads, instruction set, algorithm.
+/// Settings that apply to more than one call: threads, instruction set, algorithm, precision, executor.
 ///
-/// A context is a value that is passed where it matters; elsewhere `default` is used. Environment variables only set the
-/// default: `ATTENTION_NUM_THREADS`, `ATTENTION_ISA`, `ATTENTION_ALGORITHM`.
+/// A context is a value that calls take as an argument. Calls without that argument use ``default``. Environment
+/// variables affect only the default: `ATTENTION_NUM_THREADS`, `ATTENTION_ISA`, `ATTENTION_ALGORITHM`.
 public struct AttentionContext: Sendable {
-  /// The most threads to use, including the caller's: from 1 to ``threadLimit``. Other numbers are brought into these
-  /// limits. The work is cut by shapes only, so results have the same bits with any number of threads.
+  /// The most threads that a call uses, including the caller's. A number outside 1 to ``threadLimit`` is replaced by
+  /// the nearest of these two. The number of threads does not change the bits of results, because the work is cut into
+  /// tasks only by shapes.
   public var threadCount: Int {
     didSet { threadCount = Self.clamped(threadCount) }
   }
@@ -13,15 +14,17 @@ public struct AttentionContext: Sendable {
   /// The instruction set of the kernels; nil: the best one present. If this machine does not have the one that is set,
   /// every call that uses kernels throws ``AttentionError`` with code `unsupported`.
   public var instructionSet: InstructionSet?
-  /// What computes products; nil: the faster one for the instruction set. ``resolvedAlgorithm`` tells which one that is.
+  /// What computes products; nil: `packed` or `openBLAS`, whichever is faster with the instruction set.
+  /// ``resolvedAlgorithm`` tells which of them that is.
   public var algorithm: AttentionAlgorithm?
-  /// How accurate products are at least.
+  /// The least accuracy of products.
   public var precision = AttentionPrecision.full
-  /// The constants of plans. Only measurements change them.
+  /// The constants, such as sizes of tiles, from which the plan of a call is made. Only benchmarks and tests change
+  /// them.
   package var tuning = Tuning()
   /// Where the tasks of a call run.
   public var executor: any ParallelExecutor
-  /// What was wrong with the environment; every call with this context throws it.
+  /// The error of an environment variable that has an invalid value. Every call with this context throws it.
   package var environmentError: AttentionError?
 
   /// A context that differs from the default only in the arguments that are given.
@@ -36,7 +39,8 @@ public struct AttentionContext: Sendable {
     if let executor { self.executor = executor }
   }
 
-  /// The process's default, fixed at first use: from the environment variables, else from this machine.
+  /// The default of this process. It is made at first use, from the environment variables; what they do not set is
+  /// chosen for this machine.
   public static let `default` = AttentionContext(environment: environmentVariable)
 
   package init(environment: (String) -> String?) {

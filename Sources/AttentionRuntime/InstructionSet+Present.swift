@@ -12,7 +12,7 @@ extension InstructionSet {
     }
   }
 
-  /// Its position among all instruction sets, from 0 on.
+  /// The position of this instruction set among all of them, from 0 on.
   package var ordinal: Int { Int(isa.rawValue) }
 
   /// The instruction sets that this machine can run, worst first. Never empty.
@@ -33,13 +33,14 @@ extension AttentionContext {
       .unsupported, "instruction set", "this machine has no \(wanted.rawValue); it has \(names)")
   }
 
-  /// The algorithm that calls with this context use: the one asked for, else the faster one for the instruction set.
+  /// The algorithm that calls with this context use: ``algorithm`` if it is set, else `packed` or `openBLAS`, whichever
+  /// is faster with the instruction set. Calls that `matrix` does not serve use `packed` instead of it.
   public var resolvedAlgorithm: AttentionAlgorithm {
-    // If the instruction set is not present, the call throws an error when it looks up its kernels.
+    // This property cannot throw if the instruction set is not present. The call throws when it looks up its kernels.
     algorithm ?? (usesOpenBLAS(with: instructionSet ?? InstructionSet.present.last!) ? .openBLAS : .packed)
   }
 
-  /// True if OpenBLAS computes the products of calls with the kernels of an instruction set.
+  /// True if OpenBLAS computes the products of a call whose kernels are those of `instructionSet`.
   package func usesOpenBLAS(with instructionSet: InstructionSet) -> Bool {
     (algorithm ?? (instructionSet == .portable ? .openBLAS : .packed)) == .openBLAS
   }

@@ -9,9 +9,11 @@ public enum InstructionSet: String, Sendable, Hashable, CaseIterable {
   case avx2
   /// x86-64 with AVX-512 F, BW, DQ and VL.
   case avx512
-  /// The same with products of BFloat16 pairs, AVX512-BF16. They serve ``AttentionAlgorithm/matrix`` only.
+  /// ``avx512`` and AVX512-BF16, which has products of pairs of BFloat16 numbers. These products serve
+  /// ``AttentionAlgorithm/matrix`` only.
   case avx512BF16 = "avx512-bf16"
-  /// x86-64 with AVX-512 and AMX, a matrix unit for BFloat16. It serves ``AttentionAlgorithm/matrix`` only. A process
-  /// needs the permission of Linux for the unit, which is asked for once; if Linux refuses, `amx` is not present.
+  /// x86-64 with AVX-512 and AMX, a matrix unit for BFloat16. The unit serves ``AttentionAlgorithm/matrix`` only. Linux
+  /// lets a process use the unit only after the process has asked for permission, which this package does once. If
+  /// Linux refuses, `amx` is not present.
   case amx
 }

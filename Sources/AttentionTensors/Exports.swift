@@ -1,2 +1,2 @@
-// Code that imports tensors also gets contexts and errors.
+// Code that imports this module also gets the contexts and errors of AttentionRuntime.
 @_exported public import AttentionRuntime

@@ -54,8 +54,8 @@ extension AttentionProblem {
     let plan = AttentionPlan(
       gradientsOf: shape, schedule: schedule, kernels: kernels, context: context)
     let wide = biasShapes.map { Array(repeating: 1, count: 4 - $0.count) + $0 }
-    // These are made only to find out whether units share a bias, on which the number of copies of its gradient
-    // depends. This follows from shapes, so the address is not used.
+    // The probes serve only to find out whether units share elements of a bias, because the number of copies of its
+    // gradient depends on that. The answer follows from shapes alone, so the address of a probe is not used.
     let probes = wide.map { BiasGradient(delta.mutableBase, shape: $0) }
     let regionCount = max(1, shape.keyCount.dividedRoundingUp(by: plan.keyTileLength))
     let unitCount = shape.batchCount * shape.keyValueHeadCount
@@ -92,7 +92,8 @@ extension AttentionProblem {
       extras: .init(
         biases: extras.contains(.biases)
           ? try zip(copies, biasShapes).map { copies, biasShape in
-            // A view of the first of several copies would keep the memory of all.
+            // The first copy holds the sum of all. It is copied, because a view of it would keep the memory of all
+            // copies.
             let first = try copies.select(0, axis: 0).reshaped(biasShape)
             return copies.shape[0] > 1 ? try first.copied() : first
           } : nil,
@@ -102,7 +103,8 @@ extension AttentionProblem {
         scoreParameters: extras.contains(.scoreParameters) ? scoreParameters : nil))
   }
 
-  /// Runs the backward pass. It is specialised, and so also serves two-byte types, which are computed in Float.
+  /// Runs the backward pass. This function is specialised for the types that attention computes in. So specialised code
+  /// also serves operands of two-byte types, which are computed in Float.
   @_specialize(where Element == Float)
   @_specialize(where Element == Double)
   private func run(_ gradients: GradientCall<Element>, context: AttentionContext) throws {
@@ -137,14 +139,15 @@ extension AttentionProblem {
 
   // MARK: Sums of rows
 
-  /// Adds the gradient of a bias that has one element for all keys, from the sums of rows.
+  /// Adds row sums, Σⱼ dS of each query, to the gradient of a bias that has one element for all keys. `index`: which of
+  /// the ``RowSums`` belongs to the bias.
   ///
   /// forward: S = x + bias  ⇒  dbias[b, h, i, 0] += Σⱼ dS[b, h, i, j]
   private func addRowSums(
     _ sums: Tensor<Element>, _ index: Int, to bias: BiasGradient<Element>, _ context: AttentionContext
   ) {
     let bias = UncheckedSendable(bias)
-    // One task, because rows may share an element.
+    // There is only one task, because several queries may share an element of the bias.
     context.parallelFor(count: 1, nanosecondsPerItem: .infinity) { _, _ in
       for batch in 0..<shape.batchCount {
         for head in 0..<shape.headCount {
@@ -156,9 +159,9 @@ extension AttentionProblem {
     }
   }
 
-  /// `[H]`: the gradients of the slopes of one linear bias.
+  /// `[H]`: the gradients of the slopes of one linear bias (ALiBi). `index`: which of the ``RowSums`` belongs to it.
   ///
-  /// forward: S = x − slope·distance  ⇒  dslope[h] = −Σ dS·distance
+  /// forward: S = x − slope·distance, where distance is |position − key|  ⇒  dslope[h] = −Σ dS·distance
   private func slopeGradient(
     _ sums: Tensor<Element>, _ index: Int, _ context: AttentionContext
   ) throws -> Tensor<Element> {
@@ -176,8 +179,8 @@ extension AttentionProblem {
     return try headGradient(context) { batch, head, row in
       let (sink, total, delta) = (sinks.base[head], logSumExp.base[row], delta.base[row])
       if sink == -.infinity { return 0 }
-      // The output of a query that attends to nothing is 0 for every sink. So such a query adds nothing, even if dO is
-      // NaN.
+      // The output of a query that attends to nothing is 0, whatever the sink is. So such a query adds nothing, even if
+      // dO is NaN.
       if delta.isNaN && total == sink {
         let query = row % shape.queryCount
         let attends = (0..<shape.keyCount).contains {
@@ -185,7 +188,7 @@ extension AttentionProblem {
         }
         if !attends { return 0 }
       }
-      // The two are compared before they are subtracted, because ∞ − ∞ is NaN.
+      // `total` and `sink` are compared before they are subtracted, because ∞ − ∞ is NaN.
       let share = total == sink ? 1 : (sink - total)._double.exponential
       return -share * delta._double
     }
@@ -195,7 +198,7 @@ extension AttentionProblem {
     sums.base[index * shape.batchCount * shape.headCount * shape.queryCount + row]
   }
 
-  /// `[H]`: the sum of `term` over all queries of a head, in Double.
+  /// `[H]`: for each head, the sum of `term` over the head's queries in all elements of the batch, added up in Double.
   private func headGradient(
     _ context: AttentionContext, _ term: (_ batch: Int, _ head: Int, _ row: Int) -> Double
   ) throws -> Tensor<Element> {

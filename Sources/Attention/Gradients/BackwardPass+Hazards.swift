@@ -1,8 +1,8 @@
 internal import AttentionTensors
 
 extension BackwardPass {
-  /// Computes the gradients of a block one score after another, where the mask hides keys and some number of the tile
-  /// is not finite.
+  /// Computes the gradients of a block one score after another. This is needed if the mask hides keys from some
+  /// queries, and a query, a key or a gradient of the output is not finite, or a log-sum-exp or Δ is NaN.
   ///
   /// Hazard: the weight of a masked key is 0, but 0·NaN is NaN. So nothing is computed for a key to which a row does
   /// not attend.
@@ -14,7 +14,7 @@ extension BackwardPass {
     let (shape, gradient) = (call.shape, tiles.scoreGradients(block))
     let forbidden = placesForbiddenByFunctions(block)
     var attended: [(row: Int, key: Int)] = []
-    // The factors of dropout, in the place of dS.
+    // Until dS is computed, `gradient` holds the factors of dropout, and 0 for keys to which a row does not attend.
     for row in block.rows {
       for key in block.keys { gradient[block.place(row: row, key: key)] = 1 }
     }

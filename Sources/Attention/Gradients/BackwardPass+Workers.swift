@@ -6,8 +6,8 @@ extension BackwardPass {
   /// Computes the gradients of a call on the threads of a context.
   ///
   /// A unit is a key/value head of an element of the batch. A task is either a unit with all its regions of keys, or
-  /// one region of a unit. In the second case each task keeps its sums of dQ, the gradient of the query, and after some
-  /// regions these sums are added in order.
+  /// one region of a unit. In the second case each task stores its own sums of dQ, the gradient of the query. After
+  /// every ``GradientSchedule/regionsPerStep`` regions of a unit, these sums are added in the order of the regions.
   static func run(_ gradients: GradientCall<Element>, context: AttentionContext) throws {
     computeDelta(gradients, context)
     var counter = ScratchArrays(base: nil)
@@ -71,8 +71,8 @@ extension BackwardPass {
     }
   }
 
-  /// Computes some units. Each unit has memory for its own sums of dQ, and for those of
-  /// ``GradientSchedule/regionsPerStep`` regions.
+  /// Computes some units at the same time, with one task for each region of a unit. Each unit has memory for the sums
+  /// of dQ over all its regions, and for the sums of ``GradientSchedule/regionsPerStep`` single regions.
   private static func runRegions(
     _ gradients: GradientCall<Element>, _ units: [Int], _ schedule: GradientSchedule, _ workers: Workers,
     _ context: AttentionContext
@@ -84,7 +84,7 @@ extension BackwardPass {
     func sums(_ slot: Int, _ step: Int) -> UnsafeMutablePointer<Element> {
       workers.shared + (slot * (stepCount + 1) + step) * blockCount
     }
-    /// Whether a region has added something to the sums of a tile.
+    /// The flag of one region and one tile of queries: true if the region has sums for this tile.
     func hasSums(_ slot: Int, _ step: Int, tile: Int) -> UnsafeMutablePointer<Bool> {
       workers.flags + (slot * (stepCount + 1) + step) * tileCount + tile
     }
@@ -123,7 +123,8 @@ extension BackwardPass {
     }
   }
 
-  /// The workers of a call, each with a pass and sums of dQ in memory of its own.
+  /// The workers of a call. Each worker has memory of its own for a pass and, unless tasks share units, for the sums of
+  /// dQ of one unit.
   private struct Workers: @unchecked Sendable {
     let count: Int
     fileprivate let gradients: GradientCall<Element>
@@ -137,15 +138,15 @@ extension BackwardPass {
       return BackwardPass(gradients, &arrays)
     }
 
-    /// The sums of dQ of one unit.
+    /// A worker's own sums of dQ, for one unit. Used only if tasks do not share units.
     func sums(_ worker: Int) -> UnsafeMutablePointer<Element> {
       (memory + worker * byteCount + passByteCount).assumingMemoryBound(to: Element.self)
     }
 
-    /// The memory that all workers share.
+    /// The sums of dQ that all workers share: those of units and of single regions. Used only if tasks share units.
     var shared: UnsafeMutablePointer<Element> { (memory + count * byteCount).assumingMemoryBound(to: Element.self) }
     fileprivate let sharedByteCount: Int
-    /// For each region and each tile of queries, whether the region has added something to the tile's sums.
+    /// For each region in shared memory and each tile of queries: true if the region has sums for this tile.
     var flags: UnsafeMutablePointer<Bool> {
       (memory + count * byteCount + sharedByteCount).assumingMemoryBound(to: Bool.self)
     }

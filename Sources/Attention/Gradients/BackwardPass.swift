@@ -1,6 +1,7 @@
 internal import AttentionTensors
 
-/// The backward pass of attention: the gradients of query, key and value, and of the mask's biases and slopes.
+/// The backward pass of attention: the gradients of query, key and value, and of the mask's biases, ALiBi slopes and
+/// parameters of a function of scores.
 ///
 /// The forward pass has saved the output O and the log-sum-exp. The backward pass computes the weights again, block by
 /// block, from the scores S: P = exp(S − log-sum-exp). With dO, the gradient of the output, and Δ = rowsum(dO ∘ O):
@@ -9,10 +10,11 @@ internal import AttentionTensors
 ///
 /// Memory stays O(L) for L queries. Source: Dao et al. 2022 (arXiv:2205.14135), Algorithm 4.
 ///
-/// **The same bits, whatever else is computed.** Keys are cut into regions, which begin at multiples of their length in their
-/// sequence, and queries into tiles in the same way. dK and dV are sums over the queries of each tile, added in the order of
-/// the tiles. dQ is one sum over the keys of each region, and these sums are added in the order of the regions, whether one
-/// worker computes them in turn or several workers at once. Nothing is added atomically.
+/// **The same bits with any number of threads, whatever else is in the batch.** Keys are cut into regions at multiples
+/// of one length, counted from the first key of their sequence. Queries are cut into tiles in the same way. dK and dV
+/// are sums over the queries of each tile, added in the order of the tiles. dQ has one sum over the keys of each
+/// region. These sums are added in the order of the regions, whether one worker computes them in turn or several
+/// workers compute them at once. Nothing is added atomically.
 struct BackwardPass<Tiles: GradientTiles>: ScorePass {
   typealias Element = Tiles.Element
 
@@ -21,8 +23,8 @@ struct BackwardPass<Tiles: GradientTiles>: ScorePass {
 
   var call: AttentionCall<Element> { gradients.call }
 
-  /// The pass of one worker. `arrays` cuts its working memory out of one allocation; without an allocation, `arrays` only
-  /// counts the bytes.
+  /// The pass of one worker. `arrays` cuts the pass's working memory out of one allocation; without an allocation,
+  /// `arrays` only counts the bytes.
   init(_ gradients: GradientCall<Element>, _ arrays: inout ScratchArrays) {
     self.gradients = gradients
     tiles = Tiles(gradients, &arrays)
@@ -32,7 +34,7 @@ struct BackwardPass<Tiles: GradientTiles>: ScorePass {
   /// batch. Writes the gradients of the region's keys and values, and calls `add` for each tile of queries that attends
   /// to some of these keys, with the tile's number and its ``GradientTiles/querySums``.
   ///
-  /// `region`: the number of the region. `copy`: which copy of the gradients of biases to add to.
+  /// `region`: the number of the region. `copy`: the copy of the gradients of biases to which the region adds.
   func differentiate(
     unit: Int, region: Int, copy: Int, add: (_ index: Int, _ sums: UnsafeMutablePointer<Element>) -> Void
   ) {
@@ -68,7 +70,8 @@ struct BackwardPass<Tiles: GradientTiles>: ScorePass {
       if !isSafe { return differentiateWithHazards(block, cut, tile, ownKey, ownValue, shared) }
       tiles.computeWeights(block, tile, cut)
       tiles.computeWeightGradients(block, cut, ownValue)
-      // forward: O = (D ∘ P) V, where D is 0 for a dropped weight  ⇒  dP ← D ∘ dP, and dV needs D ∘ P
+      // forward: O = (D ∘ P) V, where D is 0 for a dropped weight, or else 1 / (1 − p)  ⇒  dP ← D ∘ dP,
+      // and dV needs D ∘ P. dS needs P itself, so P is multiplied by D after dS is computed.
       modifiers.dropOut(tiles.scoreGradients(block), of: block, tile)
       tiles.computeScoreGradients(block, cut)
       modifiers.dropOut(block.scores, of: block, tile)
@@ -105,7 +108,7 @@ struct BackwardPass<Tiles: GradientTiles>: ScorePass {
     }
   }
 
-  /// Writes the gradients of the queries of a tile, and its part of the ``RowSums``. `sums` has
+  /// Writes the gradients of a tile's queries, and the tile's part of the ``RowSums``. Both come from `sums`, which has
   /// ``GradientTiles/querySumCount`` elements.
   func finish(unit: Int, index: Int, _ sums: UnsafeMutablePointer<Element>) {
     let (shape, tile) = (call.shape, gradients.tile(unit: unit, index: index))

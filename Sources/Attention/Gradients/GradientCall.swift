@@ -1,7 +1,7 @@
 internal import AttentionTensors
 
-/// Everything that defines one backward pass: the forward call whose gradients are wanted, the gradient of its output, and
-/// where gradients go.
+/// Everything that defines one backward pass: the forward call whose gradients are wanted, its output and the gradient
+/// of that output, and the memory to which the gradients are written.
 final class GradientCall<Element: AttentionElement>: @unchecked Sendable {
   // Sendable: during the pass, tasks only read the inputs, and write disjoint parts of the results.
   let call: AttentionCall<Element>
@@ -18,7 +18,7 @@ final class GradientCall<Element: AttentionElement>: @unchecked Sendable {
   let value: MutableOperand
   /// The gradients of the mask's biases, in the order of the biases; empty if they are not wanted.
   let biases: [BiasGradient<Element>]
-  /// The number of copies of the gradients of biases. Each unit adds to one of them.
+  /// The number of copies of the gradients of biases. Each unit (see ``unitCount``) adds to one copy.
   let copyCount: Int
   /// For each element of the batch, the ranges of queries that the tiles of one head hold.
   private let queryRanges: [[Range<Int>]]
@@ -68,8 +68,8 @@ final class GradientCall<Element: AttentionElement>: @unchecked Sendable {
   /// The most tiles of queries that a unit has.
   var mostTiles: Int { call.shape.groupSize * (queryRanges.map(\.count).max() ?? 0) }
 
-  /// False if no query of a tile of a unit attends to a key of a region. With packed documents this holds for nearly all
-  /// pairs of a tile and a region, so it is decided before anything else is computed.
+  /// False if it is known that no query of a tile of a unit attends to a key of a region. With packed documents the
+  /// result is false for nearly all pairs of a tile and a region, so the pass asks for it before it computes anything.
   func mayAttend(unit: Int, index: Int, to region: Range<Int>) -> Bool {
     let reaches = keyReaches[batch(ofUnit: unit)]
     return reaches[index % reaches.count].overlaps(region)
@@ -88,7 +88,8 @@ final class GradientCall<Element: AttentionElement>: @unchecked Sendable {
       emptyQueries: end..<queries.upperBound)
   }
 
-  /// The ranges into which the queries of an element of the batch are cut: at multiples of a tile's length in their sequence.
+  /// The ranges into which the queries of an element of the batch are cut: at multiples of a tile's length, counted
+  /// from the first query of their sequence.
   private static func queryRanges(_ call: AttentionCall<Element>, batch: Int) -> [Range<Int>] {
     call.schedule.sequences.sequencesOfQueries(batch: batch, shape: call.shape).flatMap { sequence in
       stride(from: sequence.lowerBound, to: sequence.upperBound, by: call.plan.queryTileLength).map {
@@ -100,7 +101,7 @@ final class GradientCall<Element: AttentionElement>: @unchecked Sendable {
 
 extension AttentionCall {
   /// The ranges into which the keys of an element of the batch are cut in the backward pass: at multiples of a tile's
-  /// length in their sequence.
+  /// length, counted from the first key of their sequence.
   func keyRegions(batch: Int) -> [Range<Int>] {
     var regions: [Range<Int>] = []
     var low = 0
@@ -128,9 +129,10 @@ struct ScoreParameterSums<Element: AttentionElement> {
   }
 }
 
-/// Where the gradients of what several rows share are added.
+/// Where the blocks of one region add the gradients that many queries share: those of biases, and those of the
+/// parameters of a function of scores.
 struct SharedSums<Element: AttentionElement> {
-  /// Which copy of the gradients of biases.
+  /// The index of the copy of the gradients of biases to which the region adds.
   let copy: Int
   /// The gradients of the parameters of a function of scores.
   let parameters: UnsafeMutableBufferPointer<Element>
@@ -144,8 +146,8 @@ struct BiasGradient<Element: AttentionElement> {
   private let queryStride: Int
   /// True if the bias has one element for all keys. Then its gradient is made of row sums.
   let isBroadcastOverKeys: Bool
-  /// The number of elements of one copy of the gradient. Units that share elements of a bias write to several copies,
-  /// which are then added.
+  /// The number of elements of one copy of the gradient. Units that share elements of a bias add to several copies,
+  /// which are merged at the end of the pass.
   let count: Int
 
   /// `shape`: the shape of the bias, with an axis for each of `[B, H, L, S]`.
@@ -167,7 +169,7 @@ struct BiasGradient<Element: AttentionElement> {
     base + copy * count + batch * batchStride + head * headStride + query * queryStride
   }
 
-  /// Adds the copies after the first one to it. A gradient that is made of row sums has only one.
+  /// Adds all other copies to the first copy. A gradient that is made of row sums has only one copy.
   func merge(copyCount: Int, _ kernels: Kernels<Element>, _ context: AttentionContext) {
     if isBroadcastOverKeys || copyCount == 1 { return }
     let base = UncheckedSendable(base)
@@ -180,8 +182,9 @@ struct BiasGradient<Element: AttentionElement> {
   }
 }
 
-/// Numbers that are summed over the keys of each query, `[sums, B, H, L]`, and from which gradients are made afterwards: for each
-/// bias that is broadcast over keys Σ dS, and for each linear bias Σ dS·|position − key|. They are 0 before the pass.
+/// Sums over the keys of each query, `[sums, B, H, L]`: Σ dS for each bias that is broadcast over keys, and
+/// Σ dS·|position − key| for each linear bias. The gradients of these biases and slopes are computed from the sums
+/// after the pass. The sums are 0 before the pass.
 struct RowSums<Element: AttentionElement> {
   /// For each bias that is broadcast over keys, its index among the biases of the mask.
   let biases: [Int]

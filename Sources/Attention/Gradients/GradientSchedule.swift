@@ -1,11 +1,12 @@
 /// The order in which a backward pass computes its units. A unit is a key/value head of an element of the batch.
 ///
-/// The bits of the gradients do not depend on this order, except for the gradients of biases that several units share. Those
-/// depend on the number of copies, which follows from shapes only.
+/// The bits of the gradients do not depend on this order. For biases that several units share, they depend on the
+/// number of copies of the gradients of biases, which follows only from shapes.
 package struct GradientSchedule {
   /// True if each task computes one region of keys of a unit. False if each task computes a whole unit.
   package let sharesUnits: Bool
-  /// The units that are computed at the same time, one round after another. Used only if tasks share units.
+  /// The units of each round. The units of one round are computed at the same time; the rounds follow one another. Used
+  /// only if tasks share units.
   package let rounds: [[Int]]
   /// The number of regions of each unit of a round that are computed at the same time.
   package let regionsPerStep: Int
@@ -13,12 +14,13 @@ package struct GradientSchedule {
   package let copyCount: Int
   private let unitCount: Int
 
-  /// The number of tasks for each thread that keeps all threads busy until the end.
+  /// How many tasks each thread should get, so that all threads stay busy until the end.
   private static var tasksPerThread: Int { 4 }
-  /// The number of tasks that are wanted if units share the gradient of a bias. It must not depend on the number of
-  /// threads, because the bits of that gradient depend on it.
+  /// The number of tasks that are wanted if units share the gradient of a bias. The bits of that gradient depend on
+  /// this number, so it must not depend on the number of threads.
   private static var taskCountOfSharedBias: Int { 16 }
-  /// The most bytes for sums that are not yet merged, unless fewer tasks than threads would remain.
+  /// The most bytes for the sums of dQ of the units and regions that are computed at the same time. The sums take more
+  /// only if fewer tasks than threads would remain otherwise.
   private static var byteLimit: Int { 32 << 20 }
 
   /// - Parameters:
@@ -41,7 +43,8 @@ package struct GradientSchedule {
       stride(from: 0, to: units.count, by: slotLimit).map { Array(units[$0..<min($0 + slotLimit, units.count)]) }
     }
     if sharesBiases {
-      // Each round has at most one unit of each copy, so no two tasks of a round add to the same elements.
+      // Each round has at most one unit of each copy, and the regions of one unit hold different keys. So no two tasks
+      // of a round add to the same elements.
       let unitsPerCopy = unitCount.dividedRoundingUp(by: copyCount)
       rounds = (0..<unitsPerCopy).flatMap { cut(Array(stride(from: $0, to: unitCount, by: unitsPerCopy))) }
     } else {
@@ -53,7 +56,8 @@ package struct GradientSchedule {
     regionsPerStep = max(1, min(regionCount, wanted.dividedRoundingUp(by: slotCount), limit))
   }
 
-  /// The number of copies of the gradients of biases, so that enough units can be computed at the same time.
+  /// The number of copies of the gradients of biases. Units that add to different copies can be computed at the same
+  /// time.
   static func copyCount(sharesBiases: Bool, unitCount: Int, regionCount: Int) -> Int {
     sharesBiases ? max(1, min(unitCount, taskCountOfSharedBias / max(1, regionCount))) : 1
   }

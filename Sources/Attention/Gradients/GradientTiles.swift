@@ -18,8 +18,8 @@ protocol GradientTiles: ScoreTiles {
 
   var gradientMemory: GradientMemory<Element> { get }
 
-  /// Some keys of a tile in the type that attention computes in. `key`: what ``ScoreTiles/keys(_:_:_:)`` has returned for
-  /// them, which may have another form.
+  /// Some keys of a tile, in the type that attention computes in. `key`: the result of ``ScoreTiles/keys(_:_:_:)`` for
+  /// the same keys, which may have another form.
   func nativeKeys(
     _ key: StoredMatrix<Element>, _ tile: QueryTile, _ keys: Range<Int>, _ set: IntervalSet
   ) -> StridedMatrix<Element>
@@ -27,7 +27,8 @@ protocol GradientTiles: ScoreTiles {
   /// Sets dK and dV of a region of keys to 0.
   func beginRegion(_ keys: Range<Int>)
 
-  /// Sets the keys to which the blocks that follow belong. Called after ``ScoreTiles/begin(_:)``, which sets dQ to 0.
+  /// Begins a tile of keys: `keys` are those of all blocks until ``endKeys(_:)``. Called after
+  /// ``ScoreTiles/begin(_:)``, which sets dQ to 0.
   func beginKeys(_ keys: Range<Int>)
 
   /// Prepares the memory of a block, before its scores are computed.
@@ -54,8 +55,8 @@ protocol GradientTiles: ScoreTiles {
   /// dV += Pᵀ dO and dK += dSᵀ Q over all blocks since ``beginKeys(_:)``, unless they were added block by block.
   func endKeys(_ tile: QueryTile)
 
-  /// The sums of the tile over the keys of the region: dQ, then a number for each row and each of ``RowSums``, in an order that
-  /// is the same for all tiles.
+  /// The sums of the tile of queries over the keys of the region: dQ, then each of the ``RowSums`` with a number for
+  /// each row. The order is the same for all tiles.
   var querySums: UnsafeMutablePointer<Element> { get }
   /// The number of elements of ``querySums``. It depends only on the call.
   var querySumCount: Int { get }
@@ -89,7 +90,7 @@ extension GradientTiles {
   func outputGradient(ofRow row: Int) -> UnsafePointer<Element> { rows.outputGradient.rows(row..<row + 1).base }
 }
 
-/// Scores and the rows of their blocks are those of the forward pass.
+/// Scores are computed, and the rows of a tile are divided into groups, as in the forward pass.
 extension GradientTiles {
   var memory: TileMemory<Element> { forward.memory }
   var scores: Forward.Scores { forward.scores }
@@ -112,8 +113,8 @@ extension GradientTiles {
   func addsBias(_ bias: Operand) -> Bool { forward.addsBias(bias) }
 }
 
-/// The rows of one tile that the backward pass reads: its queries and the gradients of its output, with their
-/// log-sum-exp and Δ.
+/// What the backward pass reads for each row of one tile: the query, the gradient of its output, its log-sum-exp and
+/// its Δ.
 struct GradientRows<Element: AttentionElement> {
   /// The queries, and the gradients of the output, row by row.
   private(set) var query: StridedMatrix<Element>

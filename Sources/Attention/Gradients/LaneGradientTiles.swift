@@ -3,10 +3,10 @@ internal import AttentionTensors
 
 /// Tiles of the backward pass whose queries run along the lanes of vectors, computed by the kernels of this package.
 ///
-/// P, the weights, and dS, the gradients of the scores, lie together for a whole tile of queries: `[keys, rows]`. So
-/// they are the left operand of the products for the gradients dV and dK, which sum over all rows of the tile, and the
-/// right operand of the product for dQ. Only the queries, dO and dQ are transposed in memory. E is the width of queries
-/// and keys, Ev the width of values.
+/// P, the weights, and dS, the gradients of the scores, are each one array for a whole tile of queries: `[keys, rows]`.
+/// So P and dS are the left operands of the products for dV and dK, which sum over all rows of the tile, and dS is also
+/// the right operand of the product for dQ. Only the queries, dO and dQ are transposed in memory. A panel is the rows
+/// that fill a few vectors. E is the width of queries and keys, Ev the width of values.
 struct LaneGradientTiles<Forward: LaneScoreTiles>: GradientTiles {
   typealias Element = Forward.Element
 
@@ -24,21 +24,22 @@ struct LaneGradientTiles<Forward: LaneScoreTiles>: GradientTiles {
     let scoreGradients: UnsafeMutablePointer<Element>
     let cappedScores: UnsafeMutablePointer<Element>?
     let rowStride: Int
-    /// Panels of dQ, each `[E, lanes]`; then the sums of rows, `[sums, rowStride]`.
+    /// Panels of dQ, each `[E, lanes]`; then the tile's ``RowSums``, `[sums, rowStride]`.
     let querySums: UnsafeMutablePointer<Element>
     /// dK and dV of a region, `[keys, dimension]`, filled up to whole vectors.
     let keyGradient: UnsafeMutablePointer<Element>
     let valueGradient: UnsafeMutablePointer<Element>
     let keyStride: Int
     let valueStride: Int
-    /// Factors of 1, as many as a product has lanes.
+    /// Factors of 1, one for each lane of a product. With these as `rescale`, a product is added to the sum so far.
     let ones: UnsafeMutablePointer<Element>
     /// For each vector of rows: the keys of the blocks of the panel that begins there.
     let panels: UnsafeMutablePointer<Panel>
     var region: Range<Int>
     var keys: Range<Int>
     /// The keys and values that the products have read last, which the next tile of queries mostly reads again. The
-    /// scores may read keys in another form than the other products.
+    /// products for the scores and for dQ both read `scoreKey`; but if its elements have two bytes, the product for dQ
+    /// reads `key`.
     var scoreKey: Stored?
     var key: Stored?
     var value: Stored?
@@ -49,7 +50,7 @@ struct LaneGradientTiles<Forward: LaneScoreTiles>: GradientTiles {
     let matrix: StoredMatrix<Element>
   }
 
-  /// What blocks of a panel have been computed for the current keys.
+  /// Which blocks of a panel have been computed for the current tile of keys.
   private struct Panel {
     /// The keys from the first to the last one that some block holds.
     var keys: Range<Int>
@@ -152,14 +153,14 @@ struct LaneGradientTiles<Forward: LaneScoreTiles>: GradientTiles {
   }
 
   /// The matrix of some keys of the region. `make` is called only if the matrix that was read last does not hold these
-  /// keys. With block masks it is called for every tile of queries, because keys of blocks that no row of the tile
-  /// attends to are not packed.
+  /// keys. With block masks `make` is called for every tile of queries, because it does not pack the keys of blocks to
+  /// which no row of the tile attends.
   private func stored(
     _ last: WritableKeyPath<Memory, Stored?>, _ keys: Range<Int>, _ set: IntervalSet,
     _ make: () -> StoredMatrix<Element>
   ) -> StoredMatrix<Element> {
     if !call.schedule.blocks(in: set).isEmpty {
-      // The memory of the last matrix is overwritten.
+      // `make` overwrites the memory of the last matrix.
       ownMemory.pointee[keyPath: last] = nil
       return make()
     }
@@ -292,8 +293,8 @@ struct LaneGradientTiles<Forward: LaneScoreTiles>: GradientTiles {
     add(first..<own.keys.upperBound)
   }
 
-  /// The rows of a tile whose blocks hold some of these keys: from the first such panel to the last one. A panel between them may
-  /// have no blocks. Its P and dS are then set to 0, so that it adds nothing.
+  /// The rows of a tile from the first to the last panel that has a block with some of these keys. A panel between
+  /// these two may have no blocks. Its P and dS are then set to 0, so that it adds nothing.
   private func rowsOfBlocks(with keys: Range<Int>, _ tile: QueryTile) -> Range<Int> {
     var rows = 0..<0
     lanes.forEachGroup(tile) { group in

@@ -1,7 +1,7 @@
 internal import AttentionBLAS
 internal import AttentionTensors
 
-/// Tiles of the backward pass whose queries are rows, with products by OpenBLAS.
+/// Tiles of the backward pass whose queries are rows, with products by OpenBLAS. E is the width of queries and keys.
 struct RowGradientTiles<Element: AttentionElement>: GradientTiles {
   typealias Forward = RowTiles<OpenBLASProducts<Element>>
 
@@ -17,7 +17,7 @@ struct RowGradientTiles<Element: AttentionElement>: GradientTiles {
     let scoreGradients: UnsafeMutablePointer<Element>
     let cappedScores: UnsafeMutablePointer<Element>?
     let scoreStride: Int
-    /// dQ, `[rows, E]`; then the sums of rows, `[sums, rows]`.
+    /// dQ, `[rows, E]`; then the tile's ``RowSums``, `[sums, rows]`.
     let querySums: UnsafeMutablePointer<Element>
     let rowCapacity: Int
     /// dK and dV of a region, `[keys, dimension]`.
@@ -136,7 +136,8 @@ struct RowGradientTiles<Element: AttentionElement>: GradientTiles {
   func accumulateQuery(_ block: Block<Element>, _: BlockCut?, _ key: StridedMatrix<Element>) {
     let columnCount = call.shape.headDimension
     let scoreGradients = matrix(block, scoreGradients(block))
-    // forward: S = scale · Q Kᵀ  ⇒  dQ += scale · dS K, dK += scale · dSᵀ Q
+    // forward: S = scale · Q Kᵀ  ⇒  dQ += scale · dS K, dK += scale · dSᵀ Q. The sums are multiplied by the scale only
+    // when they are written.
     multiply(
       scoreGradients, key, .accumulating, into: own.querySums + block.rows.lowerBound * columnCount,
       stride: columnCount)

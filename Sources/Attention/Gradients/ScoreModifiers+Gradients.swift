@@ -1,10 +1,11 @@
 internal import AttentionTensors
 
 extension ScoreModifiers {
-  /// The derivatives of what is done to scores, in reverse order.
+  /// Applies the derivatives of the changes to scores, in reverse order.
   ///
-  /// `gradients` holds dS, the gradients of the scores that the softmax took. They become the gradients of the scaled products.
-  /// Meanwhile they are added to the gradients of biases and parameters, in `shared`, and to the sums of rows.
+  /// `gradients` holds dS, the gradients of the scores that the softmax took. They become the gradients of the scaled
+  /// products. On the way, the gradients of biases (in the copy that `shared` names), those of parameters (in `shared`)
+  /// and the ``RowSums`` are added up.
   func differentiate(
     _ block: Block<Element>, _ tile: QueryTile, _ cut: BlockCut?, _ gradients: UnsafeMutablePointer<Element>,
     _ wanted: GradientCall<Element>, _ shared: SharedSums<Element>, _ memory: GradientMemory<Element>,
@@ -35,7 +36,8 @@ extension ScoreModifiers {
     }
   }
 
-  /// Calls `body` for the slices of a block whose scores were computed at once; elsewhere its memory may hold anything.
+  /// Calls `body` for each slice of a block that was computed at once. Outside these slices, the block's memory may
+  /// hold anything.
   private func forEachSlice(of block: Block<Element>, _ cut: BlockCut?, _ body: (Block<Element>) -> Void) {
     if let cut { cut.forEachSlice(of: block, body) } else { body(block) }
   }
@@ -53,7 +55,7 @@ extension ScoreModifiers {
         kernels.add(keys.count, numbers, to: target + keys.lowerBound)
       }
       for index in wanted.rowSums.biases.indices { rowSum(index)[row] += kernels.sum(keys.count, numbers) }
-      // forward: S = x − slope·|position − key|  ⇒  dslope −= Σ dS·|position − key|
+      // forward: S = x − slope·|position − key|  ⇒  dslope = −Σ dS·|position − key|. The sum is negated after the pass.
       for index in 0..<wanted.rowSums.distanceCount {
         let position = terms.distances[index].key(ofQuery: query, batch: tile.batch) - keys.lowerBound
         rowSum(wanted.rowSums.biases.count + index)[row] += kernels.distanceSum(

@@ -42,7 +42,7 @@ final class AttentionCall<Element: AttentionElement>: @unchecked Sendable {
     self.outputs = outputs
   }
 
-  /// A copy of `other`: a separate object, so that threads do not count references to the same one.
+  /// A copy of `other`: a separate object, so that each thread updates a reference count of its own.
   convenience init(copying other: AttentionCall) {
     self.init(
       kernels: other.kernels, shape: other.shape, plan: other.plan, schedule: other.schedule, scale: other.scale,
@@ -54,7 +54,7 @@ final class AttentionCall<Element: AttentionElement>: @unchecked Sendable {
   func tile(_ index: Int) -> QueryTile {
     var rest = index
     func next(_ count: Int) -> Int {
-      // The division is skipped where it changes nothing: its time can be measured in calls with small heads.
+      // A count of 1 needs no division. A division takes measurable time in calls whose heads have few queries.
       if count == 1 { return 0 }
       let (quotient, remainder) = rest.quotientAndRemainder(dividingBy: count)
       rest = quotient

@@ -8,7 +8,7 @@ package enum TileStyle: String {
   case openBLAS = "OpenBLAS"
   /// Queries along the lanes of vectors.
   case lanes
-  /// The same, with products of BFloat16 parts.
+  /// Queries run along the lanes of vectors, and the operands of the products are split into BFloat16 parts.
   case matrix
   /// For too few rows to fill the lanes, as in decoding. Keys and values are streamed along the lanes instead.
   case fewRows = "few rows"
@@ -24,11 +24,12 @@ package enum TileStyle: String {
 
 /// How one call is carried out: which algorithm, which tile sizes, how many tasks.
 ///
-/// All of this is chosen here and nowhere else. The bits of a row depend on the algorithm and on the lengths of tiles
-/// and splits of keys. These follow from the instruction set, the element type, the strides and the numbers of queries
-/// and keys; never from the threads, nor from how many elements the batch has. There are two exceptions: with a
-/// ``BlockMask`` and with OpenBLAS's products, the bits of a row also depend on the rows that are computed together
-/// with it. The rest of the plan only says which task computes what, and when.
+/// All of this is chosen here and nowhere else. The bits of a row of the results depend on the algorithm and on the
+/// lengths of tiles and splits of keys. The algorithm and these lengths follow from the context's choice of algorithm,
+/// the instruction set, the element type, the strides, the mask, and the numbers of queries, of keys and of query heads
+/// in a group; never from the number of threads, nor from the number of elements in the batch. There are two
+/// exceptions: with a ``BlockMask`` and with OpenBLAS's products, the bits of a row also depend on the rows that are
+/// computed together with it. The rest of the plan only says which task computes what, and when.
 package struct AttentionPlan: CustomStringConvertible {
   package let algorithm: AttentionAlgorithm
   package let tiles: TileStyle
@@ -41,35 +42,40 @@ package struct AttentionPlan: CustomStringConvertible {
   package let headsPerTile: Int
   /// The number of keys in a tile.
   package let keyTileLength: Int
-  /// The number of keys in a split: a multiple of ``keyTileLength``. The states of splits are merged.
+  /// The number of keys in a split: a multiple of ``keyTileLength``. Each split has a ``RowState`` of its own, and the
+  /// states of all splits are merged.
   package let splitLength: Int
-  /// A tile of keys or values is copied if its rows begin at least this many bytes apart.
+  /// ``LaneTiles`` packs a tile of keys or values if its rows begin at least this many bytes apart.
   package let farRowByteCount: Int
   /// True if each worker needs memory for states: if it computes whole tiles of queries, and merges the states of
   /// several splits or adds sinks to them.
   package let needsStates: Bool
   /// The number of splits of a tile's keys, if each split is a task of its own; 1: a task computes whole tiles.
   package let splitsPerTile: Int
-  /// The number of queries in a block where OpenBLAS computes a tile that the diagonal crosses. Only such tiles are cut
-  /// into blocks of this length.
+  /// The number of rows in a block, where an edge of the mask crosses a tile whose products OpenBLAS computes. Other
+  /// tiles are not cut into blocks of this length.
   package let blockLength: Int
   /// The number of tiles into which the queries of a head are divided.
   package let queryTileCount: Int
   /// The number of tiles into which the heads of one group are divided.
   package let headTileCount: Int
-  /// The number of key/value heads that are computed for one tile of queries before the next tile begins. It is 1
-  /// unless the mask is the same for all heads: the later heads then find the mask's rows for these queries in a cache.
-  /// It divides the number of key/value heads.
+  /// The number of key/value heads that are computed for one tile of queries before the next tile begins. It is a
+  /// divisor of the number of key/value heads.
+  ///
+  /// The number is more than 1 only if the first bias or boolean mask is the same for all heads. The later heads then
+  /// find the mask's rows for these queries in a cache.
   package let headTurnCount: Int
 
-  /// The fixed cost of one tile, as a number of operations that take some 0.3 µs. It is an estimate, not tuned.
+  /// The fixed cost of one tile, expressed as the number of operations that take the same time, some 0.3 µs. The number
+  /// is an estimate, not tuned.
   private static let tileWork = 5e4
-  /// The number of bytes of all keys and values from which on the keys of the next tile are prefetched.
+  /// The keys of the next tile are prefetched if the keys and values of the call have at least this many bytes in all.
   ///
-  /// A CPU reads ahead only within a page. Each small head begins on another page than the head before it, so without
-  /// prefetching the CPU waits for the head's keys and values. The time with prefetching divided by the time without
-  /// (Zen 4, 2026-11): for heads of 16 queries with E = 64, and 6.3 MB of keys and values in all, 0.83 on two threads
-  /// and 0.74 on one; for heads of 32 queries with E = 32, and 3.1 MB, 1.05. E is the width of queries and keys.
+  /// A CPU reads ahead only within a page. The keys and values of a small head begin on other pages than those of the
+  /// head before, so without prefetching the CPU waits for them. For heads of 16 queries with E = 64, and 6.3 MB of
+  /// keys and values in all, prefetching multiplies the time by 0.83 on two threads and by 0.74 on one (Zen 4,
+  /// 2026-11). For heads of 32 queries with E = 32, and 3.1 MB, it multiplies the time by 1.05. E is the width of
+  /// queries and keys.
   private static let farByteCount = 4e6
 
   /// The number of tiles of queries, of all heads and elements of the batch.
@@ -81,14 +87,14 @@ package struct AttentionPlan: CustomStringConvertible {
   package let expectsNextTile: Bool
   private let work: Double
 
-  /// The tiles for many rows.
+  /// Returns the style of the tiles for elements of the batch that have many rows.
   private static func manyRows<Element>(_ kernels: Kernels<Element>, _ context: AttentionContext) -> TileStyle {
     if context.usesOpenBLAS(with: kernels.instructionSet) { return .openBLAS }
     return context.algorithm == .matrix && kernels.hasMatrix ? .matrix : .lanes
   }
 
-  /// Calls `body` with each plan of a call. There are two plans if some elements of the batch have few rows and others do
-  /// not.
+  /// Calls `body` with each plan of a call. There are two plans if some elements of the batch have few rows and others
+  /// do not.
   ///
   /// `isStreamable`: true if the tiles for few rows can stream the keys and the values along vectors.
   static func forEach<Element>(
@@ -102,14 +108,15 @@ package struct AttentionPlan: CustomStringConvertible {
     }
     let many = manyRows(kernels, context)
     if many == .openBLAS { return try plan(many) }
-    // Whether an element has few rows depends only on its own queries and keys, so that it is computed as if it were
-    // alone.
+    // Whether an element of the batch has few rows does not depend on the other elements. So each element is computed
+    // as it would be alone.
     func hasFewRows(_ batch: Int) -> Bool {
       let queryCount = schedule.queryCount(batch: batch, of: shape)
       if queryCount == 0 || queryCount > kernels.laneCount { return false }
       let heads = min(shape.groupSize, max(1, context.tuning.rowTarget / queryCount))
       return heads * queryCount * context.tuning.fewRowDivisor <= kernels.laneCount
-        // Self-attention of a few tokens is never computed as few rows: neither alone, nor padded beside longer sequences.
+        // Rows are computed as few rows only if they have more keys than a vector has lanes. So self-attention of a few
+        // tokens is never computed as few rows, whether it is alone or padded in a batch of longer sequences.
         && schedule.unionCount(batch: batch, queries: 0..<queryCount) > kernels.laneCount
     }
     if !isStreamable || shape.batchCount == 0 { return try plan(many) }
@@ -118,7 +125,7 @@ package struct AttentionPlan: CustomStringConvertible {
     if few.isEmpty { return try plan(many) }
     if few.count == shape.batchCount { return try plan(.fewRows) }
     try plan(.fewRows, few)
-    try plan(many, (0..<shape.batchCount).filter { !few.contains($0) })
+    try plan(many, (0..<shape.batchCount).filter { !hasFewRows($0) })
   }
 
   private init<Element>(
@@ -150,7 +157,8 @@ package struct AttentionPlan: CustomStringConvertible {
       let others = batchCount * shape.headCount
       var rows = tuning.rowTarget
       while rows > 48, others * ((length + rows - 1) / rows) < tuning.taskTarget { rows /= 2 }
-      // Tiles of nearly equal length, a multiple of 16. Their number brings the length nearest to `rows`.
+      // The tiles have nearly equal lengths, rounded up to a multiple of 16. Their number is `length / rows`, rounded
+      // to the nearest integer.
       let tiles = max(1, (length + rows / 2) / rows)
       queryTileLength = min(length, ((length + tiles - 1) / tiles + 15) / 16 * 16)
     } else {
@@ -162,7 +170,7 @@ package struct AttentionPlan: CustomStringConvertible {
       switch tiles {
       case .lanes, .matrix: max(64, keys * kernels.vectorByteCount / 64)
       case .fewRows: keys
-      // No more keys than OpenBLAS sums at once.
+      // A tile has no more keys than OpenBLAS sums at once.
       case .openBLAS: keys / 2
       }
     farRowByteCount = headsPerTile * queryTileLength < tuning.leastPackedRowCount ? .max : tuning.farRowByteCount
@@ -181,8 +189,8 @@ package struct AttentionPlan: CustomStringConvertible {
     headTurnCount = turns
     splitLength = keyTileLength * max(1, tuning.splitLength(tiles == .fewRows) / keyTileLength)
     tileCount = batchCount * shape.keyValueHeadCount * headTileCount * queryTileCount
-    // The keys that the mask leaves. `total` is their number, summed over the tiles of one head in every element of the
-    // batch; `splitCount` is the most splits that a tile has.
+    // Count the keys that the mask leaves. `total` is the sum of their numbers over the tiles of one head and over the
+    // elements of the batch. `splitCount` is the largest number of splits that a tile has.
     var total = Double(batchCount * queryTileCount) * Double(shape.keyCount)
     var splitCount = (shape.keyCount + splitLength - 1) / splitLength
     if schedule.isStructured || !schedule.otherSets.isEmpty {
@@ -216,8 +224,8 @@ package struct AttentionPlan: CustomStringConvertible {
 
   /// The plan of a backward pass.
   ///
-  /// A tile of queries belongs to one head, even where several heads share keys. A tile of keys is a region: the
-  /// gradients of its keys and values are computed together.
+  /// A tile of queries belongs to one head, even where several heads share keys. A tile of keys is a region of the
+  /// backward pass: the gradients of its keys and values are computed together.
   init<Element>(
     gradientsOf shape: AttentionShape, schedule: MaskSchedule<Element>, kernels: Kernels<Element>,
     context: AttentionContext
@@ -230,8 +238,8 @@ package struct AttentionPlan: CustomStringConvertible {
     batches = nil
     blockLength = tuning.blockLength
     headsPerTile = 1
-    // A tile is no longer than the longest sequence, because even a short tile takes the memory of a tile of this
-    // length.
+    // Tiles are no longer than the longest sequence, because memory for `queryTileLength` rows is allocated however few
+    // rows a tile has.
     let longest = (0..<shape.batchCount).reduce(0) { longest, batch in
       schedule.sequences.sequencesOfQueries(batch: batch, shape: shape).reduce(longest) { max($0, $1.count) }
     }

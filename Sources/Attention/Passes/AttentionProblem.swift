@@ -113,8 +113,8 @@ package struct AttentionProblem<Element: AttentionElement> {
     self.value = value
   }
 
-  /// True if keys and values can be streamed along vectors: if the elements of each row are contiguous, or of two
-  /// bytes, because rows of such elements are packed where they are not contiguous.
+  /// True if keys and values can be streamed along vectors. They can be if the elements of each row are contiguous, or
+  /// if each element has two bytes: rows of two-byte elements that are not contiguous are packed first.
   private var isStreamable: Bool {
     func isStreamable(_ input: AttentionInput) -> Bool {
       input.operand.columnStride == 1 || input.shape[3] <= 1 || input.operand.half != nil
@@ -130,16 +130,16 @@ package struct AttentionProblem<Element: AttentionElement> {
       context: context, body)
   }
 
-  /// The keys that each interval set leaves to a query, by the mask's rules (such as causal or window) and lengths
-  /// only; for tests.
+  /// The keys that each interval set leaves to a query. Only the mask's rules (such as causal or window), lengths and
+  /// paddings count. This method is for tests.
   package func intervals(batch: Int, query: Int) -> [Range<Int>] {
     var intervals: [Range<Int>] = []
     schedule.forEachSet { intervals.append($0.intervals[batch, query]) }
     return intervals
   }
 
-  /// For each interval set, the smallest interval that holds the keys of all these queries, and the keys that they all
-  /// have; for tests.
+  /// For each interval set, the smallest interval that holds the keys of all these queries (`union`), and the keys that
+  /// all of them share (`common`). This method is for tests.
   package func boundsOfIntervals(batch: Int, queries: Range<Int>) -> [(union: Range<Int>, common: Range<Int>)] {
     var bounds: [(union: Range<Int>, common: Range<Int>)] = []
     schedule.forEachSet {

@@ -1,8 +1,8 @@
 internal import AttentionTensors
 
-// Writes weights and scores as matrices `[B, H, L, S]`: for each element of the batch, head, query and key. The scores
-// are computed again, in the same blocks as in the pass over the keys. So they have the same bits as there, and no
-// score exceeds its row's maximum.
+// Writes weights and scores as matrices `[B, H, L, S]`, which have one number for each element of the batch, head,
+// query and key. The scores are computed a second time, in the same blocks as in the pass over the keys. So they have
+// the same bits as in that pass, and no score exceeds its row's maximum.
 
 extension ForwardPass {
   /// Writes the scores as they go into the softmax, −inf where they are masked.

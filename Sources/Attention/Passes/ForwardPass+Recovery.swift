@@ -2,8 +2,8 @@ internal import AttentionTensors
 
 /// The hazards that a pass over the keys of a tile guards against.
 ///
-/// Both are rare, and both make a result that is not finite. So a tile is first computed without guards, and again with them if
-/// its result is not finite.
+/// Both are rare, and both make a result that is not finite. So a tile is first computed without guards. If its result
+/// is not finite, the tile is computed again with guards.
 struct TileCare {
   /// True if values that are not finite are left out of the product where some row does not attend to them, and are
   /// then added to the rows that attend to them. The hazard: a masked key has weight 0, but 0·NaN is NaN.
@@ -16,8 +16,9 @@ struct TileCare {
 extension ForwardPass {
   /// Computes a tile again, because its result is not finite.
   ///
-  /// First, masked values that are not finite are left out, if there are any. If that does not help, weights are normalised
-  /// too. Each row gets the bits that it would have if no other row needed care.
+  /// First, values that are not finite are left out of the rows that do not attend to them, if there are such values.
+  /// If some result is still not finite, weights are normalised too. Each row gets the bits that it would have if no
+  /// other row needed care.
   @inline(never)
   func attendAgain(_ tile: QueryTile, in keys: Range<Int>) {
     var care = TileCare()
@@ -64,10 +65,10 @@ extension ForwardPass {
     }
   }
 
-  /// A copy of values, in which every row that is not finite is 0.
+  /// A copy of values, in which a row is 0 if any of its elements is not finite.
   private func withoutHazards(_ value: StridedMatrix<Element>) -> StridedMatrix<Element> {
-    // The copy has its source's order in memory: OpenBLAS has other kernels, which round differently, for matrices that are
-    // stored column by column.
+    // The copy is stored in the same order as its source, row by row or column by column. OpenBLAS has a different
+    // kernel for each order, and these kernels round differently.
     let isTransposed = value.columnStride != 1 && value.rowStride == 1
     let target = tiles.memory.finiteValue
     let copy = isTransposed ? value.transposed.pack(into: target).transposed : value.pack(into: target)
@@ -79,7 +80,7 @@ extension ForwardPass {
 
   // MARK: Sums that overflow
 
-  /// Finds the rows that must be computed from normalised weights, by the results of the previous pass.
+  /// Finds, from the results of the previous pass, the rows that must be computed from normalised weights.
   func findNormalizedRows(_ tile: QueryTile) {
     let memory = tiles.memory
     forEachResult(tile) { row, result, stride in

@@ -16,7 +16,8 @@ extension ForwardPass {
   }
 
   /// Writes the results of a pass over all keys.
-  /// - Returns: False if `check` asks for finite results and some result is not finite. Then not all results are written.
+  /// - Returns: False if `check` asks for finite results and some result is not finite. The written results are then
+  ///   incomplete.
   func finish(_ tile: QueryTile, _ check: ResultCheck) -> Bool {
     guard let outputs = call.outputs else { return true }
     let (memory, columnCount) = (tiles.memory, call.shape.valueDimension)
@@ -48,8 +49,8 @@ extension ForwardPass {
     writeWeights(tile, maximum: state.maximum, sum: state.sum)
   }
 
-  /// Writes the results of the queries after the end of a sequence: output and weights 0; log-sum-exp −inf, or the head's
-  /// sink.
+  /// Writes the results of the queries that lie after the end of their sequence. Their outputs and weights are 0. Their
+  /// log-sum-exp is −inf, or the head's sink if there are sinks.
   func clearEmptyQueries(_ tile: QueryTile) {
     guard let outputs = call.outputs, !tile.emptyQueries.isEmpty else { return }
     let shape = call.shape
@@ -66,7 +67,7 @@ extension ForwardPass {
     }
   }
 
-  /// Writes rows that lie one after another to the output, in its type and strides.
+  /// Writes contiguous rows to the output, in the output's type and with its strides.
   private func writeOutput(
     _ tile: QueryTile, _ rows: UnsafePointer<Element>, _ outputs: AttentionOutputs<Element>
   ) {

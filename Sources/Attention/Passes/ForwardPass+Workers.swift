@@ -50,12 +50,13 @@ extension ForwardPass {
     }
   }
 
-  /// Computes the outputs of a call that has few tiles of queries and many keys: each split of a tile's keys is a task, and then
-  /// the states of the splits are merged.
+  /// Computes the outputs of a call that has few tiles of queries and many keys. Each split of a tile's keys is a task.
+  /// The states of the splits are then merged.
   private static func runSplits(_ call: AttentionCall<Element>, context: AttentionContext) throws {
     let (plan, columnCount) = (call.plan, call.shape.valueDimension)
     let stateByteCount = RowState<Element>.byteCount(rowCount: plan.rowsPerTile, valueDimension: columnCount)
-    // The memory is bounded, whatever the number of keys: only `count` splits are computed at a time.
+    // At most `count` splits of each tile are computed at a time. So the memory is bounded, whatever the number of
+    // keys.
     let most = max(1, Self.stateByteLimit / (plan.tileCount * stateByteCount))
     let count = min(plan.splitsPerTile, most)
     let sharedByteCount = plan.tileCount * (count + 1) * stateByteCount
@@ -92,16 +93,17 @@ extension ForwardPass {
     }
   }
 
-  /// The most bytes for the states of splits that are not merged yet.
+  /// The most bytes that the states of splits may take before they are merged, unless one split of each tile takes
+  /// more.
   private static var stateByteLimit: Int { 16 << 20 }
 
   /// The workers of a call, each with a pass in memory of its own.
   private struct Workers: @unchecked Sendable {
     let count: Int
     fileprivate let call: AttentionCall<Element>
-    /// One copy of the call for each worker after the first. If threads count references to the same call, they wait
-    /// for each other's caches. This took up to a fifth of the time of calls whose heads have 16 queries (Zen 4,
-    /// 2026-11).
+    /// One copy of the call for each worker after the first. If threads counted references to the same call, they would
+    /// wait for each other's caches. These waits took up to a fifth of the time of calls whose heads have 16 queries
+    /// (Zen 4, 2026-11).
     fileprivate let copies: [AttentionCall<Element>]
     fileprivate let memory: UnsafeMutableRawPointer
     fileprivate let byteCount: Int

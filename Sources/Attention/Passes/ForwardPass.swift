@@ -6,22 +6,25 @@ internal import AttentionTensors
 /// Algorithm 1, with the loops exchanged as in Dao 2023 (arXiv:2307.08691), §3.1, so that results are written once.
 ///
 /// **The same bits, whatever else is computed.** The order in which a row's keys are reduced depends only on the row's
-/// own keys. Tiles of keys, and splits of several tiles, begin at multiples of their length in the row's sequence. The
-/// softmax of a tile and its sum of values are one step for each row, however the tile is cut into blocks. Each split
-/// starts from an empty state and is then merged into the splits before it, whether one worker computes the splits in
-/// turn or several workers do at once. There are two exceptions: a ``BlockMask`` and the products of OpenBLAS.
+/// own keys. Tiles of keys end at multiples of the tile length, and splits, which have several tiles, at multiples of
+/// the split length. Both are counted from the first key of the row's sequence. A tile also ends at the end of a page
+/// of a cache. For each row, the softmax of a tile and its sum of values are one step, however the tile is cut into
+/// blocks. Each split starts from an empty state and is then merged into the splits before it, whether one worker
+/// computes the splits in turn or several workers compute them at once. There are two exceptions: a ``BlockMask`` and
+/// the products of OpenBLAS.
 struct ForwardPass<Tiles: TilePrimitives>: ScorePass {
   typealias Element = Tiles.Element
 
   let call: AttentionCall<Element>
   let tiles: Tiles
-  /// The state of a tile after the splits of its keys so far; nil if no tile of the call needs to merge states.
+  /// The merged state of the splits of a tile's keys that are computed so far; nil if no tile of the call needs to
+  /// merge states.
   let whole: RowState<Element>?
   /// The state of the last split, before it is merged into `whole`.
   let splitState: RowState<Element>?
 
-  /// The pass of one worker. `arrays` cuts its working memory out of one allocation; without an allocation, `arrays` only
-  /// counts the bytes.
+  /// The pass of one worker. `arrays` cuts its working memory out of one allocation; without an allocation, `arrays`
+  /// only counts the bytes.
   init(_ call: AttentionCall<Element>, _ arrays: inout ScratchArrays) {
     self.call = call
     tiles = Tiles(call, &arrays)
@@ -35,7 +38,7 @@ struct ForwardPass<Tiles: TilePrimitives>: ScorePass {
 
   // MARK: Tiles of queries
 
-  /// Computes a tile of queries from its first key to its results.
+  /// Computes a tile of queries over all of its keys, and writes its results.
   func attend(_ tile: QueryTile) {
     defer { clearEmptyQueries(tile) }
     if tile.rowCount == 0 { return }
@@ -56,7 +59,7 @@ struct ForwardPass<Tiles: TilePrimitives>: ScorePass {
       first = start
     }
     let last = first..<call.shape.keyCount
-    // With keys in one split alone, and without sinks, there is nothing to merge.
+    // If only one split has keys, and there are no sinks, there is nothing to merge.
     if isFirst && call.sinks == nil { return attend(tile, in: last) { finish(tile, $0) } }
     add(last)
     finish(tile, whole)
@@ -69,10 +72,11 @@ struct ForwardPass<Tiles: TilePrimitives>: ScorePass {
     attend(tile, in: keys) { _ in store(tile, into: state) }
   }
 
-  /// Computes the maximum, sum and result of every row over a range of keys, starting from an empty state, and writes them.
+  /// Computes the maximum, sum and result of every row over a range of keys, starting from an empty state, and writes
+  /// them.
   ///
-  /// `write` returns false if a result is not finite. The tile is then computed again, and its results are written whether
-  /// they are finite or not.
+  /// `write` returns false if a result is not finite. The tile is then computed again, and its results are written
+  /// whether they are finite or not.
   @inline(__always)
   private func attend(_ tile: QueryTile, in keys: Range<Int>, write: (ResultCheck) -> Bool) {
     attend(tile, in: keys, TileCare())

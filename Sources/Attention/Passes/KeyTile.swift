@@ -4,9 +4,9 @@ struct KeyTile {
   let set: IntervalSet
   /// Where the first key stands in its sequence.
   let firstIndex: Int
-  /// The key at which a split begins, if this tile is the first one of that split. Nil for other tiles, and for the
-  /// first split of a sequence, because no row has keys both in that split and before it. The keys that a layer adds at
-  /// the end begin a split of their own.
+  /// The key at which a split begins, if this tile is the first one of that split. It is nil for other tiles. It is
+  /// also nil for the first split of a sequence, because no row has keys both in that split and before it. The keys
+  /// that a layer adds at the end begin a split of their own.
   let splitStart: Int?
 
   /// A tile of only some of the keys of this tile.
@@ -17,11 +17,15 @@ struct KeyTile {
 }
 
 extension AttentionCall {
-  /// Calls `body` for every tile of the keys of a range that the mask leaves to some query of `tile`.
+  /// Calls `body` for every tile of the keys in `range` that the mask leaves to some query of `tile`.
   ///
-  /// Tiles come in the order of the keys. Each tile lies in one interval set, and its keys lie in memory row after row.
-  /// Tiles and splits end at multiples of their lengths, counted from the first key of their sequence. So the keys of a row
-  /// that are in one tile depend neither on other rows nor on what else is in the batch.
+  /// Each tile lies in one interval set, and its keys lie in memory row after row. Tiles and splits end at multiples of
+  /// their lengths, counted from the first key of their sequence. A tile ends earlier where its sequence, its page of a
+  /// cache, or the keys of its set end. So the keys of a row that are in one tile depend neither on other rows nor on
+  /// what else is in the batch.
+  ///
+  /// Tiles come in the order of the keys. Where several sets have tiles in the same range of keys, the tiles come in
+  /// the order of the sets, ``MaskSchedule/firstSet`` first.
   @inline(__always)
   func forEachKeyTile(_ tile: QueryTile, in range: Range<Int>, _ body: (KeyTile) -> Void) {
     func union(_ set: IntervalSet) -> Range<Int> {
@@ -40,7 +44,7 @@ extension AttentionCall {
       if low == .max { return }
       let sequence = schedule.sequences.sequence(ofKey: low, batch: tile.batch)
       let index = low - sequence.lowerBound
-      // The division is skipped in the first tile: its time can be measured in calls with small heads.
+      // The first tile needs no division. A division takes measurable time in calls whose heads have few queries.
       let keyTile = index < plan.keyTileLength ? 0 : index / plan.keyTileLength
       var end = min(sequence.upperBound, sequence.lowerBound + (keyTile + 1) * plan.keyTileLength)
       end = value.endOfAdjacentRows(from: low, limit: key.endOfAdjacentRows(from: low, limit: end))
@@ -78,7 +82,8 @@ extension MaskSchedule {
     return ((low - origin) / length, (high - 1 - origin) / length, origin)
   }
 
-  /// The number of splits that hold keys of some queries. It is right only if the mask has no documents.
+  /// The number of splits from the first to the last one that holds keys of the given queries. The keys that a layer
+  /// adds at the end count as one more split. The number is right only if the mask has no documents.
   func splitCount(batch: Int, queries: Range<Int>, length: Int) -> Int {
     let own = splits(batch: batch, queries: queries, length: length).map { $0.last - $0.first + 1 } ?? 0
     return own + (sequences.trailing.isEmpty ? 0 : 1)

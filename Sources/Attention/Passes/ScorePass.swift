@@ -65,8 +65,8 @@ extension ScorePass {
 
   /// Computes the scores of the attended keys of a block. A score is −inf where a bias, a boolean or block mask, or a
   /// function forbids the key. The scores of keys outside a row's interval may hold anything.
-  /// - Returns: `known` if ``TileMemory/newMaximum`` is the row's maximum so far, raised to the scores of the keys that
-  ///   every row attends to.
+  /// - Returns: `known` if ``TileMemory/newMaximum`` holds, for each row, the greater of ``TileMemory/maximum`` and the
+  ///   scores of the keys that every row attends to.
   func computeScores(
     _ block: Block<Element>, _ cut: BlockCut?, _ tile: QueryTile, _ key: StoredMatrix<Element>,
     next: StoredMatrix<Element>?
@@ -129,8 +129,8 @@ extension ScorePass {
 
   // MARK: Hazards
 
-  /// The places of the scores that a function forbids. Functions forbid a key by −inf, which the softmax replaces by a weight. So
-  /// these places are found before the softmax.
+  /// The places of the scores that a function forbids. A function forbids a key by setting its score to −inf, which the
+  /// softmax replaces by a weight. So these places must be found before the softmax.
   func placesForbiddenByFunctions(_ block: Block<Element>) -> Set<Int> {
     var forbidden: Set<Int> = []
     if call.schedule.terms?.functions.isEmpty == false {
@@ -144,7 +144,7 @@ extension ScorePass {
   }
 
   /// True if a key lies in a query's interval of this set, and no boolean mask, block mask or bias forbids it.
-  /// Functions of scores are not asked.
+  /// Functions of scores are not considered.
   func attends(_ set: IntervalSet, _ tile: QueryTile, head: Int, query: Int, key: Int) -> Bool {
     set.intervals[tile.batch, query].contains(key)
       && (!set.isMasked || call.schedule.terms?.allows(batch: tile.batch, head: head, query: query, key: key) != false)

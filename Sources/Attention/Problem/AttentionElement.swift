@@ -2,7 +2,7 @@ public import AttentionBLAS
 public import AttentionTensors
 
 /// A number type that queries, keys, values and outputs can be stored in: Float, Double, Float16 and `BFloat16`.
-/// Other types must not adopt it.
+/// Other types must not adopt this protocol.
 ///
 /// Values of two-byte types are converted a tile at a time, and attention computes with them as Float.
 public protocol AttentionStorage: RealTensorElement {
@@ -10,7 +10,7 @@ public protocol AttentionStorage: RealTensorElement {
   associatedtype Arithmetic: AttentionElement
 }
 
-/// A number type that attention computes in: Float and Double. Other types must not adopt it.
+/// A number type that attention computes in: Float and Double. Other types must not adopt this protocol.
 public protocol AttentionElement: BLASElement, AttentionStorage where Arithmetic == Self {}
 
 extension Float: AttentionElement {}

@@ -7,8 +7,8 @@ public struct AttentionGradientExtras: OptionSet, Sendable {
   public init(rawValue: Int) { self.rawValue = rawValue }
 
   /// The gradients of the mask's biases. Each costs the time to add up the gradients of the scores, and the memory of a
-  /// tensor of the bias's shape. During the call it takes up to 16 times this memory, if heads or elements of the batch
-  /// share the bias and there are few keys.
+  /// tensor of the bias's shape. If heads or elements of the batch share the bias and there are few keys, the gradient
+  /// takes up to 16 times this memory during the call.
   public static let biases = AttentionGradientExtras(rawValue: 1)
   /// The gradients of the slopes of ``AttentionMask/alibi(slopes:alignment:)``.
   public static let alibiSlopes = AttentionGradientExtras(rawValue: 2)
@@ -46,13 +46,14 @@ where KeyElement.Arithmetic == Element.Arithmetic {
     self.extras = extras
   }
 
-  /// The gradients of the mask's biases, in the order in which they were combined. Each has the shape of its bias: the sum over
-  /// the axes along which the bias is broadcast.
+  /// The gradients of the mask's biases, in the order in which the biases were combined. Each has the shape of its
+  /// bias: it is summed over the axes along which the bias is broadcast.
   public var biases: [Tensor<Element.Arithmetic>] {
     get throws(AttentionError) { try requested(extras.biases, "biases") }
   }
 
-  /// The gradients of the slopes of the mask's linear biases, `[H]` each, in the order in which they were combined.
+  /// The gradients of the slopes of the mask's linear biases (ALiBi), `[H]` for each bias, in the order in which the
+  /// biases were combined.
   public var alibiSlopes: [Tensor<Element.Arithmetic>] {
     get throws(AttentionError) { try requested(extras.alibiSlopes, "alibiSlopes") }
   }
@@ -62,7 +63,8 @@ where KeyElement.Arithmetic == Element.Arithmetic {
     get throws(AttentionError) { try requested(extras.sinks, "sinks") }
   }
 
-  /// The gradients of the parameters of the mask's function of scores, as many as it has.
+  /// The gradients of the parameters of the mask's function of scores, one for each parameter. Empty if the mask has no
+  /// such function.
   public var scoreParameters: Tensor<Element.Arithmetic> {
     get throws(AttentionError) { try requested(extras.scoreParameters, "scoreParameters") }
   }

@@ -5,8 +5,8 @@ public import AttentionTensors
 ///     let output = try scaledDotProductAttention(
 ///       query: query, key: key, value: value, options: AttentionOptions(softcap: 50, layout: .lengthFirst))
 ///
-/// `Element` is the type that attention computes in: Double for operands of Double, Float for all others. It follows from
-/// the operands, so you need not write it.
+/// `Element` is the type that attention computes in: Double for operands of Double, Float for all others. It follows
+/// from the operands, so you need not write it.
 public struct AttentionOptions<Element: AttentionElement>: Sendable {
   /// The factor by which scores are multiplied before anything else is done to them. Nil: 1/√E, where E is the head
   /// dimension. With 0, every score is 0 before the mask, whatever the query and the key hold.

@@ -4,6 +4,6 @@ struct AttentionOutputs<Element> {
   let output: MutableOperand
   /// `[B, H, L]`: the log-sum-exp of every query.
   let logSumExp: UnsafeMutablePointer<Element>?
-  /// `[B, H, L, S]`: the weight of every query and key.
+  /// `[B, H, L, S]`: for every query, the weight of every key.
   let weights: UnsafeMutablePointer<Element>?
 }

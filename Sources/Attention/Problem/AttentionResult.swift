@@ -43,42 +43,45 @@ public struct AttentionResult<Element: AttentionStorage>: Sendable {
     self.extras = extras
   }
 
-  /// A result of an earlier call, for its gradients.
+  /// Makes a result from the output and the log-sum-exp of an earlier call, so that the gradients of that call can be
+  /// computed.
   /// - Parameters:
   ///   - output: The call's output.
-  ///   - logSumExp: `[B, H, L]`, or without the axes that the output is without: the call's log-sum-exp.
+  ///   - logSumExp: The call's log-sum-exp, `[B, H, L]`. It has no batch axis or head axis if the output has none.
   ///   - layout: The order of the output's axes.
   public init(output: Tensor<Element>, logSumExp: Tensor<Element.Arithmetic>, layout: AttentionLayout = .headsFirst) {
     self.init(output: output, layout: layout, extras: Extras(logSumExp: logSumExp))
   }
 
-  /// `[B, H, L]`. A query that attends to nothing has −inf, or the sink's logit if its head has a sink.
+  /// `[B, H, L]`: ``AttentionExtras/logSumExp``. A query that attends to nothing has −inf, or the sink's logit if its
+  /// head has a sink.
   public var logSumExp: Tensor<Element.Arithmetic> {
     get throws(AttentionError) { try requested(extras.logSumExp, "logSumExp") }
   }
 
-  /// `[B, H, L, S]`. Without dropout, rows sum to 1, or to 1 minus a sink's share. Rows are 0 for a query that attends to nothing.
+  /// `[B, H, L, S]`: ``AttentionExtras/weights``. Without dropout, the weights of a query sum to 1, or to 1 minus the
+  /// sink's share. The weights of a query that attends to nothing are 0.
   public var weights: Tensor<Element.Arithmetic> {
     get throws(AttentionError) { try requested(extras.weights, "weights") }
   }
 
-  /// `[B, H, L, S]`.
+  /// `[B, H, L, S]`: ``AttentionExtras/rawScores``.
   public var rawScores: Tensor<Element.Arithmetic> {
     get throws(AttentionError) { try requested(extras.rawScores, "rawScores") }
   }
 
-  /// `[B, H, L, S]`.
+  /// `[B, H, L, S]`: ``AttentionExtras/cappedScores``.
   public var cappedScores: Tensor<Element.Arithmetic> {
     get throws(AttentionError) { try requested(extras.cappedScores, "cappedScores") }
   }
 
-  /// `[B, H, L, S]`.
+  /// `[B, H, L, S]`: ``AttentionExtras/maskedScores``.
   public var maskedScores: Tensor<Element.Arithmetic> {
     get throws(AttentionError) { try requested(extras.maskedScores, "maskedScores") }
   }
 }
 
-/// `result`, if the call asked for it. Throws an `AttentionError` if it is nil.
+/// Returns `result`. Throws an `AttentionError` if it is nil, because the call did not ask for it.
 func requested<Result>(_ result: Result?, _ name: String) throws(AttentionError) -> Result {
   guard let result else {
     throw AttentionError(

@@ -45,7 +45,7 @@ struct Operand {
     row(batch: batch, head: head, index: index) + column * columnStride * elementByteCount
   }
 
-  /// The end of the rows from `index` on that lie one after another, at most `limit`.
+  /// The end of the rows that begin at `index` and lie `lengthStride` elements apart, at most `limit`.
   func endOfAdjacentRows(from index: Int, limit: Int) -> Int {
     guard let pages else { return limit }
     return min(limit, (index / pages.length + 1) * pages.length)

@@ -20,7 +20,7 @@ struct LaneScores<Element: AttentionElement>: ScoreLayout {
 
   func subtractDistances(_ block: Block<Element>) {
     let vectorCount = vectorCount(block.rows)
-    // Lanes after the last row are computed too, so they also need a slope.
+    // Lanes after the last row are computed too, so they also need a slope and a position.
     for lane in block.rows.count..<vectorCount * laneCount {
       memory.slope[lane] = 0
       memory.position[lane] = 0
@@ -99,7 +99,8 @@ struct LaneScores<Element: AttentionElement>: ScoreLayout {
     }
   }
 
-  /// Stores in ``ModifierMemory/rows`` where `count` elements of each row of an operand lie, from a column on.
+  /// Stores the address of each row of an operand in ``ModifierMemory/rows``, from element `column` on. `count`
+  /// elements of each row are used.
   ///
   /// Rows of a two-byte type are first converted to the type that attention computes in.
   /// - Returns: The distance between the elements of a row, in elements.
@@ -123,7 +124,7 @@ struct LaneScores<Element: AttentionElement>: ScoreLayout {
     return operand.half == nil ? operand.columnStride : 1
   }
 
-  /// The row of a bias for every lane of a block. Lanes after the last row repeat that row.
+  /// The address of a bias's row for every lane of a block. Lanes after the last row repeat the last row's address.
   func gatherLanes(_ bias: Operand, _ block: Block<Element>, _ tile: QueryTile) -> UnsafePointer<UnsafeRawPointer> {
     _ = gatherRows(bias, tile, block.rows, from: block.keys.lowerBound, count: block.keys.count)
     for lane in block.rows.count..<vectorCount(block.rows) * laneCount {

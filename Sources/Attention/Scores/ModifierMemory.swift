@@ -9,7 +9,8 @@ struct ModifierMemory<Element: AttentionElement> {
   let converted: UnsafeMutablePointer<Element>
   /// One row of a boolean mask whose elements are not contiguous.
   let flags: UnsafeMutablePointer<UInt8>
-  /// For each row of a block: its slope, and the key at which its query stands.
+  /// For each row of a block: its ALiBi slope, and the position of its query among the keys, counted from the block's
+  /// first key.
   let slope: UnsafeMutablePointer<Element>
   let position: UnsafeMutablePointer<Element>
   /// The head and the query of each row of a block.

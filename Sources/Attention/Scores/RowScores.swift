@@ -80,7 +80,8 @@ struct RowScores<Element: AttentionElement>: ScoreLayout {
     }
   }
 
-  /// Calls `body` for every row with the keys that it attends to and their scores.
+  /// Calls `body` for every row of a block with the keys of its interval and the scores of these keys. Rows without
+  /// keys in the block are left out.
   private func forEachRow(
     _ block: Block<Element>, _ tile: QueryTile,
     _ body: (_ head: Int, _ query: Int, _ keys: Range<Int>, _ scores: UnsafeMutablePointer<Element>) -> Void

@@ -2,15 +2,16 @@ internal import AttentionTensors
 
 /// The changes that may be made to the scores of a block, for one layout of scores in memory.
 ///
-/// Each method changes the scores of the keys that are attended to. It may leave anything in the other scores.
+/// A method that changes scores changes those of the attended keys. It may leave anything in the other scores.
 protocol ScoreLayout {
   associatedtype Element: AttentionElement
 
   var call: AttentionCall<Element> { get }
   var memory: ModifierMemory<Element> { get }
 
-  /// True if ``add(_:to:_:maximum:)`` and ``hide(_:in:_:maximum:)`` also find the maximum of the new scores. They then
-  /// raise `maximum`, which has an element for each row, to these scores, unless it is nil.
+  /// True if ``add(_:to:_:maximum:)`` and ``hide(_:in:_:maximum:)`` also find the maximum of the new scores. `maximum`
+  /// has an element for each row. Unless it is nil, these methods raise each element to the maximum of its row's new
+  /// scores.
   static var findsMaximum: Bool { get }
 
   /// score ← cap·tanh(score / cap).
@@ -23,25 +24,25 @@ protocol ScoreLayout {
   /// score ← score + bias; −inf where the bias is −inf.
   func add(_ bias: Operand, to block: Block<Element>, _ tile: QueryTile, maximum: UnsafeMutablePointer<Element>?)
 
-  /// score ← −inf where a boolean mask does not attend.
+  /// score ← −inf where a boolean mask forbids the key.
   func hide(_ boolean: Operand, in block: Block<Element>, _ tile: QueryTile, maximum: UnsafeMutablePointer<Element>?)
 
-  /// score ← −inf where a block mask does not attend.
+  /// score ← −inf where a block mask forbids the key.
   func hide(_ mask: BlockMask, in block: Block<Element>, _ tile: QueryTile)
 
-  /// Dropout of numbers that lie as the scores of a block do. ``ModifierMemory/heads`` and `queries` hold the head and
-  /// the query of each row.
+  /// Applies dropout to numbers that have the same layout as the scores of a block. ``ModifierMemory/heads`` and
+  /// `queries` hold the head and the query of each row.
   func dropOut(_ rule: DropoutRule, _ numbers: UnsafeMutablePointer<Element>, of block: Block<Element>, batch: Int)
 
-  /// Calls `body` for the lines in which the scores of a block lie: the place of the line's first score, as an offset from
-  /// `block.scores`, and the number of scores, which lie one after another.
+  /// Calls `body` for every line of a block. A line is a run of scores that lie one after another. `offset` is the
+  /// place of its first score, counted from `block.scores`, and `count` is the number of its scores.
   func forEachLine(of block: Block<Element>, _ body: (_ offset: Int, _ count: Int) -> Void)
 
   /// Calls `body` for every row of a block with its head, its query, the keys of its interval, and the row's numbers
-  /// for these keys, one after another.
+  /// for these keys, one after another. Rows without keys in the block are left out.
   ///
-  /// `numbers`: the numbers of the block, which lie as its scores do. `memory`: where rows are written if `numbers`
-  /// does not hold them one after another.
+  /// `numbers`: the numbers of the block, in the same layout as its scores. `memory`: where rows are written if the
+  /// numbers of a row do not lie one after another.
   func forEachRow(
     of block: Block<Element>, _ tile: QueryTile, _ numbers: UnsafeMutablePointer<Element>,
     _ memory: GradientMemory<Element>,
@@ -57,7 +58,7 @@ struct GradientMemory<Element: AttentionElement> {
   let rowStride: Int
   /// The addresses of these rows.
   let addresses: UnsafeMutablePointer<UnsafeMutableRawPointer>
-  /// Factors of 1.
+  /// An array of ones: the factors by which rows are multiplied when they are unpacked from lanes.
   let ones: UnsafeMutablePointer<Element>
 
   /// `isNeeded`: false if the scores of every row already lie one after another.

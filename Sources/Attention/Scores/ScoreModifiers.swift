@@ -64,7 +64,8 @@ struct ScoreModifiers<Layout: ScoreLayout> {
     return isFound ? .known : .unknown
   }
 
-  /// The terms that apply to a block. Nil if masks do not apply to its keys, to which every query attends.
+  /// The terms that apply to a block. Nil if the mask has no terms, or if every query attends to the block's keys,
+  /// whatever the mask says.
   func terms(_ block: Block<Element>) -> MaskTerms<Element>? {
     block.set.isMasked ? call.schedule.terms : nil
   }
@@ -95,16 +96,16 @@ struct ScoreModifiers<Layout: ScoreLayout> {
     }
   }
 
-  /// Dropout of numbers that lie as the scores of a block do: weights, or the gradients of the weights after dropout.
-  /// Nothing happens if the call has no dropout.
+  /// Applies dropout to numbers that have the same layout as the scores of a block: weights, or the gradients of the
+  /// weights after dropout. Nothing happens if the call has no dropout.
   func dropOut(_ numbers: UnsafeMutablePointer<Element>, of block: Block<Element>, _ tile: QueryTile) {
     guard let rule = call.dropout else { return }
     findPlaces(of: block, tile)
     layout.dropOut(rule, numbers, of: block, batch: tile.batch)
   }
 
-  /// A view of some numbers of a block, in the form that functions of scores take. The numbers lie as the block's
-  /// scores do.
+  /// A view of some numbers of a block, in the form that functions of scores take. The numbers have the same layout as
+  /// the block's scores.
   func view(
     _ numbers: UnsafeMutablePointer<Element>, of block: Block<Element>, _ tile: QueryTile
   ) -> AttentionScoreTile<Element> {

@@ -2,8 +2,9 @@ internal import AttentionBLAS
 internal import AttentionTensors
 
 extension AttentionCall {
-  /// Some keys or values: in place if `isReadable`, else packed row by row. Keys of blocks that no row attends to are not
-  /// read; they are packed as 0.
+  /// Some keys or values as a matrix. They are used in place if they have the type that attention computes in and
+  /// `isReadable` is true for them. Otherwise they are packed row by row. Keys that the block masks hide from all rows
+  /// of the tile are not packed; their rows are 0.
   func matrix(
     _ operand: Operand, _ tile: QueryTile, _ keys: Range<Int>, _ set: IntervalSet, columnCount: Int,
     packedAt pack: UnsafeMutablePointer<Element>, unless isReadable: (StridedMatrix<Element>) -> Bool

@@ -1,6 +1,7 @@
 internal import AttentionTensors
 
-/// Some rows of a tile by some keys of one interval set: scores that are computed at once, and where they lie.
+/// The scores of some rows of a tile for some keys of one interval set, which are computed at once, and their place in
+/// memory.
 struct Block<Element: AttentionElement> {
   /// The rows of the block, numbered as rows of the tile.
   let rows: Range<Int>
@@ -8,7 +9,7 @@ struct Block<Element: AttentionElement> {
   let set: IntervalSet
   /// True if some row's interval may hold only some of the keys.
   let isRagged: Bool
-  /// True if block masks forbid some of these keys to some row.
+  /// True if block masks may forbid some of these keys to some row.
   let hasBlocks: Bool
   /// Where the first key stands in its sequence.
   let firstIndex: Int
@@ -49,8 +50,9 @@ extension Range<Int> {
 
 /// How a block is cut where an edge of the mask crosses it.
 ///
-/// A strip is a few rows and the keys that some of them attend to. The keys that all rows of the block attend to are
-/// computed for all strips at once. The keys before and after these are computed strip by strip.
+/// A strip is a number of rows that lie side by side, and the keys that some of them attend to. The keys that all rows
+/// of the block attend to are computed for all strips at once. The keys before and after these are computed strip by
+/// strip.
 struct BlockCut {
   /// The keys that every row of the block attends to; may be empty.
   let common: Range<Int>
@@ -89,7 +91,8 @@ struct BlockCut {
     return result
   }
 
-  /// Calls `body` for each slice that is computed at once. Each row gets its keys in order.
+  /// Calls `body` for each slice of the block that is computed at once. For each row, slices come in the order of the
+  /// keys.
   func forEachSlice<Element>(of block: Block<Element>, _ body: (Block<Element>) -> Void) {
     forEachStrip(of: block) { rows, keys in
       let edge = edgeBefore(keys)

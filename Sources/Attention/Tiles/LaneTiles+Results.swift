@@ -10,8 +10,8 @@ extension LaneTiles {
       return multiply(
         block, values, into: result, rescale: isFirst ? nil : UnsafePointer(memory.rescale), next: takeExpectedKeys())
     }
-    // The sum of the panel's first block is the panel's result. Sums of later blocks are computed apart, and then
-    // added.
+    // In the first block of a panel, the sum is written to the panel's result. In later blocks it is computed in memory
+    // of its own and then added to the result.
     let target = isFirst ? result : own.blockResult
     var continues = cut.common.isEmpty || cut.hasEdgeBefore(of: block)
     if continues { target.update(repeating: 0, count: block.keyStride * columnCount) }

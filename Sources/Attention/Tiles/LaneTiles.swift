@@ -3,11 +3,13 @@ internal import AttentionTensors
 
 /// Tiles whose queries run along the lanes of vectors, computed by the kernels of this package.
 ///
-/// The queries of a tile are packed once, in panels of a few vectors. For each panel: scores Sᵀ = K·Qᵀ, softmax down
-/// the lanes, which turns S into weights, and result Oᵀ ← Oᵀ·rescale + Vᵀ·Sᵀ. Keys and values are read where they lie,
-/// one element at a time, so that any width and either layout is equally good. A tile of them is packed only if neither
-/// of their strides is 1, if their rows lie pages apart, or if they are stored in two bytes. E is the width of queries
-/// and keys, Ev the width of values.
+/// The queries of a tile are packed once, in panels of a few vectors. Each panel then goes through three steps: the
+/// scores Sᵀ = K·Qᵀ; the softmax down the lanes, which turns S into weights; and the result Oᵀ ← Oᵀ·rescale + Vᵀ·Sᵀ. E
+/// is the width of queries and keys, Ev the width of values.
+///
+/// Keys and values are read in place, one element at a time. So every width is equally good, and so are both orders of
+/// storage, row by row and column by column. A tile of keys or values is packed only if neither of its strides is 1, if
+/// its rows lie at least ``AttentionPlan/farRowByteCount`` bytes apart, or if its elements have two bytes.
 struct LaneTiles<Element: AttentionElement>: TilePrimitives, LaneScoreTiles {
   let call: AttentionCall<Element>
   let ownMemory: UnsafeMutablePointer<Memory>
@@ -30,7 +32,7 @@ struct LaneTiles<Element: AttentionElement>: TilePrimitives, LaneScoreTiles {
     /// One tile of keys and of values, packed.
     let key: UnsafeMutablePointer<Element>
     let value: UnsafeMutablePointer<Element>
-    /// Factors of 1.
+    /// An array of ones: the factors by which scores are multiplied when they are unpacked from lanes.
     let ones: UnsafeMutablePointer<Element>
     /// The keys of the next tile, if they are to be prefetched.
     var expectedKeys: RowsAhead?
@@ -40,7 +42,8 @@ struct LaneTiles<Element: AttentionElement>: TilePrimitives, LaneScoreTiles {
     self.init(call, panelVectorCount: call.kernels.panelVectorCount, &arrays)
   }
 
-  /// Tiles whose panels have at most `panelVectorCount` vectors, which is not more than the kernels have.
+  /// Tiles whose panels have at most `panelVectorCount` vectors. This number must not exceed the `panelVectorCount` of
+  /// the kernels.
   init(_ call: AttentionCall<Element>, panelVectorCount: Int, _ arrays: inout ScratchArrays) {
     self.call = call
     let isCounting = arrays.isCounting
@@ -80,7 +83,7 @@ struct LaneTiles<Element: AttentionElement>: TilePrimitives, LaneScoreTiles {
 
   func vectorCount(_ rowCount: Int) -> Int { (rowCount + own.laneCount - 1) / own.laneCount }
 
-  /// Calls `body` for panels of nearly equal width.
+  /// Calls `body` with the rows of each panel. Panels have nearly equal widths.
   @inline(__always)
   func forEachGroup(_ tile: QueryTile, isRagged _: Bool, _ body: (Range<Int>) -> Void) {
     let laneCount = own.laneCount
@@ -98,12 +101,13 @@ struct LaneTiles<Element: AttentionElement>: TilePrimitives, LaneScoreTiles {
     packQueries(tile, columnStride: gatherQueries(tile))
   }
 
-  /// Sets ``ModifierMemory/rows`` to the queries of a tile. Returns how far apart their columns lie.
+  /// Sets ``ModifierMemory/rows`` to the queries of a tile. Returns the distance between their columns, in elements.
   func gatherQueries(_ tile: QueryTile) -> Int {
     scores.gatherRows(call.query, tile, 0..<tile.rowCount, from: 0, count: call.shape.headDimension)
   }
 
-  /// Discards the result of the previous tile, and sets the maximum, sum and factor of the lanes after the last row.
+  /// Discards the result of the previous tile, and clears the state of the lanes after the last row: the maximum
+  /// becomes −inf, and the sum and the factor become 0.
   func clear(_ tile: QueryTile) {
     own.isStarted.update(repeating: false, count: vectorCount(tile.rowCount))
     for lane in tile.rowCount..<paddedCount(0..<tile.rowCount) {
@@ -165,9 +169,9 @@ struct LaneTiles<Element: AttentionElement>: TilePrimitives, LaneScoreTiles {
 
   /// Computes the scores. The product adds the bias and takes the maximum while the scores are in registers.
   ///
-  /// Memory that is read soon is prefetched: the values, by the first panel of a tile, and the rows of a bias or a
-  /// boolean mask that the next panel needs. The CPU does not do this by itself, because it does not recognise
-  /// a stream in reads of a few columns from one row after another.
+  /// Memory that will be read soon is prefetched. The first panel of a tile prefetches the values, and each panel
+  /// prefetches the rows of a bias or a boolean mask that the next panel needs. The CPU does not do this by itself: it
+  /// does not recognise a stream if only a few columns are read from each row.
   func computeScores(
     _ block: Block<Element>, _ tile: QueryTile, _ key: StoredMatrix<Element>, adding bias: Operand?,
     maximum: UnsafeMutablePointer<Element>?, next: StoredMatrix<Element>?
@@ -191,8 +195,8 @@ struct LaneTiles<Element: AttentionElement>: TilePrimitives, LaneScoreTiles {
       base: value.base, rowCount: value.rowCount, stride: value.rowStride * size, byteCount: value.columnCount * size)
   }
 
-  /// The rows of the first bias or boolean mask that the next panel needs. They are fetched while this panel uses its own
-  /// rows.
+  /// The rows of the first bias or boolean mask that the next panel needs. They are prefetched while this panel uses
+  /// its own rows.
   private func maskAhead(_ block: Block<Element>, _ tile: QueryTile) -> RowsAhead? {
     guard block.set.isMasked, !block.isRagged, call.plan.headsPerTile == 1,
       let operand = call.schedule.terms?.firstMatrix, operand.columnStride == 1
@@ -219,13 +223,14 @@ struct LaneTiles<Element: AttentionElement>: TilePrimitives, LaneScoreTiles {
         block, begin: nil, end: nil, common: 0..<0, newMaximum: maximum == .known ? memory.newMaximum : nil)
     }
     if cut.common.isEmpty {
-      // A strip without keys keeps its result.
+      // The factor 1 keeps the result of a strip that has no keys.
       for lane in 0..<paddedCount(block.rows) { memory.rescale[lane] = 1 }
       return cut.forEachStrip(of: block) { rows, keys in
         softmax(block.slice(rows: rows, keys: keys, isRagged: true), tile, common: 0..<0, newMaximum: nil)
       }
     }
-    // All strips are computed side by side. One by one, each exponential would wait for the exponential before it.
+    // All strips are computed side by side. If they were computed one by one, each exponential would wait for the one
+    // before it.
     let isKnown = maximum == .known
     softmax(
       block, tile, common: isKnown ? cut.common.counted(from: block.keys) : 0..<0,

@@ -1,7 +1,7 @@
 /// Queries of one or several heads that share a key/value head, which are computed together.
 ///
-/// Row r of the tile is query r mod L of head r div L, both counted from the tile's first one, where L is the number of
-/// queries of each head in the tile.
+/// Let L be the number of queries of each head in the tile. Row r of the tile is query r mod L of head r div L, counted
+/// from the tile's first query and its first head.
 struct QueryTile {
   let batch: Int
   let keyValueHead: Int
@@ -11,12 +11,13 @@ struct QueryTile {
   let emptyQueries: Range<Int>
 
   var rowCount: Int { heads.count * queries.count }
-  // No division for the first head: a division takes measurable time in heads of 16 queries, which mostly have a tile each.
+  // Rows of the first head need no division. A division takes measurable time in calls whose heads have 16 queries,
+  // because most of their tiles hold only one head.
   func head(ofRow row: Int) -> Int { heads.lowerBound + (row < queries.count ? 0 : row / queries.count) }
   func query(ofRow row: Int) -> Int { queries.lowerBound + (row < queries.count ? row : row % queries.count) }
 
-  /// Calls `body` for each head of some rows, with the head's rows among them, the head and the query of the first of these
-  /// rows.
+  /// Calls `body` for each head of some rows. `body` gets those of the rows that belong to the head, the head, and the
+  /// query of the first of them.
   func forEachHead(_ rows: Range<Int>, _ body: (_ rows: Range<Int>, _ head: Int, _ query: Int) -> Void) {
     if rows.isEmpty { return }
     var head = head(ofRow: rows.lowerBound)

@@ -14,7 +14,8 @@ protocol RowProducts {
   /// True if the products read two-byte keys and values where they lie.
   static var readsHalves: Bool { get }
 
-  /// True if rows that attend to different keys are computed block by block, because their products are large.
+  /// True if a tile whose rows attend to different keys is divided into blocks of fewer rows. This is worthwhile if the
+  /// products are large.
   static var cutsRows: Bool { get }
 
   static func onWorker(_ kernels: Kernels<Element>, _ body: () -> Void)
@@ -51,9 +52,10 @@ enum OpenBLASProducts<Element: AttentionElement>: RowProducts {
     multiply(query.columns(depth / 2..<depth), key.rows(depth / 2..<depth), .accumulating, into: scores, stride: stride)
   }
 
-  /// From this head dimension on, a score is a sum of two halves, each of which OpenBLAS adds up from the first product to the
-  /// last. Large scores need it: a softcap, or a large scale, turns their rounding errors into errors of weights. With
-  /// one sum, a gradient through a softcap was 1.05 times as wrong as is allowed (E 48, Zen 3, 2026-11).
+  /// From this head dimension on, the sum of products that is a score is computed as the sum of two halves. OpenBLAS
+  /// adds up each half from its first product to its last. Shorter sums have smaller rounding errors, which matter for
+  /// large scores: a softcap or a large scale turns rounding errors of scores into errors of weights. With one sum, the
+  /// error of a gradient through a softcap was 1.05 times the error that is allowed (E = 48, Zen 3, 2026-11).
   private static var leastSplitDepth: Int { 32 }
 
   static func accumulateValues(

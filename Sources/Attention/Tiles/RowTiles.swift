@@ -27,7 +27,7 @@ struct RowTiles<Products: RowProducts>: TilePrimitives {
     let own: UnsafeMutablePointer<Memory> = arrays.take(1)
     let (shape, rowCapacity) = (call.shape, call.plan.rowsPerTile)
     let keyCapacity = min(call.plan.keyTileLength, max(shape.keyCount, 1))
-    // Rows are padded: if they were a power of two apart, they would compete for the same sets of the cache.
+    // Rows of scores are padded. If they lay a power of two apart, they would compete for the same sets of the cache.
     let scoreStride = (keyCapacity + 15) / 16 * 16 + 16
     let memory = Memory(
       common: TileMemory(call, rowCapacity: rowCapacity, keyCapacity: keyCapacity, &arrays),
@@ -87,7 +87,8 @@ struct RowTiles<Products: RowProducts>: TilePrimitives {
     _ operand: Operand, _ tile: QueryTile, _ keys: Range<Int>, _ set: IntervalSet, columnCount: Int,
     packedAt pack: UnsafeMutablePointer<Element>, isNative: Bool
   ) -> StoredMatrix<Element> {
-    // The address of the row after the last one, if it may lie elsewhere in memory.
+    // The address of the row after the last key of the tile, if the rows lie in pages; nil if they do not, or if there
+    // is no such row.
     let next =
       operand.pages == nil || keys.upperBound >= call.shape.keyCount
       ? nil : operand.row(batch: tile.batch, head: tile.keyValueHead, index: keys.upperBound)
@@ -129,7 +130,7 @@ struct RowTiles<Products: RowProducts>: TilePrimitives {
       block, tile, cut, maximum: memory.maximum + block.rows.lowerBound, sum: memory.sum + block.rows.lowerBound)
   }
 
-  /// The online softmax with the maximum and the sum of each row of a block.
+  /// The online softmax of a block. `maximum` and `sum` have an element for each row of the block, and are updated.
   func computeWeights(
     _ block: Block<Element>, _ tile: QueryTile, _ cut: BlockCut?, maximum: UnsafeMutablePointer<Element>,
     sum: UnsafeMutablePointer<Element>
@@ -176,7 +177,7 @@ struct RowTiles<Products: RowProducts>: TilePrimitives {
 
   func writeResult(_ tile: QueryTile, columnStride: Int) -> Bool {
     let columnCount = call.shape.valueDimension
-    // This is checked before a row is scaled in place.
+    // The results are checked before the loop, which may scale them in place.
     let isFinite = hasFiniteResult(tile)
     for row in 0..<tile.rowCount {
       let target = memory.targets[row].assumingMemoryBound(to: Element.self)

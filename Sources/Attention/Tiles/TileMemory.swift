@@ -7,13 +7,15 @@ struct TileMemory<Element: AttentionElement> {
   let maximum: UnsafeMutablePointer<Element>
   /// Σ exp(score − maximum).
   let sum: UnsafeMutablePointer<Element>
-  /// The factor that makes each row of the result the mean of the values.
+  /// The factor by which each row of the result is multiplied at the end, to become the weighted mean of the values.
   let factor: UnsafeMutablePointer<Element>
-  /// The greater of `maximum` and the scores of the current block.
+  /// For each row of a block: the greater of `maximum` and the scores of the block.
   let newMaximum: UnsafeMutablePointer<Element>
-  /// exp(old maximum − new maximum): the factor for the results of earlier blocks, after the softmax of a block.
+  /// For each row of a block, after its softmax: exp(old maximum − new maximum). The result of earlier blocks is
+  /// multiplied by this factor.
   let rescale: UnsafeMutablePointer<Element>
-  /// Where the attended keys of each row of a block begin and end, counted from the block's first key: whole numbers.
+  /// For each row of a block: where its attended keys begin and end, counted from the block's first key. These are
+  /// whole numbers.
   let begin: UnsafeMutablePointer<Element>
   let end: UnsafeMutablePointer<Element>
   let normalized: NormalizedRows<Element>
@@ -21,12 +23,13 @@ struct TileMemory<Element: AttentionElement> {
   let targets: UnsafeMutablePointer<UnsafeMutableRawPointer>
   /// The keys of each strip of a block.
   let strips: UnsafeMutablePointer<Range<Int>>
-  /// A tile of values, in which every value that is not finite is 0.
+  /// A copy of a tile of values, in which a row is 0 if any of its elements is not finite.
   let finiteValue: UnsafeMutablePointer<Element>
   let modifiers: ModifierMemory<Element>
 
   init(_ call: AttentionCall<Element>, rowCapacity: Int, keyCapacity: Int, _ arrays: inout ScratchArrays) {
-    // One array is cut into ten. Ten arrays cut one by one would take measurable time in a call on a few numbers.
+    // The ten arrays are parts of one array. To take ten arrays one by one would take measurable time in a call on a
+    // few numbers.
     let capacity = (rowCapacity + 15) / 16 * 16
     maximum = arrays.take((7 + NormalizedRows<Element>.arrayCount) * capacity)
     sum = maximum + capacity

@@ -15,23 +15,25 @@ protocol TilePrimitives: ScoreTiles {
   /// block starts at 0, so that the bits are the same however the block is cut.
   func accumulate(_ block: Block<Element>, _ cut: BlockCut?, _ value: StoredMatrix<Element>)
 
-  /// Sets the result of rows to 0 if nothing was accumulated.
+  /// Sets the result to 0 in rows for which no values were accumulated.
   func end(_ tile: QueryTile)
 
   /// True if every result of a tile is finite.
   func hasFiniteResult(_ tile: QueryTile) -> Bool
 
-  /// Where the result of a row of a group begins, and how far apart its columns lie.
+  /// Where the result of a row of a group begins, and the distance between its columns, in elements.
   func result(ofRow row: Int, group: Range<Int>) -> (base: UnsafeMutablePointer<Element>, columnStride: Int)
 
-  /// Multiplies every row of the result by ``TileMemory/factor``, and writes it to where ``TileMemory/targets`` says.
+  /// Multiplies every row of the result by ``TileMemory/factor``, and writes it to the row's address in
+  /// ``TileMemory/targets``.
   /// - Returns: The same as ``hasFiniteResult(_:)``.
   func writeResult(_ tile: QueryTile, columnStride: Int) -> Bool
 
-  /// Announces the tile after the one that is computed next, so that its keys can be prefetched.
+  /// Announces the tile that follows the tile to be computed next, so that the keys of `next` can be prefetched.
   func expect(_ next: QueryTile)
 
-  /// Writes the scores of a block to where ``TileMemory/targets`` says. Each row is written from its first attended key on.
+  /// Writes the scores of a block to the addresses in ``TileMemory/targets``. Each address is that of the row's first
+  /// attended key in the block.
   func writeScores(_ block: Block<Element>, _ tile: QueryTile)
 }
 

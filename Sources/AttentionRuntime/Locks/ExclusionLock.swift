@@ -2,12 +2,13 @@ internal import CLibrary
 
 /// A mutex that lives as long as the process. After a fork it is free, in the parent and in the child.
 ///
-/// Synchronization.Mutex is not used, because ThreadSanitizer does not see through it on Linux.
+/// Synchronization.Mutex is not used, because on Linux ThreadSanitizer does not recognise it as a lock.
 package final class ExclusionLock: @unchecked Sendable {
   // Sendable: a mutex is made to be shared; its address never changes.
   let mutex = UnsafeMutablePointer<pthread_mutex_t>.allocate(capacity: 1)
 
-  /// - Parameter isOuter: Whether code that holds this lock may take another lock. It never happens the other way round.
+  /// - Parameter isOuter: Whether code that holds this lock may take another lock, which then must not be an outer
+  ///   lock.
   package init(isOuter: Bool = false) {
     pthread_mutex_init(mutex, nil)
     ForkHandlers.shared.add(self, isOuter: isOuter)
@@ -36,7 +37,7 @@ final class Condition: @unchecked Sendable {
   /// Forgets the waiting threads, which do not exist in the child of a fork.
   func forgetWaiters() { pthread_cond_init(condition, nil) }
 
-  /// Releases the lock while it waits. It may return without a change.
+  /// Releases `lock` while it waits, and holds it again when it returns. It may return although nothing has changed.
   func wait(_ lock: ExclusionLock) { pthread_cond_wait(condition, lock.mutex) }
   func wakeAll() { pthread_cond_broadcast(condition) }
 }

@@ -1,9 +1,11 @@
 internal import CLibrary
 
-/// Makes `fork` safe. A child inherits every lock in its state at the fork, but not the threads that would release it.
+/// Makes `fork` safe. In the child of a fork, a lock that another thread held would stay locked for ever, because the
+/// child does not have that thread.
 ///
-/// So all locks are taken before a fork. After the fork they are released in the parent and in the child. Outer locks are
-/// taken first, because a thread that holds one may wait for another lock. No other two locks are ever held at once.
+/// So the forking thread takes all locks before a fork. After the fork they are released in the parent and in the
+/// child. Outer locks are taken first, because a thread that holds an outer lock may wait for another lock. A thread
+/// never holds two locks otherwise.
 final class ForkHandlers: @unchecked Sendable {
   // Sendable: `locks` and `bodies` are only touched under `mutex`.
   static let shared = ForkHandlers()
@@ -33,7 +35,9 @@ final class ForkHandlers: @unchecked Sendable {
   }
 
   private func prepare() {
-    // Another thread may be in the middle of making one of these objects. The child would then wait for it for ever.
+    // Make these shared objects now. If another thread were making one of them during the fork, the child would wait
+    // for ever for that thread, which it does not have.
+    _ = makers
     _ = ThreadTeam.shared
     _ = MemoryPool.shared
     _ = AttentionContext.default

@@ -1,8 +1,9 @@
 import Synchronization
 
-/// One lock for the making of all values: making is rare, and making one value never makes another.
-/// It is an outer lock: a value that is made takes memory from ``MemoryPool``, which has a lock too.
-private let makers = ExclusionLock(isOuter: true)
+/// The lock under which every ``Once`` makes its value. One lock is enough, because values are rarely made, and making
+/// one value never makes another. It is an outer lock, because making a value takes the locks of ``MemoryPool`` and of
+/// ``ThreadTeam``.
+let makers = ExclusionLock(isOuter: true)
 
 /// A value that is made at its first use and then shared, also by copies of its owner.
 package final class Once<Value: Sendable>: @unchecked Sendable {

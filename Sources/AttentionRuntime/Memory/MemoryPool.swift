@@ -3,8 +3,9 @@ internal import CLibrary
 /// Allocates the memory of tensors and of working space, and takes it back.
 ///
 /// The system maps a large block anew for each allocation, and provides its pages one by one when they are first
-/// written. For a result of 3 MiB this cost 0.25 ms, in addition to 0.6 ms of computation. So the pool keeps such blocks
-/// for later allocations, up to ``Limits/usual`` in all, or more inside of ``withKeptMemory(byteCount:_:)``.
+/// written. For a result of 3 MiB this cost 0.25 ms, in addition to 0.6 ms of computation (2026-11). So the pool keeps
+/// large blocks for later allocations, up to ``Limits/usual`` in all, or more inside of
+/// ``withKeptMemory(byteCount:_:)``.
 final class MemoryPool: @unchecked Sendable {
   // Sendable: `blocks` is only touched under `lock`.
   static let shared = MemoryPool()
@@ -22,21 +23,22 @@ final class MemoryPool: @unchecked Sendable {
 
     static let usual = Limits(byteCount: 128 << 20, count: 32)
   }
-  /// Smaller blocks are left to malloc, which does not map new memory for them.
+  /// The size in bytes from which on blocks are kept. Smaller blocks are freed at once, because malloc need not map new
+  /// memory for them.
   private static let leastByteCount = 64 << 10
-  /// From this size on, the pool asks for huge pages. Pages of 4 KiB cost thousands of page faults, and a search for the
-  /// page's address whenever another page is accessed.
+  /// The size in bytes from which on the pool asks for huge pages. With pages of 4 KiB, a large block causes thousands
+  /// of page faults, and the CPU has to translate an address whenever it goes on to another page.
   private static let hugePageByteCount = 2 << 20
 
   private let lock = ExclusionLock()
   /// The blocks that are kept; the one that was kept longest is first.
   private var blocks: [Block] = []
-  /// The limits that calls of ``withKeptMemory(byteCount:_:)`` ask for at the moment; the greatest one holds.
+  /// The `byteCount` of each call of ``withKeptMemory(byteCount:_:)`` that is running. The greatest one applies.
   private var askedByteCounts: [Int] = []
 
   private init() {}
 
-  /// Under the lock.
+  /// The limits that apply now. Called under the lock.
   private var limits: Limits {
     guard let most = askedByteCounts.max(), most > Limits.usual.byteCount else { return .usual }
     return Limits(byteCount: most, count: 4096)
@@ -51,7 +53,8 @@ final class MemoryPool: @unchecked Sendable {
     release { surplus($0) }
   }
 
-  /// How many of the first blocks are beyond the limits. Under the lock.
+  /// The number of blocks, from the first on, that must go so that the others are within the limits. Called under the
+  /// lock.
   private func surplus(_ blocks: [Block]) -> Int {
     let limits = limits
     var total = blocks.reduce(0) { $0 + $1.byteCount }
@@ -73,15 +76,15 @@ final class MemoryPool: @unchecked Sendable {
     return allocate(byteCount: byteCount)
   }
 
-  /// Rounds up by at most an eighth, so that a length that grows by one finds the block of the length before. Nil if no
-  /// memory can be so large.
+  /// Rounds up by at most an eighth. So an array that grows by one element mostly finds a kept block of the size that
+  /// it needs. Returns nil if the rounded size does not fit an Int.
   private static func rounded(_ byteCount: Int) -> Int? {
     let unit = 1 << (Int.bitWidth - 1 - byteCount.leadingZeroBitCount - 3)
     let (sum, overflow) = byteCount.addingReportingOverflow(unit - 1)
     return overflow ? nil : sum / unit * unit
   }
 
-  /// The smallest kept block that is large enough and not twice as large.
+  /// Takes the smallest kept block that is large enough, but at most about twice as large; nil if there is none.
   private func takeKept(byteCount: Int) -> Block? {
     lock.withLock {
       let fitting = blocks.indices.filter { blocks[$0].byteCount >= byteCount && blocks[$0].byteCount / 2 <= byteCount }
@@ -106,7 +109,7 @@ final class MemoryPool: @unchecked Sendable {
   func give(_ block: Block) {
     if block.byteCount < Self.leastByteCount { return free(block.base) }
     release { blocks in
-      // A block that is larger than the limit must not drive out all others.
+      // A block that is larger than the limit is freed at once, because keeping it would drive out all others.
       if block.byteCount > limits.byteCount {
         blocks.insert(block, at: 0)
         return 1
@@ -116,7 +119,7 @@ final class MemoryPool: @unchecked Sendable {
     }
   }
 
-  /// Gives the first kept blocks back to the system. `count` returns how many.
+  /// Gives the first blocks back to the system. `count` may change the blocks, and returns how many to give back.
   private func release(_ count: (inout [Block]) -> Int) {
     let surplus = lock.withLock {
       let count = count(&blocks)
@@ -127,12 +130,12 @@ final class MemoryPool: @unchecked Sendable {
   }
 }
 
-/// Calls `body`, during which up to `byteCount` bytes of memory that tensors give back are kept for later tensors, instead of
-/// the usual 128 MB. Afterwards the surplus goes back to the system.
+/// Calls `body`. Until it returns, up to `byteCount` bytes of memory that tensors give back are kept for later tensors,
+/// if that is more than the usual 128 MiB. Afterwards the surplus goes back to the system.
 ///
-/// A training step allocates the same tensors as the step before. If they are kept, the system need not provide zeroed pages
-/// for them again: this takes 16 % of the time of the first six steps of fine-tuning MiniLM, and 6 % with kept memory (2
-/// threads, Zen 3, 2026-11).
+/// A training step allocates the same tensors as the step before. If their memory is kept, the system need not provide
+/// zeroed pages for them again. In the first six steps of fine-tuning MiniLM, providing pages takes 16 % of the time,
+/// and 6 % with kept memory (2 threads, Zen 3, 2026-11).
 ///
 ///     try withKeptMemory(byteCount: 4 << 30) {
 ///       for batch in batches { try step(batch) }
@@ -145,7 +148,7 @@ public func withKeptMemory<R>(byteCount: Int, _ body: () throws -> R) rethrows -
   return try body()
 }
 
-/// Calls `body` with at least `byteCount` bytes of working memory, aligned to 64, contents unspecified.
+/// Calls `body` with at least `byteCount` bytes of working memory, aligned to 64 bytes, whose contents are unspecified.
 package func withScratch<R>(
   byteCount: Int, _ body: (UnsafeMutableRawPointer) -> R
 ) throws(AttentionError) -> R {

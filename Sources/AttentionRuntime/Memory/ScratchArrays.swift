@@ -1,6 +1,8 @@
-/// Divides a block of memory into arrays, each aligned as tensors are. Without a block it only counts bytes.
+/// Divides a block of memory into arrays, each aligned as the memory of tensors is. Without a block, it only counts the
+/// bytes that the arrays would take.
 ///
-/// Inlined in other modules, because a working memory of some twenty arrays is divided again for every task of small heads.
+/// It is inlined in other modules, because each task divides its working memory into some twenty arrays anew. With
+/// small heads, a task is so short that calls would cost noticeable time.
 @usableFromInline package struct ScratchArrays {
   @usableFromInline let base: UnsafeMutableRawPointer?
   @usableFromInline package var byteCount = 0

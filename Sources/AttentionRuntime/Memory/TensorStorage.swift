@@ -9,7 +9,7 @@ package final class TensorStorage: @unchecked Sendable {
   /// the pool.
   private let owner: AnyObject?
 
-  /// The alignment of memory: to a cache line and to the widest vector.
+  /// The alignment of memory, in bytes: that of a cache line and of the widest vector.
   @inlinable package static var alignment: Int { 64 }
 
   /// Uninitialised memory from the pool.

@@ -34,11 +34,12 @@ package enum CPUQuota {
   /// The quota of this process; nil where there is none.
   package static let current: Double? = read(file: contents(ofFile:))
 
-  /// The least quota of the process's group and its ancestors.
+  /// The least quota among those of the process's control group and of the group's ancestors.
   ///
-  /// Version 2: `cpu.max` holds "QUOTA PERIOD" or "max PERIOD". Version 1: `cpu.cfs_quota_us` (−1: none)
-  /// and `cpu.cfs_period_us` below the folder of the `cpu` controller. Inside a container the group's own path is often
-  /// not mounted, and its files are at the root instead. So every ancestor is tried.
+  /// With version 2 of control groups, `cpu.max` holds "QUOTA PERIOD" or "max PERIOD". With version 1, the folder of
+  /// the `cpu` controller holds `cpu.cfs_quota_us` (−1: no quota) and `cpu.cfs_period_us`. Inside a container the path
+  /// of the group often does not exist, and the group's files are at the root instead. So the files of every ancestor
+  /// are tried.
   package static func read(file: (String) -> String?) -> Double? {
     var quotas: [Double] = []
     for line in (file("/proc/self/cgroup") ?? "").split(separator: "\n") {

@@ -30,8 +30,9 @@ struct FloatingPointEnvironment: Sendable {
 
   /// Calls `body` with floating-point exceptions untrapped, then restores the thread's own environment.
   ///
-  /// Kernels compute −∞ − −∞ in lanes whose results are not used, because a test would cost more than the subtraction. A
-  /// program may trap invalid operations to find those in its own code. It must not die of the kernels' operations.
+  /// Kernels compute −∞ − −∞ in lanes whose results are not used, because a test would cost more than the subtraction.
+  /// That is an invalid operation. A program that traps invalid operations, to find those of its own code, must not be
+  /// stopped by those of the kernels.
   @inline(__always)
   static func withoutTraps(_ body: () -> Void) {
     guard attn_traps_exceptions() else { return body() }

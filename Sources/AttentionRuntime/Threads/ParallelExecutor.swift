@@ -1,15 +1,16 @@
 import Dispatch
 
-/// Runs the tasks of one call on several threads. This package reaches threads only through this protocol.
+/// Runs the tasks of one call on several threads. Whatever this package computes on several threads, it computes
+/// through this protocol.
 public protocol ParallelExecutor: Sendable {
   /// Calls `body` once for every task in `0..<taskCount`, on at most `threadCount` threads including the caller's, and
   /// returns when all calls have returned.
   ///
   /// `worker` is in `0..<threadCount`. Two calls with the same worker never overlap, so each worker can have its own
   /// scratch memory. Tasks may run in any order. There is no promise of concurrency, so tasks must not wait for one
-  /// another. A body must not fork and go on in the child, where the other tasks are lost. If results must not depend on
-  /// which thread ran a task, threads must take over the caller's rounding mode and flush-to-zero, as both executors of
-  /// this package do.
+  /// another. A body must not fork and go on in the child, because the child does not run the other tasks. If results
+  /// must not depend on which thread ran a task, threads must run tasks with the caller's rounding mode and
+  /// flush-to-zero, as both executors of this package do.
   func execute(taskCount: Int, threadCount: Int, _ body: (_ task: Int, _ worker: Int) -> Void)
 }
 
@@ -36,8 +37,8 @@ public struct DispatchExecutor: ParallelExecutor {
 
 /// The body of one `execute`, which several threads share during the call.
 ///
-/// It holds a pointer to the closure, not the closure: a thread may release its last reference after the call has
-/// returned, and a closure that does not escape must not be held then.
+/// This type holds a pointer to the closure instead of the closure. A thread may release its last copy of this value
+/// after the call has returned. At that time nothing may hold the closure, because it does not escape.
 struct SharedBody: @unchecked Sendable {
   fileprivate let body: UnsafePointer<(Int, Int) -> Void>
   fileprivate let environment = FloatingPointEnvironment.current
@@ -45,7 +46,8 @@ struct SharedBody: @unchecked Sendable {
   // Never inlined, so that its references to the closure are released when it returns, not later.
   @inline(never)
   func run(_ tasks: TaskQueue, worker: Int) {
-    // Loaded once, not for each task: all threads count the closure's references in the same place.
+    // The closure is loaded once and not for each task, because a load changes its reference count, for which all
+    // threads would contend.
     let body = body.pointee
     environment.run {
       var share = worker

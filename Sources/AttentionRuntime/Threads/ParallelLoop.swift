@@ -4,13 +4,14 @@
 package struct ParallelLoop {
   /// The number of items.
   package let itemCount: Int
-  /// The number of threads that run the loop. The caller needs as many scratch memories.
+  /// The number of threads that run the loop at most. If they need scratch memory, the caller provides as many pieces
+  /// of it.
   package let workerCount: Int
   private let itemsPerTask: Int
   private let context: AttentionContext
 
-  /// The least duration of a task. A sleeping thread takes 20 to 30 µs to wake, so the caller runs a loop that is shorter
-  /// than two tasks by itself.
+  /// The least duration of every task but the last. A sleeping thread takes 20 to 30 µs to wake. So a loop that takes
+  /// no longer than this is one task, which the caller's thread runs.
   private static let leastTaskNanoseconds = 30_000.0
 
   /// - Parameters:
@@ -25,7 +26,8 @@ package struct ParallelLoop {
     workerCount = max(1, min(context.threadCount, itemCount.dividedRoundingUp(by: itemsPerTask)))
   }
 
-  /// Calls `body` with ranges that together cover all items, on ``workerCount`` threads. Returns when all calls have returned.
+  /// Calls `body` with ranges that together cover all items, on at most ``workerCount`` threads. Returns when all calls
+  /// have returned.
   package func run(_ body: (_ items: Range<Int>, _ worker: Int) -> Void) {
     context.execute(taskCount: itemCount.dividedRoundingUp(by: itemsPerTask), threadCount: workerCount) {
       task, worker in
@@ -35,7 +37,7 @@ package struct ParallelLoop {
 }
 
 extension AttentionContext {
-  /// Calls `body` with ranges that together cover `0..<count`, on the threads of this context: ``ParallelLoop``.
+  /// Runs a ``ParallelLoop`` on the threads of this context: calls `body` with ranges that together cover `0..<count`.
   package func parallelFor(
     count: Int, nanosecondsPerItem: Double, _ body: (_ items: Range<Int>, _ worker: Int) -> Void
   ) {

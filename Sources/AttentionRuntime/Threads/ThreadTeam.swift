@@ -4,10 +4,12 @@ internal import CLibrary
 
 /// A small team of this package's own threads, started on first use and kept.
 ///
-/// The caller works too. A worker without a task polls for some 30 µs, then sleeps. It is woken on another CPU than the
-/// caller's, if there is one.
-/// Several callers may execute at once, and tasks may execute again. Every caller finishes its own tasks with whatever
-/// workers are free, and waits only for tasks that have begun. So calls cannot wait for one another in a circle.
+/// The caller works too. A worker without a task polls for some 30 µs, then sleeps. On Linux, a sleeping worker is
+/// woken on another CPU than the caller's if there is one, because it may otherwise wait behind the caller.
+///
+/// Several threads may call `execute` at once, and a task may call it too. Every caller finishes its own tasks with
+/// whatever workers are free, and waits only for tasks that have begun. So calls cannot wait for one another in a
+/// circle.
 public final class ThreadTeam: ParallelExecutor, @unchecked Sendable {
   // Sendable: `jobs`, `workerCount` and `sleepers` are only touched under `lock`.
 
@@ -17,7 +19,7 @@ public final class ThreadTeam: ParallelExecutor, @unchecked Sendable {
   private static let workerLimit = AttentionContext.threadLimit - 1
   /// How long to poll before sleeping: about as long as waking a thread takes.
   private static let spinDuration = Duration.microseconds(30)
-  /// The most sleepers that are kept off the caller's CPU, at 1 µs each. Measured with one sleeper.
+  /// The most sleepers that are kept off the caller's CPU. The caller needs 1 µs for each, measured with one sleeper.
   private static let movedSleeperLimit = 8
 
   /// One call of `execute`.
@@ -98,9 +100,10 @@ public final class ThreadTeam: ParallelExecutor, @unchecked Sendable {
     lock.unlock()
   }
 
-  /// False if the system grants no more threads: the caller then works with those it has.
+  /// Starts a worker. Returns false if the system grants no more threads. The caller then works with those that it has.
   private func startWorker() -> Bool {
-    // Signals are left to the program's own threads. Signals of a crash must be delivered to the thread that crashes.
+    // A worker blocks most signals, so that the program's own threads handle them. Signals of a crash must be delivered
+    // to the thread that crashes, and a profiler's SIGPROF to the thread that it samples.
     var every = sigset_t()
     var before = sigset_t()
     sigfillset(&every)
@@ -145,7 +148,8 @@ public final class ThreadTeam: ParallelExecutor, @unchecked Sendable {
     }
   }
 
-  /// Called under the lock. Joins the first job that still has tasks, and returns it with the worker's number.
+  /// Joins the first job that has tasks left and room for a worker. Returns the job and the worker's number in it; nil
+  /// if there is no such job. Called under the lock.
   private func joinJob() -> (Job, Int)? {
     for job in jobs where job.freeWorkerCount > 0 && !job.tasks.isEmpty {
       job.freeWorkerCount -= 1

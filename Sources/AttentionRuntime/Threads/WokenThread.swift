@@ -1,22 +1,25 @@
 internal import CLibrary
 
-/// A sleeping thread that is to be woken on another CPU than that of the thread that wakes it.
+/// A thread that, when it sleeps, is woken on another CPU than the one of the thread that wakes it.
 ///
-/// In a virtual machine, Linux was seen to queue a woken thread on the CPU of the thread that woke it, for 16 ms and more,
-/// while another CPU was idle. Linux probably takes a CPU that has halted for one that the host has given away
-/// (Benchmarks/NOTES.md). Where the functions for CPUs are missing, this class does nothing.
+/// In a virtual machine, Linux was seen to queue a woken thread on the CPU of the thread that woke it, for 16 ms and
+/// more, while another CPU was idle. Linux probably mistakes a CPU that has halted for one that the host has given away
+/// (Benchmarks/NOTES.md). On other systems, and if the C library cannot set the CPUs of a thread, this class does
+/// nothing.
 final class WokenThread {
   #if os(Linux)
     private let thread = pthread_self()
-    /// The CPUs to return to, while this thread is kept off one of them; else nil. While this thread sleeps, the thread that
-    /// wakes it accesses this property, under the lock of the waiting threads; otherwise only this thread does.
+    /// The CPUs on which this thread may run again later, while it is kept off one of them; else nil. While this thread
+    /// sleeps, the thread that wakes it accesses this property, under the lock of ``ThreadTeam``. Otherwise only this
+    /// thread does.
     private var allowed: cpu_set_t?
   #endif
 
   /// Represents the thread that calls this initializer.
   init() {}
 
-  /// Called before this thread is woken: moves it off the caller's CPU, if it may run on another one.
+  /// Called by the waking thread before it wakes this thread: moves this thread off the caller's CPU, if this thread
+  /// may run on another one.
   func leaveCaller() {
     #if os(Linux)
       guard allowed == nil, let affinity = Affinity.shared, var set = affinity.get(thread) else { return }
@@ -37,8 +40,9 @@ final class WokenThread {
     #if os(Linux)
       guard let before = allowed, let affinity = Affinity.shared else { return }
       allowed = nil
-      // Try every CPU first, so that this thread gets CPUs that its control group is given later. Restore the old set only
-      // if this thread had been limited to some CPUs.
+      // First allow every CPU. If the system grants only the CPUs from before, leave it at that: so this thread also
+      // gets CPUs that its control group is given later. If the system grants more, this thread had been limited to
+      // some CPUs, so restore the old set.
       var every = cpu_set_t()
       withUnsafeMutableBytes(of: &every) { bytes in for index in bytes.indices { bytes[index] = .max } }
       _ = affinity.set(thread, every)
@@ -52,7 +56,7 @@ final class WokenThread {
 }
 
 #if os(Linux)
-  /// Functions of the C library beyond POSIX, which its module does not show to Swift.
+  /// Functions of the C library that are not in POSIX. Swift's module of the library does not declare them.
   private struct Affinity: Sendable {
     typealias Access = @convention(c) (pthread_t, Int, UnsafeMutablePointer<cpu_set_t>) -> Int32
 

@@ -1,7 +1,7 @@
 extension AttentionContext {
   /// The kernels that calls with this context use.
-  /// - Throws: `AttentionError` if this machine does not have the instruction set that is set, or if an environment
-  ///   variable was invalid.
+  /// - Throws: `AttentionError` if this machine does not have the instruction set that the context requires, or if an
+  ///   environment variable was invalid.
   package func kernels<Element: RealTensorElement>(for _: Element.Type) throws(AttentionError) -> Kernels<Element> {
     let instructionSet = try resolvedInstructionSet()
     guard let kernels = Kernels<Element>(instructionSet) else {

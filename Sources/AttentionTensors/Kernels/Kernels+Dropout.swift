@@ -1,6 +1,7 @@
 internal import CAttentionKernels
 
-/// Which weights of a call are dropped: those whose random number of 32 bits is less than a threshold.
+/// Which weights of a call are dropped: each weight has a random number of 32 bits, and is dropped if this number is
+/// less than a threshold.
 package struct DropoutRule: Sendable {
   package let seed: UInt64
   /// Weights whose random number is less than this are dropped.

@@ -33,7 +33,9 @@ extension Kernels {
     table.pointee.gradients.softcap_gradient(count, capped, cap._double, gradient)
   }
 
-  /// gradient[key, lane] ← weight·(gradient − delta[lane]), and 0 where the weight is 0 unless delta is NaN.
+  /// The gradient of the softmax: gradient[key, lane] ← weight·(gradient − delta[lane]), where `delta` is the sum of
+  /// dO·O over the output O of the lane's query and its gradient dO. Where the weight is 0, the result is 0, unless
+  /// delta is NaN.
   @_specialize(where Element == Float)
   @_specialize(where Element == Double)
   package func scoreGradient(
@@ -42,7 +44,8 @@ extension Kernels {
     table.pointee.gradients.score_gradient_lanes(vectorCount, keyCount, stride, weights, delta, gradient)
   }
 
-  /// gradient ← weight·(gradient − delta), and 0 where the weight is 0 unless delta is NaN.
+  /// The gradient of the softmax: gradient ← weight·(gradient − delta), where `delta` is the sum of dO·O over the
+  /// output O of the row's query and its gradient dO. Where the weight is 0, the result is 0, unless delta is NaN.
   @_specialize(where Element == Float)
   @_specialize(where Element == Double)
   package func scoreGradient(_ count: Int, weights: Pointer, delta: Element, row gradient: MutablePointer) {

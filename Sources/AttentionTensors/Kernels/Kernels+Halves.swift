@@ -19,7 +19,8 @@ internal import CAttentionKernels
 }
 
 extension Kernels {
-  /// y = x. The elements of x have two bytes and are `stride` elements apart. Only for kernels of Float.
+  /// y = x. The elements of x have two bytes and are `stride` elements apart. Kernels of Double do not have this
+  /// function.
   @_specialize(where Element == Float)
   @_specialize(where Element == Double)
   package func widen(_ half: HalfFormat, _ count: Int, _ x: UnsafeRawPointer, stride: Int, _ y: MutablePointer) {
@@ -32,8 +33,8 @@ extension Kernels {
     }
   }
 
-  /// y = x, rounded to nearest, ties to even. The elements of y have two bytes and are `stride` elements apart. Only for
-  /// kernels of Float.
+  /// y = x, rounded to nearest, ties to even. The elements of y have two bytes and are `stride` elements apart. Kernels
+  /// of Double do not have this function.
   @_specialize(where Element == Float)
   @_specialize(where Element == Double)
   package func narrow(_ half: HalfFormat, _ count: Int, _ x: Pointer, _ y: UnsafeMutableRawPointer, stride: Int) {

@@ -1,12 +1,12 @@
 internal import CAttentionKernels
 
-/// How rows are brought into lanes.
+/// How the elements x of rows become the elements y of lanes.
 package enum Packing {
   /// y = x · factor.
   case scaled(by: Double)
   /// y += x. Where x or y is −inf, the result is −inf, even if the other one is NaN.
   case bias
-  /// x holds the bytes of a boolean mask: y = −inf where the mask does not attend.
+  /// x holds the bytes of a boolean mask: where a byte is 0, the query does not attend to the key, and y = −inf.
   case boolean
 }
 
@@ -14,15 +14,17 @@ package enum Packing {
 package struct RowsAhead {
   fileprivate let kernel: attn_ahead
 
-  /// `rowCount` rows from `base` on. `stride` and `byteCount`, the length of a row, are in bytes.
+  /// `rowCount` rows from `base` on. `stride` is the number of bytes from row to row, and `byteCount` is the number of
+  /// bytes in a row.
   package init(base: UnsafeRawPointer, rowCount: Int, stride: Int, byteCount: Int) {
     kernel = attn_ahead(base: base, row_count: rowCount, stride: stride, byte_count: byteCount)
   }
 }
 
-/// Calls `body` for panels of nearly equal width, each of at most `limit` vectors. `body` gets the vectors of the panel.
+/// Cuts `vectorCount` vectors into panels of nearly equal width, each of at most `limit` vectors, and calls `body` with
+/// the range of vectors of each panel.
 @inlinable package func forEachPanel(vectorCount: Int, limit: Int, _ body: (Range<Int>) -> Void) {
-  // The divisions below would slow small products down.
+  // A single panel needs no division. Divisions would slow small products down.
   if 1...limit ~= vectorCount { return body(0..<vectorCount) }
   var panelCount = (vectorCount + limit - 1) / limit
   var vector = 0
@@ -34,20 +36,21 @@ package struct RowsAhead {
   }
 }
 
-/// Tiles whose queries run along the lanes of vectors, in panels: element i of query q lies at i·stride + q.
+/// Functions for tiles whose queries run along the lanes of vectors, in panels. Element i of a panel's query q lies at
+/// i·stride + q.
 extension Kernels {
   /// The number of elements in a vector.
   package var laneCount: Int { table.pointee.lanes.lane_count }
 
   package var vectorByteCount: Int { laneCount * MemoryLayout<Element>.stride }
 
-  /// The most vectors in a panel.
+  /// The largest number of vectors in a panel of a tile of scores.
   package var panelVectorCount: Int { table.pointee.lanes.panel_vector_count }
 
-  /// The most vectors in a panel of ``multiply``.
+  /// The largest number of vectors in a panel of ``multiply``.
   package var productVectorCount: Int { table.pointee.lanes.product_vector_count }
 
-  /// Transposes rows into lanes: y[column, row] takes x = rows[row][column], as `packing` says.
+  /// Transposes rows into lanes: y[column, row] is computed from x = rows[row][column], as `packing` says.
   ///
   /// Lanes that fill up the last vector repeat the last row. `maximum` of each lane is raised to the largest element of
   /// y in that lane.
@@ -79,7 +82,7 @@ extension Kernels {
   }
 
   /// rows[row][column] = x[column, row] · factor[row].
-  /// - Returns: True if every x is finite, also in the lanes that fill up the last vector.
+  /// - Returns: True if every x is finite, including those in lanes that only fill up the last vector.
   @discardableResult
   @_specialize(where Element == Float)
   @_specialize(where Element == Double)
@@ -95,14 +98,15 @@ extension Kernels {
 
   /// c[rows, lanes] ← f(c·rescale + a[rows, depth]·b[depth, lanes] + bias), where f is `activation`.
   ///
-  /// Without `rescale`, c is only written. With `addend`, which has a row of a.rowCount elements for each lane,
-  /// c ← a·b + addendᵀ, added as ``addBias(_:_:_:)`` adds a bias.
+  /// Without `rescale`, the first term is left out, and c is not read unless `continues` is true. With `addend`, which
+  /// has a row of a.rowCount elements for each lane, c ← a·b + addendᵀ; the addend is added as ``addBias(_:_:_:)`` adds
+  /// a bias.
   ///
-  /// Each element is summed in the order of the depth. With `continues` its sum starts from c, so a product that is cut
-  /// along the depth has the same bits as the whole product.
+  /// Each element is summed in the order of the depth. With `continues`, the sum starts from c instead of 0. So if a
+  /// product is cut along its depth, the result has the same bits as that of the whole product.
   ///
-  /// One of a's strides is 1. `maximum` of each lane is raised to the largest element of a·b, or of a·b + addendᵀ, in that
-  /// lane. The rows of `next`, and of `after` which follow them, are prefetched meanwhile.
+  /// One of a's strides must be 1. `maximum` of each lane is raised to the largest element of a·b, or of a·b + addendᵀ,
+  /// in that lane. Meanwhile, the rows of `next` and `after` are prefetched.
   @_specialize(where Element == Float)
   @_specialize(where Element == Double)
   package func multiply(
@@ -125,9 +129,12 @@ extension Kernels {
 
   /// The online softmax of a panel of scores `[keys, lanes]`, which become weights.
   ///
-  /// `begin` and `end`, whole numbers, bound the attended keys of each lane; nil: all keys. `newMaximum` is `maximum` raised
-  /// to the maxima of the scores, if these are known already: for all keys or, together with `begin` and `end`, for the
-  /// keys of `common`, to which every lane attends.
+  /// `begin` and `end`, which hold whole numbers, bound the keys to which each lane attends. If they are nil, every
+  /// lane attends to all keys.
+  ///
+  /// If maxima of the scores are already known, `newMaximum` is `maximum` raised to them; otherwise it is nil. The
+  /// maxima are over all keys if `begin` and `end` are nil, else over the keys of `common`, to which every lane
+  /// attends.
   @_specialize(where Element == Float)
   @_specialize(where Element == Double)
   package func softmaxLanes(
@@ -143,6 +150,8 @@ extension Kernels {
   }
 
   /// y[rows, lanes] ← y·rescale + x, where x is a sum that was computed separately.
+  @_specialize(where Element == Float)
+  @_specialize(where Element == Double)
   package func addRescaled(
     vectorCount: Int, rowCount: Int, into y: MutablePointer, stride: Int, rescale: Pointer, _ x: Pointer, xStride: Int
   ) {

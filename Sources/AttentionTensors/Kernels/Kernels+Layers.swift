@@ -8,8 +8,8 @@ extension Kernels {
     table.pointee.layers.activate(activation.kernel, count, x)
   }
 
-  /// The norm of every row of z = x + residual: y = (z − μ) / √(mean((z − μ)²) + ε) · weight + bias, where μ is the mean of z if
-  /// `isCentred` (layer norm), else 0 (RMS norm). y may be x or the residual.
+  /// The norm of every row of z = x + residual: y = (z − μ) / √(mean((z − μ)²) + ε) · weight + bias. If `isCentred` is
+  /// true, μ is the mean of z (layer norm); otherwise, μ is 0 (RMS norm). y may be x or the residual.
   @_specialize(where Element == Float)
   @_specialize(where Element == Double)
   package func norm(
@@ -29,9 +29,11 @@ extension Kernels {
     table.pointee.layers.activation_gradient(activation.kernel, count, x, gradient)
   }
 
-  /// The backward pass of ``norm(rowCount:columnCount:isCentred:_:stride:residual:residualStride:weight:bias:epsilon:into:stride:)``.
+  /// The backward pass of
+  /// ``norm(rowCount:columnCount:isCentred:_:stride:residual:residualStride:weight:bias:epsilon:into:stride:)``.
+  ///
   /// `gradient` is the gradient of y on entry, and that of z = x + residual on return. The gradients of weight and bias
-  /// are added to `weightGradient` and `biasGradient`; nil: they are not wanted.
+  /// are added to `weightGradient` and `biasGradient`. Either is nil if it is not wanted.
   @_specialize(where Element == Float)
   @_specialize(where Element == Double)
   package func normGradient(

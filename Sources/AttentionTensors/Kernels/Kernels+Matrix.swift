@@ -61,6 +61,7 @@ extension Kernels {
   /// `before` zeros and is filled up with 0 to `paddedCount` elements.
   /// - Returns: False if the size of an element is above `greatest`, or NaN.
   @discardableResult
+  @_specialize(where Element == Float)
   package func splitRows(
     _ x: StridedMatrix<Element>, before: Int = 0, paddedCount: Int, greatest: Double = .greatestFiniteMagnitude,
     into y: RowParts
@@ -78,6 +79,7 @@ extension Kernels {
   /// filled up with 0 to `paddedCount` rows, an even number.
   /// - Returns: The same as ``splitRows(_:before:paddedCount:greatest:into:)``.
   @discardableResult
+  @_specialize(where Element == Float)
   package func splitLanes(
     vectorCount: Int, rowCount: Int, _ x: Pointer, stride: Int, before: Int = 0, paddedCount: Int,
     greatest: Double = .greatestFiniteMagnitude, into y: LaneParts
@@ -93,6 +95,7 @@ extension Kernels {
   ///
   /// `depth` is a multiple of ``matrixDepth``. `maximum` of each lane is raised to the largest sum in that lane, times the
   /// factor.
+  @_specialize(where Element == Float)
   package func multiply(
     vectorCount: Int, _ a: RowParts, _ b: LaneParts, depth: Int, limit: Int, into c: MutablePointer, stride: Int,
     factor: Double = 1, rescale: Pointer? = nil, maximum: MutablePointer? = nil

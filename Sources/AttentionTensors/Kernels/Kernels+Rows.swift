@@ -1,15 +1,16 @@
 internal import CAttentionKernels
 
-/// Keys or values as they are stored: in the type that is computed with, or in a type of two bytes.
+/// Keys or values as they are stored: as elements of `Element`, the type of the computation, or of a type of two bytes.
 @usableFromInline package struct StoredMatrix<Element> {
   @usableFromInline package let base: UnsafeRawPointer
-  /// The type of two bytes in which the elements are stored; nil: they are stored in the type that is computed with.
+  /// The type of two bytes in which the elements are stored; nil if they are stored as `Element`.
   @usableFromInline package let half: HalfFormat?
   @usableFromInline package let rowCount: Int
   @usableFromInline package let columnCount: Int
   @usableFromInline package let rowStride: Int
   @usableFromInline package let columnStride: Int
-  /// The row that is read after the last one, to be prefetched; nil: it follows at the same stride.
+  /// The row that will be read after the last row of this matrix, to be prefetched; nil if it follows at the same
+  /// stride.
   @usableFromInline package let next: UnsafeRawPointer?
 
   @inlinable package init(
@@ -31,7 +32,7 @@ internal import CAttentionKernels
       rowStride: matrix.rowStride, columnStride: matrix.columnStride, next: next)
   }
 
-  /// The same matrix, if it is stored in the type that is computed with.
+  /// The same matrix as a ``StridedMatrix``. Traps if the elements are not stored as `Element`.
   @inlinable package var native: StridedMatrix<Element> {
     precondition(half == nil, "elements of two bytes are not those that are computed with")
     return StridedMatrix(
@@ -57,11 +58,13 @@ internal import CAttentionKernels
   }
 }
 
-/// Tiles in which each query is a row.
+/// Functions for tiles in which each query is a row.
 extension Kernels {
-  /// The online softmax of a block of scores `[rows, columns]`, which become weights. `maximum` and `sum` carry over from
-  /// tile to tile. The caller multiplies the results of earlier tiles by `rescale`. `begin` and `end`, whole numbers, bound
-  /// the attended columns of each row; nil: all columns.
+  /// The online softmax of a block of scores `[rows, columns]`, which become weights.
+  ///
+  /// `maximum` and `sum` carry over from tile to tile. The caller multiplies the results of earlier tiles by `rescale`.
+  /// `begin` and `end`, which hold whole numbers, bound the columns to which each row attends. If they are nil, every
+  /// row attends to all columns.
   @_specialize(where Element == Float)
   @_specialize(where Element == Double)
   package func softmaxRows(
@@ -93,7 +96,8 @@ extension Kernels {
   /// result[R, Ev] += weights[R, N] · V[N, Ev], for a few rows. The elements of each row of weights and V are
   /// contiguous.
   ///
-  /// A new sum begins at every 32nd key. `firstIndex` is the number of the first key in this count.
+  /// The keys are numbered from `firstIndex` on, and a new group of keys begins at every multiple of 32. The weighted
+  /// values of each group are summed by themselves, and the sum is then added to the result.
   @_specialize(where Element == Float)
   @_specialize(where Element == Double)
   package func accumulateRows(

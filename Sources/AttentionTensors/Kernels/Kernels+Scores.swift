@@ -9,7 +9,7 @@ extension Kernels {
     table.pointee.arrays.softcap(count, x, cap._double)
   }
 
-  /// scores[key, lane] −= slope[lane]·|position[lane] − key|.
+  /// scores[key, lane] −= slope[lane]·|position[lane] − key|, where the first key of `scores` has the number 0.
   @_specialize(where Element == Float)
   @_specialize(where Element == Double)
   package func subtractDistances(
@@ -21,7 +21,7 @@ extension Kernels {
     table.pointee.lanes.distance_lanes(&arguments)
   }
 
-  /// scores[row, key] −= slope[row]·|position[row] − key|.
+  /// scores[row, key] −= slope[row]·|position[row] − key|, where the first key of `scores` has the number 0.
   @_specialize(where Element == Float)
   @_specialize(where Element == Double)
   package func subtractDistances(

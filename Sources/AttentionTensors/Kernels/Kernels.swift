@@ -2,11 +2,12 @@ internal import CAttentionKernels
 
 /// The kernels of one instruction set and element type. CAttentionKernels.h says what each computes.
 ///
-/// Specialised here because callers are in other modules: unspecialised code would look up every type in a table.
+/// The functions are specialised for Float and Double, because their callers are in other modules. Unspecialised code
+/// would look up every operation of `Element` in a table.
 package struct Kernels<Element: RealTensorElement>: @unchecked Sendable {
   // Sendable: the table is a constant of the program.
   let table: UnsafePointer<attn_kernels>
-  /// Products of parts; nil in kernels of Double.
+  /// The kernels of products of numbers that are split into BFloat16 parts; nil in kernels of Double.
   let matrix: UnsafePointer<attn_matrix_kernels>?
   package let instructionSet: InstructionSet
 
@@ -29,7 +30,7 @@ package struct Kernels<Element: RealTensorElement>: @unchecked Sendable {
 
   // MARK: Arrays
 
-  /// The largest of `count` elements. NaN is ignored.
+  /// The largest of `count` elements. NaN is ignored. The result is −inf if `count` is 0 or every element is NaN.
   @_specialize(where Element == Float)
   @_specialize(where Element == Double)
   package func maximum(_ count: Int, _ x: Pointer) -> Element {
@@ -50,7 +51,7 @@ package struct Kernels<Element: RealTensorElement>: @unchecked Sendable {
     table.pointee.arrays.scale(count, x, factor._double, y)
   }
 
-  /// scores += bias; −inf in the bias replaces the score.
+  /// scores += bias. Where the score or the bias is −inf, the result is −inf, even if the other one is NaN.
   @_specialize(where Element == Float)
   @_specialize(where Element == Double)
   package func addBias(_ count: Int, _ scores: MutablePointer, _ bias: Pointer) {

@@ -1,6 +1,6 @@
 internal import CLibrary
 
-/// A small reproducible random generator: the same seed gives the same numbers on every machine.
+/// A small reproducible random generator: the same seed gives the same bits on every machine.
 ///
 /// SplitMix64 (Steele, Lea and Flood 2014, "Fast splittable pseudorandom number generators", Fig. 17).
 public struct SeededGenerator: RandomNumberGenerator, Sendable {
@@ -17,11 +17,11 @@ public struct SeededGenerator: RandomNumberGenerator, Sendable {
     return z ^ (z >> 31)
   }
 
-  /// Uniform on [0, 1), with 53 random bits.
+  /// A number that is uniform on [0, 1), with 53 random bits.
   public mutating func nextUnit() -> Double { Double(next() >> 11) * 0x1p-53 }
 
-  /// Normal with mean 0 and deviation 1 (Box and Muller 1958). It uses the C library's logarithm and cosine, so the last
-  /// bit may differ from machine to machine.
+  /// A normal number with mean 0 and standard deviation 1 (Box and Muller 1958). The method uses the C library's
+  /// logarithm and cosine, so the last bit may differ from machine to machine.
   public mutating func nextNormal() -> Double {
     // 1 − u is in (0, 1], so its logarithm is finite.
     let radius = (-2 * log(1 - nextUnit())).squareRoot()
@@ -30,7 +30,8 @@ public struct SeededGenerator: RandomNumberGenerator, Sendable {
 }
 
 extension Tensor where Element: RealTensorElement {
-  /// Independent numbers, uniform on `range`; the same ones for the same seed.
+  /// Independent numbers, uniform on `range` and then rounded to `Element`, so `range.upperBound` itself can occur. The
+  /// same seed gives the same numbers.
   /// - Throws: `AttentionError` where the shape is impossible or memory is lacking.
   public init(uniform range: Range<Double>, shape: [Int], seed: UInt64) throws {
     var generator = SeededGenerator(seed: seed)
@@ -41,7 +42,8 @@ extension Tensor where Element: RealTensorElement {
     }
   }
 
-  /// Independent normal numbers with mean 0; the same ones for the same seed.
+  /// Independent normal numbers with mean 0 and standard deviation `deviation`. The same seed gives the same numbers,
+  /// but their last bits may differ from machine to machine (``SeededGenerator/nextNormal()``).
   /// - Throws: `AttentionError` where the shape is impossible or memory is lacking.
   public init(normalWithDeviation deviation: Double, shape: [Int], seed: UInt64) throws {
     var generator = SeededGenerator(seed: seed)

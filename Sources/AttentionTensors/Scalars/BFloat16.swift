@@ -26,7 +26,8 @@ extension BFloat16: RealTensorElement {
 
   @inlinable
   public init(_nearest value: Double) {
-    // Hazard: rounding to Float first can create a tie where `value` is not a tie. Rounding to odd in this step cannot.
+    // Hazard: rounding to the nearest Float first can create a tie where `value` is not a tie. So a value between two
+    // Floats becomes the one whose last bit is 1 (rounding to odd), which is never a tie.
     var float = Float(value)
     if value.isFinite, float.isFinite, Double(float) != value, float.bitPattern & 1 == 0 {
       float =

@@ -1,7 +1,7 @@
 /// The type of a tensor's elements, as files name it.
 ///
-/// Raw values are the names of the safetensors format. Types without a Swift counterpart (8-bit and
-/// smaller floats, complex numbers) can be carried and stored, but not computed with.
+/// Raw values are the names of the safetensors format. Elements of types without a Swift counterpart (8-bit and smaller
+/// floats, complex numbers) can be read and written as bytes, but not computed with.
 public enum DataType: String, Sendable, Hashable, CaseIterable {
   /// One byte, 0 or 1.
   case bool = "BOOL"
@@ -48,7 +48,7 @@ public enum DataType: String, Sendable, Hashable, CaseIterable {
   /// 8 bits: 5 of exponent, 2 of mantissa; no infinities, no negative zero.
   case float8E5M2FNUZ = "F8_E5M2FNUZ"
 
-  /// Bits of one element. Types of 4 and 6 bits are packed without gaps.
+  /// The number of bits of one element. Elements of 4 and 6 bits are packed without gaps.
   public var bitCount: Int {
     switch self {
     case .float4: 4

@@ -1,4 +1,4 @@
-/// A type that a ``Tensor`` can hold: plain bits of a known data type. Not for other types to adopt.
+/// A type that a ``Tensor`` can hold: plain bits of a known data type. Do not adopt this protocol for other types.
 public protocol TensorElement: BitwiseCopyable, Sendable {
   /// The type's name in files.
   static var _dataType: DataType { get }
@@ -6,11 +6,12 @@ public protocol TensorElement: BitwiseCopyable, Sendable {
 
 /// An element that stands for a real number: it converts to and from every other such element.
 ///
-/// Not for other types to adopt. Conversion rounds to nearest, ties to even; what is too large becomes infinite; NaN stays NaN.
+/// Conversion rounds to nearest, ties to even. A number that is too large becomes infinite, and NaN stays NaN. Do not
+/// adopt this protocol for other types.
 public protocol RealTensorElement: TensorElement {
   /// The nearest element to `value`.
   init(_nearest value: Double)
-  /// The value; exact for every type of at most 64 bits.
+  /// The value as a Double. The conversion is exact for every type that adopts this protocol.
   var _double: Double { get }
 }
 

@@ -1,4 +1,5 @@
-/// Copies a strided block of elements of any type to another strided place of the same shape.
+/// Copies a strided block of elements to another strided place of the same shape. The elements may have any type of 1,
+/// 2, 4 or 8 bytes.
 ///
 /// Strides count elements. Where the last axis is contiguous on both sides, a row is one `memcpy`.
 package func copyStrided(
@@ -21,7 +22,8 @@ package func copyStrided(
   }
 }
 
-/// Calls `body` with the offsets of every row (all axes but the last) in two arrays of the same shape.
+/// Calls `body` for every row, which is one index on each axis but the last. `body` gets the offset of the row's first
+/// element in each of two arrays of the same shape, in elements.
 package func forEachRow(
   shape: [Int], _ firstStrides: [Int], _ secondStrides: [Int], _ body: (Int, Int) throws -> Void
 ) rethrows {

@@ -1,7 +1,7 @@
 /// A matrix in memory with any strides. All products in this package take it as an operand.
 ///
-/// It is usable from inline, because other modules would otherwise call methods of a generic type unspecialised, which
-/// takes a fifth of the time of a small product.
+/// The type is `@usableFromInline`, because other modules could otherwise not inline the methods of this generic type.
+/// Unspecialised calls of them take a fifth of the time of a small product (16 × 16 × 16; Intel, model 85; 2026-11).
 @usableFromInline package struct StridedMatrix<Element> {
   @usableFromInline package var base: UnsafePointer<Element>
   @usableFromInline package var rowCount: Int
@@ -38,7 +38,7 @@
       base: base, rowCount: columnCount, columnCount: rowCount, rowStride: columnStride, columnStride: rowStride)
   }
 
-  /// Copies the elements to `target`, row by row, one after another.
+  /// Copies the elements to `target` in row-major order without gaps. Returns the copy as a matrix.
   package func pack(into target: UnsafeMutablePointer<Element>) -> StridedMatrix {
     for row in 0..<rowCount {
       copyStridedRow(

@@ -1,4 +1,4 @@
-// Access to the memory of a tensor, scoped by closures.
+// Access to the memory of a tensor. Each access lasts as long as a closure runs.
 
 extension Tensor {
   /// Calls `body` with the elements in row-major order; copies them first if they are in another order.
@@ -18,10 +18,11 @@ extension Tensor {
     try withUnsafeBufferPointer { try body(Span(_unsafeElements: $0)) }
   }
 
-  /// Calls `body` with a view through which this tensor's elements can be written, with any strides.
+  /// Calls `body` with a view through which this tensor's elements can be written. The view may have any strides.
   ///
-  /// The view ends with the closure. If the memory is shared, the elements are copied once, before the closure; writing
-  /// through the view never copies. Elements that this tensor does not see (gaps between strides) stay untouched.
+  /// The view ends with the closure. If the memory is shared or read-only, or an axis is broadcast, the elements are
+  /// copied once, before the closure runs; writing through the view never copies. Elements that this tensor does not
+  /// see (gaps between strides) stay untouched.
   /// - Throws: What `body` throws; `AttentionError` where memory for a copy is lacking.
   public mutating func withMutableView<R>(_ body: (inout MutableTensorView<Element>) throws -> R) throws -> R {
     try ensureWritable()
@@ -37,15 +38,15 @@ extension Tensor {
   }
 }
 
-/// A place to write: the memory, shape and strides of a tensor while a closure runs.
+/// A view for writing: the memory, shape and strides of a tensor while a closure runs.
 ///
-/// It cannot be copied, or made outside this package, so it ends with the closure of ``Tensor/withMutableView(_:)``. Do
-/// not swap two views: each would then be used in the other's scope.
+/// A view cannot be copied, and only this package can make one. So it ends with the closure of
+/// ``Tensor/withMutableView(_:)``. Do not swap two views: each would then be used in the other's scope.
 public struct MutableTensorView<Element: TensorElement>: ~Copyable {
   package let base: UnsafeMutablePointer<Element>
   /// The extent of each axis.
   public let shape: [Int]
-  /// Elements from one index to the next, for each axis.
+  /// The number of elements from one index to the next, for each axis.
   public let strides: [Int]
 
   package init(base: UnsafeMutablePointer<Element>, shape: [Int], strides: [Int]) {
@@ -54,14 +55,14 @@ public struct MutableTensorView<Element: TensorElement>: ~Copyable {
     self.strides = strides
   }
 
-  /// The element at an index of each axis. Traps where an index is out of range, as Array does.
+  /// The element at `indices`, one for each axis. Traps where an index is out of range, as Array does.
   public subscript(indices: Int...) -> Element {
     get { base[elementPosition(indices, shape: shape, strides: strides)] }
     set { base[elementPosition(indices, shape: shape, strides: strides)] = newValue }
   }
 
   /// Calls `body` with the elements whose index on one axis is within `range`.
-  /// - Throws: What `body` throws; `AttentionError` where the axis or range does not exist.
+  /// - Throws: What `body` throws; `AttentionError` where the axis does not exist or the range reaches past it.
   public mutating func withSlice<R>(
     _ range: Range<Int>, axis: Int, _ body: (inout MutableTensorView) throws -> R
   ) throws -> R {

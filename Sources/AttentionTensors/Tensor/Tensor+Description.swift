@@ -1,7 +1,8 @@
 internal import CLibrary
 
 extension Tensor: CustomStringConvertible {
-  /// The elements as NumPy prints them: nested brackets, aligned columns, `...` in the middle of long axes.
+  /// The elements as NumPy prints them, with nested brackets and aligned columns. If there are more than 1000 elements,
+  /// `...` replaces the middle of axes longer than 6.
   ///
   ///     [[ 1.   2.5]
   ///      [-3.   4. ]]
@@ -18,7 +19,7 @@ extension Tensor: CustomStringConvertible {
     return render(axis: 0, shown, &cells)
   }
 
-  /// Appends the elements that are shown to `values`, in row-major order.
+  /// Appends to `values`, in row-major order, the elements that are shown.
   private func collect(axis: Int, offset: Int, _ shown: [[Int?]], into values: inout [Element]) {
     if axis == rank { return values.append(base[offset]) }
     for case let index? in shown[axis] {
@@ -39,7 +40,7 @@ extension Tensor: CustomStringConvertible {
   }
 }
 
-/// Every value as text, all of one width.
+/// The text of every value, padded with blanks to one width.
 private func formatCells<Element>(_ values: [Element]) -> [String] {
   let texts: [String]
   if let numbers = values as? [any RealTensorElement] {
@@ -55,8 +56,9 @@ private func formatCells<Element>(_ values: [Element]) -> [String] {
   return texts.map { String(repeating: " ", count: width - $0.count) + $0 }
 }
 
-/// The values as text, with at most 8 digits after the point, and no more digits than the values need. With exponents,
-/// if a magnitude is very large or very small, or if magnitudes lie far apart.
+/// The values as text, with at most 8 digits after the point, and no more digits than the values need. Exponents are
+/// used if a magnitude is at least 1e8 or less than 1e-4, or if the largest magnitude is more than 1000 times the
+/// smallest. Only finite values other than 0 count.
 private func formatReals(_ values: [Double]) -> [String] {
   let magnitudes = values.filter { $0.isFinite && $0 != 0 }.map(abs)
   let most = magnitudes.max() ?? 0
@@ -69,7 +71,7 @@ private func formatReals(_ values: [Double]) -> [String] {
     if value.isNaN { return "nan" }
     if value.isInfinite { return value < 0 ? "-inf" : "inf" }
     var text = formatReal(value, digits ?? 8, isScientific)
-    // NumPy writes 1. for 1, and replaces the digits that it omits at the end by blanks.
+    // NumPy writes `1.` for 1, and writes blanks in place of zeros at the end.
     if !text.contains(".") { text.insert(".", at: text.firstIndex(of: "e") ?? text.endIndex) }
     if !isScientific {
       let significant = text.reversed().drop { $0 == "0" }.count
@@ -79,7 +81,8 @@ private func formatReals(_ values: [Double]) -> [String] {
   }
 }
 
-/// Formats as printf's `%.*e` or `%.*f` do. The longest text is that of −1.8e308 with 8 digits after the point.
+/// Formats as printf's `%.*e` or `%.*f` do. The buffer holds any Double with 8 digits after the point: the longest
+/// text, that of −1.8e308, has 319 characters.
 private func formatReal(_ value: Double, _ digits: Int, _ isScientific: Bool) -> String {
   var buffer = [CChar](repeating: 0, count: 400)
   let written = withVaList([Int32(digits), value]) {

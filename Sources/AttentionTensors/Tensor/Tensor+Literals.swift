@@ -1,4 +1,4 @@
-/// A number, truth value or nested list, as written in the source: what a tensor literal is made of.
+/// A part of a tensor literal in the source: a number, a truth value or a list of such parts.
 public struct TensorLiteral<Element: TensorElement> {
   var shape: [Int]
   var elements: [Element]

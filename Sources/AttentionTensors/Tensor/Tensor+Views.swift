@@ -15,7 +15,7 @@ extension Tensor {
     return view
   }
 
-  /// The elements with one index on an axis. The result does not have this axis.
+  /// The elements at one index of an axis. The result does not have this axis.
   /// - Throws: `AttentionError` where the axis or the index does not exist.
   public func select(_ index: Int, axis: Int) throws(AttentionError) -> Tensor {
     try requireAxis(axis, "Tensor.select")
@@ -28,7 +28,7 @@ extension Tensor {
     return view
   }
 
-  /// The axes in another order: axis `k` of the result is axis `order[k]` of this tensor.
+  /// This tensor with its axes in another order: axis `k` of the result is axis `order[k]` of this tensor.
   /// - Throws: `AttentionError` unless `order` names every axis once.
   public func permuted(_ order: [Int]) throws(AttentionError) -> Tensor {
     try requireArgument(
@@ -40,8 +40,8 @@ extension Tensor {
     return view
   }
 
-  /// The last two axes, exchanged.
-  /// - Throws: `AttentionError` where there are fewer than two.
+  /// This tensor with its last two axes exchanged.
+  /// - Throws: `AttentionError` where there are fewer than two axes.
   public func transposed() throws(AttentionError) -> Tensor {
     try requireShape(rank >= 2, "Tensor.transposed", "at least 2 axes expected; got shape \(shape)")
     return try permuted(Array(0..<rank - 2) + [rank - 1, rank - 2])
@@ -62,10 +62,11 @@ extension Tensor {
     return view
   }
 
-  /// The strides with which these elements have another shape; nil if only a copy can have that shape.
+  /// The strides that give these elements another shape; nil if only a copy can have that shape.
   private func stridesForReshape(to newShape: [Int]) -> [Int]? {
     if count == 0 || isContiguous { return rowMajorStrides(of: newShape) }
-    // The strides of axes of extent 1 do not matter. Both shapes are cut into groups of axes with equal products.
+    // The strides of axes of extent 1 do not matter. Both shapes are cut into groups of adjacent axes, such that the
+    // n-th group of each shape has the same number of elements.
     let old = shape.indices.filter { shape[$0] != 1 }
     var result = [Int](repeating: 1, count: newShape.count)
     var oldAxis = 0
@@ -96,7 +97,8 @@ extension Tensor {
     return result
   }
 
-  /// Repeats axes of extent 1, and adds new axes in front, without copying: their stride is 0. Right-aligned, as in NumPy.
+  /// Repeats axes of extent 1 and adds new axes in front. Nothing is copied: the stride of such axes is 0. The shapes
+  /// are aligned at their last axes, as in NumPy.
   /// - Throws: `AttentionError` where an axis has neither extent 1 nor the extent wanted.
   public func broadcast(to newShape: [Int]) throws(AttentionError) -> Tensor {
     _ = try elementCount(of: newShape)
@@ -112,7 +114,8 @@ extension Tensor {
   }
 
   /// A view of `[…, L, H·E]` as `[…, H, L, E]`: the heads of a projection, without a copy.
-  /// - Throws: `AttentionError` unless the last axis is divisible by `headCount`.
+  /// - Throws: `AttentionError` unless there are at least two axes and the extent of the last is a multiple of
+  ///   `headCount`.
   public func splitHeads(_ headCount: Int) throws(AttentionError) -> Tensor {
     try requireShape(rank >= 2, "Tensor.splitHeads", "[…, length, width] expected; got shape \(shape)")
     try requireShape(
@@ -126,8 +129,9 @@ extension Tensor {
     return view
   }
 
-  /// `[…, H, L, E]` as `[…, L, H·E]`: the inverse of ``splitHeads(_:)``. Copies unless it undoes that view.
-  /// - Throws: `AttentionError` where there are fewer than three axes.
+  /// `[…, H, L, E]` as `[…, L, H·E]`: the inverse of ``splitHeads(_:)``. A result of `splitHeads` is not copied; other
+  /// tensors are copied where their strides do not allow a view.
+  /// - Throws: `AttentionError` where there are fewer than three axes, or where memory for a copy is lacking.
   public func mergedHeads() throws(AttentionError) -> Tensor {
     try requireShape(rank >= 3, "Tensor.mergedHeads", "[…, heads, length, width] expected; got shape \(shape)")
     let order = Array(0..<rank - 3) + [rank - 2, rank - 3, rank - 1]
@@ -140,7 +144,8 @@ extension Tensor {
   }
 }
 
-/// True if `shape`, right-aligned, has 1 or the same extent as `target` on every axis.
+/// True if `shape` broadcasts to `target`: aligned at their last axes, each extent of `shape` is 1 or that of `target`.
+/// `shape` must not have more axes.
 package func isBroadcastable(_ shape: [Int], to target: [Int]) -> Bool {
   shape.count <= target.count && zip(shape.reversed(), target.reversed()).allSatisfy { $0 == $1 || $0 == 1 }
 }

@@ -8,15 +8,15 @@
 ///     x[1, 2]          // 6
 ///     try x.transposed().shape   // [3, 2], no copy
 ///
-/// Memory is aligned to 64 bytes. Functions check shapes and throw `AttentionError`; subscripts and
-/// literals trap as Array's do.
+/// Memory that a tensor allocates is aligned to 64 bytes. Functions check shapes and throw `AttentionError`; subscripts
+/// and literals trap as Array's do.
 public struct Tensor<Element: TensorElement>: Sendable {
   @usableFromInline package var storage: TensorStorage
   /// The number of elements in `storage` before this tensor's first element.
   @usableFromInline package var offset: Int
-  /// The extent of each axis. A scalar has none.
+  /// The extent of each axis. A scalar has no axes.
   public internal(set) var shape: [Int]
-  /// Elements from one index to the next, for each axis; 0 where the axis is broadcast.
+  /// The number of elements from one index to the next, for each axis; 0 where the axis is broadcast.
   public internal(set) var strides: [Int]
 
   package init(storage: TensorStorage, offset: Int, shape: [Int], strides: [Int]) {
@@ -31,7 +31,7 @@ public struct Tensor<Element: TensorElement>: Sendable {
   /// - Parameters:
   ///   - shape: The extents, none negative.
   ///   - fill: Must initialise every element of the buffer.
-  /// - Throws: `AttentionError` where the shape is impossible or memory is lacking; what `fill` throws.
+  /// - Throws: `AttentionError` where the shape is impossible or memory is lacking; any error of `fill`.
   @inlinable
   public init(shape: [Int], initializingWith fill: (UnsafeMutableBufferPointer<Element>) throws -> Void) throws {
     try self.init(uninitializedShape: shape)
@@ -75,20 +75,21 @@ public struct Tensor<Element: TensorElement>: Sendable {
   /// True if the elements lie one after another in row-major order.
   public var isContiguous: Bool { isRowMajor(shape: shape, strides: strides) }
 
-  /// The first element. Read only.
+  /// The address of the first element, for reading only.
   @usableFromInline
   package var base: UnsafePointer<Element> {
     UnsafePointer(storage.base.assumingMemoryBound(to: Element.self) + offset)
   }
 
-  /// The first element, for writing. Only for code that has just made this tensor, or made its memory unique.
+  /// The address of the first element, for writing. Use it only for a tensor that the caller has just made, or whose
+  /// memory the caller has made unique.
   @usableFromInline
   package var mutableBase: UnsafeMutablePointer<Element> {
     storage.base.assumingMemoryBound(to: Element.self) + offset
   }
 
-  /// The element at an index of each axis. Traps where an index is out of range, as Array does.
-  /// Writing copies the elements first where the memory is shared.
+  /// The element at `indices`, one for each axis. Traps where an index is out of range, as Array does. If the memory is
+  /// shared or read-only, or an axis is broadcast, writing first copies the elements.
   public subscript(indices: Int...) -> Element {
     get { base[position(of: indices)] }
     set {
@@ -116,7 +117,7 @@ public struct Tensor<Element: TensorElement>: Sendable {
     return result
   }
 
-  /// The only element of a tensor with one element.
+  /// The only element of a tensor with one element. Traps if the tensor has another number of elements.
   public var scalar: Element {
     precondition(count == 1, "Tensor.scalar: one element expected; got shape \(shape)")
     return base[0]
@@ -137,7 +138,8 @@ public struct Tensor<Element: TensorElement>: Sendable {
     return result
   }
 
-  /// True if both are the same view of the same memory, which means that they are equal. Elements are not compared.
+  /// True if both are the same view of the same memory, so that each element of one is that of the other. Elements are
+  /// not compared, so this is true even where they are NaN.
   public func isSameView(as other: Tensor) -> Bool {
     storage === other.storage && offset == other.offset && shape == other.shape && strides == other.strides
   }
@@ -167,7 +169,8 @@ extension Tensor where Element: RealTensorElement {
 
 /// The product of the extents. Throws if the product or a stride does not fit an Int, or if an extent is negative.
 package func elementCount(of shape: [Int]) throws(AttentionError) -> Int {
-  // An extent of 0 makes the count 0, but strides are still products of the other extents.
+  // An extent of 0 makes the count 0, but strides are still products of the other extents. So those products must fit
+  // an Int too.
   var count = 1
   for extent in shape {
     try requireArgument(extent >= 0, "Tensor", "extents must not be negative; got shape \(shape)")

@@ -1,13 +1,19 @@
 import ArgumentParser
 import Attention
 
-/// Options that force the algorithm, the instruction set and the number of threads.
+/// Options that force the algorithm, the instruction set, the precision and the number of threads.
 struct ContextOptions: ParsableArguments {
-  @Option(help: ArgumentHelp("Force who computes products: packed or openblas.", valueName: "name"))
+  @Option(help: ArgumentHelp("Force what computes products: packed, openblas or matrix.", valueName: "name"))
   var algorithm: String?
 
-  @Option(help: ArgumentHelp("Force an instruction set: portable, neon, avx2 or avx512.", valueName: "name"))
+  @Option(help: ArgumentHelp("Force an instruction set: such as avx2; attend info lists them.", valueName: "name"))
   var isa: String?
+
+  @Option(
+    help: ArgumentHelp(
+      "The least accuracy of products: full, or bfloat16 for one product each with --algorithm matrix.",
+      valueName: "name"))
+  var precision: String?
 
   @Option(help: ArgumentHelp("Threads at most (default: CPUs that this process may use).", valueName: "count"))
   var threads: Int?
@@ -17,6 +23,10 @@ struct ContextOptions: ParsableArguments {
     if let algorithm, AttentionAlgorithm(rawValue: algorithm) == nil {
       throw ValidationError(
         "--algorithm: \"\(algorithm)\" is not present; present: \(names(AttentionAlgorithm.allCases))")
+    }
+    if let precision, AttentionPrecision(rawValue: precision) == nil {
+      throw ValidationError(
+        "--precision: one of \(names(AttentionPrecision.allCases)) expected; got \"\(precision)\"")
     }
     let present = InstructionSet.present
     if let isa, !present.contains(where: { $0.rawValue == isa }) {
@@ -29,9 +39,10 @@ struct ContextOptions: ParsableArguments {
   }
 
   func context() throws -> AttentionContext {
-    let context = AttentionContext(
+    var context = AttentionContext(
       threadCount: threads, instructionSet: isa.flatMap(InstructionSet.init),
       algorithm: algorithm.flatMap(AttentionAlgorithm.init))
+    if let precision = precision.flatMap(AttentionPrecision.init) { context.precision = precision }
     // A wrong environment variable is reported before the work begins.
     _ = try context.resolvedInstructionSet()
     return context

@@ -27,6 +27,8 @@ struct Info: ParsableCommand {
     let algorithm: String
     let algorithmReason: String
     let algorithmsPresent: [String]
+    let matrixUnit: String
+    let precision: String
     let threads: Int
     let threadsReason: String
   }
@@ -56,6 +58,8 @@ struct Info: ParsableCommand {
         ? "--algorithm"
         : AttentionContext.default.algorithm != nil ? "ATTENTION_ALGORITHM" : "the faster one with these kernels",
       algorithmsPresent: AttentionAlgorithm.allCases.map(\.rawValue),
+      matrixUnit: Self.matrixUnit(of: try context.resolvedInstructionSet()),
+      precision: context.precision.rawValue,
       threads: context.threadCount,
       threadsReason: options.threads != nil ? "--threads" : choice.source)
     if json { return try printJSON(facts) }
@@ -70,8 +74,19 @@ struct Info: ParsableCommand {
         "algorithm",
         "\(facts.algorithm) (\(facts.algorithmReason); present: \(facts.algorithmsPresent.joined(separator: ", ")))"
       ),
+      ("  matrix unit", facts.matrixUnit),
+      ("precision", facts.precision),
       ("threads", "\(facts.threads) (\(facts.threadsReason))"),
     ]
     for (name, value) in lines { print("\(name.padded(to: 17))\(value)") }
+  }
+
+  /// What computes the products of the algorithm `matrix`.
+  private static func matrixUnit(of set: InstructionSet) -> String {
+    switch set {
+    case .amx: "AMX"
+    case .avx512BF16: "none; AVX512-BF16 instead (AMX is not present, or Linux does not let this process use it)"
+    default: "none; vectors with the results of AMX instead, which is slow"
+    }
   }
 }
