@@ -1,2 +1,3 @@
-// Importing Attention also imports tensors and errors.
+// Code that imports this module also gets the tensors of AttentionTensors, and the contexts and errors of
+// AttentionRuntime.
 @_exported public import AttentionTensors

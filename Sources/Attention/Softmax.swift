@@ -5,15 +5,17 @@ public import AttentionTensors
 /// - Parameters:
 ///   - x: `[…, n]`; any strides.
 ///   - context: Threads, instruction set.
-/// - Returns: A tensor of x's shape, contiguous. Rows sum to 1. A row of only −inf gives 0. A row that holds NaN or
-///   +inf gives NaN.
+/// - Returns: A tensor of x's shape, contiguous. Rows sum to 1, up to rounding. A row of only −inf gives 0. A row that
+///   holds NaN or +inf gives NaN.
 /// - Throws: `AttentionError` for a scalar, or if the context asks for something that this machine does not have.
 ///
-/// Accuracy: the error of each exponential is at most 2 + 1.25·|xᵢ − max x| ULP. An exponential is computed as 2^t with
-/// t = (xᵢ − max x)·log₂ e. The computation of 2^t has an error of at most 1.5 ULP; the rest comes from t, because the
-/// difference and log₂ e are rounded. The test SoftmaxTests.smallExponentials checks this bound, plus two ULP for the
-/// two divisions in the test. The row's largest exponential is 1. Exponentials up to 2^−126 (Double: 2^−1022) are 0,
-/// and with some instruction sets those up to 2^−125.5 (Double: 2^−1021.5).
+/// Accuracy: the error of each exponential exp(xᵢ − max x) is at most 2 + 1.25·|xᵢ − max x| ULP. It is computed as 2^t
+/// with t = (xᵢ − max x)·log₂ e. The computation of 2^t has an error of at most 1.5 ULP; the rest comes from t, because
+/// the difference and log₂ e are rounded. The tests SoftmaxTests.smallExponentials and
+/// SoftmaxTests.smallExponentialsOfDouble check this bound, but allow two more ULP: one for the factor 1 / Σ of the
+/// softmax, and one for the division by the row's largest result in the test. The largest exponential of a row is
+/// exactly 1. Exponentials that are not greater than 2^−126 (Double: 2^−1022) become 0; with some instruction sets, so
+/// do those up to 2^−125.5 (Double: 2^−1021.5).
 ///
 /// Source: Milakov and Gimelshein 2018 (arXiv:1805.02867), Algorithm 2.
 @_specialize(where Element == Float)
@@ -38,8 +40,8 @@ public func softmax<Element: AttentionElement>(
 /// - Parameters:
 ///   - x: `[…, n]`; any strides.
 ///   - context: Threads, instruction set.
-/// - Returns: `[…]`: the shape of x without the last axis. A row of only −inf, or of length 0, gives −inf. A row that holds
-///   NaN or +inf gives NaN.
+/// - Returns: `[…]`: the shape of x without the last axis. A row of only −inf, or of length 0, gives −inf. A row that
+///   holds NaN or +inf gives NaN.
 /// - Throws: `AttentionError` for a scalar, or if the context asks for something that this machine does not have.
 @_specialize(where Element == Float)
 @_specialize(where Element == Double)
@@ -69,14 +71,15 @@ private func exponentials<Element: AttentionElement>(
   }
   let maximum = kernels.maximum(count, x)
   if maximum > -.infinity { return (maximum, kernels.exponentialSum(count, x, maximum, y)) }
-  // Hazard: −inf − −inf is NaN. This row holds only −inf and NaN, and the maximum ignores NaN.
+  // The maximum ignores NaN, so this row holds only −inf and NaN. Hazard: −inf − −inf is NaN, but a row of only −inf
+  // must give 0.
   let sum: Element = (0..<count).contains { x[$0].isNaN } ? .nan : 0
   y.update(repeating: sum, count: count)
   return (maximum, sum)
 }
 
-/// Calls `body` for every row along the last axis, on the threads of `context`. Each call gets `scratchCount` elements of
-/// working memory.
+/// Calls `body` for every row along the last axis, on the threads of `context`. Each call gets `scratchCount` elements
+/// of working memory.
 private func runRows<Element: AttentionElement>(
   of x: Tensor<Element>, _ subject: String, _ context: AttentionContext, scratchCount: Int,
   _ body: (_ kernels: Kernels<Element>, _ row: Int, UnsafePointer<Element>, UnsafeMutablePointer<Element>) -> Void

@@ -2,8 +2,8 @@ public import AttentionTensors
 
 /// C ← α·A·B, or C ← C + α·A·B.
 ///
-/// A product that takes more than about 100 µs is shared among `context.threadCount` threads. The bits of the result do not
-/// depend on their number. With α = 0, neither A nor B is read. A product of depth 0 is 0.
+/// A product that takes one thread more than about 100 µs is shared among `context.threadCount` threads. The bits of
+/// the result do not depend on the number of threads. With α = 0, neither A nor B is read. A product of depth 0 is 0.
 ///
 /// - Parameters:
 ///   - alpha: α. The kernels of this package may compute α·B first, so α·B must not overflow.
@@ -87,7 +87,7 @@ public func batchedGEMM<Element: BLASElement>(
     a.count == b.count && b.count == c.count, "batchedGEMM",
     "lists of one length expected; got \(a.count), \(b.count) and \(c.count) matrices")
   for i in a.indices { try checkProduct("batchedGEMM", a[i], b[i], c[i]) }
-  // Consecutive products of one shape are cut together.
+  // Consecutive products of the same shape form one batch, which is cut into tasks as a whole.
   var start = 0
   while start < a.count {
     func shape(_ i: Int) -> [Int] { [c[i].rowCount, c[i].columnCount, a[i].matrix.columnCount] }
@@ -104,8 +104,9 @@ public func batchedGEMM<Element: BLASElement>(
   }
 }
 
-/// Computes products of one shape on the threads of `context`, by its algorithm. Nothing is checked. An operand with strides
-/// that the products cannot read is packed block by block.
+/// Computes products of one shape on the threads of `context`, by the context's algorithm. `operands` returns the
+/// matrices of the product with a given index. Shapes are not checked. An operand whose strides the algorithm cannot
+/// read is copied into contiguous rows, one block at a time.
 @_specialize(where Element == Float)
 @_specialize(where Element == Double)
 package func runProducts<Element: BLASElement>(
@@ -143,7 +144,7 @@ package func runProducts<Element: BLASElement>(
     }
   }
   if let packed {
-    // The first product stands for all: whether rows are packed changes no bit.
+    // The first product decides for all. This cannot change a result, because its bits are the same with packed rows.
     let packsRows = packed.packsRows(operands(0).a, columnCount: columnCount)
     let scratchByteCount = packed.scratchByteCount(depth: depth, packsRows: packsRows)
     try withScratch(byteCount: workerCount * scratchByteCount) { memory in

@@ -4,8 +4,9 @@ public import AttentionTensors
 ///
 ///     let y = try matmul(x, weight.transposed())      // x · Wᵀ, without a copy of W
 ///
-/// Axes before the last two are a batch and broadcast as in NumPy. Strides are free: transposed and
-/// broadcast views are read in place.
+/// Axes before the last two are a batch and broadcast as in NumPy. The operands may have any strides. Transposed views,
+/// and views that are broadcast along axes of the batch, are read without a copy of the tensor. A matrix in which
+/// neither stride is 1 may be copied, one block at a time.
 ///
 /// - Parameters:
 ///   - a: `[…, m, k]`.
@@ -13,7 +14,7 @@ public import AttentionTensors
 ///   - alpha: α.
 ///   - context: Threads, instruction set, algorithm.
 /// - Returns: `[…, m, n]`, contiguous.
-/// - Throws: `AttentionError` if shapes disagree or memory runs out.
+/// - Throws: `AttentionError` if shapes disagree, if m, k or n exceeds `Int32.max`, or if memory runs out.
 public func matmul<Element: BLASElement>(
   _ a: Tensor<Element>, _ b: Tensor<Element>, alpha: Element = 1, context: AttentionContext = .default
 ) throws -> Tensor<Element> {
@@ -31,7 +32,8 @@ public func matmul<Element: BLASElement>(
 ///   - mode: Whether the product overwrites `result` (whose old contents are then never read) or is added to it.
 ///   - result: `[…, m, n]`; the last axis is contiguous. Must not overlap `a` or `b`.
 ///   - context: Threads, instruction set, algorithm.
-/// - Throws: `AttentionError` if shapes disagree, the strides of `result` do not fit, or memory runs out.
+/// - Throws: `AttentionError` if shapes disagree, if m, k, n or the distance between rows of `result` exceeds
+///   `Int32.max` elements, if the last axis of `result` is not contiguous, or if memory runs out.
 @_specialize(where Element == Float)
 @_specialize(where Element == Double)
 public func matmul<Element: BLASElement>(
@@ -75,7 +77,8 @@ public func matmul<Element: BLASElement>(
     var (a, b, c, rest) = (firstA, firstB, base.value, product)
     for axis in axes {
       var index = rest
-      // An index below its axis's count needs no division: divisions would slow down small products.
+      // If `rest` is less than the extent of the axis, it is the index. This saves a division, which would slow down
+      // small products.
       if rest >= axis.count { (rest, index) = rest.quotientAndRemainder(dividingBy: axis.count) } else { rest = 0 }
       a.base += index * axis.a
       b.base += index * axis.b
@@ -85,8 +88,9 @@ public func matmul<Element: BLASElement>(
   }
 }
 
-/// The rows of one product, and the number of batch axes that remain. A batch axis becomes rows of one taller product if B is
-/// the same along it and the rows of A and of the result continue evenly.
+/// The number of rows of each product, and the number of batch axes that remain. The last batch axis becomes rows of a
+/// taller product if B is the same at all its indices, and if the rows of A and of the result are equally spaced across
+/// it. The same is then tried with the batch axis before it.
 private func foldedRows(
   _ shape: [Int], _ a: [Int], _ b: [Int], _ c: [Int]
 ) -> (rowCount: Int, batchRank: Int) {

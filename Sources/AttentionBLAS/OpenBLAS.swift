@@ -4,19 +4,21 @@ internal import COpenBLASStartup
 
 /// The state of the OpenBLAS that this process uses.
 ///
-/// **Threads.** This package lets OpenBLAS use one thread per call and cuts the work into tasks outside OpenBLAS. The first
-/// reason is that two threads inside OpenBLAS race: before 0.3.34, concurrent products with different transposes can corrupt
-/// results. The second is that its thread count is one number for the whole process. So the first product sets that number to
-/// 1, once and for all; your own calls of OpenBLAS then get one thread too. To leave the number alone, set the environment
-/// variable `ATTENTION_OPENBLAS_KEEP_THREADS`; that race is then possible.
+/// **Threads.** This package lets OpenBLAS use one thread per call, and itself cuts the work into tasks for several
+/// threads. It does so for two reasons. First, before version 0.3.34, calls in which OpenBLAS uses several threads have
+/// a race: concurrent products with different transposes can corrupt results. Second, OpenBLAS's thread count is one
+/// number for the whole process. So the first product sets this number to 1, once and for all; your own calls of
+/// OpenBLAS then get one thread too. To leave the number alone, set the environment variable
+/// `ATTENTION_OPENBLAS_KEEP_THREADS`; the race is then possible.
 ///
-/// If OpenBLAS is built with OpenMP, the number belongs to each thread. It is set for each task and restored afterwards.
+/// If OpenBLAS is built with OpenMP, each thread has a thread count of its own. It is set to 1 for each task and
+/// restored afterwards.
 ///
-/// A serial build without USE_LOCKING, such as Debian's, gives wrong results, without an error, if several threads call it at
-/// the same time. With a serial build, products therefore wait for one another. Prefer a build with threads.
+/// A serial build without USE_LOCKING, such as Debian's, gives wrong results, without an error, if several threads call
+/// it at the same time. With a serial build, products therefore wait for one another. Prefer a build with threads.
 ///
-/// **Kernels.** If OpenBLAS is older than the CPU, it is made to choose its kernels again before `main`. This does not happen
-/// if `OPENBLAS_CORETYPE` or `ATTENTION_OPENBLAS_AS_FOUND` is set.
+/// **Kernels.** If OpenBLAS is older than the CPU, this package makes it choose its kernels again before `main`, unless
+/// `OPENBLAS_CORETYPE` or `ATTENTION_OPENBLAS_AS_FOUND` is set.
 public enum OpenBLAS {
   /// How this OpenBLAS was built to use threads.
   public enum Threading: String, Sendable {
@@ -41,7 +43,7 @@ public enum OpenBLAS {
   /// The CPU whose kernels OpenBLAS uses now.
   public static var core: String { String(cString: openblas_get_corename()) }
 
-  /// The CPU whose kernels OpenBLAS had chosen by itself, before this package changed the choice.
+  /// The CPU whose kernels OpenBLAS chose by itself, before this package could change the choice; empty if unknown.
   public static var coreAsFound: String { String(cString: openblas_startup_core_as_found()) }
 
   /// Why the choice of kernels was changed or left alone.
@@ -64,7 +66,8 @@ public enum OpenBLAS {
   /// True if this package leaves OpenBLAS's thread count alone, because `ATTENTION_OPENBLAS_KEEP_THREADS` is set.
   public static let keepsThreads = environmentVariable("ATTENTION_OPENBLAS_KEEP_THREADS") != nil
 
-  /// How calls of OpenBLAS must be made here. It is decided at the first call, which also sets the thread count.
+  /// How this process must call OpenBLAS. This is decided at the first call. If OpenBLAS has threads of its own and
+  /// ``keepsThreads`` is false, that call also sets the thread count to 1.
   private enum Discipline {
     case plain, oneThreadByOpenMP, oneCallAtATime
   }
@@ -81,7 +84,8 @@ public enum OpenBLAS {
 
   private static let exclusion = ExclusionLock()
 
-  /// Calls `body`, in which OpenBLAS uses one thread. Every call of OpenBLAS in this package is inside such a `body`.
+  /// Calls `body`, in which OpenBLAS uses one thread, unless ``keepsThreads`` is true. Every call of OpenBLAS in this
+  /// package is inside such a `body`.
   package static func withOneThread<R>(_ body: () throws -> R) rethrows -> R {
     guard discipline == .oneThreadByOpenMP else { return try body() }
     let before = openblas_startup_openmp_get_max_threads()

@@ -1,8 +1,9 @@
 package import AttentionTensors
 
 extension StridedMatrix {
-  /// How BLAS would read this matrix: the leading dimension, and whether it is transposed. Nil if BLAS cannot read it, because
-  /// neither stride is 1, rows overlap, or the stride does not fit BLAS's 32-bit integers.
+  /// How BLAS would read this matrix: the leading dimension, and whether the matrix is transposed. Nil if BLAS cannot
+  /// read it, because neither stride is 1, because rows (or columns, if it is transposed) overlap, or because the
+  /// leading dimension does not fit BLAS's 32-bit integers.
   package var blasLayout: (isTransposed: Bool, stride: Int)? {
     func leadingDimension(_ count: Int, _ width: Int, _ stride: Int, _ inner: Int) -> Int? {
       guard inner == 1 || width <= 1 else { return nil }
@@ -25,7 +26,7 @@ public enum ResultMode: Sendable {
 
 /// C ← α·A·B, or C += α·A·B, in one call of OpenBLAS. Nothing is checked.
 ///
-/// `c` is row-major, with `cStride` elements from row to row. Both operands must have a BLAS layout.
+/// `c` is row-major, with `cStride` elements from row to row. Both operands must have a ``StridedMatrix/blasLayout``.
 @_specialize(where Element == Float)
 @_specialize(where Element == Double)
 package func multiply<Element: BLASElement>(
@@ -36,7 +37,7 @@ package func multiply<Element: BLASElement>(
   let rowCount = a.rowCount
   let columnCount = b.columnCount
   if rowCount == 0 || columnCount == 0 { return }
-  // Some kernels read A even if α = 0, and 0·NaN is NaN.
+  // Some kernels of OpenBLAS read A even if α = 0, and 0·NaN is NaN.
   if a.columnCount == 0 || alpha == 0 {
     if mode == .replacing {
       for row in 0..<rowCount { (c + row * cStride).update(repeating: 0, count: columnCount) }

@@ -1,22 +1,23 @@
 internal import AttentionTensors
 
-/// Products by this package's kernels. The lanes of a vector are columns of C.
+/// Products by this package's kernels. The lanes of a vector hold columns of C.
 ///
-/// B is packed in panels of a few vectors of columns. A is read in place, an element at a time, and C is written in place.
-/// `make compare` shows what percentage of the FMA peak the products reach.
+/// B is packed in panels, which are blocks of columns a few vectors wide, where that pays. A is read one element at a
+/// time: in place, or from packed rows if its columns lie far apart. C is written in place, but for columns that do not
+/// fill a vector. `make compare` shows what percentage of the FMA peak the products reach.
 struct PackedProduct<Element: BLASElement>: Sendable {
   private let kernels: Kernels<Element>
   private let lanes: Int
   /// log₂ of `lanes`. Shifts replace divisions, because a division would slow down a small product by about a tenth.
   private let laneShift: Int
-  /// The number of columns of a panel.
+  /// The largest number of columns in a panel.
   let panelWidth: Int
 
   private let depthLimit: Int
   private let unpackedRowLimit: Int
   private let packedRowLimit: Int
 
-  /// Nil if most lanes would be idle.
+  /// Nil if the result has fewer columns than half a vector has lanes, because most lanes would then be idle.
   init?(kernels: Kernels<Element>, tuning: Tuning, columnCount: Int) {
     if 2 * columnCount < kernels.laneCount { return nil }
     self.kernels = kernels
@@ -32,11 +33,11 @@ struct PackedProduct<Element: BLASElement>: Sendable {
   struct Scratch {
     fileprivate let panel: UnsafeMutablePointer<Element>
     fileprivate let edge: UnsafeMutablePointer<Element>
-    /// Factors of 1, by which the kernel multiplies an existing result before it adds to it.
+    /// Ones. If the product is added to an existing result, the kernel multiplies that result by these factors first.
     fileprivate let ones: UnsafeMutablePointer<Element>
-    /// The first elements of columns that are packed.
+    /// Pointers to the first elements of the columns to be packed: columns of B or, for packed rows, of A.
     fileprivate let columns: UnsafeMutablePointer<UnsafeRawPointer>
-    /// Rows of A over a block of the depth, if A is packed.
+    /// Packed rows of A: their elements in one block of the depth. Empty unless ``packsRows`` is true.
     fileprivate let rows: UnsafeMutablePointer<Element>
     fileprivate let packsRows: Bool
 
@@ -51,8 +52,8 @@ struct PackedProduct<Element: BLASElement>: Sendable {
     }
   }
 
-  /// Whether rows of A are worth packing: the kernel reads them again for each of several panels, and their columns lie far
-  /// apart.
+  /// Whether it pays to pack rows of A. It does if there are several panels, for each of which the kernel reads these
+  /// rows again, and if the columns of A lie far apart.
   func packsRows(_ a: StridedMatrix<Element>, columnCount: Int) -> Bool { columnCount > panelWidth && isFar(a) }
 
   func scratchByteCount(depth: Int, packsRows: Bool) -> Int {
@@ -68,7 +69,7 @@ struct PackedProduct<Element: BLASElement>: Sendable {
     return scratch
   }
 
-  /// C ← α·A·B, or C += α·A·B. One of A's strides must be 1; B's strides are free. Neither α nor the depth may be 0.
+  /// C ← α·A·B, or C += α·A·B. One of A's strides must be 1; B may have any strides. Neither α nor the depth may be 0.
   func multiply(
     alpha: Element, _ a: StridedMatrix<Element>, _ b: StridedMatrix<Element>, _ mode: ResultMode,
     into c: UnsafeMutablePointer<Element>, stride: Int, _ scratch: Scratch
@@ -127,16 +128,17 @@ struct PackedProduct<Element: BLASElement>: Sendable {
     }
   }
 
-  /// From this distance on, reading the columns of A in place is slow, because most of them are on pages of their own. With
-  /// columns of 4 KiB, products take 1.25 times as long as with packed rows, with columns of 12 KiB 1.9 times. With columns of
-  /// 1 KiB, packing takes 5 % longer than it saves (Intel, model 207, 2026-11).
+  /// Rows of A are packed only if its columns lie at least this many bytes apart. Reading such columns in place is
+  /// slow, because most of them are on pages of their own: products take 1.25 times as long as with packed rows if
+  /// columns lie 4 KiB apart, and 1.9 times as long if they lie 12 KiB apart. If columns lie 1 KiB apart, products with
+  /// packed rows take 5 % longer (Intel, model 207, 2 threads, 2026-11).
   private static var farByteCount: Int { 1536 }
 
   private func isFar(_ a: StridedMatrix<Element>) -> Bool {
     a.rowStride == 1 && a.columnStride * MemoryLayout<Element>.stride >= Self.farByteCount
   }
 
-  /// A copy of some rows and columns of A whose rows are contiguous.
+  /// A copy of `a`, a block of A, in which the elements of each row are contiguous.
   private func pack(_ a: StridedMatrix<Element>, _ scratch: Scratch) -> StridedMatrix<Element> {
     for column in 0..<a.columnCount { scratch.columns[column] = UnsafeRawPointer(a.base + column * a.columnStride) }
     let stride = rowStride(depth: a.columnCount)
@@ -147,8 +149,8 @@ struct PackedProduct<Element: BLASElement>: Sendable {
       base: scratch.rows, rowCount: a.rowCount, columnCount: a.columnCount, rowStride: stride, columnStride: 1)
   }
 
-  /// Elements from one packed row of A to the next: whole vectors, and one more, so that rows do not share a set of the
-  /// first-level cache.
+  /// Elements from one packed row of A to the next: enough whole vectors for the row, and one vector more, so that the
+  /// rows do not all share a set of the first-level cache.
   private func rowStride(depth: Int) -> Int { depth.roundedUp(toMultipleOf: lanes) + lanes }
 
   /// The product of A and one panel of B.
@@ -177,7 +179,8 @@ struct PackedProduct<Element: BLASElement>: Sendable {
     }
   }
 
-  /// Packs α·B row by row. Each row is filled up to `width`.
+  /// Packs α·B, row by row, where B is one panel. Each packed row is filled up to `width` elements. Those beyond B's
+  /// columns do not reach C.
   private func pack(_ alpha: Element, _ b: StridedMatrix<Element>, _ scratch: Scratch, width: Int) {
     if b.columnStride == 1 {
       return kernels.copyRows(

@@ -2,10 +2,13 @@ package import AttentionTensors
 
 /// A weight `[out, in]`, packed for the kernels of one instruction set: its transpose in panels of columns.
 ///
-/// Panels are as wide as the kernels' panels. Panels of twice that width no longer fit the first-level cache: with
-/// them, layers took 5 to 20 % more time (AVX2, Zen 3; Benchmarks/NOTES.md). Compared with packing at each call and
-/// adding the bias first, layers of attention take 2 to 5 % less time, and a layer of 12 tokens and dimension 384 takes
-/// 24 % less (2 threads of an EPYC of family 25, AVX-512, 2026-11).
+/// Panels are as wide as the kernels' panels. If they were twice as wide, half of every second cache line that the
+/// kernels read would belong to another panel, and what they read would no longer fit the first-level cache: layers
+/// took 5 to 22 % more time with such panels (AVX2, Zen 3; Benchmarks/NOTES.md).
+///
+/// The weight is packed once, and the kernels add the bias. Compared with packing the weight at each call and writing
+/// the bias to the result first, layers of attention take 2 to 5 % less time, and a layer of 12 tokens and dimension
+/// 384 takes 24 % less (2 threads of an EPYC of family 25, AVX-512, 2026-11).
 package final class PackedWeight<Element: BLASElement>: Sendable {
   private let columnCount: Int
   private let depth: Int
@@ -13,7 +16,8 @@ package final class PackedWeight<Element: BLASElement>: Sendable {
   private let kernels: Kernels<Element>
   private let lanes: Int
 
-  /// The columns of a panel, and its width. The last panel may be filled up to a whole vector.
+  /// The columns of a panel, and its width in elements. The last panel may be filled up to a whole vector; its width
+  /// then exceeds the number of its columns.
   private struct Panel {
     let columns: Range<Int>
     let width: Int
@@ -56,8 +60,8 @@ package final class PackedWeight<Element: BLASElement>: Sendable {
           into: target.value + panel.columns.lowerBound * rowLength, stride: panel.width)
       }
     }
-    // A lock is held while a weight is packed. So only the package's own threads may help: an executor of the program's
-    // own may make this thread wait for one that waits for the lock.
+    // A lock is held while a weight is packed. So only the package's own threads may help. An executor that the program
+    // provides may make this thread wait for another thread, which in turn waits for the lock.
     if context.executor is ThreadTeam {
       // An estimate that sets the size of tasks: one thread takes 1 ns for each element.
       let nanosecondsPerPanel = Double(lanes * kernels.panelVectorCount * rowLength)
@@ -80,7 +84,8 @@ package final class PackedWeight<Element: BLASElement>: Sendable {
   /// The number of elements of working memory that a thread needs.
   package var scratchCount: Int { (PanelEdge<Element>.rowCount + kernels.productVectorCount) * lanes }
 
-  /// Some columns of `f(A·Wᵀ + b)`, where f is `activation` and b the bias. One of A's strides must be 1.
+  /// Computes the columns of some panels of `f(A·Wᵀ + b)`, where f is `activation` and b the bias. One of A's strides
+  /// must be 1.
   package func multiply(
     _ a: StridedMatrix<Element>, panels range: Range<Int>, _ activation: Activation, depthLimit: Int,
     into c: UnsafeMutablePointer<Element>, stride: Int, scratch: UnsafeMutablePointer<Element>
@@ -107,8 +112,9 @@ package final class PackedWeight<Element: BLASElement>: Sendable {
     }
   }
 
-  /// What follows a block of a panel in memory: the next block, or the next panel. The kernel prefetches it line by line,
-  /// while it reads the rows of A. Nil for few rows, because the weights themselves then stream from memory.
+  /// The elements that follow a block of a panel in memory: the next block, or the next panel. The kernel prefetches
+  /// them line by line while it reads the rows of A. Nil if A has fewer than 32 rows, because with so few rows the
+  /// weights stream from memory anyway.
   private func following(_ base: UnsafePointer<Element>, count: Int, rowCount: Int) -> RowsAhead? {
     if rowCount < 32 { return nil }
     let lineByteCount = 64
@@ -122,7 +128,7 @@ package final class PackedWeight<Element: BLASElement>: Sendable {
     _ stride: Int, _ ones: UnsafePointer<Element>
   ) {
     forEachDepthBlock(depth, limit: depthLimit) { block in
-      // The last block adds the bias and the activation.
+      // With the last block, the kernel also adds the bias and applies the activation.
       let isLast = block.upperBound == depth
       kernels.multiply(
         vectorCount: width / lanes, a.columns(block), packed + block.lowerBound * width, bStride: width, into: c,

@@ -1,6 +1,7 @@
 public import AttentionTensors
 
-/// A matrix to read, in memory that the caller keeps alive: `rowCount × columnCount`, row-major.
+/// A matrix to read, `rowCount × columnCount`, in memory that the caller keeps alive. The memory holds the matrix or
+/// its transpose, row by row.
 public struct UnsafeMatrix<Element: BLASElement> {
   let matrix: StridedMatrix<Element>
   let buffer: UnsafeBufferPointer<Element>
@@ -13,7 +14,8 @@ public struct UnsafeMatrix<Element: BLASElement> {
   ///   - columnCount: The number of its columns, also after transposition.
   ///   - leadingDimension: Elements from one stored row to the next; default: stored rows lie one after another.
   ///   - isTransposed: True if the memory holds the transpose, `columnCount × rowCount`.
-  /// - Throws: `AttentionError` if the buffer is too short or the leading dimension too small.
+  /// - Throws: `AttentionError` if the buffer is too short, if the leading dimension is less than the length of a
+  ///   stored row, or if an extent or the leading dimension is negative or exceeds `Int32.max`.
   public init(
     _ buffer: UnsafeBufferPointer<Element>, rowCount: Int, columnCount: Int, leadingDimension: Int? = nil,
     isTransposed: Bool = false
@@ -23,7 +25,7 @@ public struct UnsafeMatrix<Element: BLASElement> {
     try checkMatrix(
       "UnsafeMatrix", rowCount: stored.rows, columnCount: stored.columns, stride: stride, elementCount: buffer.count)
     self.buffer = buffer
-    // An empty buffer may have no address. Nothing is read from it.
+    // An empty buffer may have no address. In that case any address will do, because nothing is read.
     let base = buffer.baseAddress ?? UnsafePointer(bitPattern: MemoryLayout<Element>.alignment)!
     let matrix = StridedMatrix(
       base: base, rowCount: stored.rows, columnCount: stored.columns, rowStride: stride, columnStride: 1)
@@ -46,7 +48,8 @@ public struct UnsafeMutableMatrix<Element: BLASElement> {
   ///   - rowCount: The number of rows.
   ///   - columnCount: The number of columns.
   ///   - leadingDimension: Elements from one row to the next; default: rows lie one after another.
-  /// - Throws: `AttentionError` if the buffer is too short or the leading dimension too small.
+  /// - Throws: `AttentionError` if the buffer is too short, if the leading dimension is less than `columnCount`, or if
+  ///   an extent or the leading dimension is negative or exceeds `Int32.max`.
   public init(
     _ buffer: UnsafeMutableBufferPointer<Element>, rowCount: Int, columnCount: Int, leadingDimension: Int? = nil
   ) throws(AttentionError) {

@@ -1,4 +1,5 @@
-/// How `x·Wᵀ` of a packed weight is cut into tasks for threads. The sum of each element has the same order for every cut.
+/// How a product `x·Wᵀ` with a packed weight is cut into tasks for threads. The terms of each element are added in the
+/// same order, whatever the cut.
 package struct WeightCut {
   private let rowCount: Int
   private let panelCount: Int
@@ -10,8 +11,9 @@ package struct WeightCut {
   private static let rowTarget = 192
   private static let taskTarget = 16.0
   private static let leastTaskWork = 1e6
-  /// With fewer operations than this, about 50 µs, only one thread works. The limit is lower than for other products, because
-  /// the weights of small products come from memory.
+  /// With fewer operations than this, which take about 50 µs, only one thread works. The limit is lower than for other
+  /// products (``ProductCut/leastSharedWork``), because operations of small products take longer here: their weights
+  /// come from memory.
   private static let leastSharedWork = 4e6
 
   package init(rowCount: Int, panelCount: Int, columnCount: Int, depth: Int) {
@@ -31,7 +33,8 @@ package struct WeightCut {
 
   package func block(_ task: Int) -> (rows: Range<Int>, panels: Range<Int>) {
     let (row, panel) = task.quotientAndRemainder(dividingBy: panelBlockCount)
-    // Multiples of 8 rows: with panels of 3 vectors, blocks of the kernels have 8 rows (AVX-512, NEON) or 4 (AVX2).
+    // The length is a multiple of 8 rows, because with panels of 3 vectors the kernels compute blocks of 8 rows
+    // (AVX-512, NEON) or 4 rows (AVX2).
     let length = ((rowCount + rowBlockCount - 1) / rowBlockCount + 7) / 8 * 8
     return (
       min(row * length, rowCount)..<min((row + 1) * length, rowCount),

@@ -32,7 +32,9 @@ package func openCase(_ file: SafeTensorsFile) throws -> any ConformanceCase {
 /// The comparison of one result with the expected one.
 package struct Comparison: Encodable {
   package let name: String
-  /// The largest error; infinite if an infinity does not match or an element is NaN.
+  /// The error of the element whose error is the largest share of what is allowed, as ``worstError(_:_:_:_:)`` returns
+  /// it; infinite if an infinity does not match or an element is NaN. ``tolerance`` is the error allowed in this
+  /// element.
   package let error: Double
   package let tolerance: Double
 
@@ -44,7 +46,8 @@ extension ConformanceCase {
 
   package func computeGradients(context _: AttentionContext) throws -> [String: Tensor<Float>] { [:] }
 
-  /// Compares every expected result in `file` with the computed one.
+  /// Compares each computed result with the expected one, if `file` holds it. With `includingGradients`, throws if
+  /// `file` expects a gradient that is not computed.
   package func compare(
     with file: SafeTensorsFile, includingGradients: Bool, context: AttentionContext
   ) throws -> [Comparison] {

@@ -3,8 +3,9 @@ internal import AttentionFiles
 
 /// A stored multi-head attention with its inputs.
 ///
-/// The weights are PyTorch's state dictionary, with names that begin with `state.`, or one `…_projection` each for
-/// query, key, value and output. If there is one tensor `input`, it is query, key and value.
+/// The weights are either PyTorch's state dictionary, with the prefix `state.` before its names, or tensors such as
+/// `query_projection.weight`, for the projections of query, key, value and output. If the file holds a tensor `input`,
+/// it is query, key and value at once.
 package struct LayerCase: ConformanceCase {
   package let layer: MultiHeadAttention<Float>
   package let query: Tensor<Float>

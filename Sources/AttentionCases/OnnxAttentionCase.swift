@@ -3,9 +3,10 @@ internal import AttentionFiles
 
 /// A case of the ONNX operator Attention, opsets 23 to 25: inputs are `in.Q` and so on, attributes are `attr.NAME`.
 ///
-/// The operator differs from this library. Without a cache its causal mask is top-left. With a cache the mask is
-/// shifted by the number of past keys, or by the number of valid keys minus the number of queries. If a mask is shorter
-/// than the keys, the remaining keys are forbidden. Operands of rank 3 hold their heads side by side.
+/// The operator differs from this library. Without a cache, its causal mask and its window are aligned at the top left.
+/// With a cache, they are shifted: by the number of past keys if the case has `past_key`, or by the number of valid
+/// keys minus the number of queries if it has `nonpad_kv_seqlen`. If a mask is shorter than the keys, the remaining
+/// keys are forbidden. Operands of rank 3 hold their heads side by side.
 struct OnnxAttentionCase<Stored: AttentionStorage>: ConformanceCase {
   private let query: Tensor<Stored>
   private let key: Tensor<Stored>
@@ -146,7 +147,8 @@ struct OnnxRotaryCase<Stored: AttentionStorage>: ConformanceCase {
   }
 
   func compute(context: AttentionContext) throws -> [String: Tensor<Float>] {
-    // [B, L, H·E]: the heads become an axis, and are put side by side again after the rotation.
+    // An input [B, L, H·E] is split into heads, which become an axis of their own. After the rotation, the heads are
+    // put side by side again.
     let split = try headCount.map { try input.reshaped(Array(input.shape.prefix(2)) + [$0, input.shape[2] / $0]) }
     let output = try table.rotated(split ?? input, layout: split == nil ? .headsFirst : .lengthFirst, context: context)
     return ["out.Y": try Tensor<Float>(converting: output.reshaped(input.shape))]
@@ -155,7 +157,7 @@ struct OnnxRotaryCase<Stored: AttentionStorage>: ConformanceCase {
   func tolerance(of _: String, expected _: Tensor<Float>) throws -> Tolerance { try attributes.tolerance(Stored.self) }
 }
 
-/// A case of one ONNX operator. Its element type is that of its first input.
+/// Opens a case of an ONNX operator. The element type of the case is that of its first input.
 func openOnnxCase(_ file: SafeTensorsFile) throws -> any ConformanceCase {
   func open<Stored: AttentionStorage>(_: Stored.Type) throws -> any ConformanceCase {
     switch file.metadata["op_type"] {
@@ -231,7 +233,7 @@ private func concatenated<Element: TensorElement>(_ a: Tensor<Element>, _ b: Ten
   return result
 }
 
-/// `mask`, extended with `element` to the number of keys.
+/// `mask`, with its last axis extended to the number of keys. The added elements are `element`.
 private func padded<Element: TensorElement>(
   _ mask: Tensor<Element>, to keyCount: Int, with element: Element
 ) throws -> Tensor<Element> {

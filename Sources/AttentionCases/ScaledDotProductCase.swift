@@ -1,7 +1,8 @@
 internal import Attention
 internal import AttentionFiles
 
-/// A case of scaled dot-product attention: `query`, `key` and `value`; options are metadata and further tensors.
+/// A case of scaled dot-product attention. Its tensors are `query`, `key` and `value`; its options are stored as
+/// metadata and as further tensors.
 struct ScaledDotProductCase: ConformanceCase {
   private let query: Tensor<Float>
   private let key: Tensor<Float>

@@ -1,11 +1,11 @@
-/// A chart of horizontal bars that begin at a common line: a group of bars for each thing that is measured, and in it a
-/// bar for each way to do that thing.
+/// A chart of horizontal bars that begin at a common line. There is a group of bars for each thing that is measured
+/// and, in each group, a bar for each way to do that thing.
 package struct BarChart: Decodable {
   package struct Group: Decodable {
     package let label: String
     /// One value for each series; nil: there is no bar.
     package let values: [Double?]
-    /// The text after each bar, one for each series; where there is no bar, the reason.
+    /// The texts after the bars, one for each series. Where there is no bar, the text gives the reason.
     package let notes: [String]
 
     package init(label: String, values: [Double?], notes: [String]) {
@@ -28,7 +28,7 @@ package struct BarChart: Decodable {
   package let title: String
   /// What was measured, where and when.
   package let subtitle: String
-  /// What each bar of a group stands for. There are at most ``seriesLimit`` of them.
+  /// The names of the series, which say what each bar of a group stands for. There are at most ``seriesLimit`` of them.
   package let series: [String]
   /// A value to compare with, drawn as a line across all bars.
   package let mark: Mark?

@@ -1,4 +1,5 @@
-/// A matrix of attention weights as a picture: a row for each token that attends, a column for each token that it attends to.
+/// A matrix of attention weights as a picture: a row for each token that attends, and a column for each token that is
+/// attended to.
 package struct HeatMapPicture {
   private let title: String
   private let rows: [String]
@@ -20,7 +21,7 @@ package struct HeatMapPicture {
     let top = margin + 62 + (columns.map(estimatedWidth).max() ?? 0) * 0.71
     let right = left + cell * Double(columns.count)
     let bottom = top + cell * Double(rows.count)
-    // The last column's label leans to the right.
+    // Labels of columns lean to the right, so the label of the last column can extend beyond the matrix.
     let overhang = columns.last.map { estimatedWidth($0) * 0.71 } ?? 0
     let width = max(right + overhang, left + 240, margin + estimatedWidth(title) * 1.35) + margin
     var document = SVGDocument(width: width, height: bottom + 56, title: title)
@@ -37,8 +38,8 @@ package struct HeatMapPicture {
         let x = left + cell * Double(column)
         let hint = "\(token) → \(columns[column]): \(threeDigits(weight))"
         document.box(x: x + 1, y: y + 1, width: cell - 2, height: cell - 2, class: "cellframe", radius: 3)
-        // The opacity is the square root of the weight's share of the largest weight: otherwise one large weight would
-        // hide all others.
+        // The opacity is the square root of the weight's share of the largest weight. If it were the share itself, one
+        // large weight would make all others invisible.
         let share = weight.isFinite ? Double(max(0, weight / most)).squareRoot() : 0
         document.box(
           x: x + 1, y: y + 1, width: cell - 2, height: cell - 2, class: "ink", opacity: share, radius: 3, hint: hint)

@@ -1,4 +1,4 @@
-/// A curve over the steps of a run, and a smoother one that shows where it goes.
+/// A curve over the steps of a run, and a smoother curve that shows the trend.
 package struct LineChart {
   private let title: String
   private let subtitle: String
@@ -7,7 +7,7 @@ package struct LineChart {
 
   /// - Parameters:
   ///   - title: What the curve shows.
-  ///   - subtitle: Of what, with which settings.
+  ///   - subtitle: What the run computed, and with which settings.
   ///   - axisLabel: What is counted along the horizontal axis.
   ///   - values: One value for each step, finite.
   package init(title: String, subtitle: String, axisLabel: String, values: [Double]) {
@@ -17,7 +17,7 @@ package struct LineChart {
     self.values = values
   }
 
-  /// The means of up to nine neighbours.
+  /// For each step, the mean of its value and of up to four values on either side.
   private var smoothed: [Double] {
     values.indices.map { index in
       let near = values[max(0, index - 4)..<min(values.count, index + 5)]

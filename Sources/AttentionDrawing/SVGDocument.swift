@@ -1,4 +1,4 @@
-/// A picture of lines, boxes and text for browsers. It is light or dark, as the reader has set the browser.
+/// A picture of lines, boxes and text for browsers. Its colours are light or dark, as the reader has set the browser.
 package struct SVGDocument {
   package enum Anchor: String { case start, middle, end }
 
@@ -14,7 +14,8 @@ package struct SVGDocument {
     self.title = title
   }
 
-  /// Text whose baseline begins, is centred, or ends at a point; `angle` in degrees, clockwise.
+  /// Adds text whose baseline begins, is centred, or ends at a point. The text is turned about this point by `angle`,
+  /// in degrees, clockwise.
   package mutating func text(
     _ content: String, x: Double, y: Double, class name: String = "text", anchor: Anchor = .start, angle: Double = 0
   ) {
@@ -85,7 +86,8 @@ private func number(_ value: Double) -> String {
     ? "\(Int(hundredths / 100))" : "\(hundredths / 100)"
 }
 
-/// Text that may stand in an SVG document: markup characters are escaped, and characters that XML forbids are replaced.
+/// Text that may stand in an SVG document. Markup characters are escaped. Control characters below U+0020, and U+FFFE
+/// and U+FFFF, are replaced by U+FFFD, because XML forbids most of them.
 package func escaped(_ text: String) -> String {
   var result = ""
   for scalar in text.unicodeScalars {
@@ -102,7 +104,8 @@ package func escaped(_ text: String) -> String {
   return result
 }
 
-/// The approximate width of a text at 13 px: there is no font to measure it with.
+/// The approximate width of a text, in pixels, at a font size of 13 px. It is an estimate, because there is no font to
+/// measure the text with.
 package func estimatedWidth(_ text: String) -> Double {
   text.reduce(0) { $0 + ($1.isASCII ? ("iljtf.,:;'|![] ".contains($1) ? 4.2 : 7.4) : 13) }
 }

@@ -39,12 +39,13 @@ enum {
   leaf7_edx_amx_tile = 1 << 24,
   leaf7_1_eax_avx512_bf16 = 1 << 5,
 };
+// Bits of the register XCR0: the registers that the operating system saves when it switches threads.
 static const uint64_t state_avx = 0x06;       // XMM, YMM
 static const uint64_t state_avx512 = 0xe6;    // and opmask, ZMM
 static const uint64_t state_amx = 0x600e6;    // and the tiles and their configuration
 
-// Linux gives a process the tiles only if it asks for them, once. It refuses if it is too old, or if a thread's alternative
-// signal stack is too small for a tile's contents.
+// Linux lets a process use the tile registers of AMX only if the process has asked for them once. Linux refuses if its
+// version is too old, or if a thread's alternative signal stack is too small for the contents of the tiles.
 static bool tiles_are_permitted(void) {
 #if defined(__linux__)
   enum { request_permission = 0x1023, tile_data = 18 };
@@ -60,7 +61,7 @@ static bool x86_isa_is_present(attn_isa isa) {
   const uint32_t needed = leaf1_ecx_osxsave | leaf1_ecx_avx | leaf1_ecx_fma | leaf1_ecx_f16c;
   if ((c & needed) != needed) return false;
   if (!__get_cpuid_count(7, 0, &a, &b, &c, &d)) return false;
-  // The CPU may have registers that the operating system does not save when it switches threads.
+  // A CPU may have registers that the operating system does not save, so both the CPU and XCR0 are asked.
   uint64_t state = saved_state();
   if (!(b & leaf7_ebx_avx2) || (state & state_avx) != state_avx) return false;
   if (isa == attn_isa_avx2) return true;
@@ -91,8 +92,8 @@ static bool find_isa(attn_isa isa) {
 }
 
 bool attn_isa_is_present(attn_isa isa) {
-  // The answer is kept, because in a virtual machine asking the CPU what it has traps into the hypervisor. Threads that
-  // ask at the same time find the same answer, so they need no lock.
+  // The answer is kept, because in a virtual machine the instruction that asks the CPU (cpuid) traps into the
+  // hypervisor. Threads that ask at the same time find the same answer, so they need no lock.
   enum { unknown, absent, present };
   static _Atomic int known[attn_isa_count];
   if ((unsigned)isa >= attn_isa_count) return false;

@@ -3,7 +3,8 @@
 
 #include <cblas.h>
 
-// Where another BLAS is the system's alternative, <cblas.h> is the reference header and lacks these.
+// If another BLAS is selected as the system's BLAS (Debian's alternatives), <cblas.h> is the header of the reference
+// implementation, which does not declare these functions.
 char *openblas_get_config(void);
 char *openblas_get_corename(void);
 int openblas_get_parallel(void);

@@ -8,13 +8,16 @@
 //
 // Hazard: the kernel table is NULL during the choice, so no other thread may call OpenBLAS meanwhile.
 // - OpenBLAS's own workers would use the table. They start when OpenBLAS is loaded, and each first allocates a buffer,
-//   for which it reads the table. One to three of 100 starts of a program crashed. So the workers are stopped (and
-//   joined) before the choice and started again after it, as OpenBLAS itself does around a fork.
-// - Threads of the program do not exist yet, because this code is a constructor, called before main. A process that loads
-//   this code with dlopen while another thread is inside OpenBLAS can crash: set ATTENTION_OPENBLAS_AS_FOUND there.
+//   for which it reads the table. When the workers were left running, one to three of 100 starts of a program crashed.
+//   So they are stopped (and joined) before the choice and started again after it, as OpenBLAS itself does around a
+//   fork.
+// - The program's threads do not exist yet, because this code is a constructor, called before main. A process that
+//   loads this code with dlopen while another thread is inside OpenBLAS can crash: set ATTENTION_OPENBLAS_AS_FOUND
+//   there.
 //
-// Hazard: in a static executable Swift finds the command line's arguments in memory before `environ`, and setenv moves
-// `environ` (swiftlang/swift#76080). So OpenBLAS is given the variable in a separate array.
+// Hazard: setenv moves `environ`, but in a static executable Swift expects the command line's arguments just before
+// `environ` in memory (swiftlang/swift#76080). So setenv is not called. Instead, `environ` points to a separate array,
+// which holds OPENBLAS_CORETYPE, during the choice only.
 
 #define _GNU_SOURCE
 #include "COpenBLASStartup.h"
@@ -121,8 +124,8 @@ static void choose_kernels(void) {
   if (workers_run && !*workers_run) has_workers = false;
   if (has_workers) stop();
   const bool has_chosen = choose_again(core, quit, init);
-  // OpenBLAS would also start its workers on demand. But openblas_set_num_threads of 0.3.21 adds threads without checking
-  // whether the workers are running.
+  // OpenBLAS would also start its workers on demand. They are started here, because openblas_set_num_threads of 0.3.21
+  // adds threads without checking whether the workers are running.
   if (has_workers) start();
   if (!has_chosen)
     decision = "left as found: no memory was left to choose anew";

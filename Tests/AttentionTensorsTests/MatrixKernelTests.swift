@@ -169,17 +169,18 @@ struct MatrixKernelTests {
       }
     }
 
-    /// What Intel's AMX computes: in each 32 steps, for each two parts, sums of the even and of the odd steps from 0, which
-    /// are added and then added to the element. Numbers below 2⁻¹²⁶ are 0.
+    /// What Intel's AMX computes: for each two parts, the smallest products first, and for each 32 steps, sums of the even and
+    /// of the odd steps from 0, which are added and then added to the element. Numbers below 2⁻¹²⁶ are 0.
     func unit(row: Int, lane: Int) -> Float {
       func flushed(_ x: Float) -> Float { x.isSubnormal ? 0 : x }
       var sum: Float = 0
-      for first in stride(from: 0, to: padded, by: 32) {
-        for i in 0..<product.aParts {
-          for j in 0..<product.bParts where i + j <= product.limit {
+      for both in stride(from: product.limit, through: 0, by: -1) {
+        for i in 0..<product.aParts where (0..<product.bParts).contains(both - i) {
+          for first in stride(from: 0, to: padded, by: 32) {
             var halves: [Float] = [0, 0]
             for step in first..<first + 32 {
-              let (x, y) = (parts(row: row, step: step)[i], parts(step: step, lane: lane)[j])
+              let x = parts(row: row, step: step)[i]
+              let y = parts(step: step, lane: lane)[both - i]
               halves[step % 2] = flushed(halves[step % 2].addingProduct(flushed(x), flushed(y)))
             }
             sum = flushed(sum + flushed(halves[0] + halves[1]))

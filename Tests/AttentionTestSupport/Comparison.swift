@@ -3,6 +3,8 @@
 ///     #expect(mismatch(result, expected, tolerance: 1e-6) == nil)
 ///
 /// Infinities must match exactly. A NaN matches only a NaN.
+@_specialize(where Actual == Float)
+@_specialize(where Actual == Double)
 public func mismatch<Actual: BinaryFloatingPoint>(
   _ actual: [Actual], _ expected: [Double], tolerance: Double, _ what: String = "result"
 ) -> String? {
@@ -29,11 +31,13 @@ public func mismatch<Actual: BinaryFloatingPoint>(
 
 /// True if both arrays have the same bits, element by element: −0 differs from 0, and a NaN equals only a NaN of the
 /// same bits.
+@_specialize(where Number == Float)
+@_specialize(where Number == Double)
 public func sameBits<Number: BinaryFloatingPoint>(_ a: [Number], _ b: [Number]) -> Bool {
   a.count == b.count
-    && zip(a, b).allSatisfy {
-      $0.sign == $1.sign && $0.exponentBitPattern == $1.exponentBitPattern
-        && $0.significandBitPattern == $1.significandBitPattern
+    && a.indices.allSatisfy {
+      a[$0].sign == b[$0].sign && a[$0].exponentBitPattern == b[$0].exponentBitPattern
+        && a[$0].significandBitPattern == b[$0].significandBitPattern
     }
 }
 

@@ -320,6 +320,12 @@ struct CacheTests {
       {
         try add(&$0); $0.metadata["keeping_first"] = "2"
       },
+      {
+        try add(&$0); $0.metadata["window"] = "\(Int.max)"
+      },
+      {
+        try add(&$0, lengths: [5]); $0.metadata["window"] = "\(Int.max)"
+      },
       { try add(&$0, lengths: [.max]) },
       { try add(&$0, lengths: [9, 9]) },
       { try add(&$0, valueRows: 4) },
@@ -331,13 +337,15 @@ struct CacheTests {
       },
     ]
     // Rows without elements take no space, so a small file can claim billions of rows. Such a file must be refused.
-    #expect(throws: AttentionError.self) {
-      try load { writer in
-        writer.metadata["window"] = nil
-        try writer.add("key", Tensor<Float>([] as [Float], shape: [1, 1, 1 << 30, 0]))
-        try writer.add("value", Tensor<Float>([] as [Float], shape: [1, 1, 1 << 30, 0]))
-        try writer.add("lengths", Tensor<Int64>([1 << 30], shape: [1]))
-        try writer.add("stored", Tensor<Int64>([1 << 30], shape: [1]))
+    for count in [1 << 30, 1 << 33] {
+      #expect(throws: AttentionError.self) {
+        try load { writer in
+          writer.metadata["window"] = nil
+          try writer.add("key", Tensor<Float>([] as [Float], shape: [1, 1, count, 0]))
+          try writer.add("value", Tensor<Float>([] as [Float], shape: [1, 1, count, 0]))
+          try writer.add("lengths", Tensor<Int64>([Int64(count)], shape: [1]))
+          try writer.add("stored", Tensor<Int64>([Int64(count)], shape: [1]))
+        }
       }
     }
     for change in changes { #expect(throws: AttentionError.self) { try load(change) } }

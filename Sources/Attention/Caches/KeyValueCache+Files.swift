@@ -4,10 +4,12 @@ internal import AttentionTensors
 extension KeyValueCache {
   private static var format: String { "swift-attention key-value cache, version 2" }
 
-  /// Writes the cache as a safetensors file: tensors `key`, `value`, `lengths` and `stored`; retention and placement as metadata.
+  /// Writes the cache as a safetensors file. Its tensors `key` and `value` are those of ``tensors()``, `lengths` is
+  /// ``lengths``, and `stored` is ``storedCounts``. Retention and placement are metadata.
   ///
   /// A page that several samples share is written once for each of them.
-  /// - Throws: `AttentionError` if the system refuses to write; the file at `path` then stays as it was.
+  /// - Throws: `AttentionError` if memory runs out or the system refuses to write; the file at `path` then stays as it
+  ///   was.
   public func write(to path: String) throws {
     let (key, value) = try tensors()
     var writer = SafeTensorsWriter()
@@ -24,8 +26,9 @@ extension KeyValueCache {
     try writer.write(to: path)
   }
 
-  /// A cache from a file that ``write(to:)`` wrote, with the same element type.
-  /// - Throws: `AttentionError` if the file is not such a file, has another element type, or contradicts itself.
+  /// Reads a cache from a file that ``write(to:)`` has written. The file's element type must be `Element`.
+  /// - Throws: `AttentionError` if the file cannot be read, is not such a file, has another element type, or
+  ///   contradicts itself, or if memory runs out.
   public convenience init(contentsOf path: String) throws {
     let file = try SafeTensorsFile(contentsOf: path)
     func require(_ condition: Bool, _ message: @autoclosure () -> String) throws {
@@ -45,6 +48,12 @@ extension KeyValueCache {
     if let length = try number("window") {
       retention = .window(length: length, keepingFirst: try number("keeping_first") ?? 0)
     }
+    // Of a sequence that is longer than what is stored, a window must be stored. If the sum overflows, no file can hold it.
+    var leastStored: Int?
+    if case .window(let window, let first) = retention {
+      let (sum, overflows) = window.addingReportingOverflow(first)
+      leastStored = overflows ? .max : sum
+    }
     let placement = try number("page_length").map { KeyValuePlacement.paged(pageLength: $0) } ?? .contiguous
     let key: Tensor<Element> = try file.tensor("key")
     let value: Tensor<Element> = try file.tensor("value")
@@ -57,9 +66,8 @@ extension KeyValueCache {
         + "\(value.shape), \(lengths.shape), \(stored.shape)")
     try require(
       zip(lengths.array, stored.array).allSatisfy { length, count in
-        (0...Int64(key.shape[2])).contains(count) && (count...Int64(Int32.max)).contains(length)
-          && (length == count
-            || { if case .window(let window, let first) = retention { count >= window + first } else { false } }())
+        (0...Int64(key.shape[2])).contains(count) && count <= length && length <= Int64(Int32.max)
+          && (length == count || leastStored.map { count >= $0 } ?? false)
       }, "counts that fit \(key.shape[2]) keys expected; got lengths \(lengths.array), stored \(stored.array)")
     // Rows without bytes take no space in the file, so a short file could claim any number of them.
     try require(

@@ -3,16 +3,17 @@ public import AttentionTensors
 /// The keys and values of the tokens so far, for a model that generates one token after another.
 ///
 ///     let cache = try KeyValueCache<Float>(batchCount: 1, headCount: 8, headDimension: 64)
-///     try cache.append(key: key, value: value)                         // [B, Hk, n, E]: first a prompt, then single tokens
+///     try cache.append(key: key, value: value)   // [B, Hk, n, E]: first a prompt, then single tokens
 ///     let y = try scaledDotProductAttention(query: query, cache: cache)   // the queries of the same n tokens
 ///
-/// A cache makes its own mask: every query attends to the tokens before it and to itself, within the cache's window.
+/// A cache makes its own mask: every query attends to its own token and to the tokens before it. If the cache has a
+/// window, the query attends only to the tokens of the window and to the first tokens that the cache keeps.
 /// Samples may have different lengths, and one call may append a different number of tokens to each.
 ///
 /// `Element` is the type of storage: Float, Double, or a two-byte type, which takes half the memory of Float and is
 /// converted as it is read.
-/// The cache is a class and not Sendable: only one task may use it at a time. ``fork()`` makes another cache with the same
-/// tokens.
+/// The cache is a class and not Sendable: only one task may use it at a time. ``fork()`` makes another cache with the
+/// same tokens.
 public final class KeyValueCache<Element: AttentionStorage> {
   /// Which tokens are kept.
   public let retention: KeyValueRetention
@@ -26,14 +27,14 @@ public final class KeyValueCache<Element: AttentionStorage> {
   public var headDimension: Int { storage.rows.headDimension }
   /// Ev: the number of elements of a value.
   public var valueDimension: Int { storage.rows.valueDimension }
-  /// The number of tokens that each sample has had, including forgotten ones: the position of its next token.
+  /// The number of tokens of each sample, including those that a window has forgotten: the position of its next token.
   public private(set) var lengths: [Int]
 
   /// The number of tokens of each sample that a window has forgotten.
   private var forgotten: [Int]
-  /// The number of tokens that each sample took in the last `append`. `lastTokenCount` is the number of tokens that
-  /// this call was given for each sample.
+  /// The number of tokens that each sample took in the last `append`; 0 after `truncate`.
   private var lastCounts: [Int]
+  /// n, the number of tokens that the last `append` was given for each sample; 0 after `truncate`.
   private var lastTokenCount = 0
   private var storage: any KeyValueStorage
 
@@ -48,9 +49,10 @@ public final class KeyValueCache<Element: AttentionStorage> {
   ///   - valueDimension: Ev, the number of elements of a value; nil: E.
   ///   - retention: Which tokens are kept.
   ///   - placement: Where tokens are kept.
-  ///   - capacity: The number of tokens to allocate memory for at once. The cache grows as needed. Ignored for pages.
-  /// - Throws: `AttentionError` if an extent is negative or too large, if a window or a page has no length, or if memory
-  ///   runs out.
+  ///   - capacity: The number of tokens of each sample for which memory is allocated now; the cache later grows as
+  ///     needed. Ignored for pages, which are allocated when they are needed.
+  /// - Throws: `AttentionError` if an extent, or the length of a window or a page, is out of range, or if memory runs
+  ///   out.
   public init(
     batchCount: Int, headCount: Int, headDimension: Int, valueDimension: Int? = nil,
     retention: KeyValueRetention = .all, placement: KeyValuePlacement = .contiguous, capacity: Int = 0
@@ -112,9 +114,11 @@ public final class KeyValueCache<Element: AttentionStorage> {
   ///     strides, and any type with the same arithmetic type as the cache's.
   ///   - value: `[B, Hk, n, Ev]`.
   ///   - counts: How many of the n tokens each sample takes, always the first ones; nil: all n.
-  ///   - rotary: Turns the keys by their positions before they are stored. Nil: they are stored as given.
+  ///   - rotary: A table for the positions of the n tokens, which turns the keys before they are stored. Nil: the keys
+  ///     are stored as given.
   ///   - layout: `.lengthFirst` for `[B, n, Hk, E]`.
-  /// - Throws: `AttentionError` if shapes disagree or memory runs out; then no token is added.
+  /// - Throws: `AttentionError` if shapes or counts disagree, if a sample would get more than 2^31 − 1 tokens, or if
+  ///   memory runs out. No token is added then.
   public func append<Source: AttentionStorage>(
     key: Tensor<Source>, value: Tensor<Source>, counts: [Int]? = nil, rotary: RotaryTable<Element.Arithmetic>? = nil,
     layout: AttentionLayout = .headsFirst
@@ -169,17 +173,20 @@ public final class KeyValueCache<Element: AttentionStorage> {
     lastTokenCount = keyShape[2]
   }
 
-  /// The rows of a windowed sample that no later query reaches. Empty as long as the new rows fit without removing any.
+  /// The rows of a sample that the queries of new tokens do not reach, because the window has moved past these rows.
+  /// Empty if there is no window, or if `count` new rows fit without removing any.
   private func needlessRows(_ sample: Int, adding count: Int) -> Range<Int> {
     guard case .window(let window, let first) = retention else { return 0..<0 }
     let stored = lengths[sample] - forgotten[sample]
-    // There is room for the kept first tokens, the window, and one more window of new tokens before rows must move.
+    // Rows are removed only if the sample would have more rows than its kept first tokens and two windows. So if single
+    // tokens are appended, rows move once in `window` tokens and not at every token.
     return stored + count <= first + 2 * window ? 0..<0 : first..<max(first, stored - window)
   }
 
-  /// Forgets the last tokens of each sample: those from its new length on.
+  /// Removes the last tokens of each sample: those from its new length on.
   /// - Parameter newLengths: One length for each sample, at most its present one.
-  /// - Throws: `AttentionError` if a sample has fewer tokens, or if its window would need tokens that are already forgotten.
+  /// - Throws: `AttentionError` if a length is negative or greater than the present one, or if the window at the new
+  ///   length would need tokens that are already forgotten.
   public func truncate(to newLengths: [Int]) throws(AttentionError) {
     try requireShape(
       newLengths.count == batchCount && zip(newLengths, lengths).allSatisfy { (0...$1).contains($0) }, Self.subject,
@@ -228,11 +235,12 @@ public final class KeyValueCache<Element: AttentionStorage> {
 
   /// The alignment of queries to the stored keys, for masks over ``tensors()``.
   ///
-  /// In a call with a cache, you need this only for diagonals of your own. The default alignment of such a call already
-  /// puts each sample's last query at its last key.
-  /// - Parameter queryCount: L, the number of queries. If it is the n of the last `append`, the queries are those of
-  ///   the tokens that each sample took then. Any other L means the last L tokens of every sample.
-  /// - Returns: The key at which query 0 of each sample stands.
+  /// In a call of attention with this cache, you need it only if your mask must name an alignment: the default
+  /// alignment of such a call already puts each sample's last query at its last key.
+  /// - Parameter queryCount: L, the number of queries. If L is the n of the last `append`, each sample's queries are
+  ///   those of the tokens that it took then. For any other L, they are those of its last L tokens.
+  /// - Returns: The alignment that puts query 0 of each sample at the key of its own token: `.bottomRight` if that is
+  ///   right for every sample, else `.offsets`.
   public func alignment(queryCount: Int) -> AttentionMask.Alignment {
     let queryCount = max(queryCount, 0)
     let offsets = offsets(queryCount: queryCount)
@@ -244,10 +252,10 @@ public final class KeyValueCache<Element: AttentionStorage> {
     zip(storedCounts, queryCounts(queryCount)).map { $0 - $1 }
   }
 
-  /// The mask for the queries of the tokens appended last: each attends to itself and to the tokens before it, within the
-  /// window.
-  /// - Parameter queryCount: L, the number of queries. If it is the n of the last `append`, the queries are those of
-  ///   the tokens that each sample took then. Any other L means the last L tokens of every sample.
+  /// The mask for the queries of the last tokens, over the stored keys. Each query attends to its own token and to the
+  /// tokens before it. If there is a window, these are the tokens of the window and the kept first tokens.
+  /// - Parameter queryCount: L, the number of queries. If L is the n of the last `append`, each sample's queries are
+  ///   those of the tokens that it took then. For any other L, they are those of its last L tokens.
   /// - Returns: The mask that this cache adds to a call of attention.
   public func mask(queryCount: Int) -> AttentionMask {
     let queryCount = max(queryCount, 0)
@@ -266,20 +274,20 @@ public final class KeyValueCache<Element: AttentionStorage> {
     return mask
   }
 
-  /// The number of queries of each sample.
+  /// The number of queries of each sample in a call with `queryCount` queries: see ``mask(queryCount:)``.
   private func queryCounts(_ queryCount: Int) -> [Int] {
     lastTokenCount == queryCount ? lastCounts : Array(repeating: queryCount, count: batchCount)
   }
 
-  /// True if the cache keeps only a window, of at most `length` tokens.
+  /// True if the cache keeps a window of at most `length` tokens, and no first tokens before it.
   func hasWindow(within length: Int) -> Bool {
     if case .window(let own, keepingFirst: 0) = retention { return own <= length }
     return false
   }
 
   /// The keys, the values and the mask of a call with `queryCount` queries. The mask combines the cache's with `other`.
-  /// - Throws: `AttentionError` if the tokens of the queries or of their windows are no longer stored, or if `other` cannot
-  ///   apply to the stored keys.
+  /// - Throws: `AttentionError` if a sample has more queries than stored tokens, if the window of a query needs tokens
+  ///   that are forgotten, or if `other` cannot apply to the stored keys.
   func inputs(
     queryCount: Int, mask other: AttentionMask
   ) throws -> (key: AttentionInput, value: AttentionInput, mask: AttentionMask) {
@@ -297,15 +305,17 @@ public final class KeyValueCache<Element: AttentionStorage> {
     }
     let (key, value) = try storage.inputs(keyCount: stored.max() ?? 0)
     var own = mask(queryCount: queryCount)
-    // The documents of the other mask have their own diagonals, which must not apply to the cache's mask.
+    // If a mask has documents, `.bottomRight` means the diagonal of each document. So before the cache's mask is
+    // combined with such a mask, its `.bottomRight` is replaced by offsets.
     if other.hasDocuments { own = own.replacingBottomRight(by: .offsets(offsets(queryCount: queryCount))) }
     return (key, value, try own.combined(with: placed(other, queryCount: queryCount)))
   }
 
-  /// Translates a mask whose positions count each sample's tokens from its first one into a mask over the stored keys.
+  /// Translates a mask into one over the stored keys. Positions in the given mask count all tokens of a sample,
+  /// including forgotten ones.
   ///
-  /// After a window has forgotten tokens, the cache holds the first tokens and the last ones, one after another: position p
-  /// is key p among the first, and key p − forgotten after them.
+  /// After a window has forgotten tokens, the stored keys are those of the first tokens, directly followed by those of
+  /// the last tokens. So the token at position p has key p if it is one of the first, else key p − forgotten.
   private func placed(_ mask: AttentionMask, queryCount: Int) throws -> AttentionMask {
     if !mask.countsPositions { return mask }
     var mask = mask
@@ -335,7 +345,8 @@ public final class KeyValueCache<Element: AttentionStorage> {
     return alignment == .bottomRight ? mask : mask.replacingBottomRight(by: alignment)
   }
 
-  /// Copies of the stored keys `[B, Hk, S, E]` and values `[B, Hk, S, Ev]`, with 0 after a sample's end.
+  /// Copies of the stored keys `[B, Hk, S, E]` and values `[B, Hk, S, Ev]`. S is the greatest of ``storedCounts``;
+  /// shorter samples end with zeros.
   /// - Throws: `AttentionError` if memory runs out.
   public func tensors() throws -> (key: Tensor<Element>, value: Tensor<Element>) {
     let keyCount = storedCounts.max() ?? 0
@@ -357,7 +368,7 @@ public final class KeyValueCache<Element: AttentionStorage> {
     return (key, value)
   }
 
-  /// Restores the state that ``tensors()``, ``storedCounts`` and ``lengths`` describe.
+  /// Gives an empty cache the state that ``tensors()``, ``storedCounts`` and ``lengths`` describe.
   func restore(key: Tensor<Element>, value: Tensor<Element>, stored: [Int], lengths: [Int]) throws {
     try append(key: key, value: value, counts: stored)
     forgotten = zip(lengths, stored).map { $0 - $1 }

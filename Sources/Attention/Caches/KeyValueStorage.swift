@@ -1,6 +1,7 @@
 internal import AttentionTensors
 
-/// Where a cache stores its keys and values: rows of each sample and head. `index` is the number of a row in its sample.
+/// Where a cache stores its keys and values. Every token of a sample has one row of keys and one of values in each
+/// head. `index` is the number of the token among the stored tokens of its sample.
 protocol KeyValueStorage: AnyObject {
   var rows: KeyValueRows { get }
 
@@ -17,10 +18,11 @@ protocol KeyValueStorage: AnyObject {
   /// Removes the rows `range` of a sample. The rows after them, up to `end`, take their place.
   func remove(sample: Int, _ range: Range<Int>, end: Int) throws
 
-  /// A storage with some samples, in this order, each with its first `counts[sample]` rows.
+  /// Makes a storage of some samples of this storage, in the given order. Each keeps its first `counts[sample]` rows,
+  /// where `sample` is its number in this storage.
   func fork(samples: [Int], counts: [Int]) throws -> any KeyValueStorage
 
-  /// Keys and values as operands of `keyCount` rows.
+  /// The keys and values as operands with `keyCount` rows for each sample and head.
   func inputs(keyCount: Int) throws -> (key: AttentionInput, value: AttentionInput)
 }
 
@@ -46,10 +48,10 @@ struct KeyValueRows: Sendable {
       dataType: dataType)
   }
 
-  /// Memory for `count` rows of every head of `batchCount` samples, and the offset of the values in it.
+  /// Memory for `count` rows of every head of `batchCount` samples, and the offset of the values in it, in bytes.
   func allocate(_ count: Int, batchCount: Int) throws(AttentionError) -> (memory: TensorStorage, valueOffset: Int) {
     func bytes(_ dimension: Int) throws(AttentionError) -> Int {
-      // The same checks as for the extents of a tensor.
+      // `elementCount` checks these extents as it checks those of a tensor.
       try elementCount(of: [batchCount, headCount, count, max(dimension, 1), elementByteCount])
     }
     let (keys, values) = (try bytes(headDimension), try bytes(valueDimension))
@@ -66,7 +68,8 @@ struct KeyValueRows: Sendable {
       value: place.value + count * valueDimension * elementByteCount)
   }
 
-  /// Copies `count` rows of every head. The places may overlap, as for memmove.
+  /// Copies `count` rows of every head. Heads begin `headRowCount` rows apart in the source, and `targetCount` rows
+  /// apart in the target. The old and the new rows of a head may overlap, as for memmove.
   func copy(_ count: Int, from source: Place, headRowCount: Int, to target: Place, headRowCount targetCount: Int) {
     for head in 0..<headCount {
       let from = advance(source, by: head * headRowCount)
@@ -92,7 +95,8 @@ struct KeyValueRows: Sendable {
   }
 }
 
-/// `[B, Hk, capacity, E]` in one block of memory. When it becomes too small, its rows are copied to a larger one.
+/// Keys `[B, Hk, capacity, E]` and values `[B, Hk, capacity, Ev]` in one block of memory. When the capacity becomes too
+/// small, the rows are copied to a larger block.
 final class ContiguousKeyValues: KeyValueStorage {
   let rows: KeyValueRows
   private(set) var headRowCount: Int
@@ -111,7 +115,7 @@ final class ContiguousKeyValues: KeyValueStorage {
   }
 
   func prepare(sample _: Int, _ range: Range<Int>) throws {
-    // Grows by half: on average, a row is then copied only a few times.
+    // The capacity grows by half or more, so that on average a row is copied only a few times.
     if range.upperBound > headRowCount { try resize(to: max(range.upperBound, headRowCount + headRowCount / 2 + 16)) }
   }
 
@@ -151,7 +155,8 @@ final class ContiguousKeyValues: KeyValueStorage {
   }
 }
 
-/// Pages of `[Hk, length, E]`. Several caches and samples may share a page; it is copied when one of them writes.
+/// Pages, each with keys `[Hk, length, E]` and values `[Hk, length, Ev]`. Several caches and samples may share a page.
+/// A sample that writes to a shared page first replaces it by a page of its own.
 final class PagedKeyValues: KeyValueStorage {
   final class Page {
     let memory: TensorStorage
@@ -177,7 +182,8 @@ final class PagedKeyValues: KeyValueStorage {
       value = .allocate(capacity: max(1, pages.count * countPerSample))
       for (sample, own) in pages.enumerated() {
         for index in 0..<countPerSample {
-          // A shorter sample has no page here. Its mask lets no query read it, so any page will do.
+          // A sample that is shorter than others may have no page `index`. The mask hides the keys of such a page from
+          // the sample's queries, so the address of any page will do.
           let page = index < own.count ? own[index] : first
           key[sample * countPerSample + index] = UnsafeRawPointer(page.place.key)
           value[sample * countPerSample + index] = UnsafeRawPointer(page.place.value)
@@ -205,7 +211,8 @@ final class PagedKeyValues: KeyValueStorage {
     if range.isEmpty { return }
     let first = range.lowerBound / headRowCount
     let last = (range.upperBound - 1) / headRowCount
-    // After a truncation, remove pages whose rows no longer exist.
+    // Pages after the one with the last row of `range` are left from before a truncation. None of their rows exist any
+    // more, so these pages are removed.
     if pages[sample].count > last + 1 { pages[sample].removeLast(pages[sample].count - last - 1) }
     if first < pages[sample].count && !isKnownUniquelyReferenced(&pages[sample][first]) {
       let copy = try Page(rows, length: headRowCount)
@@ -214,7 +221,8 @@ final class PagedKeyValues: KeyValueStorage {
         headRowCount: headRowCount)
       pages[sample][first] = copy
     }
-    // Later pages are written from their first row on: a shared one is replaced, not copied.
+    // Later pages are written from their first row on. So a shared one is replaced by a new page, without a copy of its
+    // rows.
     for index in first + 1..<max(first + 1, min(pages[sample].count, last + 1))
     where !isKnownUniquelyReferenced(&pages[sample][index]) {
       pages[sample][index] = try Page(rows, length: headRowCount)
@@ -230,7 +238,8 @@ final class PagedKeyValues: KeyValueStorage {
   func remove(sample: Int, _ range: Range<Int>, end: Int) throws {
     let (source, newEnd) = (pages[sample], end - range.count)
     let keptPageCount = range.lowerBound / headRowCount
-    // Pages from the first removed row on are new ones, because other caches or samples may share the old pages.
+    // The page of the first removed row and all pages after it are replaced by new ones, because other caches or
+    // samples may share the old ones.
     var target = Array(source.prefix(keptPageCount))
     var row = keptPageCount * headRowCount
     while row < newEnd {

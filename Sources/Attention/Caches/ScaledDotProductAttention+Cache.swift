@@ -1,21 +1,25 @@
 public import AttentionTensors
 
-/// ``scaledDotProductAttention(query:key:value:mask:options:context:)`` over the keys and values of a cache, with its mask.
+/// ``scaledDotProductAttention(query:key:value:mask:options:context:)`` over the keys and values of a cache, with the
+/// cache's mask.
 ///
 /// - Parameters:
 ///   - query: `[B, H, L, E]`: the queries of the tokens appended last.
-///   - cache: Keys and values. If a sample took fewer than L tokens, its remaining queries give 0.
+///   - cache: The keys and values. If a sample took fewer than L tokens in the last `append` of L tokens, the outputs
+///     of its remaining queries are 0.
 ///   - mask: Restricts the cache's mask further. Its lengths and paddings count each sample's tokens from the very
 ///     first one, including forgotten ones. The default alignment, bottom-right, puts each sample's last query at its
-///     own last key. Tensors, block masks and functions in the mask see the S stored keys. For a windowed cache, the
-///     mask must have no rule that counts from the first token (prefix, chunks, documents), and, if the cache keeps
-///     first tokens, no window and no ALiBi. Once the cache has forgotten tokens, the mask must have the default
-///     alignment or that of ``KeyValueCache/alignment(queryCount:)``.
+///     own last key. Tensors, block masks and functions in the mask apply to the S stored keys, where S is the greatest
+///     of ``KeyValueCache/storedCounts``. For a cache with a window, the mask must have no rule that counts from the
+///     first token: no prefix, chunks, documents, or window that keeps first keys. If such a cache keeps first tokens,
+///     the mask must also have no window with a bound on the left, and no ALiBi. Once the cache has forgotten tokens,
+///     the mask must have the default alignment or that of ``KeyValueCache/alignment(queryCount:)``.
 ///   - options: Scale, softcap, sinks, layout and dropout.
 ///   - extras: What to return besides the output.
 ///   - context: Threads, instruction set, algorithm.
-/// - Returns: The output and the extras. Keys are numbered as the cache holds them.
-/// - Throws: `AttentionError` if shapes disagree, or if there are more queries than tokens.
+/// - Returns: The output and the extras. The S keys of weights and scores are the stored keys, in the cache's order.
+/// - Throws: `AttentionError` if shapes disagree, if there are more queries than stored tokens, if a query's window
+///   needs tokens that are forgotten, or if the mask cannot apply to the stored keys.
 public func scaledDotProductAttention<Element: AttentionStorage, Cached: AttentionStorage>(
   query: Tensor<Element>, cache: KeyValueCache<Cached>, mask: AttentionMask = .none,
   options: AttentionOptions<Element.Arithmetic> = AttentionOptions(),
@@ -37,11 +41,12 @@ public func scaledDotProductAttention<Element: AttentionStorage, Cached: Attenti
   ).output
 }
 
-/// ``scaledDotProductAttention(query:cache:mask:options:returning:context:)`` into an existing tensor: a decoding loop
-/// then allocates no output.
+/// ``scaledDotProductAttention(query:cache:mask:options:returning:context:)`` into an existing tensor. A decoding loop
+/// then allocates no output, unless the tensor is mapped or broadcast, or another tensor shares its memory: such a
+/// tensor first gets new memory.
 ///
-/// `output` is `[B, H, L, Ev]`, in the query's layout and rank; any strides. Its old contents are not read. A tensor that is
-/// mapped, broadcast or of another shape is an error.
+/// `output` is `[B, H, L, Ev]`, in the query's layout and rank; any strides. Its old contents do not matter. A tensor
+/// of another shape is an error.
 public func scaledDotProductAttention<Element: AttentionStorage, Cached: AttentionStorage>(
   query: Tensor<Element>, cache: KeyValueCache<Cached>, mask: AttentionMask = .none,
   options: AttentionOptions<Element.Arithmetic> = AttentionOptions(), into output: inout Tensor<Element>,
@@ -54,8 +59,8 @@ public func scaledDotProductAttention<Element: AttentionStorage, Cached: Attenti
   }
 }
 
-/// ``scaledDotProductAttention(query:cache:mask:options:returning:context:)`` into a view of a tensor, with any strides.
-/// Elements between those of the view stay untouched.
+/// ``scaledDotProductAttention(query:cache:mask:options:returning:context:)`` into a view of a tensor. The view may
+/// have any strides. Elements between those of the view stay untouched.
 public func scaledDotProductAttention<Element: AttentionStorage, Cached: AttentionStorage>(
   query: Tensor<Element>, cache: KeyValueCache<Cached>, mask: AttentionMask = .none,
   options: AttentionOptions<Element.Arithmetic> = AttentionOptions(), into output: inout MutableTensorView<Element>,

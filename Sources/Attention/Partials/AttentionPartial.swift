@@ -9,21 +9,23 @@ public import AttentionTensors
 ///     try whole.merge(AttentionPartial(query: query, key: farKeys, value: farValues))
 ///     let output = whole.output
 ///
-/// Merging is `O = Σ wₖ·Oₖ` with `wₖ = exp(lseₖ − m) / Σ exp(lseₖ − m)`, where lseₖ is the log-sum-exp of partial k, m
-/// the greatest of the lseₖ, and `lse = m + ln Σ exp(lseₖ − m)`: the weights sum to 1 however large the log-sum-exps
-/// are. Merging is associative and commutative up to rounding. A partial without keys (output 0, log-sum-exp −inf)
-/// changes nothing. Give sinks to only one of the partials.
+/// Partials k with outputs Oₖ and log-sum-exps lseₖ merge to the output `O = Σ wₖ·Oₖ` with the weights
+/// `wₖ = exp(lseₖ − m) / Σ exp(lseₖ − m)`, where m is the greatest lseₖ. The log-sum-exp becomes
+/// `m + ln Σ exp(lseₖ − m)`. The weights sum to 1, however large the log-sum-exps are. Merging is associative and
+/// commutative up to rounding. A partial without keys (output 0, log-sum-exp −inf) changes nothing. Give sinks to only
+/// one of the partials, because each sink must count once.
 ///
-/// `Element` is the type that attention computes in: Double for operands of Double, Float for all others. A partial is not rounded to two
-/// bytes; convert the output after the last merge.
+/// `Element` is the type that attention computes in: Double for operands of Double, Float for all others. Partials of
+/// two-byte operands are not rounded to two bytes; convert the output after the last merge.
 /// Source: Milakov and Gimelshein 2018 (arXiv:1805.02867), §3.1; Dao 2023 (arXiv:2307.08691), §3.1.
 public struct AttentionPartial<Element: AttentionElement>: Sendable {
   /// The output `[B, H, L, Ev]`, or of lower rank, in ``layout``; contiguous.
   public private(set) var output: Tensor<Element>
   /// The order of the output's axes. The log-sum-exp has its heads first in either layout.
   public let layout: AttentionLayout
-  /// m and Σ exp(lse − m) of each row, in the order of the output's rows. They are separate, so that a sum is not rounded
-  /// away beside a large maximum.
+  /// m and Σ exp(lseₖ − m) of each row, over the partials k merged so far. Rows are in the order of the output's rows.
+  /// The two numbers are stored separately, because in their combination m + ln Σ the logarithm could be rounded away
+  /// beside a large m.
   private var maximum: Tensor<Element>
   private var sum: Tensor<Element>
 
@@ -90,7 +92,8 @@ public struct AttentionPartial<Element: AttentionElement>: Sendable {
   /// - Parameters:
   ///   - other: A partial of the same queries.
   ///   - context: The threads and the instruction set. The bits of the result do not depend on the threads.
-  /// - Throws: `AttentionError` if shapes or layouts differ, or if memory runs out. This partial is then unchanged.
+  /// - Throws: `AttentionError` if shapes or layouts differ, if the context asks for something that this machine does
+  ///   not have, or if memory runs out. This partial is then unchanged.
   public mutating func merge(_ other: AttentionPartial, context: AttentionContext = .default) throws {
     try requireShape(
       other.output.shape == output.shape && other.layout == layout, Self.subject,
@@ -106,7 +109,8 @@ public struct AttentionPartial<Element: AttentionElement>: Sendable {
             RowState(
               maximum: other.maximum.mutableBase, sum: other.sum.mutableBase, result: other.output.mutableBase,
               valueDimension: columnCount))
-          // An estimate: a row takes 20 ns for its maximum and sum, and 0.5 ns for each element.
+          // An estimate that sets the size of tasks: one thread takes 20 ns for the maximum and the sum of a row, and
+          // 0.5 ns for each element of its output.
           context.parallelFor(count: rowCount, nanosecondsPerItem: 20 + 0.5 * Double(columnCount)) { rows, _ in
             own.value.rows(rows).merge(added.value.rows(rows), rowCount: rows.count, kernels)
           }
@@ -116,7 +120,8 @@ public struct AttentionPartial<Element: AttentionElement>: Sendable {
     withExtendedLifetime(other) {}
   }
 
-  /// Returns this partial merged with another of the same queries, as if their keys had been attended to at once.
+  /// Returns this partial merged with another of the same queries. Up to rounding, the result is as if one call had
+  /// attended to the keys of both.
   /// - Throws: As ``merge(_:context:)``.
   public func merged(with other: AttentionPartial, context: AttentionContext = .default) throws -> AttentionPartial {
     var result = self
@@ -124,8 +129,8 @@ public struct AttentionPartial<Element: AttentionElement>: Sendable {
     return result
   }
 
-  /// Returns some partials of the same queries, at least one, merged in their order, as if their keys had been attended to
-  /// at once.
+  /// Merges one or more partials of the same queries, in the given order. Up to rounding, the result is as if one call
+  /// had attended to the keys of all of them.
   /// - Throws: `AttentionError` if there is no partial; else as ``merge(_:context:)``.
   public static func merged(
     _ partials: [AttentionPartial], context: AttentionContext = .default

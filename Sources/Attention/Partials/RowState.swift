@@ -1,12 +1,14 @@
 internal import AttentionTensors
 
-/// The state of the softmax for each row of a tile after some of its keys. Two states, of different keys, can be merged.
+/// The state of the softmax for each row of a tile, after the row has attended to some of the keys. Two states of the
+/// same rows and of different keys can be merged.
 struct RowState<Element: AttentionElement> {
   /// The greatest score; −inf for a row that attends to nothing.
   let maximum: UnsafeMutablePointer<Element>
   /// Σ exp(score − maximum).
   let sum: UnsafeMutablePointer<Element>
-  /// `[rows, Ev]`: the mean of the values, weighted by the softmax. A mean cannot overflow when states are merged; a sum could.
+  /// `[rows, Ev]`: the mean of the values, weighted by the softmax. It is a mean and not a sum, because a sum could
+  /// overflow when states are merged.
   let result: UnsafeMutablePointer<Element>
   private let valueDimension: Int
 
@@ -54,9 +56,11 @@ struct RowState<Element: AttentionElement> {
     result.update(from: other.result, count: rowCount * valueDimension)
   }
 
-  /// Adds a state of other keys to this one: the mean of the two means, weighted by their sums.
+  /// Adds a state of other keys to this one. The new result is the mean of the two results, weighted by the shares that
+  /// the two states have in the new sum.
   ///
-  /// If a row attends to nothing in one of the two states, its result has the bits of the other.
+  /// If a row attends to nothing in one of the two states, its new result has the bits of its result in the other
+  /// state.
   func merge(_ other: RowState, rowCount: Int, _ kernels: Kernels<Element>) {
     for row in 0..<rowCount where other.sum[row] != 0 {
       let (share, otherShare) = addSum(other.sum[row], maximum: other.maximum[row], to: row)
@@ -65,7 +69,8 @@ struct RowState<Element: AttentionElement> {
       if kernels.isFinite(valueDimension, target) && kernels.isFinite(valueDimension, source) {
         for column in 0..<valueDimension { target[column] = target[column] * share + source[column] * otherShare }
         if kernels.isFinite(valueDimension, target) { continue }
-        // Rounded shares may sum to a little more than 1.
+        // Rounded shares may sum to a little more than 1, so the mean of two finite numbers may overflow. It is then
+        // limited to the greatest finite number.
         for column in 0..<valueDimension where target[column].isInfinite { target[column] = saturated(target[column]) }
       } else {
         for column in 0..<valueDimension {
@@ -81,7 +86,8 @@ struct RowState<Element: AttentionElement> {
     infinity < 0 ? -.greatestFiniteMagnitude : .greatestFiniteMagnitude
   }
 
-  /// Adds a sink to each row: one more logit, which takes its share of the softmax but has no value to add to the result.
+  /// Adds a sink to each row: one more logit, which takes its share of the softmax but has no value to add to the
+  /// result.
   func addSinks(_ sink: (_ row: Int) -> Element, rowCount: Int, _ kernels: Kernels<Element>) {
     for row in 0..<rowCount {
       let logit = sink(row)
@@ -91,14 +97,14 @@ struct RowState<Element: AttentionElement> {
     }
   }
 
-  /// Adds `added`, which is Σ exp(score − other) of more scores, to the sum of a row. Raises the row's maximum to `other`
-  /// if that is greater.
+  /// Adds the sum of more scores to the sum of a row. `other` is the maximum of these scores, and `added` is their
+  /// Σ exp(score − other). If `other` is greater than the row's maximum, it becomes the row's maximum.
   /// - Returns: The share of the old sum in the new sum, and the share of the added sum in it.
   private func addSum(_ added: Element, maximum other: Element, to row: Int) -> (Element, Element) {
-    // `max` is not used because it may drop a NaN; a NaN in either maximum must stay. A row whose scores were all NaN has the sum
-    // NaN and the maximum −inf.
+    // A NaN in either maximum must stay. `max` is not used, because it may drop a NaN. A row whose scores were all NaN
+    // has the maximum −inf and the sum NaN, so here it is the sum that keeps the NaN.
     let most = maximum[row] > other ? maximum[row] : other
-    // The maximum is compared with the greater one before they are subtracted, because ∞ − ∞ is NaN.
+    // `maximum` and `most` are compared before they are subtracted, because ∞ − ∞ is NaN.
     func factor(_ maximum: Element) -> Element {
       maximum == most ? 1 : Element(_nearest: (maximum - most)._double.exponential)
     }

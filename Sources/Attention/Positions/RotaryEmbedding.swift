@@ -1,9 +1,9 @@
 public import AttentionTensors
 
-/// Rotary positions: turns pairs of elements of queries and keys by angles that grow with the position, so that the dot
-/// product of a query and a key depends on the distance of their positions only.
+/// Rotary positions: turns pairs of elements of queries and keys by angles that grow with the position. Of the two
+/// positions, only their difference then affects the dot product of a query and a key.
 ///
-/// Pair i at position p is turned by `p · θᵢ` with `θᵢ = base^(−2i / R)`, where R is the rotary dimension:
+/// Pair i at position p is turned by `p · θᵢ` radians with `θᵢ = base^(−2i / R)`, where R is the rotary dimension:
 /// `(a, b) → (a·cos − b·sin, b·cos + a·sin)`.
 ///
 ///     let rotary = try RotaryEmbedding(dimension: 64)
@@ -11,17 +11,18 @@ public import AttentionTensors
 ///     try table.rotate(&query)      // [B, H, L, E], E ≥ 64: elements after the first 64 stay as they are
 ///     try table.rotate(&key)
 ///
-/// Source: Su et al. 2021 (arXiv:2104.09864), equation 34; for the scalings, see their cases.
+/// Source: Su et al. 2021 (arXiv:2104.09864), equation 34. For the sources of the scalings, see the cases of
+/// ``Scaling``.
 public struct RotaryEmbedding: Sendable, Hashable {
   /// Which two elements make a pair.
   public enum Pairing: Sendable, Hashable {
-    /// Elements i and i + R/2, as in GPT-NeoX and Hugging Face's models (also its form of Llama).
+    /// Elements i and i + R/2, as in GPT-NeoX and in most models in Hugging Face's format, such as Llama.
     case halves
-    /// Elements 2i and 2i + 1, as in the paper, GPT-J and GGUF.
+    /// Elements 2i and 2i + 1, as in the paper, in GPT-J, and in GGUF files of Llama.
     case interleaved
   }
 
-  /// How angles change for more positions than a model was trained with.
+  /// How angles are changed, so that a model can use more positions than it was trained with.
   public enum Scaling: Sendable, Hashable {
     /// Angles stay as they are.
     case none
@@ -30,17 +31,18 @@ public struct RotaryEmbedding: Sendable, Hashable {
     /// Beyond `trainedLength` positions, the base grows with the number n of positions in use:
     /// `base · (factor · n / trainedLength − (factor − 1))^(R / (R − 2))`. As in Hugging Face's `dynamic`.
     case dynamicNTK(factor: Double, trainedLength: Int)
-    /// YaRN: divides low frequencies by `factor` and leaves high ones as they are, with a ramp between. Multiplies cosines
-    /// and sines by `magnitude`, by default `0.1 · ln(factor) + 1`.
+    /// YaRN: divides low frequencies by `factor` and leaves high ones as they are, with a ramp between the two.
+    /// Multiplies cosines and sines by `magnitude`, by default `0.1 · ln(factor) + 1`.
     ///
-    /// The ramp goes from the pair that turns `fastTurns` times over the trained length to the pair that turns `slowTurns`
-    /// times. Its ends are rounded outwards to whole pairs, unless `roundsRamp` is false (Hugging Face's `truncate: false`,
-    /// as in gpt-oss). Source: Peng et al. 2023 (arXiv:2309.00071), §3.2 to 3.4.
+    /// The ramp goes from the pair that turns `fastTurns` times over `trainedLength` positions to the pair that turns
+    /// `slowTurns` times. Its ends are rounded outwards to whole pairs, unless `roundsRamp` is false (Hugging Face's
+    /// `truncate: false`, as in gpt-oss). Source: Peng et al. 2023 (arXiv:2309.00071), §3.2 to 3.4.
     case yarn(
       factor: Double, trainedLength: Int, fastTurns: Double = 32, slowTurns: Double = 1, magnitude: Double? = nil,
       roundsRamp: Bool = true)
-    /// Llama 3.1's: divides the frequencies of waves longer than `trainedLength / lowFrequencyFactor` by `factor`, and
-    /// leaves those of waves shorter than `trainedLength / highFrequencyFactor` as they are, with a ramp between.
+    /// The scaling of Llama 3.1. A pair's wavelength is the number of positions in which it turns once. Frequencies are
+    /// divided by `factor` if the wavelength is longer than `trainedLength / lowFrequencyFactor`, and stay as they are
+    /// if it is shorter than `trainedLength / highFrequencyFactor`, with a ramp between the two.
     case llama3(factor: Double, lowFrequencyFactor: Double, highFrequencyFactor: Double, trainedLength: Int)
   }
 
@@ -54,7 +56,7 @@ public struct RotaryEmbedding: Sendable, Hashable {
   public let scaling: Scaling
 
   /// Rotary positions for rows of at least `dimension` elements.
-  /// - Throws: `AttentionError` for a dimension that is odd or below 2, and for factors and bases out of range.
+  /// - Throws: `AttentionError` if the dimension is odd or below 2, or if an argument is out of range.
   public init(
     dimension: Int, base: Double = 10_000, pairing: Pairing = .halves, scaling: Scaling = .none
   ) throws(AttentionError) {
@@ -94,7 +96,8 @@ public struct RotaryEmbedding: Sendable, Hashable {
   }
 
   /// θᵢ of each pair: the angle in radians from one position to the next.
-  /// - Parameter length: The number of positions in use; only ``Scaling/dynamicNTK(factor:trainedLength:)`` depends on it.
+  /// - Parameter length: The number of positions in use. Only ``Scaling/dynamicNTK(factor:trainedLength:)`` depends on
+  ///   it.
   /// - Returns: One angle for each of the R / 2 pairs.
   public func angles(length: Int) -> [Double] {
     let pairs = 0..<dimension / 2
@@ -137,13 +140,14 @@ public struct RotaryEmbedding: Sendable, Hashable {
     return magnitude ?? (0.1 * factor.naturalLogarithm + 1)
   }
 
-  /// The cosines and sines for some tokens, which every layer and head can use.
+  /// The cosines and sines for the positions of some tokens. Every layer and head can use the same table.
   ///
   /// - Parameters:
   ///   - positions: The positions of the tokens.
   ///   - count: L, the number of tokens of each element of the batch.
-  ///   - length: The number of positions in use, for ``Scaling/dynamicNTK(factor:trainedLength:)``; nil: up to the last of
-  ///     `positions`. Keys that were turned for another length keep their angles.
+  ///   - length: The number of positions in use, for ``Scaling/dynamicNTK(factor:trainedLength:)``; nil: one more than
+  ///     the greatest of `positions`. Keys that were turned earlier, with a table for another length, keep their old
+  ///     angles.
   ///   - element: The type of the cosines and sines: the arithmetic type of the queries and keys.
   /// - Returns: Cosines and sines, each `[B, L, R/2]`. B is 1 if all elements of the batch have the same positions.
   /// - Throws: `AttentionError` if positions are negative, too large, or not L for each element of the batch.
@@ -180,7 +184,7 @@ public enum TokenPositions: Sendable {
   /// Any positions: `[B, L]`, or `[L]` for all elements of the batch.
   case each(Tensor<Int64>)
 
-  /// `count` positions for each element of the batch, or one row of them for all.
+  /// `count` positions for each element of the batch, or a single array of `count` positions that all elements share.
   func rows(count: Int) throws -> [[Int]] {
     func require(_ condition: Bool, _ message: @autoclosure () -> String) throws {
       try requireArgument(condition, "TokenPositions", message())

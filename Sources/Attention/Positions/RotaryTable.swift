@@ -33,8 +33,8 @@ public struct RotaryTable<Element: AttentionElement>: Sendable {
   ///   - x: `[B, H, L, E]`; rank 3 leaves out the batch, rank 2 the heads too. Any strides.
   ///   - layout: `.lengthFirst` for `[B, L, H, E]`.
   ///   - context: Threads, instruction set.
-  /// - Throws: `AttentionError` if the table's L is not that of `x`, if its B is neither 1 nor that of `x`, or if rows
-  ///   are shorter than ``dimension``.
+  /// - Throws: `AttentionError` if the table's L is not that of `x`, if the table's B is neither 1 nor that of `x`, or
+  ///   if the rows of `x` are shorter than ``dimension``.
   public func rotate<Stored: AttentionStorage>(
     _ x: inout Tensor<Stored>, layout: AttentionLayout = .headsFirst, context: AttentionContext = .default
   ) throws where Stored.Arithmetic == Element {
@@ -77,7 +77,7 @@ public struct RotaryTable<Element: AttentionElement>: Sendable {
     let stride = strides[3]
     let base = UncheckedSendable(base)
     let (cosines, sines) = (self.cosines, self.sines)
-    // An estimate: 0.5 ns for each element that is turned.
+    // An estimate that sets the size of tasks: one thread takes 0.5 ns for each element that is turned.
     context.parallelFor(
       count: shape[0] * tokenCount, nanosecondsPerItem: 0.5 * Double(headCount * dimension)
     ) { items, _ in

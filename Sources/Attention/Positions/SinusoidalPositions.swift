@@ -1,6 +1,7 @@
 public import AttentionTensors
 
-/// Sinusoidal positions, which are added to embeddings: `sin(p · θᵢ)` and `cos(p · θᵢ)` with `θᵢ = base^(−2i / d)`.
+/// Sinusoidal positions, which are added to embeddings. Position p has the elements `sin(p · θᵢ)` and `cos(p · θᵢ)`
+/// with `θᵢ = base^(−2i / d)`, for i from 0 to d/2 − 1.
 ///
 /// - Parameters:
 ///   - count: L, the number of positions.
@@ -11,7 +12,8 @@ public import AttentionTensors
 ///     first half, cosines in the second.
 ///   - element: The type of the result.
 /// - Returns: `[L, d]`, computed in Double and rounded once.
-/// - Throws: `AttentionError` for an odd dimension or negative positions.
+/// - Throws: `AttentionError` if the dimension is odd or below 2, if the base is not above 1, or if positions are
+///   negative or too large.
 ///
 /// Source: Vaswani et al. 2017 (arXiv:1706.03762), §3.5.
 public func sinusoidalPositions<Element: AttentionElement>(

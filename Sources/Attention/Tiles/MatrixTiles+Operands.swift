@@ -58,14 +58,16 @@ extension MatrixTiles {
   @inline(never)
   func computeScoresOutside(_ block: Block<Element>, _ tile: QueryTile) {
     let key = keyRows(tile, block.keys, block.set)
-    let (depth, stride) = (call.shape.headDimension, block.keyStride)
+    let (depth, laneCount, factor) = (call.shape.headDimension, paddedCount(block.group), own.scale.factor)
+    let (queriesOutside, keysOutside) = (own.queriesOutside, own.keysOutside)
     for row in block.rows {
-      let isOutside = own.queriesOutside.contains(row)
+      let isOutside = queriesOutside.contains(row)
       let query = lanes.own.query + block.group.lowerBound * depth + row - block.group.lowerBound
-      for (index, number) in block.keys.enumerated() where isOutside || own.keysOutside.contains(number) {
+      for (index, number) in block.keys.enumerated() where isOutside || keysOutside.contains(number) {
+        let elements = key.base + index * key.rowStride
         var sum: Element = 0
-        for i in 0..<depth { sum.addProduct(query[i * paddedCount(block.group)], key.base[index * key.rowStride + i]) }
-        block.scores[row - block.rows.lowerBound + index * stride] = sum * own.scale.factor
+        for i in 0..<depth { sum += query[i * laneCount] * elements[i] }
+        block.scores[row - block.rows.lowerBound + index * block.keyStride] = sum * factor
       }
     }
   }
@@ -123,18 +125,23 @@ extension MatrixTiles {
       columnStride: 1)
   }
 
-  /// Adds the weighted values of a block that lie outside the range of the products.
+  /// Adds the weighted values of a block that lie outside the range of the products. For each element, they are summed
+  /// from 0 and then added, which has smaller rounding errors.
   @inline(never)
   func addValuesOutside(_ block: Block<Element>) {
     guard let value = own.unsplitValue else { return }
-    for (index, key) in block.keys.enumerated() where own.valuesOutside.contains(key) {
-      let source = value.base + (key - own.valuesOutside.first) * value.rowStride
-      for row in block.rows {
-        let weight = block.scores[row - block.rows.lowerBound + index * block.keyStride]
-        let (result, stride) = result(ofRow: row, group: block.group)
-        for column in 0..<value.columnCount {
-          result[column * stride].addProduct(weight, source[column * value.columnStride])
+    let outside = own.valuesOutside
+    for row in block.rows {
+      let (result, stride) = result(ofRow: row, group: block.group)
+      let weights = block.scores + row - block.rows.lowerBound
+      for column in 0..<value.columnCount {
+        let elements = value.base + column * value.columnStride
+        var sum: Element = 0
+        for key in block.keys where outside.contains(key) {
+          sum +=
+            weights[(key - block.keys.lowerBound) * block.keyStride] * elements[(key - outside.first) * value.rowStride]
         }
+        result[column * stride] += sum
       }
     }
   }

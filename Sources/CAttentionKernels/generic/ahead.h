@@ -3,9 +3,9 @@
 
 #include "CAttentionKernels.h"
 
-// Prefetches, during a product, the rows that are wanted after it into the second-level cache. If possible, two lines
-// are prefetched at a time: lines that are requested all at once hold up the product's own loads until they have
-// arrived.
+// While a product is computed, these functions prefetch into the second-level cache the rows that will be needed after
+// it. If possible, lines are prefetched in pairs, spread over the product, because lines that are all requested at once
+// hold up the product's own loads until they have arrived.
 
 // Rows handed out to the blocks of a product. There are at least as many blocks as rows.
 typedef struct attn_spread {
@@ -18,9 +18,9 @@ typedef struct attn_spread {
 // of more than 32 bits give a wrong address, but a wrong address for a prefetch does no harm.
 static inline ptrdiff_t attn_quotient(ptrdiff_t x, ptrdiff_t y) { return (ptrdiff_t)((uint32_t)x / (uint32_t)y); }
 
-// Spreads `rows` over the blocks, with `steps` prefetches a block, and sets the base of `rows` to NULL. Rows without
-// gaps are first divided again into one part for each block. If there are more rows than blocks, `rows` stays as it is,
-// and nothing is spread.
+// Spreads `rows` over the blocks, each of which can prefetch `steps` pairs of lines, and sets the base of `rows` to
+// NULL. Rows without gaps between them are first divided anew, into one part for each block. If there are more rows
+// than blocks, `rows` stays as it is, and nothing is spread.
 static inline attn_spread attn_spread_rows(attn_ahead *rows, ptrdiff_t block_count, ptrdiff_t steps) {
   attn_ahead part = *rows;
   if (!part.base || block_count == 0 || steps == 0) return (attn_spread){0};
@@ -30,12 +30,14 @@ static inline attn_spread attn_spread_rows(attn_ahead *rows, ptrdiff_t block_cou
   }
   if (part.row_count > block_count) return (attn_spread){0};
   rows->base = NULL;
-  // Lines are prefetched in pairs.
+  // A pair of lines has 128 bytes.
   const ptrdiff_t most = 128, pitch = most * steps <= part.byte_count ? most : attn_quotient(part.byte_count + steps - 1, steps);
   return (attn_spread){part.base, part.stride, pitch, part.row_count, block_count, 0};
 }
 
-// The row that a block prefetches, and its pitch. A block without a row prefetches the line `hot` again and again.
+// Returns the row that the next block prefetches, and sets `pitch` to the bytes from one prefetch to the next. If the
+// block has no row, the function returns `hot` and sets `pitch` to 0, so that the block prefetches the same line again
+// and again.
 static inline const char *attn_take_row(attn_spread *p, const void *hot, ptrdiff_t *pitch) {
   *pitch = 0;
   p->sum += p->row_count;
@@ -47,8 +49,8 @@ static inline const char *attn_take_row(attn_spread *p, const void *hot, ptrdiff
   return row;
 }
 
-// Prefetches, all at once, a part of `rows`: the same fraction of them as the rows from `first` to `end` are of the
-// product's `count` rows.
+// Prefetches a part of `rows` all at once: the part that corresponds to the rows from `first` to `end` of the product's
+// `count` rows.
 static inline void attn_prefetch_rows(const attn_ahead *rows, ptrdiff_t first, ptrdiff_t end, ptrdiff_t count) {
   const ptrdiff_t row_end = end * rows->row_count / count;
   for (ptrdiff_t row = first * rows->row_count / count; row < row_end; row++)

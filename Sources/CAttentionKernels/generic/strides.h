@@ -3,8 +3,8 @@
 
 #include <stddef.h>
 
-// A stride in bytes and its odd multiples. x86 adds a register once, twice, four or eight times to an address. So a load
-// needs no further instruction for a multiple of the stride.
+// A stride in bytes and its odd multiples up to 7. An address of x86 can contain a register times 1, 2, 4 or 8. So a
+// load at a multiple of the stride needs no further instruction.
 typedef struct attn_strides {
   ptrdiff_t one, three, five, seven;
 } attn_strides;

@@ -3,7 +3,8 @@
 
 #include "CAttentionKernels.h"
 
-// One table per family of vectors and element type, and one of products of parts per instruction set.
+// The tables of kernels, one for each instruction set and element type, and the tables of products of BFloat16 parts,
+// one for each instruction set. AVX512-BF16 and AMX share the tables of kernels of AVX-512.
 extern const attn_kernels attn_f32_kernels__portable, attn_f32_kernels__neon, attn_f32_kernels__avx2,
     attn_f32_kernels__avx512;
 extern const attn_kernels attn_f64_kernels__portable, attn_f64_kernels__neon, attn_f64_kernels__avx2,

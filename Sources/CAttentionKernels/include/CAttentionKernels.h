@@ -1,11 +1,11 @@
 #ifndef CATTENTION_KERNELS_H
 #define CATTENTION_KERNELS_H
 
-// The functions that must be compiled once per instruction set: the products and the softmax of a tile of scores, and the
-// row operations around them. Every function exists for float and for double, but the conversions of attn_half_kernels
-// exist only for float. Pointers to void point to elements of the type of the function's table. Lengths and strides
-// count elements; pointers need only the element's alignment. Numbers passed as double are rounded to the element type,
-// except the epsilon of a norm.
+// The functions that must be compiled once per instruction set: the products and the softmax of a tile of scores, and
+// the row operations around them. Every function exists for float and for double, except those of attn_half_kernels and
+// attn_matrix_kernels, which exist only for float. Pointers to void point to elements of the type of the function's
+// table. Lengths and strides count elements; pointers need only the element's alignment. Numbers passed as double are
+// rounded to the element type, except the epsilon of a norm.
 //
 // The functions check nothing. Callers guarantee that lengths are not negative and that pointers are valid.
 //
@@ -30,12 +30,12 @@ typedef enum attn_isa {
 } attn_isa;
 enum { attn_isa_count = 6 };
 
-/// True if this machine (CPU and operating system) runs the kernels of `isa`. The first question about AMX asks the
-/// operating system to let this process use it. If the system refuses, AMX is not present.
+/// True if this machine (CPU and operating system) runs the kernels of `isa`. The first call for AMX asks the operating
+/// system to let this process use AMX. If the operating system refuses, AMX is not present.
 bool attn_isa_is_present(attn_isa isa);
 
-/// True if this thread traps any floating-point exception, and always on other architectures than x86-64 and AArch64.
-/// It takes a few cycles, whereas fegetenv takes 60 ns.
+/// True if this thread traps any floating-point exception, and always on architectures other than x86-64 and AArch64.
+/// The function takes a few cycles, whereas fegetenv takes 60 ns.
 static inline bool attn_traps_exceptions(void) {
 #if defined(__x86_64__)
   // MXCSR: an exception traps if its mask bit is 0.
@@ -52,8 +52,8 @@ static inline bool attn_traps_exceptions(void) {
 
 typedef enum attn_type { attn_type_f32 = 0, attn_type_f64 = 1 } attn_type;
 
-// The online softmax (Milakov and Gimelshein 2018, arXiv:1805.02867, Algorithm 3) of some rows of scores:
-// `maximum` (m) and `sum` (l) carry over from tile to tile. m' and l' are their new values. For row r with attended columns
+// The online softmax (Milakov and Gimelshein 2018, arXiv:1805.02867, Algorithm 3) of some rows of scores: `maximum` (m)
+// and `sum` (l) carry over from tile to tile. m' and l' are their new values. For row r with attended columns
 // [begin[r], end[r]):
 //   m' = max(m, max scores),  weights = exp(scores − m'),  rescale = exp(m − m') (1 if m = −inf),
 //   l' = l · rescale + Σ weights.
@@ -74,7 +74,8 @@ typedef struct attn_softmax_lanes {
   void *scores; // [key_count, lanes], scores in, weights out
   const void *_Nullable begin, *_Nullable end; // [lanes] whole numbers: attended keys; NULL: all
   void *maximum, *sum, *rescale; // [lanes]
-  const void *_Nullable new_maximum; // [lanes], `maximum` raised to the scores' maxima if these are known; NULL: they are not
+  // [lanes], `maximum` raised to the maxima of the scores, where these are known; NULL: they are not.
+  const void *_Nullable new_maximum;
   // The range of keys to which every lane attends, if `begin` and `new_maximum` are given. `new_maximum` then covers
   // only the scores of these keys, and the kernel finds the maxima of the other keys.
   ptrdiff_t common_begin, common_end;
@@ -107,15 +108,16 @@ typedef struct attn_product {
   void *c;
   ptrdiff_t c_stride;
   const void *_Nullable rescale; // [lanes]; NULL: c is only written
-  // Sums start from c instead of 0, so a product that is cut along its depth has the bits of the whole product.
-  // Excludes rescale, addend and maximum.
+  // If true, sums start from c instead of 0, so that a product that is cut along its depth has the bits of the whole
+  // product. Excludes rescale, addend and maximum.
   bool continues;
   // After the product, each element of c becomes f(c + bias), where f is `activation`.
   const void *_Nullable bias; // [lanes]; NULL: none
   attn_activation activation;
   // A row of row_count elements for each lane, added as by add_bias; NULL: none. Excludes rescale, bias and activation.
   const void *_Nonnull const *_Nullable addend;
-  void *_Nullable maximum; // [lanes], raised to the largest of each lane of a·b + addendᵀ, NaN left out; NULL: not wanted
+  // [lanes], raised to the largest of each lane of a·b + addendᵀ, NaN left out; NULL: not wanted.
+  void *_Nullable maximum;
   // Rows to prefetch into the second-level cache, spread over the rows of A.
   attn_ahead next[2];
 } attn_product;
@@ -137,7 +139,7 @@ typedef struct attn_norm {
 } attn_norm;
 
 // The backward pass of attn_norm. `gradient` is the gradient of y on entry, and that of z = x + residual on return. The
-// gradients of weight and bias are added to `weight_gradient` and `bias_gradient`; NULL: they are not wanted.
+// gradients of weight and bias are added to `weight_gradient` and `bias_gradient`, unless these are NULL.
 typedef struct attn_norm_gradient {
   ptrdiff_t row_count, column_count;
   bool is_centred; // true: layer norm; false: RMS norm
@@ -152,21 +154,22 @@ typedef struct attn_norm_gradient {
   void *_Nullable weight_gradient, *_Nullable bias_gradient; // [column_count]
 } attn_norm_gradient;
 
-// One product of a few rows:
-//   dot_rows:         scores[row_count, key_count] = factor · rows[row_count, column_count]·key[key_count, column_count]ᵀ,
-//   accumulate_rows:  rows[row_count, column_count] += scores[row_count, key_count]·key[key_count, column_count],
-// where the `key` of accumulate_rows holds the values. A new sum of weighted values begins at every 32nd key; the first
-// key has the number `first_index`. Elements of a row are contiguous. In the float kernels, the elements of keys or
-// values may have two bytes each.
+// How the elements of keys or values are stored: in the element type of the kernels, or, only for the float kernels, in
+// two bytes.
 typedef enum attn_stored { attn_stored_native = 0, attn_stored_float16 = 1, attn_stored_bfloat16 = 2 } attn_stored;
 
+// One product of a few rows:
+//   dot_rows: scores[row_count, key_count] = factor · rows[row_count, column_count]·key[key_count, column_count]ᵀ,
+//   accumulate_rows: rows[row_count, column_count] += scores[row_count, key_count]·key[key_count, column_count],
+// where the `key` of accumulate_rows holds the values. accumulate_rows begins a new sum of weighted values at every key
+// whose number is a multiple of 32; the first key has the number `first_index`. Elements of a row are contiguous.
 typedef struct attn_row_product {
   ptrdiff_t row_count, key_count, column_count;
   void *rows;
   ptrdiff_t row_stride;
   const void *key;
   ptrdiff_t key_stride;
-  const void *_Nullable next; // the row after the last, to be prefetched; NULL: it follows where it would be expected
+  const void *_Nullable next; // the key after the last, to be prefetched; NULL: it is key_stride further on
   attn_stored stored;
   void *scores;
   ptrdiff_t score_stride;
@@ -174,14 +177,15 @@ typedef struct attn_row_product {
   ptrdiff_t first_index;
 } attn_row_product;
 
-// Transposes rows into lanes: y[column, row] takes x = rows[row][column], as `packing` says. Lanes that fill up the
-// last vector repeat the last row.
+// What becomes of y, for each element x that attn_pack packs.
 typedef enum attn_packing {
   attn_packing_scaled = 0,  // y = x · factor
   attn_packing_bias = 1,    // y += x, as add_bias
   attn_packing_boolean = 2, // x are bytes: where one is 0, y = −inf
 } attn_packing;
 
+// Transposes rows into lanes: y[column, row] takes x = rows[row][column], as `packing` says. Lanes that fill up the
+// last vector repeat the last row.
 typedef struct attn_pack {
   ptrdiff_t row_count, column_count;
   const void *_Nonnull const *_Nonnull rows;
@@ -204,18 +208,18 @@ typedef struct attn_unpack {
 } attn_unpack;
 
 // Subtracts a slope times the distance between query and key from the scores of some rows, or of every lane of a panel:
-//   score −= slope·|position − key|, where keys are counted from the first column.
+//   score −= slope·|position − key|, where keys are counted from the first key of `scores`.
 typedef struct attn_distance {
-  ptrdiff_t row_count, vector_count, key_count, stride; // rows, or vectors of lanes
+  ptrdiff_t row_count, vector_count, key_count, stride; // row_count for rows, vector_count for lanes
   void *scores;
   const void *slope, *position; // [row_count], or [lanes]
 } attn_distance;
 
-// Dropout of the weights of some rows, or of every lane of a panel:
-//   x ·= factor where a random number of 32 bits, which follows from the seed, the batch, and the weight's head, query and
-//   key, is at least `threshold`; else x ·= 0.
+// Dropout of the weights x of some rows, or of every lane of a panel:
+//   x ·= factor if the random number of the weight is at least `threshold`, else x ·= 0.
+// The random number has 32 bits, and follows from the seed, the batch, and the weight's head, query and key.
 typedef struct attn_dropout {
-  ptrdiff_t row_count, vector_count, key_count, stride; // rows, or vectors of lanes
+  ptrdiff_t row_count, vector_count, key_count, stride; // row_count for rows, vector_count for lanes
   void *x;
   const int32_t *heads, *queries; // [row_count], or [lanes]
   uint32_t batch, first_key, threshold;
@@ -262,11 +266,11 @@ typedef struct attn_row_kernels {
 typedef struct attn_lane_kernels {
   ptrdiff_t lane_count, panel_vector_count, product_vector_count;
   void (*pack)(const attn_pack *);
-  // y[row, column] = x[row, column]·factor, and 0 from column_count up to y_stride: rows that stay rows.
+  // y[row, column] = x[row, column]·factor, and 0 from column_count up to y_stride. Rows stay rows, unlike in `pack`.
   void (*copy_rows)(
       ptrdiff_t row_count, ptrdiff_t column_count, const void *x, ptrdiff_t stride, double factor, void *y,
       ptrdiff_t y_stride);
-  // Writes lanes back to rows. Returns true if every x is finite, also in the lanes that fill up the last vector.
+  // Writes lanes back to rows. Returns true if every x is finite, including the lanes that fill up the last vector.
   bool (*unpack)(const attn_unpack *);
   void (*multiply)(const attn_product *);
   void (*softmax_lanes)(const attn_softmax_lanes *);
@@ -302,8 +306,8 @@ typedef struct attn_gradient_kernels {
   double (*distance_sum)(ptrdiff_t count, const void *x, double position);
   // The gradient of softcap: gradient ·= 1 − (capped / cap)², where `capped` is softcap's result.
   void (*softcap_gradient)(ptrdiff_t count, const void *capped, double cap, void *gradient);
-  // The gradient of the softmax: gradient = weight·(gradient − delta), and 0 where the weight is 0 unless delta is NaN.
-  // `delta` has an element for each lane, or is the one number of a row.
+  // The gradient of the softmax: gradient = weight·(gradient − delta), but 0 where the weight is 0, unless delta is
+  // NaN. `delta` has an element for each lane, or is the one number of a row.
   void (*score_gradient_lanes)(
       ptrdiff_t vector_count, ptrdiff_t key_count, ptrdiff_t stride, const void *weights, const void *delta,
       void *gradient);
@@ -316,11 +320,12 @@ typedef struct attn_half_kernels {
   void (*_Nullable narrow)(attn_half, ptrdiff_t count, const void *x, uint16_t *y);
 } attn_half_kernels;
 
-// Numbers that are split into BFloat16 parts, largest first: their sum is the number, or nearly. One part has a
-// number's first 8 bits, two parts 16, three parts all 24. Products of parts are exact in float.
+// Numbers are split into BFloat16 parts, largest first, whose sum is the number, or nearly so. One part has the first 8
+// significant bits of a number, two parts have 16, and three parts have all 24. Products of parts are exact in float.
 //
-// Rows stay rows: part i of x[row, column] goes to y[i·part_stride + row·y_stride + before + column]. Each row of y begins
-// with `before` zeros and is filled up with 0 to padded_count. Returns false if a size is above `greatest`, or NaN.
+// Here rows stay rows: part i of x[row, column] goes to y[i·part_stride + row·y_stride + before + column]. Each row of
+// y begins with `before` zeros and is filled up with 0 to padded_count. split_rows returns false if the absolute value
+// of an x is above `greatest`, or if an x is NaN.
 typedef struct attn_split_rows {
   ptrdiff_t row_count, column_count;
   const void *x;
@@ -330,9 +335,9 @@ typedef struct attn_split_rows {
   ptrdiff_t y_stride, part_stride;
 } attn_split_rows;
 
-// The same for the rows of a panel, x[row_count, lanes], in pairs: word [pair, lane] of y holds the parts of rows 2·pair
-// (in the lower half) and 2·pair + 1 of that lane, where rows are counted after `before` rows of 0. padded_count, a
-// multiple of 2, counts all rows.
+// The same for the rows of a panel, x[row_count, lanes], in pairs: word [pair, lane] of y holds the parts of rows
+// 2·pair (in the lower half) and 2·pair + 1 of that lane. The rows are counted from the first of `before` rows of 0,
+// which precede those of x. padded_count, a multiple of 2, counts all rows, including those of 0.
 typedef struct attn_split_lanes {
   ptrdiff_t vector_count, row_count;
   const void *x;
@@ -344,8 +349,8 @@ typedef struct attn_split_lanes {
 
 // c[row_count, lanes] = factor · Σ a[i]·b[j], or c·rescale + factor · Σ a[i]·b[j], over all parts i and j with
 // i + j ≤ limit. a's rows are those of attn_split_rows, and b is a panel of attn_split_lanes. The depth is a multiple of
-// 32. Each element is summed from the first step of the depth to the last, with all parts in each 32 of them. So its
-// bits do not depend on the other rows and lanes, or on groups of 32 whose products are 0.
+// 32. Each element is summed part by part, the smallest products first, and from the first step of the depth to the last.
+// So its bits do not depend on the other rows and lanes, or on groups of 32 steps whose products are 0.
 typedef struct attn_parts_product {
   ptrdiff_t vector_count, row_count, depth;
   ptrdiff_t a_part_count, b_part_count, limit;
@@ -360,8 +365,8 @@ typedef struct attn_parts_product {
   void *_Nullable maximum; // [lanes], raised to the largest of each lane of factor · Σ, NaN left out; NULL: not wanted
 } attn_parts_product;
 
-// Products by a matrix unit or, where there is none, by vectors with the results of Intel's AMX. They exist only for
-// float. A thread calls `begin` before such products and `end` after them.
+// Products of parts, computed by a matrix unit. Where there is none, vectors compute them, with the same results as
+// Intel's AMX. These kernels exist only for float. A thread calls `begin` before such products and `end` after them.
 typedef struct attn_matrix_kernels {
   ptrdiff_t panel_vector_count;
   void (*begin)(void);
@@ -383,7 +388,7 @@ typedef struct attn_kernels {
 /// The kernels of one instruction set and element type; NULL if the set is not present. The tables are constants.
 const attn_kernels *_Nullable attn_kernels_for(attn_isa isa, attn_type type);
 
-/// The products of parts with an instruction set; NULL if the set is not present.
+/// The products of parts by one instruction set; NULL if the set is not present.
 const attn_matrix_kernels *_Nullable attn_matrix_kernels_for(attn_isa isa);
 
 #pragma clang assume_nonnull end

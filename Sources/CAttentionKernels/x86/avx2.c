@@ -20,8 +20,8 @@
 #define PRODUCT_PREFETCHES 0
 #define FEW_ROWS_ACCUMULATORS 12
 #define FEW_ROWS_KEYS 2
-// 32768 bytes into the second-level cache are faster than 8192 bytes into the first-level cache on Zen 3
-// (Benchmarks/NOTES.md).
+// Prefetching 32768 bytes ahead into the second-level cache is faster than 8192 bytes ahead into the first-level cache
+// (Zen 3; Benchmarks/NOTES.md).
 #define FEW_ROWS_AHEAD_BYTES 32768
 #define FEW_ROWS_AHEAD_LOCALITY 2
 #define HAS_FLOAT16
