@@ -377,6 +377,35 @@ static void check_halves(attn_isa isa, const char *name) {
   }
 }
 
+// Products of BFloat16 parts, against the same products in double. Three parts have all bits of a number.
+static void check_parts(attn_isa isa, const char *name) {
+  const attn_matrix_kernels *kernels = attn_matrix_kernels_for(isa);
+  enum { rows = 37, depth = 64, most_lanes = 32 };
+  const ptrdiff_t vectors = kernels->panel_vector_count;
+  const ptrdiff_t lanes = vectors * attn_kernels_for(isa, attn_type_f32)->lanes.lane_count;
+  static float a[rows * depth], b[depth * most_lanes], c[rows * most_lanes];
+  static uint16_t a_parts[3 * rows * depth];
+  static uint32_t b_parts[3 * depth / 2 * most_lanes];
+  for (int i = 0; i < rows * depth; i++) a[i] = (float)random_number();
+  for (int i = 0; i < depth * lanes; i++) b[i] = (float)random_number();
+  attn_split_rows split_a = {rows, depth, a, depth, 3, 0, depth, 1e30, a_parts, depth, rows * depth};
+  attn_split_lanes split_b = {vectors, depth, b, lanes, 3, 0, depth, 1e30, b_parts, depth / 2 * lanes};
+  bool is_within = kernels->split_rows(&split_a) && kernels->split_lanes(&split_b);
+  attn_parts_product product = {
+      vectors, rows, depth, 3, 3, 2, a_parts, depth, rows * depth, b_parts, depth / 2 * lanes, c, lanes, 1, NULL, NULL};
+  kernels->begin();
+  kernels->multiply(&product);
+  kernels->end();
+  double worst = 0;
+  for (int row = 0; row < rows; row++)
+    for (int lane = 0; lane < lanes; lane++) {
+      double sum = 0;
+      for (int i = 0; i < depth; i++) sum += (double)a[row * depth + i] * (double)b[i * lanes + lane];
+      worst = fmax(worst, fabs(sum - (double)c[row * lanes + lane]));
+    }
+  expect(is_within && worst < 2e-5, name, "products of BFloat16 parts", worst);
+}
+
 int main(void) {
   static const char *const names[] = {"portable", "neon", "avx2", "avx512"};
   for (int isa = attn_isa_portable; isa <= attn_isa_avx512; isa++) {
@@ -384,6 +413,7 @@ int main(void) {
     check_float((attn_isa)isa, names[isa]);
     check_double((attn_isa)isa, names[isa]);
     check_halves((attn_isa)isa, names[isa]);
+    check_parts((attn_isa)isa, names[isa]);
   }
 #if defined(__aarch64__)
   expect(attn_isa_is_present(attn_isa_neon), "neon", "is present", 1);
