@@ -35,7 +35,7 @@ package struct LaneParts {
 /// One part has the first 8 bits of a number, two parts 16, three parts all 24 bits of a Float.
 extension Kernels {
   /// True if there are such products for this element type.
-  package var hasMatrix: Bool { matrix != nil }
+  package var hasMatrix: Bool { Element._dataType == .float32 }
 
   /// The numbers of rows of the depth that a product takes at once: depths are multiples of it.
   package static var matrixDepth: Int { 32 }
@@ -43,8 +43,10 @@ extension Kernels {
   private static var greatest: Double { Double(Float.greatestFiniteMagnitude) }
 
   private var parts: attn_matrix_kernels {
-    guard let matrix else { preconditionFailure("kernels of Double know no parts") }
-    return matrix.pointee
+    guard hasMatrix, let kernels = attn_matrix_kernels_for(attn_isa(UInt32(instructionSet.ordinal))) else {
+      preconditionFailure("kernels of Double know no parts")
+    }
+    return kernels.pointee
   }
 
   /// The most vectors in a panel of ``multiply(vectorCount:_:_:depth:limit:into:stride:factor:rescale:maximum:)``.

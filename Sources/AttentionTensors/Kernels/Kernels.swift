@@ -7,8 +7,6 @@ internal import CAttentionKernels
 package struct Kernels<Element: RealTensorElement>: @unchecked Sendable {
   // Sendable: the table is a constant of the program.
   let table: UnsafePointer<attn_kernels>
-  /// The kernels of products of numbers that are split into BFloat16 parts; nil in kernels of Double.
-  let matrix: UnsafePointer<attn_matrix_kernels>?
   package let instructionSet: InstructionSet
 
   package typealias Pointer = UnsafePointer<Element>
@@ -24,7 +22,6 @@ package struct Kernels<Element: RealTensorElement>: @unchecked Sendable {
     }
     guard let table = attn_kernels_for(attn_isa(UInt32(instructionSet.ordinal)), type) else { return nil }
     self.table = table
-    matrix = type == attn_type_f32 ? attn_matrix_kernels_for(attn_isa(UInt32(instructionSet.ordinal))) : nil
     self.instructionSet = instructionSet
   }
 
