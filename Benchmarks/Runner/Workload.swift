@@ -76,8 +76,7 @@ extension AttentionContext {
   init(_ request: Request) {
     var wanted: AttentionAlgorithm?
     if case .library(let algorithm) = request.algorithm { wanted = algorithm }
-    self.init(threadCount: request.threads, algorithm: wanted)
-    precision = request.precision
+    self.init(threadCount: request.threads, algorithm: wanted, precision: request.precision)
   }
 }
 

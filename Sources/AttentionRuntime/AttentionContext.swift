@@ -30,12 +30,13 @@ public struct AttentionContext: Sendable {
   /// A context that differs from the default only in the arguments that are given.
   public init(
     threadCount: Int? = nil, instructionSet: InstructionSet? = nil, algorithm: AttentionAlgorithm? = nil,
-    executor: (any ParallelExecutor)? = nil
+    precision: AttentionPrecision? = nil, executor: (any ParallelExecutor)? = nil
   ) {
     self = .default
     if let threadCount { self.threadCount = Self.clamped(threadCount) }
     if let instructionSet { self.instructionSet = instructionSet }
     if let algorithm { self.algorithm = algorithm }
+    if let precision { self.precision = precision }
     if let executor { self.executor = executor }
   }
 

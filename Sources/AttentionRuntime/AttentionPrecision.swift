@@ -5,7 +5,8 @@ public enum AttentionPrecision: String, Sendable, Hashable, CaseIterable {
   /// The accuracy of operands and weights that are rounded to BFloat16, which has 8 significant bits, and summed in Float.
   ///
   /// Only ``AttentionAlgorithm/matrix`` makes use of it. With it, each product is computed once instead of up to six
-  /// times. An element of the output then has an error of up to 2⁻⁸ times the largest attended value, and scores have
-  /// errors of up to 2⁻⁸·scale·Σ|qᵢ·kᵢ|; operands that are stored as BFloat16 make no error in scores.
+  /// times. Rounding changes a number by up to 2⁻⁸ of it. So a score has an error of up to 2⁻⁷·scale·Σ|qᵢ·kᵢ|, and
+  /// rounded weights and values change an element of the output by up to 2⁻⁷ of the largest attended value. Operands
+  /// that are stored as BFloat16 are not changed.
   case bfloat16
 }

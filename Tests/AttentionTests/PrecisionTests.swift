@@ -74,7 +74,7 @@ struct PrecisionTests {
       let output = try scaledDotProductAttention(
         query: inputs.query, key: inputs.key, value: inputs.value, context: context
       ).array
-      // Rounding changes a weight by up to 2⁻⁹ of it. The largest value is 1.
+      // Rounding changes a weight by up to 2⁻⁸ of it, but the errors of many weights cancel in part. The largest value is 1.
       #expect(mismatch(output, expected, tolerance: 0x1p-9 + 1e-5, context.path) == nil)
       // Products of more parts would have a much smaller error.
       #expect(error(output, exact, width: problem.Ev) > 1e-5, "\(context.path)")

@@ -5,9 +5,9 @@ internal import AttentionTensors
 extension MatrixTiles {
   // MARK: Keys
 
-  /// True if keys are multiplied where they lie: if they are BFloat16 and so are the queries. Then no products of parts
-  /// can differ from the product of the numbers, whatever they are.
-  static func readsKeys(_ call: AttentionCall<Element>, _ limits: PartLimits) -> Bool {
+  /// True if keys are multiplied where they lie: if they are BFloat16 and so are the queries. Then each number is its own
+  /// only part, also if it is infinite or NaN.
+  static func readsKeys(_ call: AttentionCall<Element>) -> Bool {
     call.key.half == .bfloat16 && call.query.half == .bfloat16 && call.key.columnStride == 1
       && call.shape.headDimension % Kernels<Element>.matrixDepth == 0
   }
@@ -15,7 +15,7 @@ extension MatrixTiles {
   func keys(_ tile: QueryTile, _ keys: Range<Int>, _ set: IntervalSet) -> StoredMatrix<Element> {
     let columnCount = call.shape.headDimension
     ownMemory.pointee.keysOutside.begin(keys.lowerBound)
-    if Self.readsKeys(call, own.limits) {
+    if Self.readsKeys(call) {
       return StoredMatrix(
         base: call.key.row(batch: tile.batch, head: tile.keyValueHead, index: keys.lowerBound), half: .bfloat16,
         rowCount: keys.count, columnCount: columnCount, rowStride: call.key.lengthStride, columnStride: 1)
@@ -27,7 +27,7 @@ extension MatrixTiles {
     if !call.kernels.splitRows(rows, paddedCount: own.depth, greatest: PartLimits.greatestFactor, into: parts) {
       for (index, key) in keys.enumerated() {
         let elements = stridedSequence(rows.base + index * rows.rowStride, 1, count: columnCount)
-        ownMemory.pointee.keysOutside.mark(key, if: elements.contains { !PartLimits.isFactor($0) })
+        if !elements.allSatisfy(PartLimits.isFactor) { ownMemory.pointee.keysOutside.mark(key) }
       }
     }
     return StoredMatrix(
@@ -104,7 +104,7 @@ extension MatrixTiles {
         let elements = stridedSequence(
           value.base + index * value.rowStride, value.columnStride, count: value.columnCount)
         if elements.allSatisfy(PartLimits.isValue) { continue }
-        ownMemory.pointee.valuesOutside.mark(key, if: true)
+        ownMemory.pointee.valuesOutside.mark(key)
         for column in 0..<value.columnCount { own.transposedValue[column * within.rowStride + index] = 0 }
       }
       _ = split(within)
@@ -167,8 +167,7 @@ struct OutsideRange {
     isEmpty = true
   }
 
-  mutating func mark(_ index: Int, if isOutside: Bool) {
-    if !isOutside { return }
+  mutating func mark(_ index: Int) {
     if isEmpty { flags.update(repeating: false, count: capacity) }
     isEmpty = false
     flags[index - first] = true

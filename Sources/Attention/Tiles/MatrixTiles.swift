@@ -67,7 +67,7 @@ struct MatrixTiles<Element: AttentionElement>: TilePrimitives, LaneScoreTiles {
     let memory = Memory(
       limits: limits, scale: (Element(_nearest: power), Element(_nearest: scale / power)), depth: depth,
       query: arrays.take(limits.query * rowCapacity * depth / 2),
-      key: arrays.take(Self.readsKeys(call, limits) ? 0 : limits.key * keyCapacity * depth),
+      key: arrays.take(Self.readsKeys(call) ? 0 : limits.key * keyCapacity * depth),
       keyRows: arrays.take(Self.splitsKeys(call) ? 0 : keyCapacity * shape.headDimension),
       keyCapacity: keyCapacity,
       valueRows: arrays.take(Self.splitsValues(call) ? 0 : keyCapacity * shape.valueDimension),
@@ -118,7 +118,7 @@ struct MatrixTiles<Element: AttentionElement>: TilePrimitives, LaneScoreTiles {
       if isWithin { return }
       for row in panel {
         let elements = stridedSequence(queries + row - panel.lowerBound, stride, count: call.shape.headDimension)
-        ownMemory.pointee.queriesOutside.mark(row, if: elements.contains { !PartLimits.isFactor($0) })
+        if !elements.allSatisfy(PartLimits.isFactor) { ownMemory.pointee.queriesOutside.mark(row) }
       }
     }
   }

@@ -4,14 +4,16 @@ internal import AttentionTensors
 /// part j of the other if i + j is at most a limit.
 ///
 /// One part is exact for BFloat16, two for Float16 and three for Float. Weights of operands of two bytes have two parts,
-/// which gives them an error of 2⁻¹⁷.
+/// which gives them an error of at most 2⁻¹⁶ of each weight.
 struct PartLimits {
   let query: Int
   let key: Int
   let weight: Int
   let value: Int
+  /// The limit in products of weights and values.
   let results: Int
-  /// What products of three parts leave out is below half a unit in the last place of the largest one.
+  /// The limit in products of queries and keys. What it leaves out of a product of two numbers of three parts is less than
+  /// 2⁻²² of that product, and nothing of numbers of two parts.
   static var scores: Int { 2 }
 
   init<Element>(_ call: AttentionCall<Element>) {

@@ -21,26 +21,6 @@
 #define F32_LOAD_TAIL(x, count, fill) _mm512_mask_loadu_ps(_mm512_set1_ps(fill), (__mmask16)((1u << (count)) - 1u), x)
 #define F32_STORE_TAIL(x, count, v) _mm512_mask_storeu_ps(x, (__mmask16)((1u << (count)) - 1u), v)
 
-#define TILES                                                          \
-  const char *tile_a[2], *tile_b[2];                                   \
-  ptrdiff_t tile_a_stride, tile_b_stride;                              \
-  float tile_c[4][16 * 16] __attribute__((aligned(64)));
-#define TILE_ZERO(i, j) __builtin_memset(tile_c[2 * (i) + (j)], 0, sizeof tile_c[0])
-#define TILE_LOAD(i, j, address) copy_tile(address, MATRIX_LANES, tile_c[2 * (i) + (j)], 16)
-#define TILE_STORE(i, j, address) copy_tile(tile_c[2 * (i) + (j)], 16, address, MATRIX_LANES)
-#define TILE_A(i, address, stride) tile_a[i] = (const char *)(address), tile_a_stride = (stride)
-#define TILE_B(j, address, stride) tile_b[j] = (const char *)(address), tile_b_stride = (stride)
-#define TILE_DOT(i, j) dot_tile(tile_a[i], tile_a_stride, tile_b[j], tile_b_stride, tile_c[2 * (i) + (j)])
-#define TILES_BEGIN
-#define TILES_END
-#define PRODUCT_BEGIN
-#define PRODUCT_END
-
-static inline __attribute__((always_inline)) void copy_tile(
-    const float *x, ptrdiff_t x_stride, float *y, ptrdiff_t y_stride) {
-  for (ptrdiff_t row = 0; row < 16; row++) _mm512_storeu_ps(y + row * y_stride, _mm512_loadu_ps(x + row * x_stride));
-}
-
 // c[16, 16] += a·b, where the pairs of b's row k belong to the pair k of a's rows. The products are summed from 0 and then
 // added to c. Six products of parts, all added to c one by one, would have errors of up to twice those of plain sums.
 static inline __attribute__((always_inline)) void dot_tile(
@@ -61,6 +41,8 @@ static inline __attribute__((always_inline)) void dot_tile(
   for (int row = 0; row < 16; row++)
     _mm512_store_ps(c + row * 16, _mm512_add_ps(_mm512_load_ps(c + row * 16), sum[row]));
 }
+
+#define DOT_TILE(a, a_stride, b, b_stride, lanes, c) dot_tile(a, a_stride, b, b_stride, c)
 
 #include "../generic/instantiate.inc"
 

@@ -6,7 +6,7 @@ struct ContextOptions: ParsableArguments {
   @Option(help: ArgumentHelp("Force what computes products: packed, openblas or matrix.", valueName: "name"))
   var algorithm: String?
 
-  @Option(help: ArgumentHelp("Force an instruction set: such as avx2; attend info lists them.", valueName: "name"))
+  @Option(help: ArgumentHelp("Force an instruction set, such as avx2; attend info lists them.", valueName: "name"))
   var isa: String?
 
   @Option(
@@ -39,10 +39,9 @@ struct ContextOptions: ParsableArguments {
   }
 
   func context() throws -> AttentionContext {
-    var context = AttentionContext(
+    let context = AttentionContext(
       threadCount: threads, instructionSet: isa.flatMap(InstructionSet.init),
-      algorithm: algorithm.flatMap(AttentionAlgorithm.init))
-    if let precision = precision.flatMap(AttentionPrecision.init) { context.precision = precision }
+      algorithm: algorithm.flatMap(AttentionAlgorithm.init), precision: precision.flatMap(AttentionPrecision.init))
     // A wrong environment variable is reported before the work begins.
     _ = try context.resolvedInstructionSet()
     return context
